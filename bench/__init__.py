@@ -1,0 +1,1 @@
+"""What is measured: latency on ONNX Runtime, statistics, reports and plots."""

@@ -1,0 +1,173 @@
+"""What the timings ran on: processor, GPU, clocks and library versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+import psutil
+import pynvml
+
+from pruneport.bench.options import ProviderName
+from pruneport.errors import ProviderError
+
+__all__ = ["available_cores", "describe_device", "library_versions", "sample_device"]
+
+
+def describe_device(provider: ProviderName, device_index: int) -> dict[str, Any]:
+    """Describe the processor and, for a GPU provider, the GPU, with its clocks and power as they are now.
+
+    Args:
+        provider: ONNX Runtime execution provider that will be timed.
+        device_index: index of the CUDA device; not used on the CPU.
+
+    Returns:
+        What stays (names, core counts, limits) and what :func:`sample_device` reads now.
+        A value that the system does not report is None.
+
+    Raises:
+        ProviderError: a GPU provider is asked for, and NVML or the device is not there.
+    """
+    device: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "physical_cores": psutil.cpu_count(logical=False),
+        "logical_cores": psutil.cpu_count(logical=True),
+        "available_cores": available_cores(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+    }
+    if provider != "cpu":
+        with _gpu(device_index) as handle:
+            device |= _describe_gpu(handle)
+    return device | sample_device(provider, device_index)
+
+
+def sample_device(provider: ProviderName, device_index: int) -> dict[str, Any]:
+    """Read what changes while timing: load and clocks; on a GPU also power (W) and temperature (°C).
+
+    Args:
+        provider: ONNX Runtime execution provider that is timed.
+        device_index: index of the CUDA device; not used on the CPU.
+
+    Raises:
+        ProviderError: a GPU provider is asked for, and NVML or the device is not there.
+    """
+    frequency = psutil.cpu_freq()
+    sample: dict[str, Any] = {
+        "cpu_clock_mhz": round(frequency.current) if frequency else None,
+        "load_average_1min": psutil.getloadavg()[0],
+    }
+    if provider != "cpu":
+        with _gpu(device_index) as handle:
+            sample |= _sample_gpu(handle)
+    return sample
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that a latency depends on."""
+    # onnxruntime comes in several distributions, so only the module knows its version.
+    return {"onnxruntime": ort.__version__} | {name: version(name) for name in ("torch", "numpy", "onnx")}
+
+
+def available_cores() -> int:
+    """Physical cores that this process may use: no more than its affinity mask has logical ones."""
+    physical = psutil.cpu_count(logical=False) or psutil.cpu_count(logical=True) or 1
+    # macOS has no affinity mask.
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
+    return min(physical, allowed)
+
+
+def _cpu_name() -> str:
+    """The model name; Python's own ``platform.processor()`` is empty or only 'x86_64' on Linux."""
+    table = Path("/proc/cpuinfo")
+    if table.exists():
+        for line in table.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+@contextmanager
+def _gpu(device_index: int) -> Iterator[Any]:
+    """NVML's handle of a CUDA device, with NVML initialised around it.
+
+    Raises:
+        ProviderError: NVML cannot be loaded, or has no such device.
+    """
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise ProviderError(
+            f"No NVIDIA GPU can be used here: NVML says '{error}'. "
+            "Install the NVIDIA driver (in a container: run it with GPU access), or use the provider 'cpu'."
+        ) from error
+    try:
+        yield _handle(device_index)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _handle(device_index: int) -> Any:
+    # NVML counts every board in PCI order; CUDA counts what CUDA_VISIBLE_DEVICES leaves, fastest first.
+    # Only the UUID names the same board in both, and torch is how Python learns it.
+    uuid = _cuda_uuid(device_index)
+    try:
+        return pynvml.nvmlDeviceGetHandleByUUID(uuid) if uuid else pynvml.nvmlDeviceGetHandleByIndex(device_index)
+    except pynvml.NVMLError as error:
+        count = pynvml.nvmlDeviceGetCount()
+        raise ProviderError(
+            f"No CUDA device {device_index}: NVML says '{error}' and counts {count} GPU(s), numbered from 0. "
+            "Choose another device, or look at CUDA_VISIBLE_DEVICES."
+        ) from error
+
+
+def _cuda_uuid(device_index: int) -> str | None:
+    """NVML's UUID of a CUDA device, or None where torch sees no such device."""
+    import torch  # slow to import, and only GPUs need it
+
+    if not torch.cuda.is_available() or device_index >= torch.cuda.device_count():
+        return None
+    return f"GPU-{torch.cuda.get_device_properties(device_index).uuid}"
+
+
+def _describe_gpu(handle: Any) -> dict[str, Any]:
+    cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()  # 13020 is CUDA 13.2
+    persistence = _read(pynvml.nvmlDeviceGetPersistenceMode, handle)
+    return {
+        "gpu": pynvml.nvmlDeviceGetName(handle),
+        "gpu_uuid": pynvml.nvmlDeviceGetUUID(handle),
+        "driver": pynvml.nvmlSystemGetDriverVersion(),
+        "cuda_driver": f"{cuda // 1000}.{cuda % 1000 // 10}",
+        "sm_clock_max_mhz": _read(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM),
+        "memory_clock_max_mhz": _read(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_MEM),
+        "power_limit_w": _watts(_read(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
+        "persistence_mode": None if persistence is None else bool(persistence),
+    }
+
+
+def _sample_gpu(handle: Any) -> dict[str, Any]:
+    return {
+        "sm_clock_mhz": _read(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": _read(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
+        "power_w": _watts(_read(pynvml.nvmlDeviceGetPowerUsage, handle)),
+        "temperature_c": _read(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+    }
+
+
+def _read(query: Callable[..., int], *arguments: Any) -> int | None:
+    """One NVML value, or None: laptops, MIG slices and virtual GPUs do not report all of them."""
+    try:
+        return query(*arguments)
+    except pynvml.NVMLError:
+        return None
+
+
+def _watts(milliwatts: int | None) -> float | None:
+    return None if milliwatts is None else milliwatts / 1000

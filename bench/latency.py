@@ -1,0 +1,247 @@
+"""Times a dense and a pruned ONNX network against each other, fairly."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from pruneport.bench.devices import describe_device, library_versions, sample_device
+from pruneport.bench.networks import read_input
+from pruneport.bench.options import BenchOptions, ProviderName
+from pruneport.bench.sessions import BoundRun, Session, open_session
+from pruneport.bench.stats import paired_speedup, summarise
+from pruneport.errors import InputError, ModelError, ProviderError, SpeedupError
+
+__all__ = ["check_required", "measure", "preflight"]
+
+_SEED = 0
+_RESAMPLES = 2000
+_METHOD = (
+    "Both networks are timed in one process, one after the other in each round with the first place "
+    "alternating, after warm-up runs at the same batch size, with inputs and outputs bound in the provider's "
+    "memory and synchronised; the speed-up is the ratio of the median latencies, dense over pruned, with a "
+    "percentile bootstrap interval over the rounds."
+)
+
+
+def measure(
+    dense: Path,
+    pruned: Path,
+    options: BenchOptions,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Time both networks at every batch size, interleaved.
+
+    Args:
+        dense: ONNX file of the dense network.
+        pruned: ONNX file of the pruned network; it takes the same images.
+        options: provider, batch sizes, runs and level of the interval.
+        progress: called with one line for each step of the work.
+
+    Returns:
+        The content of bench.json: for each batch size the latencies in milliseconds, ``images_per_s`` (the
+        batch over the median latency) and the speed-up with its interval; and everything they depend on.
+
+    Raises:
+        InputError: an option is out of range, or a file is missing; all faults are named at once.
+        ModelError: a network cannot take one of the batch sizes, or the two take different images.
+        ProviderError: the provider is not there, or would not run every node.
+    """
+    _validate(dense, pruned, options)
+    say = progress or (lambda line: None)
+    device = describe_device(options.provider, options.device)
+    settings: dict[str, Any] = {}
+    placement: dict[str, dict[str, int]] = {}
+    batches = []
+    for batch in options.batches:
+        say(f"batch {batch}: opening both networks on {options.provider}")
+        sessions = {
+            "dense": open_session(dense, options, batch=batch),
+            "pruned": open_session(pruned, options, batch=batch),
+        }
+        settings = sessions["dense"].settings
+        placement = {name: session.placement for name, session in sessions.items()}
+        batches.append(_measure_batch(sessions, batch, options, say))
+    return {
+        "format_version": 1,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "provider": options.provider,
+        "device": device | {"at_end": sample_device(options.provider, options.device)},
+        "settings": settings
+        | {
+            "nodes_per_provider": placement,
+            "warmup": options.warmup,
+            "repeats": options.repeats,
+            "order": "dense first in rounds 0, 2, ...; pruned first in rounds 1, 3, ...",
+            "input_seed": _SEED,
+            "bootstrap_resamples": _RESAMPLES,
+            "bootstrap_seed": _SEED,
+        },
+        "versions": library_versions(),
+        "method": _METHOD,
+        "batches": batches,
+    }
+
+
+def preflight(options: BenchOptions) -> None:
+    """Find out before any long work whether the options hold and the provider starts, on a one-node network.
+
+    Raises:
+        InputError: an option is out of range; all faults are named at once.
+        ProviderError: the provider is not there or does not start.
+    """
+    if faults := _option_faults(options):
+        raise InputError(f"The networks cannot be timed. {'. '.join(faults)}.")
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 1, 1, 1]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "probe", value[:1], value[1:])
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    with tempfile.TemporaryDirectory() as folder:
+        probe = Path(folder) / "probe.onnx"
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), probe)
+        open_session(probe, options, batch=1)
+    describe_device(options.provider, options.device)
+
+
+def check_required(bench: dict[str, Any], require: float) -> None:
+    """Fail where the speed-up is not surely as large as required.
+
+    Args:
+        bench: what :func:`measure` returned.
+        require: smallest accepted lower end of the speed-up's interval.
+
+    Raises:
+        SpeedupError: the lower end is below ``require``; every such batch size is named.
+    """
+    short = [
+        f"batch {entry['batch']}: {speedup['ratio']:.3f}x, {speedup['confidence']:.0%} interval "
+        f"{speedup['low']:.3f} to {speedup['high']:.3f}"
+        for entry in bench["batches"]
+        if not (speedup := entry["speedup"])["low"] >= require
+    ]
+    if short:
+        raise SpeedupError(
+            f"A speed-up of at least {require:g}x on {bench['provider']} was required and not measured at "
+            f"{'; '.join(short)}. Prune further, or repeat more often to narrow the interval."
+        )
+
+
+def _validate(dense: Path, pruned: Path, options: BenchOptions) -> None:
+    """Check everything that can be checked before the first session is opened."""
+    faults = [f"{name}: there is no file {path}" for name, path in _both(dense, pruned) if not path.is_file()]
+    faults += _option_faults(options)
+    if faults:
+        raise InputError("The networks cannot be timed. " + ". ".join(faults) + ".")
+    inputs = {name: read_input(path) for name, path in _both(dense, pruned)}
+    first, second = inputs["dense"], inputs["pruned"]
+    if (first.shape, first.dtype) != (second.shape, second.dtype):
+        raise ModelError(
+            "Dense and pruned must take the same images to be compared; "
+            f"dense takes {first.dtype} {first.shape}, pruned {second.dtype} {second.shape}."
+        )
+    fixed = [
+        f"{name} ({path}) has the fixed batch {inputs[name].batch}"
+        for name, path in _both(dense, pruned)
+        if isinstance(inputs[name].batch, int) and set(options.batches) != {inputs[name].batch}
+    ]
+    if fixed:
+        raise ModelError(
+            f"Batch sizes {_listed(options.batches)} were asked for, but {' and '.join(fixed)}. "
+            "Export with a dynamic batch, or ask for the fixed one only."
+        )
+
+
+def _option_faults(options: BenchOptions) -> list[str]:
+    rules = {
+        f"provider must be one of {', '.join(get_args(ProviderName))}; got '{options.provider}'": (
+            options.provider in get_args(ProviderName)
+        ),
+        f"batches must be different sizes of at least 1; got {_listed(options.batches) or 'none'}": (
+            len(options.batches) > 0 and min(options.batches) >= 1 and len(set(options.batches)) == len(options.batches)
+        ),
+        f"repeats must be at least 2; got {options.repeats}": options.repeats >= 2,
+        f"warmup must be at least 1, since the first run prepares memory and kernels; got {options.warmup}": (
+            options.warmup >= 1
+        ),
+        f"threads must be at least 1; got {options.threads}": options.threads is None or options.threads >= 1,
+        f"device must be at least 0; got {options.device}": options.device >= 0,
+        f"confidence must be inside (0, 1), such as 0.95; got {options.confidence}": 0 < options.confidence < 1,
+        f"require_speedup must be above 0; got {options.require_speedup}": (
+            options.require_speedup is None or options.require_speedup > 0
+        ),
+        f"tf32 and nhwc belong to the provider 'cuda'; got '{options.provider}'": (
+            options.provider == "cuda" or not (options.tf32 or options.nhwc)
+        ),
+        f"cuda_graph needs the provider 'cuda' or 'tensorrt'; got '{options.provider}'": (
+            options.provider != "cpu" or not options.cuda_graph
+        ),
+    }
+    return [fault for fault, holds in rules.items() if not holds]
+
+
+def _both(dense: Path, pruned: Path) -> list[tuple[str, Path]]:
+    return [("dense", dense), ("pruned", pruned)]
+
+
+def _listed(batches: tuple[int, ...]) -> str:
+    return " ".join(map(str, batches))
+
+
+def _measure_batch(
+    sessions: dict[str, Session], batch: int, options: BenchOptions, say: Callable[[str], None]
+) -> dict[str, Any]:
+    images = _random_images(sessions["dense"], batch)
+    runs = {name: session.bind(images) for name, session in sessions.items()}
+    say(f"batch {batch}: {options.warmup} warm-up runs of each network")
+    for run in runs.values():
+        for _ in range(options.warmup):
+            _time_ms(run)
+    say(f"batch {batch}: {options.repeats} timed rounds")
+    samples_ms = _interleave(runs, options.repeats)
+    speedup = paired_speedup(
+        samples_ms["dense"],
+        samples_ms["pruned"],
+        confidence=options.confidence,
+        resamples=_RESAMPLES,
+        seed=_SEED,
+    )
+    say(f"batch {batch}: {speedup.ratio:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})")
+    entry: dict[str, Any] = {"batch": batch}
+    for name, values in samples_ms.items():
+        summary = summarise(values)
+        images_per_s = batch / (summary.p50_ms / 1000)
+        entry[name] = {"samples_ms": values, **asdict(summary), "images_per_s": images_per_s}
+    return entry | {"speedup": asdict(speedup)}
+
+
+def _random_images(session: Session, batch: int) -> npt.NDArray[Any]:
+    """A seeded standard normal batch (B, C, H, W): what a normalised image looks like to the network."""
+    generator = np.random.default_rng(_SEED)
+    shape = (batch, *session.input.shape)
+    return generator.standard_normal(shape, dtype=np.float32).astype(session.input.dtype)
+
+
+def _interleave(runs: dict[str, BoundRun], repeats: int) -> dict[str, list[float]]:
+    """Time both in every round; which goes first alternates, so that no order helps one of them."""
+    samples_ms: dict[str, list[float]] = {name: [] for name in runs}
+    for index in range(repeats):
+        for name in runs if index % 2 == 0 else reversed(runs):
+            samples_ms[name].append(_time_ms(runs[name]))
+    return samples_ms
+
+
+def _time_ms(run: BoundRun) -> float:
+    start_ns = time.perf_counter_ns()
+    try:
+        run.run()
+    except Exception as error:  # ONNX Runtime's errors share no other base
+        raise ProviderError(f"A timed run failed: {error}") from error
+    return (time.perf_counter_ns() - start_ns) / 1e6

@@ -1,0 +1,248 @@
+"""Plots as inline SVG: what was removed from every group, and how long dense and pruned take.
+
+The text in them is real text. Every colour is a CSS variable with a fallback, so that a page can restyle the
+plots for a dark scheme, and every id carries a hash of the plot, so that several can stand on one page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from pruneport.export.card import clean, milliseconds
+
+__all__ = ["groups_plot", "latency_plot"]
+
+Json = Mapping[str, Any]
+
+_NAMESPACE = "http://www.w3.org/2000/svg"
+_WIDTH_INCHES = 7.2
+_ROW_INCHES = 0.165
+_NAME_CHARS = 46
+_STRIP_SAMPLES = 150
+_BEYOND = 3.0  # multiples of the slower median at which the time axis ends: one hiccup must not squash the rest
+
+# Light-scheme colours; each becomes var(--plot-NAME, COLOUR) in the SVG, so no two may be equal.
+_INK, _MUTED, _GRID = "#1f2a33", "#5d6b76", "#dde3e7"
+_KEPT, _REMOVED, _DENSE = "#14688c", "#b9d3df", "#7b8791"
+_VARIABLES = {
+    _INK: "ink",
+    _MUTED: "muted",
+    _GRID: "grid",
+    _KEPT: "kept",
+    _REMOVED: "removed",
+    _DENSE: "dense",
+}
+
+_STYLE: Any = {  # matplotlib's type for it lists every key
+    "svg.fonttype": "none",
+    "svg.hashsalt": "pruneport",
+    "text.parse_math": False,
+    "font.size": 7.5,
+    "text.color": _INK,
+    "axes.labelcolor": _MUTED,
+    "axes.edgecolor": _GRID,
+    "xtick.color": _GRID,
+    "xtick.labelcolor": _MUTED,
+    "ytick.color": _GRID,
+    "ytick.labelcolor": _INK,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+def groups_plot(plan: Json) -> str:
+    """Draw one bar per group in network order: what was kept, what was removed, what was left dense.
+
+    The axis is logarithmic, so that an equal length removed is an equal share removed at every width.
+
+    Args:
+        plan: What ``plan.json`` holds.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    groups = plan["groups"]
+    pruned = sum(group["kept"] is not None for group in groups)
+    with _style():
+        height = 0.75 + _ROW_INCHES * max(1, len(groups))
+        figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
+        axes = figure.add_subplot(facecolor="none")
+        _draw_groups(axes, groups)
+        axes.set_xlabel("filters (logarithmic: from one line to the next is a factor of two)")
+        axes.set_ylim(max(1, len(groups)) - 0.4, -0.6)
+        axes.set_yticks(range(len(groups)), [_shorten(group["name"]) for group in groups])
+        _quiet(axes)
+        handles = [
+            Patch(color=_KEPT, label="kept"),
+            Patch(color=_REMOVED, label="removed"),
+            Patch(facecolor="none", edgecolor=_DENSE, label="left dense"),
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=3)
+        label = f"Filters kept and removed: {pruned} of {len(groups)} groups pruned"
+        return _inline_svg(figure, "groups", label)
+
+
+def latency_plot(bench: Json) -> str:
+    """Draw the timed runs of dense and pruned at every batch size, with medians and the measured speed-up.
+
+    Args:
+        bench: What ``bench.json`` holds.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    batches = bench["batches"]
+    with _style():
+        figure = Figure(figsize=(_WIDTH_INCHES, 0.45 + 0.95 * max(1, len(batches))), layout="constrained")
+        for index, entry in enumerate(batches):
+            axes = figure.add_subplot(len(batches), 1, index + 1, facecolor="none")
+            limit = _BEYOND * max(entry["dense"]["p50_ms"], entry["pruned"]["p50_ms"])
+            dense_end = _draw_samples(axes, 0, entry["dense"], limit, _DENSE)
+            pruned_end = _draw_samples(axes, 1, entry["pruned"], limit, _KEPT)
+            axes.set_xlim(0, 1.04 * max(dense_end, pruned_end))
+            axes.set_ylim(1.5, -0.5)
+            axes.set_yticks([0, 1], ["dense", "pruned"])
+            axes.set_title(f"batch {entry['batch']}", loc="left", fontsize=8.5, fontweight="bold")
+            axes.set_title(_interval(entry["speedup"]), loc="right", fontsize=7.5)
+            _quiet(axes)
+        if batches:
+            figure.axes[-1].set_xlabel("milliseconds per batch")
+        handles = [
+            Line2D([], [], color=_MUTED, linewidth=0, marker="o", markersize=2.5, label="one run"),
+            Line2D([], [], color=_MUTED, linewidth=0, marker="|", mew=2, markersize=9, label="median (p50)"),
+            Line2D([], [], color=_MUTED, linewidth=1.6, label="p50 to p90"),
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=3)
+        label = "Latency of dense and pruned: " + "; ".join(
+            f"batch {entry['batch']}, {_interval(entry['speedup'])}" for entry in batches
+        )
+        return _inline_svg(figure, "latency", label)
+
+
+def _draw_groups(axes: Axes, groups: Sequence[Json]) -> None:
+    widths = [max(1, int(group["width"])) for group in groups]
+    kept = [int(group["width"]) if group["kept"] is None else len(group["kept"]) for group in groups]
+    # The axis starts a factor of two below the narrowest, so that even that one has a bar.
+    first = math.floor(math.log2(min((max(1, width) for width in kept), default=1))) - 1
+    last = math.ceil(math.log2(max(widths, default=1)))
+    left = 2.0**first
+    for row, (group, width, after) in enumerate(zip(groups, widths, kept, strict=True)):
+        text = f"{after} of {width}"
+        if group["kept"] is None:
+            text = f"{width}"
+            axes.barh(row, width - left, 0.6, left, facecolor="none", edgecolor=_DENSE, linewidth=0.8)
+        else:
+            axes.barh(row, width - left, 0.72, left, color=_REMOVED)
+            axes.barh(row, max(0.0, after - left), 0.72, left, color=_KEPT)
+        _write(axes, text, width, row, color=_MUTED, size=6.5)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(left, 2 ** (last + 0.14 * (last - first)))  # room for the figures right of the bars
+    axes.xaxis.set_major_locator(FixedLocator([2.0**exponent for exponent in range(first, last + 1)]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _draw_samples(axes: Axes, row: int, timing: Json, limit: float, colour: str) -> float:
+    """Draw one network's strip, median and p50..p90 line; return the largest time drawn in ms."""
+    shown = [sample for sample in _thin(sorted(timing["samples_ms"])) if sample <= limit]
+    # Multiples of the golden ratio fill [0, 1) evenly and need no seed.
+    spread = [row - 0.3 + 0.6 * (index * 0.618034 % 1) for index in range(len(shown))]
+    p50, p90 = float(timing["p50_ms"]), min(limit, float(timing["p90_ms"]))
+    axes.barh(row, p50, 0.72, color=colour, alpha=0.2)
+    axes.scatter(shown, spread, s=5, color=colour, alpha=0.6, linewidths=0, clip_on=False)
+    axes.plot([p50, p90], [row, row], color=colour, linewidth=1.6, solid_capstyle="butt")
+    axes.plot([p50, p50], [row - 0.36, row + 0.36], color=colour, linewidth=2, solid_capstyle="butt")
+    beyond = sum(sample > limit for sample in timing["samples_ms"])
+    hidden = f"; {beyond} beyond {milliseconds(limit)} ms not shown" if beyond else ""
+    _write(axes, f"{milliseconds(p50)} ms{hidden}", 0, row, color=_INK)
+    return max([p50, p90, *shown])
+
+
+def _write(axes: Axes, text: str, x: float, y: float, **style: Any) -> None:
+    axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center_baseline", **style)
+
+
+def _thin(samples: Sequence[float]) -> list[float]:
+    """Return at most ``_STRIP_SAMPLES`` of the sorted samples, evenly, with both ends."""
+    if len(samples) <= _STRIP_SAMPLES:
+        return list(samples)
+    step = (len(samples) - 1) / (_STRIP_SAMPLES - 1)
+    return [samples[round(index * step)] for index in range(_STRIP_SAMPLES)]
+
+
+def _interval(speedup: Json) -> str:
+    level = f"{100 * speedup['confidence']:g} % interval"
+    return f"{speedup['ratio']:.2f}× as fast ({level} {speedup['low']:.2f} to {speedup['high']:.2f})"
+
+
+def _shorten(name: object) -> str:
+    """Shorten a long name in its middle: its ends tell where in the network it is."""
+    text, half = clean(name), _NAME_CHARS // 2
+    return text if len(text) <= _NAME_CHARS else f"{text[: half - 1]}…{text[-half:]}"
+
+
+def _quiet(axes: Axes) -> None:
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.tick_params(length=0)
+    axes.grid(axis="x")
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Apply our style to what is drawn inside, and keep quiet about glyphs: the browser brings the fonts."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()  # a user's own matplotlibrc must not change the plots
+        matplotlib.rcParams.update(_STYLE)
+        warnings.filterwarnings("ignore", message=r".*Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message=r".*Matplotlib currently does not support .* natively")
+        yield
+
+
+def _inline_svg(figure: Figure, name: str, label: str) -> str:
+    """Render without date, metadata and page-wide style; label it, prefix its ids, free its colours."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    prefix = f"{name}-{hashlib.sha256(buffer.getvalue()).hexdigest()[:8]}-"
+    root = ElementTree.fromstring(buffer.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.endswith(("}metadata", "}style")):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = element.tag.partition("}")[2] or element.tag
+        element.attrib = {key.partition("}")[2] or key: value for key, value in element.attrib.items()}
+        for key, value in element.attrib.items():
+            element.set(key, _restyle(key, value, prefix))
+    for size in ("width", "height", "version"):
+        root.attrib.pop(size, None)
+    root.attrib |= {"xmlns": _NAMESPACE, "role": "img", "aria-label": clean(label), "class": "plot"}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _restyle(key: str, value: str, prefix: str) -> str:
+    if key == "id":
+        return prefix + value
+    if key == "href":
+        return value.replace("#", f"#{prefix}")
+    if key == "clip-path":
+        return value.replace("url(#", f"url(#{prefix}")
+    if key == "style":
+        for colour, name in _VARIABLES.items():
+            value = value.replace(colour, f"var(--plot-{name}, {colour})")
+    return value

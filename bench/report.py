@@ -1,0 +1,130 @@
+"""The HTML report: one page that needs nothing but itself, for whoever gets the bundle from a colleague."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from pruneport.bench.plots import groups_plot, latency_plot
+from pruneport.export.card import (
+    OWN_CODE,
+    clean,
+    comparisons,
+    device_name,
+    headline,
+    milliseconds,
+    onnx_example,
+    percent,
+    provenance,
+    runs_own_code,
+)
+
+__all__ = ["render_report"]
+
+Json = Mapping[str, Any]
+
+_TEMPLATE = "report.html.jinja"
+
+
+def render_report(plan: Json, verify: Json | None, bench: Json | None) -> str:
+    """Return the report as one HTML page with its style and plots inside: no script, nothing fetched.
+
+    The three mappings may come from a stranger's bundle: every text in them is escaped.
+
+    Args:
+        plan: What ``plan.json`` holds.
+        verify: What the verification found, or None where it was not run.
+        bench: What ``bench.json`` holds, or None where latency was not measured.
+
+    Returns:
+        An HTML document that is well-formed XML too.
+    """
+    template = _environment().from_string(files("pruneport.bench").joinpath(_TEMPLATE).read_text(encoding="utf-8"))
+    return template.render(
+        plan=plan,
+        verify=verify,
+        bench=bench,
+        headline=_unbroken(headline(plan, verify, bench)),
+        comparisons=comparisons(plan, verify, bench),
+        provenance=provenance(plan),
+        groups=[_group_cells(group) for group in plan["groups"]],
+        groups_plot=Markup(groups_plot(plan)),
+        latency_plot=Markup(latency_plot(bench)) if bench else "",
+        device=device_name(bench) if bench else "",
+        circumstances=_circumstances(bench) if bench else [],
+        onnx_example=Markup(escape(onnx_example(plan))),
+        own_code=OWN_CODE if runs_own_code(plan) else "",
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["ms"] = milliseconds
+    environment.filters["small"] = _small
+    environment.filters["count"] = lambda value: f"{value:,}"
+    return environment
+
+
+def _small(value: float | None) -> str:
+    """Return an error or a tolerance with two digits, ``1.2e-5``."""
+    return "–" if value is None else f"{value:.1e}".replace("e-0", "e-")
+
+
+def _unbroken(text: str) -> Markup:
+    """Escape a sentence and keep its figures in one line with what they count."""
+    return escape(text).replace(" %", "\xa0%").replace("batch ", "batch\xa0")
+
+
+def _finalize(value: object) -> object:
+    """Keep control and direction characters out of the page; our own markup passes."""
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _group_cells(group: Json) -> dict[str, str]:
+    """Return one group's row of the table as text."""
+    width, dense = group["width"], group["kept"] is None
+    kept = width if dense else len(group["kept"])
+    return {
+        "name": group["name"],
+        "width": f"{width}",
+        "asked": "" if group["asked"] is None else f"{group['asked']:.1f}",
+        "kept": f"{kept}",
+        "removed": "" if dense else percent(1 - kept / width),
+        "reason": ": ".join(filter(None, ("Left dense" if dense else "", group["reason"]))),
+    }
+
+
+def _circumstances(bench: Json) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return what the timing ran on and how, as titled lists of name and text."""
+    sections = [
+        ("Device", {"provider": bench["provider"], **bench["device"]}),
+        ("Settings", bench["settings"]),
+        ("Versions", bench["versions"]),
+    ]
+    return [(title, list(_flatten(mapping))) for title, mapping in sections]
+
+
+def _flatten(mapping: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield name and text of every leaf of a free-form mapping, nested names joined by a comma."""
+    for key, value in mapping.items():
+        name = f"{prefix}{str(key).replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{name}, ")
+        elif isinstance(value, (list, tuple)):
+            yield name, ", ".join(str(item) for item in value)
+        elif isinstance(value, bool) or value is None:
+            yield name, {True: "yes", False: "no", None: "–"}[value]
+        else:
+            yield name, str(value)

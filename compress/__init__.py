@@ -1,0 +1,1 @@
+"""Groups, criteria, allocation to a target, the plan, surgery and cost."""

@@ -1,0 +1,265 @@
+"""Allocation: how many units each group keeps, so that the network meets its target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pruneport.compress.cost import CostModel
+from pruneport.compress.criteria import Scores
+from pruneport.compress.groups import Group
+from pruneport.compress.options import PruneOptions
+from pruneport.errors import PruningError, TargetError
+
+__all__ = ["Allocation", "allocate", "choose_units", "target_of", "why_dense"]
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Measure = Callable[[Array], float]
+_TOLERANCE = 0.01
+_BISECTIONS = 40
+_PAIRED_STEPS = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """Units that each group keeps.
+
+    Attributes:
+        kept: Units kept, one entry a group.
+        asked: What the ranking asked for before rounding; the dense width where nothing was asked.
+        reasons: Why a group was left dense, or why kept differs from asked; else empty.
+        note: A sentence where the target is missed by more than 1 % of dense, else None.
+    """
+
+    kept: tuple[int, ...]
+    asked: tuple[float, ...]
+    reasons: tuple[str, ...]
+    note: str | None
+
+
+def target_of(options: PruneOptions) -> tuple[str, float]:
+    """Return the one target that was given, as its name and value.
+
+    Raises:
+        TargetError: None or several were given, or the value is outside (0, 1).
+    """
+    given = {name: value for name in ("flops", "params", "ratio") if (value := getattr(options, name)) is not None}
+    if len(given) != 1:
+        said = " and ".join(f"--{name}" for name in given) if given else "none"
+        raise TargetError(f"exactly one of --flops, --params and --ratio is needed; given: {said}.")
+    name, value = next(iter(given.items()))
+    meaning = "share of filters to remove" if name == "ratio" else "share of dense to keep"
+    if not 0 < value < 1:
+        hint = f" Did you mean {value / 100:g}?" if 1 < value < 100 else ""
+        raise TargetError(f"--{name} is {value:g}; expected a {meaning} between 0 and 1, such as 0.5.{hint}")
+    if options.round_to < 1:
+        raise TargetError(f"--round-to is {options.round_to}; expected a whole number of at least 1, such as 8.")
+    if not 0 < options.max_pruning_ratio < 1:
+        raise TargetError(f"--max-pruning-ratio is {options.max_pruning_ratio:g}; expected a share between 0 and 1.")
+    return name, value
+
+
+def why_dense(group: Group, options: PruneOptions, kept_by: str | None = None) -> str:
+    """Why the group is left dense whatever the target, or an empty string."""
+    if group.scope == "output":
+        return "the network's outputs always stay"
+    if group.scope == "representation":
+        return "the representation (the head's input) keeps its width"
+    if kept_by is not None:
+        return f"kept by --keep {kept_by}"
+    if group.scope == "channels" and options.scope == "filters":
+        return "a residual stream, outside --scope filters"
+    if group.obstacle:
+        return group.obstacle
+    if len(_widths(group, options)) < 2:
+        step = _step(group, options)
+        return f"its width {group.width} leaves no smaller multiple of {step} within --max-pruning-ratio"
+    return ""
+
+
+def allocate(
+    groups: Sequence[Group],
+    scores: Sequence[Scores],
+    cost: CostModel,
+    options: PruneOptions,
+    dense_reasons: Sequence[str],
+) -> Allocation:
+    """Find the widths whose cost is nearest to the target.
+
+    One number, the strength, turns the ranking's wish for every group from dense to its lowest width. It
+    is found by bisection; the last steps between the two neighbouring allocations are then taken group by
+    group, the most overdue first.
+
+    Raises:
+        TargetError: The target is below what the widths allow; the message says what they do.
+        PruningError: No group can be pruned.
+    """
+    name, value = target_of(options)
+    free = [index for index, reason in enumerate(dense_reasons) if not reason]
+    if not free:
+        raise PruningError(_nothing_prunable(groups, dense_reasons))
+    wish = _uniform_wish(groups, free) if options.ranking == "uniform" else _global_wish(groups, scores, free)
+    widths = {index: _widths(groups[index], options) for index in free}
+    dense = np.array([group.width for group in groups], dtype=np.float64)
+
+    def rounded(strength: float) -> Array:
+        kept, asked = dense.copy(), wish(strength)
+        for index in free:
+            kept[index] = widths[index][np.abs(widths[index] - asked[index]).argmin()]
+        return kept
+
+    if name == "ratio":
+        asked, kept, note = wish(value), rounded(value), None
+    else:
+        measure: Measure = cost.macs if name == "flops" else cost.params
+        total = cost.dense.macs if name == "flops" else cost.dense.params
+        strength = _bisect(lambda s: measure(rounded(s)) / total, value, name, options)
+        asked = wish(strength)
+        kept = _refine(rounded, strength, asked, measure, value * total, free)
+        kept = _polish(kept, measure, value * total, _TOLERANCE * total, widths)
+        note = _note(measure(kept) / total, value, name, options)
+    return Allocation(
+        kept=tuple(int(count) for count in kept),
+        asked=tuple(float(width) for width in asked),
+        reasons=tuple(
+            reason or _difference(groups[index], float(asked[index]), int(kept[index]), options)
+            for index, reason in enumerate(dense_reasons)
+        ),
+        note=note,
+    )
+
+
+def choose_units(group: Group, scores: Scores, kept: int) -> tuple[int, ...]:
+    """The ``kept`` highest-scored units, ascending; the same count from each of the group's blocks."""
+    runs = scores.reshape(group.blocks, -1)
+    best = np.argsort(-runs, axis=1, kind="stable")[:, : kept // group.blocks]
+    chosen = best + np.arange(group.blocks)[:, None] * runs.shape[1]
+    return tuple(sorted(int(unit) for unit in chosen.flat))
+
+
+def _step(group: Group, options: PruneOptions) -> int:
+    return math.lcm(options.round_to, group.blocks)
+
+
+def _widths(group: Group, options: PruneOptions) -> Array:
+    """Widths the group may have: multiples of the step from its floor up, and the dense width."""
+    step = _step(group, options)
+    floor = max(step, math.ceil(group.width * (1 - options.max_pruning_ratio) / step - 1e-9) * step)
+    return np.array([*range(floor, group.width, step), group.width], dtype=np.float64)
+
+
+def _uniform_wish(groups: Sequence[Group], free: Sequence[int]) -> Callable[[float], Array]:
+    dense = np.array([group.width for group in groups], dtype=np.float64)
+    mask = np.isin(np.arange(len(groups)), free)
+    return lambda strength: np.where(mask, dense * (1 - strength), dense)
+
+
+def _global_wish(groups: Sequence[Group], scores: Sequence[Scores], free: Sequence[int]) -> Callable[[float], Array]:
+    """Remove the share ``strength`` of all free units, the lowest scores first."""
+    dense = np.array([group.width for group in groups], dtype=np.float64)
+    owner = np.concatenate([np.full(groups[index].width, index) for index in free])
+    order = np.argsort(np.concatenate([scores[index] for index in free]), kind="stable")
+
+    def wish(strength: float) -> Array:
+        removed = owner[order[: round(strength * len(order))]]
+        return dense - np.bincount(removed, minlength=len(groups))
+
+    return wish
+
+
+def _bisect(share: Callable[[float], float], target: float, name: str, options: PruneOptions) -> float:
+    """Return the smallest strength at which the rounded allocation costs at most the target."""
+    lowest = share(1.0)
+    if lowest > target + _TOLERANCE:
+        wider = "" if options.scope == "channels" else " --scope channels reaches lower;"
+        finer = f" a smaller --round-to than {options.round_to}," if options.round_to > 1 else ""
+        raise TargetError(
+            f"--{name} {target:g} cannot be reached: with these options the lowest is {lowest:.4f} of dense.{wider}"
+            f"{finer} a larger --max-pruning-ratio than {options.max_pruning_ratio:g} or fewer --keep help too."
+        )
+    low, high = 0.0, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if share(middle) <= target else (middle, high)
+    return high
+
+
+def _refine(
+    rounded: Callable[[float], Array],
+    strength: float,
+    asked: Array,
+    measure: Measure,
+    target: float,
+    free: Sequence[int],
+) -> Array:
+    """Walk from the allocation just above the target to the one below it; stop where it is nearest."""
+    below = rounded(strength)
+    above = rounded(max(0.0, strength - 2.0 ** (1 - _BISECTIONS)))
+    if measure(above) <= target:
+        above = rounded(0.0)
+    overdue = sorted((i for i in free if above[i] != below[i]), key=lambda i: asked[i] - above[i])
+    best, current = above, above
+    for index in overdue:
+        current = current.copy()
+        current[index] = below[index]
+        if abs(measure(current) - target) < abs(measure(best) - target):
+            best = current
+    return best if abs(measure(best) - target) <= abs(measure(below) - target) else below
+
+
+def _polish(kept: Array, measure: Measure, target: float, tolerance: float, widths: dict[int, Array]) -> Array:
+    """Where the cost is still out of tolerance, step one group or a pair of groups up or down, best first."""
+    gap = abs(measure(kept) - target)
+    while gap > tolerance:
+        steps = [(index, width) for index in widths for width in _neighbours(widths[index], kept[index])]
+        moves = [[step] for step in steps]
+        if len(steps) <= _PAIRED_STEPS:
+            moves += [[one, two] for one in steps for two in steps if one[0] < two[0]]
+        candidates = []
+        for move in moves:
+            moved = kept.copy()
+            for index, width in move:
+                moved[index] = width
+            candidates.append((abs(measure(moved) - target), moved))
+        best, nearest = min(candidates, key=lambda candidate: candidate[0])
+        if best >= gap:
+            break
+        gap, kept = best, nearest
+    return kept
+
+
+def _neighbours(widths: Array, current: float) -> Array:
+    position = int(np.searchsorted(widths, current))
+    return widths[[index for index in (position - 1, position + 1) if 0 <= index < len(widths)]]
+
+
+def _note(achieved: float, target: float, name: str, options: PruneOptions) -> str | None:
+    if abs(achieved - target) <= _TOLERANCE:
+        return None
+    return (
+        f"asked for {target:.4g} of the dense {name}, reached {achieved:.4f}: widths are multiples of "
+        f"{options.round_to} and no step from here comes nearer; a smaller --round-to does."
+    )
+
+
+def _difference(group: Group, asked: float, kept: int, options: PruneOptions) -> str:
+    if abs(asked - kept) < 0.5:
+        return ""
+    step = _step(group, options)
+    if kept == group.width:
+        return f"left dense: {asked:.1f} of {group.width} asked, and a multiple of {step} nearer to it overshoots"
+    if asked < _widths(group, options)[0]:
+        return f"{asked:.1f} asked; --max-pruning-ratio and multiples of {step} allow no less than {kept}"
+    if abs(asked - kept) <= step / 2:
+        return f"{asked:.1f} asked, rounded to a multiple of {step}"
+    return f"{asked:.1f} asked, moved by multiples of {step} to meet the target"
+
+
+def _nothing_prunable(groups: Sequence[Group], reasons: Sequence[str]) -> str:
+    lines = [f"  {group.name} ({group.width}): {reason}" for group, reason in zip(groups, reasons, strict=True)]
+    shown = lines[:12] + ([f"  … and {len(lines) - 12} more"] if len(lines) > 12 else [])
+    return "nothing can be pruned with these options:\n" + "\n".join(shown or ["  the network has no groups"])

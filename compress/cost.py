@@ -1,0 +1,175 @@
+"""Compute and parameters: counted by fvcore once, then known for every choice of widths.
+
+A layer's multiply-accumulates and weights are proportional to each of its widths. So one count of the
+dense network and the groups say what any allocation costs, without tracing again.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pruneport.compress.coupling import Axis
+from pruneport.compress.groups import Group
+from pruneport.errors import ModelError
+
+with warnings.catch_warnings():  # fvcore decorates with torch.jit.script, which torch calls deprecated
+    warnings.simplefilter("ignore", FutureWarning)
+    from fvcore.nn import FlopCountAnalysis
+
+__all__ = ["Cost", "CostModel", "count_cost", "count_macs_by_module"]
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one image costs: multiply-accumulates (fvcore's "flops") and stored parameters."""
+
+    macs: int
+    params: int
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: two for each multiply-accumulate."""
+        return 2 * self.macs
+
+
+def count_cost(network: nn.Module, shape: tuple[int, int, int]) -> Cost:
+    """Count one image through the network.
+
+    Raises:
+        ModelError: The network refuses an input of this shape.
+    """
+    return Cost(macs=count_macs_by_module(network, shape)[""], params=_params(network))
+
+
+def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
+    """Multiply-accumulates of one image by module name; "" is the whole network.
+
+    fvcore leaves out fused attention; it is counted here as its two matrix products.
+
+    Raises:
+        ModelError: The network refuses an input of this shape.
+    """
+    example = torch.zeros(1, *shape)
+    try:
+        with torch.inference_mode():
+            network(example)
+    except Exception as error:
+        raise ModelError(
+            f"the network refuses an input of shape {(1, *shape)}: {error}. Give the shape it was made for with "
+            "--input-shape C H W."
+        ) from error
+    logger = logging.getLogger("fvcore.nn.jit_analysis")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            analysis = FlopCountAnalysis(network, example)
+            analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
+            return {name: int(count) for name, count in analysis.by_module().items()}
+    finally:
+        logger.setLevel(level)
+
+
+def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """Q (…, L, E) times K (…, S, E), then the weights (…, L, S) times V (…, S, V)."""
+    query, key, value = (list(item.type().sizes()) for item in inputs[:3])
+    rows = int(np.prod(query[:-1], dtype=np.int64))
+    return rows * int(key[-2]) * int(query[-1] + value[-1])
+
+
+def _params(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@dataclass(frozen=True)
+class _Term:
+    """A cost proportional to up to two widths (indices into the axes; -1 stands for none)."""
+
+    size: float
+    first: int
+    second: int = -1
+
+
+class CostModel:
+    """Cost of the network as a function of how many units each group keeps.
+
+    Args:
+        network: The dense network.
+        groups: Its groups.
+        macs_by_module: From ``count_macs_by_module``.
+    """
+
+    def __init__(self, network: nn.Module, groups: Sequence[Group], macs_by_module: dict[str, int]) -> None:
+        self.dense = Cost(macs=macs_by_module[""], params=_params(network))
+        self._widths = np.array([group.width for group in groups], dtype=np.float64)
+        axes: dict[tuple[str, Axis], int] = {}
+        for group in groups:
+            for member in group.members:
+                axes.setdefault((member.module, member.axis), len(axes))
+        self._sizes = np.ones(len(axes) + 1)
+        self._lost = np.zeros((len(axes) + 1, len(groups)))
+        for column, group in enumerate(groups):
+            for member in group.members:
+                row = axes[member.module, member.axis]
+                self._sizes[row] = member.size
+                self._lost[row, column] = member.positions.shape[1]
+        macs, params = _terms(network, axes, macs_by_module)
+        self._macs, self._params = _pack(macs), _pack(params)
+
+    def macs(self, kept: Array) -> float:
+        """Multiply-accumulates where group ``i`` keeps ``kept[i]`` units."""
+        return self.dense.macs - self._saved(kept, self._macs)
+
+    def params(self, kept: Array) -> float:
+        """Parameters where group ``i`` keeps ``kept[i]`` units."""
+        return self.dense.params - self._saved(kept, self._params)
+
+    def hanging_on(self, index: int) -> Cost:
+        """Dense cost of what would go with the whole group: its layers, by their share of the axis."""
+        kept = self._widths.copy()
+        kept[index] = 0
+        return Cost(macs=round(self._saved(kept, self._macs)), params=round(self._saved(kept, self._params)))
+
+    def _saved(self, kept: Array, terms: tuple[Array, Any, Any]) -> float:
+        fraction = 1 - self._lost @ (self._widths - kept) / self._sizes
+        sizes, first, second = terms
+        return float(np.sum(sizes * (1 - fraction[first] * fraction[second])))
+
+
+def _pack(terms: list[_Term]) -> tuple[Array, Any, Any]:
+    return (
+        np.array([term.size for term in terms], dtype=np.float64),
+        np.array([term.first for term in terms], dtype=np.int64),
+        np.array([term.second for term in terms], dtype=np.int64),
+    )
+
+
+def _terms(
+    network: nn.Module, axes: dict[tuple[str, Axis], int], macs_by_module: dict[str, int]
+) -> tuple[list[_Term], list[_Term]]:
+    macs: list[_Term] = []
+    params: list[_Term] = []
+    modules = dict(network.named_modules())
+    for name in dict.fromkeys(name for name, _ in axes):
+        through = axes.get((name, "channels"), -1)
+        first = axes.get((name, "out"), through)
+        second = axes.get((name, "in"), -1)
+        layer = modules.get(name)
+        if layer is None:
+            params.append(_Term(network.get_parameter(name).numel(), first, second))
+            continue
+        macs.append(_Term(macs_by_module.get(name, 0), first, second))
+        for key, parameter in layer.named_parameters(recurse=False):
+            params.append(_Term(parameter.numel(), first, second if key == "weight" else -1))
+    return macs, params

@@ -1,0 +1,207 @@
+"""Coupled groups: which channels of which layers must be removed together.
+
+torch-pruning traces the network and knows how each operation carries channel indices. We follow its
+dependencies index by index and join what is coupled, so that a channel reached on two ways, a split in
+uneven parts or a flatten before a linear layer all end up in exactly one unit.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+
+from pruneport.compress.coupling import Axis, Coupling, find_coupling
+from pruneport.compress.layers import block_count, unsupported
+
+__all__ = ["Group", "Member", "Scope", "find_groups"]
+
+Scope = Literal["filters", "channels", "representation", "output"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Member:
+    """One axis of one layer that loses channels with the group.
+
+    Attributes:
+        module: Name of the layer (or bare parameter) in the network.
+        axis: Which of its dimensions.
+        size: The dense size of that dimension.
+        positions: (units, n) array: the n positions on the axis that each unit occupies.
+    """
+
+    module: str
+    axis: Axis
+    size: int
+    positions: np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """Units (coupled channels) that occupy the same axes; any of them can be removed as a whole.
+
+    Attributes:
+        name: The first layer that produces the group's channels.
+        width: Number of units.
+        members: Every axis that shrinks with the group.
+        scope: ``filters`` ends inside a block; ``channels`` is a residual stream or feeds one;
+            ``representation`` is the input of the head; ``output`` leaves the network.
+        blocks: Units fall into this many equal runs that must keep the same count (grouped convolutions).
+        obstacle: Why no unit can be removed correctly, or an empty string.
+    """
+
+    name: str
+    width: int
+    members: tuple[Member, ...]
+    scope: Scope
+    blocks: int = 1
+    obstacle: str = ""
+
+    @property
+    def producers(self) -> tuple[str, ...]:
+        """Layers whose outputs are the group's channels."""
+        return tuple(member.module for member in self.members if member.axis == "out")
+
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """Layers whose inputs are the group's channels."""
+        return tuple(member.module for member in self.members if member.axis == "in")
+
+
+def find_groups(network: nn.Module, example: Tensor) -> list[Group]:
+    """Trace the network once and return its groups, in the order in which their producers run.
+
+    Args:
+        network: In eval mode; weights and gradient flags are left as they were.
+        example: An input (B, C, H, W) that the network accepts.
+
+    Raises:
+        PruningError: The network's operations cannot be traced.
+    """
+    coupling = find_coupling(network, example)
+    order = coupling.order
+    layers = {**dict(network.named_parameters()), **dict(network.named_modules())}
+    groups = [_group(units, coupling, layers) for units in _units(coupling)]
+    groups = _assign_scopes(groups, coupling)
+    return sorted(groups, key=lambda group: order.get(group.name, len(order)))
+
+
+def _units(coupling: Coupling) -> list[list[dict[tuple[str, Axis], list[int]]]]:
+    """Join coupled elements into units, and units that occupy the same axes into groups.
+
+    Returns:
+        For each group its units; a unit maps each axis to the positions it occupies there.
+    """
+    rows, columns = (np.array(side, dtype=np.int64) for side in zip(*coupling.pairs, strict=True))
+    adjacency = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(coupling.total,) * 2)
+    _, labels = connected_components(adjacency, directed=False)
+    units: dict[int, dict[tuple[str, Axis], list[int]]] = defaultdict(dict)
+    touched = np.zeros(coupling.total, dtype=bool)
+    touched[rows] = touched[columns] = True
+    for key, offset in coupling.offsets.items():
+        for position in range(coupling.sizes[key]):
+            if touched[offset + position]:
+                units[int(labels[offset + position])].setdefault(key, []).append(position)
+    groups: dict[tuple[Any, ...], list[dict[tuple[str, Axis], list[int]]]] = {}
+    for unit in units.values():
+        signature = tuple((key, len(positions)) for key, positions in unit.items())
+        groups.setdefault(signature, []).append(unit)
+    return list(groups.values())
+
+
+def _group(
+    units: list[dict[tuple[str, Axis], list[int]]],
+    coupling: Coupling,
+    layers: Mapping[str, nn.Module | nn.Parameter],
+) -> Group:
+    members = tuple(
+        Member(
+            module=name,
+            axis=axis,
+            size=coupling.sizes[name, axis],
+            positions=np.array([unit[name, axis] for unit in units], dtype=np.int64),
+        )
+        for name, axis in units[0]
+    )
+    elements = _elements(members, coupling)
+    obstacle = next((reason for element, reason in coupling.broken.items() if element in elements), "")
+    obstacle = obstacle or next(
+        (reason for m in members if (reason := unsupported(layers[m.module], m.module, m.axis, m.size))), ""
+    )
+    blocks, block_obstacle = _blocks(members, layers, len(units))
+    producers = [member.module for member in members if member.axis == "out"] or [members[0].module]
+    return Group(
+        name=min(producers, key=lambda name: coupling.order.get(name, len(coupling.order))),
+        width=len(units),
+        members=members,
+        scope="output" if elements & coupling.output else "filters",
+        blocks=blocks,
+        obstacle=obstacle or block_obstacle,
+    )
+
+
+def _elements(members: tuple[Member, ...], coupling: Coupling) -> set[int]:
+    return {
+        coupling.offsets[member.module, member.axis] + int(position)
+        for member in members
+        for position in member.positions.flat
+    }
+
+
+def _blocks(members: tuple[Member, ...], layers: Mapping[str, nn.Module | nn.Parameter], width: int) -> tuple[int, str]:
+    counts = {member: block_count(layers[member.module], member.axis) for member in members}
+    needed = {member: count for member, count in counts.items() if count > 1}
+    blocks = max(needed.values(), default=1)
+    for member, count in needed.items():
+        whole = member.positions.shape == (member.size, 1) and bool((np.diff(member.positions[:, 0]) == 1).all())
+        if not whole or width % blocks or blocks % count:
+            return (
+                1,
+                f"{member.module} has {count} channel groups that this group's channels do not fill evenly",
+            )
+    return blocks, ""
+
+
+def _assign_scopes(groups: list[Group], coupling: Coupling) -> list[Group]:
+    """Tell inside of blocks, residual streams, the representation and the outputs apart.
+
+    We define: a group is a residual stream where its channels pass an addition of two tensors, or where it
+    forks into a projection shortcut and the branch that the shortcut is added to.
+    """
+    heads = {name for group in groups if group.scope == "output" for name in group.producers}
+    streams = {i for i, group in enumerate(groups) if _elements(group.members, coupling) & coupling.added}
+    made_by = defaultdict(set)
+    for index, group in enumerate(groups):
+        for name in group.producers:
+            made_by[name].add(index)
+    scoped = []
+    for index, group in enumerate(groups):
+        scope: Scope = group.scope
+        if scope == "filters" and heads & set(group.consumers):
+            scope = "representation"
+        elif scope == "filters" and (index in streams or _feeds_shortcut(index, groups, made_by, streams)):
+            scope = "channels"
+        scoped.append(replace(group, scope=scope))
+    return scoped
+
+
+def _feeds_shortcut(index: int, groups: list[Group], made_by: Mapping[str, set[int]], streams: set[int]) -> bool:
+    consumers = set(groups[index].consumers)
+    for shortcut in consumers:
+        joined = made_by[shortcut] & streams
+        pending = [target for name in consumers - {shortcut} for target in made_by[name]] if joined else []
+        passed = {index}
+        while pending:
+            target = pending.pop()
+            if target in joined:
+                return True
+            if target not in passed:
+                passed.add(target)
+                pending.extend(after for name in groups[target].consumers for after in made_by[name])
+    return False

@@ -1,0 +1,106 @@
+"""The proof of a pruning: removing channels must do what zeroing them does.
+
+A consumer that no longer has an input and one whose input is zero compute the same. So the pruned network
+is compared with the dense one whose consumers see zeros where channels were removed. A wrong coupling shows
+here as a difference, whatever the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruneport.compress.plan import GroupPlan, positions_kept
+from pruneport.errors import PruningError
+
+__all__ = ["check_against_masked", "masked_outputs"]
+
+_TOLERANCE = 1e-3
+_AVERAGING = (nn.LayerNorm, nn.GroupNorm)
+
+
+def check_against_masked(
+    dense: nn.Module, pruned: nn.Module, groups: Sequence[GroupPlan], example: Tensor
+) -> float | None:
+    """Compare ``pruned`` with the masked dense network on ``example`` (B, C, H, W).
+
+    Returns:
+        The largest difference divided by the largest output; None where a removed channel passes a norm
+        that averages over channels, so that removing and zeroing differ by design.
+
+    Raises:
+        PruningError: The pruned network does not run, or the two differ by more than 1e-3.
+    """
+    try:
+        with torch.inference_mode():
+            actual = _tensors(pruned(example))
+    except Exception as error:
+        raise PruningError(
+            f"the pruned network does not run: {error}. Its forward relies on a width that was pruned; leave the "
+            "layers it names dense with --keep PATTERN."
+        ) from error
+    modules = dict(dense.named_modules())
+    averaged = (
+        isinstance(modules.get(member.module), _AVERAGING)
+        for group in groups
+        if group.kept is not None
+        for member in group.members
+    )
+    if any(averaged):
+        return None
+    expected = masked_outputs(dense, groups, example)
+    worst = 0.0
+    for ours, masked in zip(actual, expected, strict=True):
+        if ours.shape != masked.shape:
+            raise PruningError(
+                f"the pruned network's output has shape {tuple(ours.shape)}, the dense one's {tuple(masked.shape)}."
+            )
+        scale = masked.abs().max().clamp_min(1e-12)
+        worst = max(worst, ((ours - masked).abs().max() / scale).item())
+    if not worst <= _TOLERANCE:
+        raise PruningError(
+            f"removing the chosen filters changes the outputs by {worst:.2e} of their size beyond what zeroing them "
+            f"does (allowed {_TOLERANCE:g}): the network couples its layers in a way that is not understood. "
+            "Leave the unusual layers dense with --keep PATTERN."
+        )
+    return worst
+
+
+@torch.inference_mode()
+def masked_outputs(dense: nn.Module, groups: Sequence[GroupPlan], example: Tensor) -> list[Tensor]:
+    """Outputs of ``dense`` where every consumer sees zeros in place of removed channels; nothing is changed."""
+    kept = [(member, group.kept) for group in groups if group.kept is not None for member in group.members]
+    modules = dict(dense.named_modules())
+    hooks = []
+    for name, axes in positions_kept(kept).items():
+        if "in" in axes and name in modules:
+            layer = modules[name]
+            width = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+            mask = torch.zeros(int(width))
+            mask[axes["in"]] = 1
+            dim = -1 if isinstance(layer, nn.Linear) else 1
+            hooks.append(layer.register_forward_pre_hook(_masking_hook(mask, dim)))
+    try:
+        return _tensors(dense(example))
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _masking_hook(mask: Tensor, dim: int) -> Any:
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        shape = [1] * inputs[0].ndim
+        shape[dim] = -1
+        return (inputs[0] * mask.to(inputs[0]).reshape(shape), *inputs[1:])
+
+    return hook
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [leaf for item in items for leaf in _tensors(item)]

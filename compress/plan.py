@@ -1,0 +1,259 @@
+"""The plan: which units of which group are kept, what was asked and what was achieved, as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from pruneport.compress.cost import Cost
+from pruneport.compress.coupling import Axis
+from pruneport.compress.groups import Group, Member, Scope
+from pruneport.compress.layers import narrow
+from pruneport.errors import BundleError
+from pruneport.models.record import Source
+
+__all__ = [
+    "FORMAT_VERSION",
+    "GroupPlan",
+    "Plan",
+    "Request",
+    "apply_plan",
+    "group_plan",
+    "parse_plan",
+    "positions_kept",
+]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for."""
+
+    target: str
+    value: float
+    criterion: str
+    scope: str
+    ranking: str
+    round_to: int
+    max_pruning_ratio: float
+    keep: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupPlan:
+    """One group: its units kept, or None where it was left dense.
+
+    Attributes:
+        asked: The width that the ranking asked for, before rounding.
+        reason: Why it was left dense, or why kept differs from asked; else empty.
+        macs: Dense multiply-accumulates that hang on the group.
+        params: Dense parameters that hang on the group.
+    """
+
+    name: str
+    scope: Scope
+    width: int
+    asked: float
+    kept: tuple[int, ...] | None
+    reason: str
+    macs: int
+    params: int
+    members: tuple[Member, ...]
+
+    @property
+    def kept_width(self) -> int:
+        """Number of units that stay."""
+        return self.width if self.kept is None else len(self.kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that turns the dense network into the pruned one, and why.
+
+    Attributes:
+        masked_error: Largest output difference between the pruned network and the dense one whose removed
+            channels are zeroed, relative to the outputs' size; None where the two differ by design (norms
+            that average over channels).
+    """
+
+    source: Source
+    request: Request
+    dense: Cost
+    pruned: Cost
+    groups: tuple[GroupPlan, ...]
+    libraries: dict[str, str]
+    created: str
+    note: str | None = None
+    masked_error: float | None = None
+
+    def to_json(self) -> str:
+        """The content of plan.json."""
+        source = asdict(self.source) | {"trained": self.source.trained}
+        content = {
+            "format_version": FORMAT_VERSION,
+            "created": self.created,
+            "libraries": self.libraries,
+            "source": source,
+            "request": asdict(self.request),
+            "dense": asdict(self.dense),
+            "pruned": asdict(self.pruned),
+            "note": self.note,
+            "masked_error": self.masked_error,
+            "groups": [_group_to_dict(group) for group in self.groups],
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+
+def positions_kept(
+    members: Sequence[tuple[Member, Sequence[int]]],
+) -> dict[str, dict[str, list[int]]]:
+    """Turn kept units of members into kept positions, by layer and axis.
+
+    An axis that belongs to several groups (after a concatenation) loses what any of them removes.
+    """
+    lost: dict[tuple[str, Axis], set[int]] = defaultdict(set)
+    sizes: dict[tuple[str, Axis], int] = {}
+    for member, kept in members:
+        removed = np.ones(len(member.positions), dtype=bool)
+        removed[list(kept)] = False
+        lost[member.module, member.axis].update(member.positions[removed].ravel().tolist())
+        sizes[member.module, member.axis] = member.size
+    by_layer: dict[str, dict[str, list[int]]] = defaultdict(dict)
+    for (name, axis), gone in lost.items():
+        by_layer[name][axis] = [position for position in range(sizes[name, axis]) if position not in gone]
+    return dict(by_layer)
+
+
+def apply_plan(network: nn.Module, groups: Sequence[GroupPlan]) -> None:
+    """Shrink the dense ``network`` in place; nothing is traced.
+
+    Raises:
+        BundleError: The plan does not fit the network.
+        PruningError: A layer cannot be resized.
+    """
+    kept = [(member, group.kept) for group in groups if group.kept is not None for member in group.members]
+    for name, keep in positions_kept(kept).items():
+        try:
+            narrow(network, name, keep)
+        except (AttributeError, IndexError, RuntimeError) as error:
+            raise BundleError(
+                f"the plan does not fit the network at {name}: {error}. Load it with the factory it was made with."
+            ) from error
+
+
+def parse_plan(text: str) -> Plan:
+    """Read plan.json.
+
+    Raises:
+        BundleError: It is of a newer format, or not a well-formed plan; the message says where.
+    """
+    try:
+        content = json.loads(text)
+        version = content["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"plan.json is not a plan ({error!r}); expected JSON with a format_version.") from error
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"plan.json has format {version}; this pruneport reads format {FORMAT_VERSION}. "
+            "Upgrade with: pip install --upgrade pruneport."
+        )
+    try:
+        source = dict(content["source"])
+        source.pop("trained", None)
+        source["input_shape"] = tuple(source["input_shape"])
+        request = dict(content["request"])
+        request["keep"] = tuple(request["keep"])
+        return Plan(
+            source=Source(**source),
+            request=Request(**request),
+            dense=Cost(**content["dense"]),
+            pruned=Cost(**content["pruned"]),
+            groups=tuple(_group_from_dict(entry) for entry in content["groups"]),
+            libraries=dict(content["libraries"]),
+            created=str(content["created"]),
+            note=content["note"],
+            masked_error=content["masked_error"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"plan.json is not a well-formed plan: {error!r}. Compress again.") from error
+
+
+def group_plan(group: Group, kept: Sequence[int] | None, asked: float, reason: str, cost: Cost) -> GroupPlan:
+    """Record what was decided for a group."""
+    return GroupPlan(
+        name=group.name,
+        scope=group.scope,
+        width=group.width,
+        asked=asked,
+        kept=None if kept is None else tuple(kept),
+        reason=reason,
+        macs=cost.macs,
+        params=cost.params,
+        members=group.members,
+    )
+
+
+def _group_to_dict(group: GroupPlan) -> dict[str, Any]:
+    content = {key: getattr(group, key) for key in ("name", "scope", "width", "asked", "reason", "macs", "params")}
+    content["asked"] = round(group.asked, 3)
+    content["kept"] = None if group.kept is None else list(group.kept)
+    content["members"] = [
+        {"module": member.module, "axis": member.axis, "size": member.size} | _positions_to_dict(member.positions)
+        for member in group.members
+    ]
+    return content
+
+
+def _positions_to_dict(positions: Any) -> dict[str, Any]:
+    """Unit ``u`` mostly occupies ``start + u * run … start + (u + 1) * run``; else every position is listed."""
+    start, run = int(positions[0, 0]), positions.shape[1]
+    if np.array_equal(positions.ravel(), start + np.arange(positions.size)):
+        return {"start": start, "run": run}
+    return {"positions": positions.tolist()}
+
+
+def _group_from_dict(entry: Mapping[str, Any]) -> GroupPlan:
+    width = int(entry["width"])
+    kept = entry["kept"]
+    if kept is not None:
+        kept = tuple(int(unit) for unit in kept)
+        if not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= width:
+            raise BundleError(
+                f"plan.json: the kept indices of group {entry['name']} are not ascending numbers from 0 to "
+                f"{width - 1}; the plan was damaged or edited. Compress again."
+            )
+    return GroupPlan(
+        name=str(entry["name"]),
+        scope=entry["scope"],
+        width=width,
+        asked=float(entry["asked"]),
+        kept=kept,
+        reason=str(entry["reason"]),
+        macs=int(entry["macs"]),
+        params=int(entry["params"]),
+        members=tuple(_member_from_dict(member, width, str(entry["name"])) for member in entry["members"]),
+    )
+
+
+def _member_from_dict(entry: Mapping[str, Any], width: int, group: str) -> Member:
+    size = int(entry["size"])
+    if "positions" in entry:
+        positions = np.array(entry["positions"], dtype=np.int64)
+    else:
+        run = int(entry["run"])
+        positions = int(entry["start"]) + np.arange(width * run, dtype=np.int64).reshape(width, run)
+    if positions.ndim != 2 or len(positions) != width or positions.min() < 0 or positions.max() >= size:
+        raise BundleError(
+            f"plan.json: group {group} names positions outside the {size} of {entry['module']}; "
+            "the plan was damaged or edited. Compress again."
+        )
+    if entry["axis"] not in ("out", "in", "channels"):
+        raise BundleError(f"plan.json: group {group} names an unknown axis {entry['axis']!r}. Compress again.")
+    return Member(module=str(entry["module"]), axis=entry["axis"], size=size, positions=positions)

@@ -1,0 +1,273 @@
+"""The bundle: a folder that holds a compressed network and everything needed to trust it.
+
+It appears whole or not at all: files are written into a hidden folder beside it and renamed into place.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pruneport.compress.plan import Plan, apply_plan, parse_plan
+from pruneport.errors import BundleError, OutputError
+from pruneport.export.manifest import manifest_header
+from pruneport.models.record import Factory
+from pruneport.models.source import build
+
+__all__ = [
+    "DENSE_ONNX",
+    "MODEL_ONNX",
+    "Bundle",
+    "check_hashes",
+    "check_output",
+    "new_bundle",
+    "open_bundle",
+    "plan_hash",
+    "rebuild",
+    "update_bundle",
+    "write_network",
+]
+
+PLAN, WEIGHTS, MANIFEST = "plan.json", "weights.safetensors", "manifest.json"
+MODEL_ONNX, DENSE_ONNX = "model.onnx", "dense.onnx"
+_FORMAT_VERSION = 1
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """An opened bundle: its folder, its plan, and what the manifest says of its files."""
+
+    folder: Path
+    plan: Plan
+    files: Mapping[str, Mapping[str, Any]]
+
+    def path(self, name: str) -> Path:
+        """Path of one of its files.
+
+        Raises:
+            BundleError: The bundle has no such file yet.
+        """
+        if name not in self.files:
+            raise BundleError(f"{self.folder} has no {name}; make it with: pruneport export {self.folder}")
+        return self.folder / name
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """Refuse an output folder that cannot become the bundle, before any work is done.
+
+    Raises:
+        OutputError: It is taken, is no bundle to overwrite, or its parent cannot be written.
+    """
+    if folder.is_file() or (folder.is_symlink() and not folder.is_dir()):
+        raise OutputError(f"--out {folder} is a file; expected a folder that does not exist yet.")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise OutputError(f"--out {folder} is not empty; choose another folder, or replace it with --overwrite.")
+        if not (folder / MANIFEST).is_file():
+            raise OutputError(
+                f"--out {folder} is not empty and is not a bundle (no {MANIFEST}); --overwrite replaces bundles only. "
+                "Choose another folder."
+            )
+    parent = next(path for path in folder.absolute().parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"--out {folder}: {parent} is not writable; choose a folder that you may write to.")
+
+
+@contextmanager
+def new_bundle(folder: Path, overwrite: bool, command: str) -> Iterator[Path]:
+    """Yield a hidden folder to fill; it becomes ``folder`` when the block ends without an error.
+
+    Raises:
+        OutputError: The folder is taken or cannot be written, or the disk is full; nothing is left behind.
+    """
+    check_output(folder, overwrite)
+    folder = folder.absolute()
+    made = [path for path in (folder.parent, *folder.parent.parents) if not path.exists()]
+    staging: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+        staging.chmod(0o777 & ~_umask())
+        yield staging
+        _write_manifest(staging, {path.name: _entry(path) for path in sorted(staging.iterdir())}, command)
+        _swap(staging, folder)
+    except BaseException as error:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+        _reraise(error, folder)
+
+
+@contextmanager
+def update_bundle(bundle: Bundle, command: str) -> Iterator[Path]:
+    """Yield a hidden folder; its files move into the bundle when the block ends, the manifest last.
+
+    Raises:
+        OutputError: The bundle cannot be written, or the disk is full; the bundle is as it was.
+    """
+    staging: Path | None = None
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=bundle.folder))
+        yield staging
+        fresh = {path.name: _entry(path) for path in sorted(staging.iterdir())}
+        _write_manifest(staging, {**bundle.files, **fresh}, command)
+        for name in (*fresh, MANIFEST):
+            os.replace(staging / name, bundle.folder / name)
+    except BaseException as error:
+        _reraise(error, bundle.folder)
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_network(folder: Path, network: nn.Module, plan: Plan) -> None:
+    """Write plan.json and weights.safetensors; tensors that share memory are stored once each by value."""
+    (folder / PLAN).write_text(plan.to_json(), encoding="utf-8")
+    state = {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt", "plan_sha256": plan_hash(folder)})
+    (folder / WEIGHTS).chmod(0o666 & ~_umask())
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Read manifest and plan, and check both and the weights against the manifest's hashes.
+
+    Raises:
+        BundleError: No bundle there, a changed or missing file, a path outside the folder, a newer format.
+    """
+    if not folder.is_dir():
+        raise BundleError(f"no bundle at {folder}; expected a folder written by: pruneport compress … --out {folder}")
+    if not (folder / MANIFEST).is_file():
+        raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}.")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        version, files = manifest["format_version"], dict(manifest["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{folder / MANIFEST} is not a manifest ({error!r}); fetch the bundle again.") from error
+    if version != _FORMAT_VERSION:
+        raise BundleError(
+            f"{folder / MANIFEST} has format {version}; this pruneport reads format {_FORMAT_VERSION}. "
+            "Upgrade with: pip install --upgrade pruneport."
+        )
+    for name in files:
+        if not _FILE_NAME.fullmatch(name) or not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"{folder / MANIFEST} names {name!r}, which lies outside the bundle; do not use it.")
+    _check(folder, files, (PLAN, WEIGHTS))
+    return Bundle(folder=folder, plan=parse_plan((folder / PLAN).read_text(encoding="utf-8")), files=files)
+
+
+def check_hashes(bundle: Bundle) -> str:
+    """Check every file against the manifest; return a sentence that says so.
+
+    Raises:
+        BundleError: Names every missing and changed file.
+    """
+    _check(bundle.folder, bundle.files, tuple(bundle.files))
+    return f"{len(bundle.files)} files match the manifest"
+
+
+def rebuild(bundle: Bundle, factory: Factory | None = None, *, trust_source: bool = False) -> nn.Module:
+    """Build the dense network from its source, shrink it by the plan and load the weights.
+
+    Nothing is traced or unpickled. Only torchvision's, timm's and our own networks are built from the name
+    in the plan; any other needs the caller's factory, since building it runs its code.
+
+    Raises:
+        BundleError: The source is someone's own code, or plan and weights do not fit the network.
+        SourceError: The factory fails.
+    """
+    source = bundle.plan.source
+    if factory is None and source.library is None and not trust_source:
+        raise BundleError(
+            f"{bundle.folder} was made from {source.spec}; building it runs that code. If you trust it, pass "
+            "factory= (--factory on the command line), or trust_source=True (--trust-source)."
+        )
+    network = build(source, factory, initialise=False)
+    apply_plan(network, bundle.plan.groups)
+    try:
+        state = load_file(bundle.folder / WEIGHTS)
+        network.load_state_dict(state)
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise BundleError(
+            f"{bundle.folder / WEIGHTS} does not fit the network of {source.spec} after its plan: {error}"
+        ) from error
+    return network.eval()
+
+
+def plan_hash(folder: Path) -> str:
+    """The sha256 of plan.json, which also stands inside the ONNX files."""
+    return str(_entry(folder / PLAN)["sha256"])
+
+
+def _check(folder: Path, files: Mapping[str, Mapping[str, Any]], names: tuple[str, ...]) -> None:
+    faults = []
+    for name in names:
+        if name not in files:
+            faults.append(f"{name} is not in the manifest")
+        elif not (folder / name).is_file():
+            faults.append(f"{name} is missing")
+        elif _entry(folder / name) != dict(files[name]):
+            faults.append(f"{name} was changed")
+    if faults:
+        raise BundleError(
+            f"{folder} does not match its manifest: {'; '.join(faults)}. Fetch the bundle again, or make it anew."
+        )
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+
+
+def _write_manifest(folder: Path, files: Mapping[str, Mapping[str, Any]], command: str) -> None:
+    content = {"format_version": _FORMAT_VERSION, **manifest_header(command), "files": dict(files)}
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _swap(staging: Path, folder: Path) -> None:
+    """Rename ``staging`` to ``folder``; what was there is put back if that fails."""
+    retired = staging.with_name(staging.name + ".old")
+    if folder.is_dir():
+        os.rename(folder, retired)
+    try:
+        os.rename(staging, folder)
+    except OSError:
+        if retired.is_dir():
+            os.rename(retired, folder)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _reraise(error: BaseException, folder: Path) -> None:
+    text = str(error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if full or "os error 28" in text or "os error 27" in text or "No space left" in text:
+        raise OutputError(
+            f"{folder}: the disk is full, or the file size limit is reached ({text}); nothing was kept. "
+            "Make room or choose another --out."
+        ) from error
+    if isinstance(error, OSError | safetensors.SafetensorError):
+        raise OutputError(f"{folder} cannot be written: {text}. Nothing was kept.") from error
+    raise error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,24 @@
+"""What the manifest says beside the files: who made the bundle, with what, on what."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from datetime import UTC, datetime
+
+__all__ = ["manifest_header"]
+
+
+def manifest_header(command: str) -> dict[str, object]:
+    """Return the command line, the time, the versions and the machine."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "versions": {
+            "pruneport": importlib.metadata.version("pruneport"),
+            "torch": importlib.metadata.version("torch"),
+            "onnx": importlib.metadata.version("onnx"),
+            "python": platform.python_version(),
+        },
+        "machine": {"system": platform.platform(), "processor": platform.machine()},
+    }

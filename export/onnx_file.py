@@ -1,0 +1,87 @@
+"""ONNX files: written by torch's dynamo exporter with a dynamic batch, and checked."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+
+from pruneport.errors import ExportError
+
+__all__ = ["INPUT_NAME", "check_onnx", "read_metadata", "write_onnx"]
+
+INPUT_NAME = "input"
+_INLINE_LIMIT_BYTES = 1_800_000_000  # a protobuf holds at most 2 GiB
+
+
+def write_onnx(network: nn.Module, shape: tuple[int, int, int], path: Path, metadata: Mapping[str, str]) -> None:
+    """Export ``network`` for inputs (B, C, H, W) with any B.
+
+    Args:
+        network: In eval mode.
+        shape: C, H, W.
+        path: The .onnx file; weights beyond 1.8 GB go to ``path`` + ".data".
+        metadata: Stands in the file's metadata with the prefix ``pruneport.``.
+
+    Raises:
+        ExportError: The exporter cannot express the network.
+    """
+    example = torch.randn(2, *shape)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                input_names=[INPUT_NAME],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
+    except Exception as error:
+        reason = str(error.__cause__ or error).strip().splitlines()
+        raise ExportError(
+            f"torch cannot export {type(network).__name__} with a dynamic batch: {reason[0] if reason else error!r}. "
+            "Make its forward free of control flow that depends on values, and of sizes taken as Python numbers."
+        ) from error
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces with the paths of this machine
+    program.model.metadata_props.update({f"pruneport.{key}": value for key, value in metadata.items()})
+    program.save(str(path), external_data=size > _INLINE_LIMIT_BYTES)
+
+
+def check_onnx(path: Path) -> str:
+    """Run onnx's checker with shape inference; return a sentence that says what was checked.
+
+    Raises:
+        ExportError: The file is not valid ONNX.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:
+        raise ExportError(f"{path} is not valid ONNX: {error}. Export it again.") from error
+    model = onnx.load(str(path), load_external_data=False)
+    opsets = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
+    return f"{path.name}: {len(model.graph.node)} nodes, opset {opsets}"
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the ``pruneport.`` metadata of an ONNX file, without the prefix."""
+    model = onnx.load(str(path), load_external_data=False)
+    return {
+        entry.key.removeprefix("pruneport."): entry.value
+        for entry in model.metadata_props
+        if entry.key.startswith("pruneport.")
+    }

@@ -1,0 +1,173 @@
+"""Parity: torch and ONNX Runtime compute the same outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from pruneport.errors import ImageFolderError
+from pruneport.export.onnx_file import INPUT_NAME
+from pruneport.models.images import ImageSet
+
+__all__ = [
+    "TOLERANCES",
+    "Accuracy",
+    "Parity",
+    "Tolerance",
+    "check_images",
+    "check_seeded",
+    "open_cpu_session",
+]
+
+_IMAGE_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Outputs may differ by ``atol`` plus ``rtol`` times the largest output."""
+
+    atol: float
+    rtol: float
+
+
+TOLERANCES: Mapping[str, Tolerance] = {"fp32": Tolerance(atol=1e-5, rtol=1e-4)}
+"""Per precision: float32 kernels differ in the order of their sums, by about 1e-6 of the largest output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """One comparison. ``max_rel_error`` is the largest difference divided by the largest torch output."""
+
+    network: str
+    precision: str
+    inputs: str
+    batch: int
+    max_abs_error: float
+    max_rel_error: float
+    top1_agreement: float | None
+    atol: float
+    rtol: float
+    ok: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Top-1 on labelled images, as fractions."""
+
+    images: int
+    folder: str
+    dense_torch: float
+    pruned_torch: float
+    pruned_onnx: float
+
+
+def open_cpu_session(path: Path) -> Any:
+    """Open an ONNX file on ONNX Runtime's CPU provider."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def check_seeded(
+    name: str, network: nn.Module, session: Any, shape: tuple[int, int, int], batches: tuple[int, ...]
+) -> list[Parity]:
+    """Compare on normal inputs (B, C, H, W), seeded by the batch size, at every batch size."""
+    results = []
+    for batch in batches:
+        inputs = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
+        results.append(_compare(name, _run_torch(network, inputs), _run_onnx(session, inputs), "seeded", batch))
+    return results
+
+
+def check_images(
+    images: ImageSet, dense: nn.Module, pruned: nn.Module, pruned_session: Any
+) -> tuple[Parity, Accuracy | None]:
+    """Compare the pruned network on images, and count top-1 of dense, pruned and pruned ONNX where labelled.
+
+    Raises:
+        ImageFolderError: An image is unreadable, or the folder's classes are not the network's.
+    """
+    theirs: list[np.ndarray[Any, Any]] = []
+    ours: list[np.ndarray[Any, Any]] = []
+    right = np.zeros(3)
+    for inputs, labels in images.batches(_IMAGE_BATCH):
+        torch_outputs, onnx_outputs = _run_torch(pruned, inputs), _run_onnx(pruned_session, inputs)
+        theirs.append(torch_outputs[0])
+        ours.append(onnx_outputs[0])
+        if labels is not None:
+            classes = torch_outputs[0].shape[-1]
+            if torch_outputs[0].ndim != 2 or classes != len(images.classes):
+                raise ImageFolderError(
+                    f"{images.folder} has {len(images.classes)} class folders; the network's output has shape "
+                    f"{torch_outputs[0].shape[1:]}. Use the folder it was trained for, or a flat one without labels."
+                )
+            dense_outputs = _run_torch(dense, inputs)
+            for column, outputs in enumerate((dense_outputs[0], torch_outputs[0], onnx_outputs[0])):
+                right[column] += (outputs.argmax(1) == labels.numpy()).sum()
+    parity = _compare("pruned", [np.concatenate(theirs)], [np.concatenate(ours)], "images", _IMAGE_BATCH)
+    if images.labels is None:
+        return parity, None
+    dense_torch, pruned_torch, pruned_onnx = (float(count / len(images)) for count in right)
+    return parity, Accuracy(
+        images=len(images),
+        folder=images.folder.name,
+        dense_torch=dense_torch,
+        pruned_torch=pruned_torch,
+        pruned_onnx=pruned_onnx,
+    )
+
+
+def _run_torch(network: nn.Module, inputs: Tensor) -> list[np.ndarray[Any, Any]]:
+    with torch.inference_mode():
+        return [leaf.numpy() for leaf in _leaves(network(inputs))]
+
+
+def _run_onnx(session: Any, inputs: Tensor) -> list[np.ndarray[Any, Any]]:
+    outputs: list[np.ndarray[Any, Any]] = session.run(None, {INPUT_NAME: inputs.numpy()})
+    return outputs
+
+
+def _leaves(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    items = value.values() if isinstance(value, Mapping) else value
+    return [leaf for item in items for leaf in _leaves(item)]
+
+
+def _compare(
+    network: str,
+    theirs: list[np.ndarray[Any, Any]],
+    ours: list[np.ndarray[Any, Any]],
+    inputs: str,
+    batch: int,
+    precision: str = "fp32",
+) -> Parity:
+    tolerance = TOLERANCES[precision]
+    same_shapes = [out.shape for out in theirs] == [out.shape for out in ours]
+    pairs = list(zip(theirs, ours, strict=True)) if same_shapes else []
+    errors = [float(np.abs(a.astype(np.float64) - b).max(initial=0)) for a, b in pairs]
+    scales = [float(np.abs(a).max(initial=0)) for a, _ in pairs]
+    within = [error <= tolerance.atol + tolerance.rtol * scale for error, scale in zip(errors, scales, strict=True)]
+    first = pairs[0] if pairs and pairs[0][0].ndim == 2 else None
+    return Parity(
+        network=network,
+        precision=precision,
+        inputs=inputs,
+        batch=batch,
+        max_abs_error=max(errors, default=float("inf")),
+        max_rel_error=max(
+            (error / max(scale, 1e-30) for error, scale in zip(errors, scales, strict=True)),
+            default=float("inf"),
+        ),
+        top1_agreement=None if first is None else float((first[0].argmax(1) == first[1].argmax(1)).mean()),
+        atol=tolerance.atol,
+        rtol=tolerance.rtol,
+        ok=bool(pairs) and all(within),
+    )

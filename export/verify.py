@@ -1,0 +1,120 @@
+"""Verification: hashes, ONNX validity, parity with torch and accuracy, as one record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pruneport.errors import BundleError, ParityError
+from pruneport.export.bundle import DENSE_ONNX, MODEL_ONNX, plan_hash
+from pruneport.export.onnx_file import check_onnx, read_metadata
+from pruneport.export.options import ParityOptions
+from pruneport.export.parity import Accuracy, Parity, check_images, check_seeded, open_cpu_session
+from pruneport.models.images import open_images
+
+__all__ = ["Check", "Verification", "require_parity", "verify_files"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One yes-or-no check and what it saw."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """Everything that was checked; ``verify.json`` holds it."""
+
+    checks: tuple[Check, ...]
+    parity: tuple[Parity, ...]
+    accuracy: Accuracy | None
+    files: Mapping[str, int]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check and every comparison passed."""
+        return all(check.ok for check in self.checks) and all(entry.ok for entry in self.parity)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of verify.json."""
+        return {"format_version": 1, "ok": self.ok, **asdict(self)}
+
+
+def verify_files(
+    folder: Path,
+    dense: nn.Module | None,
+    pruned: nn.Module,
+    shape: tuple[int, int, int],
+    options: ParityOptions,
+    checks: Sequence[Check] = (),
+    progress: Callable[[str], None] = lambda message: None,
+) -> Verification:
+    """Check the ONNX files in ``folder`` against the torch networks.
+
+    Args:
+        folder: Holds plan.json, model.onnx and dense.onnx.
+        dense: The dense network; None where it cannot be built here, and then it is not compared.
+        pruned: The pruned network.
+        shape: C, H, W of the input.
+        options: Batch sizes, and images where the user gives some.
+        checks: What was checked before, put first.
+        progress: Told what is being done.
+
+    Raises:
+        BundleError: An ONNX file belongs to another plan.
+        ExportError: An ONNX file is not valid.
+        ImageFolderError: The images cannot be used.
+    """
+    if not options.parity_batches or min(options.parity_batches) < 1:
+        raise BundleError(f"--parity-batches is {options.parity_batches}; expected batch sizes of at least 1.")
+    images = open_images(options, shape)
+    done = list(checks)
+    parity: list[Parity] = []
+    accuracy = None
+    for name, file, network in (("dense", DENSE_ONNX, dense), ("pruned", MODEL_ONNX, pruned)):
+        path = folder / file
+        progress(f"checking {file}")
+        done.append(Check(name="onnx.checker", ok=True, detail=check_onnx(path)))
+        found = read_metadata(path).get("plan_sha256")
+        if found != plan_hash(folder):
+            raise BundleError(f"{path} was exported for another plan ({found}); export it again.")
+        if network is None:
+            done.append(Check(name="parity", ok=True, detail=f"{file} not compared: its checkpoint is not here"))
+            continue
+        progress(f"comparing {file} with torch")
+        session = open_cpu_session(path)
+        parity += check_seeded(name, network, session, shape, options.parity_batches)
+        if name == "pruned" and images is not None:
+            progress(f"running {len(images)} images")
+            on_images, accuracy = check_images(images, dense or pruned, pruned, session)
+            parity.append(on_images)
+    return Verification(
+        checks=tuple(done),
+        parity=tuple(parity),
+        accuracy=accuracy if dense is not None else None,
+        files={path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx*"))},
+    )
+
+
+def require_parity(verification: Verification) -> None:
+    """Raise where something did not pass.
+
+    Raises:
+        ParityError: Names every comparison out of tolerance.
+    """
+    failed = [entry for entry in verification.parity if not entry.ok]
+    if failed:
+        lines = [
+            f"  {entry.network} {entry.precision} on {entry.inputs} inputs, batch {entry.batch}: max error "
+            f"{entry.max_abs_error:.2e} ({entry.max_rel_error:.2e} of the largest output), allowed "
+            f"{entry.atol:g} + {entry.rtol:g} of the largest output"
+            for entry in failed
+        ]
+        raise ParityError("ONNX Runtime and torch disagree:\n" + "\n".join(lines))

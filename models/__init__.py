@@ -1,0 +1,1 @@
+"""Where networks come from: sources, checkpoints, image folders, the embedded network."""

@@ -1,0 +1,137 @@
+"""Image folders: found, checked and prepared for a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from pruneport.errors import ImageFolderError
+from pruneport.models.options import ImageOptions
+
+__all__ = ["ImageSet", "open_images"]
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Images on disk, with how they become network inputs.
+
+    Attributes:
+        folder: Where they lie.
+        paths: One file an image.
+        labels: Index of each image's class in sorted order, or None for a flat, unlabelled folder.
+        classes: Folder names in sorted order; empty where unlabelled.
+        shape: C, H, W of the network's input.
+    """
+
+    folder: Path
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...] | None
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    resize: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield inputs (B, C, H, W) in float32 and labels (B,), in a fixed order.
+
+        Raises:
+            ImageFolderError: An image cannot be decoded; the message names it.
+        """
+        for start in range(0, len(self.paths), size):
+            inputs = torch.stack([self._prepare(path) for path in self.paths[start : start + size]])
+            labels = None if self.labels is None else torch.tensor(self.labels[start : start + size])
+            yield inputs, labels
+
+    def _prepare(self, path: Path) -> Tensor:
+        channels, height, width = self.shape
+        try:
+            with Image.open(path) as opened:
+                image = opened.convert("L" if channels == 1 else "RGB")
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise ImageFolderError(
+                f"image {path} cannot be read ({error}); remove it from {self.folder} or replace it."
+            ) from error
+        scale = self.resize / min(image.size)
+        if scale != 1:
+            size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+        image = image.crop((left, top, left + width, top + height))
+        pixels = np.asarray(image, dtype=np.float32).reshape(height, width, channels) / 255
+        normalised = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1), dtype=np.float32))
+
+
+def open_images(options: ImageOptions, shape: tuple[int, int, int]) -> ImageSet | None:
+    """List the images that the options name; None where they name none.
+
+    Args:
+        options: The folder and how its images are prepared.
+        shape: C, H, W of the network's input.
+
+    Raises:
+        ImageFolderError: No such folder, no images in it, or a preparation that does not fit the input.
+    """
+    folder = options.images
+    if folder is None:
+        return None
+    channels, height, width = shape
+    if channels not in (1, 3):
+        raise ImageFolderError(f"the network takes {channels} channels; image files give 1 or 3. Leave out --images.")
+    mean, std = (_per_channel(options, name, channels) for name in ("mean", "std"))
+    resize = options.resize or max(height, width)
+    if resize < max(height, width):
+        raise ImageFolderError(f"--resize {resize} is smaller than the input of {height} x {width} pixels.")
+    if not folder.is_dir():
+        raise ImageFolderError(f"no image folder {folder}; expected FOLDER/CLASS/IMAGE, or a flat folder of images.")
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    if not found:
+        raise ImageFolderError(f"no images in {folder}; expected files ending in {', '.join(sorted(_SUFFIXES))}.")
+    if options.images_limit is not None and options.images_limit < 1:
+        raise ImageFolderError(f"--images-limit is {options.images_limit}; expected at least 1.")
+    count = min(options.images_limit or len(found), len(found))
+    paths = tuple(found[index * len(found) // count] for index in range(count))
+    labels = None
+    if classes:
+        index = {name: position for position, name in enumerate(classes)}
+        top = [path.relative_to(folder).parts[0] for path in paths]
+        if stray := [path.name for path, name in zip(paths, top, strict=True) if name not in index]:
+            raise ImageFolderError(
+                f"{folder} mixes class folders and loose images ({stray[0]}, …); use one or the other."
+            )
+        labels = tuple(index[name] for name in top)
+    return ImageSet(
+        folder=folder,
+        paths=paths,
+        labels=labels,
+        classes=tuple(classes),
+        shape=shape,
+        resize=resize,
+        mean=mean,
+        std=std,
+    )
+
+
+def _per_channel(options: ImageOptions, name: str, channels: int) -> tuple[float, ...]:
+    values: tuple[float, ...] = getattr(options, name)
+    if len(values) == 3 and channels == 1 and values == getattr(ImageOptions, name):
+        values = (sum(values) / 3,)
+    if len(values) not in (1, channels):
+        raise ImageFolderError(
+            f"--{name} has {len(values)} numbers; expected 1 or {channels}, as the input has channels."
+        )
+    return values * channels if len(values) == 1 else values

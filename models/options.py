@@ -1,0 +1,45 @@
+"""What a user says about where a network comes from and what images look like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+__all__ = ["ImageOptions", "SourceOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Where the dense network comes from."""
+
+    source: tyro.conf.Positional[str]
+    """torchvision:NAME, timm:NAME, pruneport:NAME, package.module:factory or path/to/file.py:factory."""
+    checkpoint: Path | None = None
+    """Weights: .pt/.pth/.th/.bin (read without running code) or .safetensors."""
+    weights: str | None = None
+    """A weight name that the library itself can download or carries, for example IMAGENET1K_V2."""
+    model_arg: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """An argument for the factory as key=value; may be given several times."""
+    input_shape: tuple[int, int, int] | None = None
+    """Input as C H W; needed for a factory of your own, else the library's default."""
+    seed: int = 0
+    """Seeds the initial weights where no checkpoint or weight name is given, and random scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """A folder of images (one folder a class where labelled) and how they are prepared."""
+
+    images: Path | None = None
+    """Images for parity and accuracy: FOLDER/CLASS/*.png; classes in sorted order are the labels."""
+    images_limit: int | None = None
+    """Use at most this many images, taken evenly from the whole folder."""
+    resize: int | None = None
+    """Shorter side in pixels before the centre crop to the input shape; default: the crop itself."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Per-channel mean of pixels in [0, 1]; one number stands for every channel."""
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """Per-channel standard deviation of pixels in [0, 1]; one number stands for every channel."""

@@ -1,0 +1,40 @@
+"""The record of a model source: everything needed to build the dense network again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+__all__ = ["LIBRARIES", "Factory", "Scalar", "Source"]
+
+Factory = Callable[..., nn.Module]
+Scalar = bool | int | float | str | None
+
+LIBRARIES = ("torchvision", "timm", "pruneport")
+"""Sources whose code is installed beside ours; a bundle of any other source needs its owner's factory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Everything needed to build the dense network again; the plan records it as JSON."""
+
+    spec: str
+    model_args: dict[str, Scalar]
+    input_shape: tuple[int, int, int]
+    seed: int = 0
+    weights: str | None = None
+    checkpoint: str | None = None
+    checkpoint_sha256: str | None = None
+
+    @property
+    def library(self) -> str | None:
+        """The library that holds the factory, or None for a factory of the user's own."""
+        prefix = self.spec.partition(":")[0]
+        return prefix if prefix in LIBRARIES else None
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights come from a checkpoint or a weight name, not from an initialiser."""
+        return self.checkpoint is not None or self.weights is not None

@@ -1,0 +1,143 @@
+"""Model sources: one string names a network, whoever wrote it.
+
+torchvision:resnet50 · timm:convnext_tiny · pruneport:digits_resnet
+package.module:factory · path/to/file.py:factory
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pruneport.errors import CheckpointError, ModelError, SourceError
+from pruneport.models.checkpoint import load_weights, read_checkpoint
+from pruneport.models.factories import call_factory, load_factory
+from pruneport.models.libraries import build_from_library, library_input_shape
+from pruneport.models.options import SourceOptions
+from pruneport.models.record import Factory, Scalar, Source
+
+__all__ = ["build", "build_dense", "open_source"]
+
+
+def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
+    """Build the dense network with its weights, ready for inference.
+
+    Returns:
+        The network in eval mode on the CPU, and the record from which it can be built again.
+
+    Raises:
+        SourceError: The source, an argument or the weight name is wrong, or the factory fails.
+        CheckpointError: The checkpoint cannot be read safely or does not fit.
+        ModelError: Weights are not finite, or the input shape is not known.
+    """
+    if options.checkpoint is not None and options.weights is not None:
+        raise SourceError("--checkpoint and --weights were both given; weights come from one of the two.")
+    draft = Source(
+        spec=options.source,
+        model_args=_parse_model_args(options.model_arg),
+        input_shape=options.input_shape or (0, 0, 0),
+        seed=options.seed,
+        weights=options.weights,
+        checkpoint=str(options.checkpoint.resolve()) if options.checkpoint else None,
+    )
+    state = read_checkpoint(options.checkpoint) if options.checkpoint else None
+    network = build(draft)
+    if state is not None and options.checkpoint is not None:
+        load_weights(network, state, options.checkpoint)
+        draft = replace(draft, checkpoint_sha256=_sha256(options.checkpoint))
+    shape = options.input_shape or library_input_shape(draft, network)
+    if shape is None:
+        raise ModelError(f"the input shape of {draft.spec} is not known; give --input-shape C H W, such as 3 224 224.")
+    if len(shape) != 3 or min(shape) < 1:
+        raise ModelError(f"--input-shape is {shape}; expected three positive numbers C H W, such as 3 224 224.")
+    _check_finite(network)
+    return network, replace(draft, input_shape=shape)
+
+
+def build_dense(source: Source, factory: Factory | None = None) -> nn.Module:
+    """Build the recorded dense network again, weights included.
+
+    Raises:
+        SourceError: The factory cannot be found or fails.
+        CheckpointError: The checkpoint is not where it was, or its content changed.
+    """
+    network = build(source, factory)
+    if source.checkpoint is not None:
+        path = Path(source.checkpoint)
+        state = read_checkpoint(path)
+        digest = _sha256(path)
+        if digest != source.checkpoint_sha256:
+            raise CheckpointError(
+                f"checkpoint {path} is not the file that was compressed: its sha256 is {digest}, "
+                f"the plan records {source.checkpoint_sha256}. Restore the original file and try again."
+            )
+        load_weights(network, state, path)
+    return network
+
+
+def build(source: Source, factory: Factory | None = None, *, initialise: bool = True) -> nn.Module:
+    """Build the architecture; a checkpoint is not read here, a weight name is.
+
+    Args:
+        source: What to build.
+        factory: Used in place of the recorded factory.
+        initialise: False where every weight is about to be replaced: no weight name is resolved.
+
+    Raises:
+        SourceError: The factory cannot be found, raises, or returns no Module.
+    """
+    weights = source.weights if initialise else None
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torchvision|timm")
+        torch.manual_seed(source.seed)
+        if factory is not None:
+            network = call_factory(factory, source)
+        elif source.library is not None:
+            network = build_from_library(source, weights)
+        else:
+            if weights is not None:
+                raise SourceError(
+                    f"--weights {weights} cannot be used with {source.spec}: weight names belong to a library. "
+                    "Give the file with --checkpoint."
+                )
+            network = call_factory(load_factory(source.spec), source)
+    return network.eval()
+
+
+def _parse_model_args(items: Iterable[str]) -> dict[str, Scalar]:
+    parsed: dict[str, Scalar] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key.isidentifier():
+            raise SourceError(f"--model-arg {item!r} is not understood; expected key=value, such as num_classes=10.")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+        if not isinstance(value, bool | int | float | str | None):
+            raise SourceError(f"--model-arg {item!r}: the value must be a number, a string, true, false or none.")
+        parsed[key] = value
+    return parsed
+
+
+def _check_finite(network: nn.Module) -> None:
+    bad = [
+        name
+        for name, tensor in network.state_dict().items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+    if bad:
+        shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+        raise ModelError(f"NaN or infinite weights in {shown}; expected finite numbers. Use an undamaged checkpoint.")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,116 @@
+"""The command line: flags come from the verbs' configurations, tables and errors from here."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from pruneport import verbs
+from pruneport.errors import CheckFailed, PruneportError
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Display:
+    json: bool = False
+    """Print the result as JSON on standard output, and nothing else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inspect(_Display, verbs.InspectConfig):
+    __doc__ = verbs.InspectConfig.__doc__
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compress(_Display, verbs.CompressConfig):
+    __doc__ = verbs.CompressConfig.__doc__
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Export(_Display, verbs.ExportConfig):
+    __doc__ = verbs.ExportConfig.__doc__
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Verify(_Display, verbs.VerifyConfig):
+    __doc__ = verbs.VerifyConfig.__doc__
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bench(_Display, verbs.BenchConfig):
+    __doc__ = verbs.BenchConfig.__doc__
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ship(_Display, verbs.ShipConfig):
+    __doc__ = verbs.ShipConfig.__doc__
+
+
+_COMMANDS: dict[str, Callable[..., _Display]] = {
+    "ship": _Ship,
+    "inspect": _Inspect,
+    "compress": _Compress,
+    "export": _Export,
+    "verify": _Verify,
+    "bench": _Bench,
+}
+_SILENT = {"inspect", "verify"}  # write nothing, so no command line is recorded
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return 0 when done, 1 when a check failed, 2 for bad input."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        from pruneport import __version__
+
+        print(f"pruneport {__version__}")
+        return 0
+    if not arguments:
+        arguments = ["--help"]
+    config = tyro.extras.subcommand_cli_from_dict(
+        _COMMANDS,
+        prog="pruneport",
+        description="From a trained checkpoint to a verified, benchmarked ONNX artifact.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    verb = next(name for name, kind in _COMMANDS.items() if kind is type(config))
+    console = Console(stderr=True, highlight=False)
+    try:
+        result = _run(verb, config, arguments, console)
+    except PruneportError as error:
+        kind = "check failed" if isinstance(error, CheckFailed) else "error"
+        console.print(f"[bold red]{kind}:[/] ", end="")
+        console.print(str(error), markup=False, soft_wrap=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing was kept")
+        return 130
+    if config.json:
+        print(json.dumps(result.to_dict(), indent=1))
+    else:
+        from pruneport.verbs.tables import show
+
+        show(result, Console(highlight=False))
+    return 0
+
+
+def _run(verb: str, config: Any, arguments: Sequence[str], console: Console) -> Any:
+    function = getattr(verbs, verb)
+    extra = {} if verb in _SILENT else {"command": shlex.join(["pruneport", *arguments])}
+    if not console.is_terminal:
+        return function(config, lambda message: console.print(message, markup=False, soft_wrap=True), **extra)
+    with console.status("starting") as status:
+        return function(config, lambda message: status.update(message), **extra)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""The verbs of the command line as Python functions, each with its frozen configuration.
+
+Example:
+    >>> from pruneport.verbs import ShipConfig, ship  # doctest: +SKIP
+    >>> ship(ShipConfig(source="torchvision:resnet50", flops=0.5, out=Path("half")))  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pruneport.verbs.configs import (
+    BenchConfig,
+    CompressConfig,
+    ExportConfig,
+    InspectConfig,
+    ShipConfig,
+    VerifyConfig,
+)
+
+if TYPE_CHECKING:
+    from pruneport.verbs.shipping import ship
+    from pruneport.verbs.steps import bench, compress, export, inspect, verify
+
+__all__ = [
+    "BenchConfig",
+    "CompressConfig",
+    "ExportConfig",
+    "InspectConfig",
+    "ShipConfig",
+    "VerifyConfig",
+    "bench",
+    "compress",
+    "export",
+    "inspect",
+    "ship",
+    "verify",
+]
+
+_HOMES = {"ship": "shipping"} | dict.fromkeys(("bench", "compress", "export", "inspect", "verify"), "steps")
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and ONNX Runtime only when a verb is used."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"pruneport.verbs.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,84 @@
+"""One frozen configuration a verb: the command line builds it, a Python caller passes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pruneport.bench.options import BenchOptions
+from pruneport.compress.options import PruneOptions, ScopeName
+from pruneport.export.options import ParityOptions
+from pruneport.models.options import SourceOptions
+
+__all__ = [
+    "BenchConfig",
+    "BundleOptions",
+    "CompressConfig",
+    "ExportConfig",
+    "InspectConfig",
+    "ShipConfig",
+    "VerifyConfig",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig(SourceOptions):
+    """Show the coupled groups of a network: what must be pruned together, and what hangs on it."""
+
+    scope: ScopeName = "channels"
+    """Say of each group whether it could be pruned in this scope."""
+    round_to: int = 8
+    """Kept widths would be multiples of this."""
+    keep: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Leave groups dense that hold a module whose name matches this shell pattern; may be repeated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressConfig(PruneOptions, SourceOptions):
+    """Prune a network to a target and write it as a bundle."""
+
+    out: Path
+    """The bundle's folder; it must not exist yet, or be empty."""
+    overwrite: bool = False
+    """Replace the bundle that is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleOptions:
+    """An existing bundle, and who builds its architecture."""
+
+    folder: tyro.conf.Positional[Path]
+    """The bundle."""
+    factory: str | None = None
+    """path/to/file.py:factory or package.module:factory that builds the dense architecture."""
+    trust_source: bool = False
+    """Run the factory that the plan names; only for bundles you trust."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(BundleOptions):
+    """Write model.onnx, and dense.onnx of the original, into a bundle."""
+
+    checkpoint: Path | None = None
+    """Where the dense checkpoint lies now, if it was moved; its content must be the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig(ParityOptions, BundleOptions):
+    """Check a bundle: hashes, valid ONNX, the same outputs from torch and ONNX Runtime."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(BenchOptions):
+    """Time a bundle's dense and pruned ONNX against each other, interleaved in one process."""
+
+    folder: tyro.conf.Positional[Path]
+    """The bundle."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShipConfig(BenchOptions, ParityOptions, CompressConfig):
+    """The main job: compress, export, verify, bench and report, in one command."""

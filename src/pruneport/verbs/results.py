@@ -1,0 +1,128 @@
+"""What the verbs return: typed, and as plain data for ``--json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pruneport.compress.cost import Cost
+from pruneport.compress.plan import Plan
+from pruneport.compress.prune import GroupView
+from pruneport.export.verify import Verification
+
+__all__ = ["BenchResult", "CompressResult", "ExportResult", "InspectResult", "ShipResult", "VerifyResult"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectResult:
+    """The network's groups and its dense cost."""
+
+    source: str
+    dense: Cost
+    groups: tuple[GroupView, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "source": self.source,
+            "macs": self.dense.macs,
+            "params": self.dense.params,
+            "groups": [
+                {
+                    "name": view.group.name,
+                    "width": view.group.width,
+                    "scope": view.group.scope,
+                    "macs": view.cost.macs,
+                    "params": view.cost.params,
+                    "prunable": not view.obstacle,
+                    "why_not": view.obstacle,
+                    "members": [f"{member.module} ({member.axis})" for member in view.group.members],
+                }
+                for view in self.groups
+            ],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressResult:
+    """The bundle's folder and plan."""
+
+    folder: Path
+    plan: Plan
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        plan = self.plan
+        return {
+            "folder": str(self.folder),
+            "macs": {"dense": plan.dense.macs, "pruned": plan.pruned.macs},
+            "params": {"dense": plan.dense.params, "pruned": plan.pruned.params},
+            "note": plan.note,
+            "groups": [
+                {"name": g.name, "width": g.width, "asked": g.asked, "kept": g.kept_width, "reason": g.reason}
+                for g in plan.groups
+            ],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """The ONNX files written, with their size in bytes."""
+
+    folder: Path
+    files: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"folder": str(self.folder), "files": dict(self.files)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyResult:
+    """What was checked."""
+
+    folder: Path
+    verification: Verification
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"folder": str(self.folder), **self.verification.to_dict()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchResult:
+    """What was measured: the content of bench.json."""
+
+    folder: Path
+    bench: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"folder": str(self.folder), **self.bench}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShipResult:
+    """The finished bundle."""
+
+    folder: Path
+    plan: Plan
+    verification: Verification
+    bench: Mapping[str, Any]
+
+    @property
+    def report(self) -> Path:
+        """The page to open or to send."""
+        return self.folder / "report.html"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        compressed = CompressResult(folder=self.folder, plan=self.plan).to_dict()
+        return {
+            **compressed,
+            "verify": self.verification.to_dict(),
+            "bench": dict(self.bench),
+            "report": str(self.report),
+        }

@@ -1,0 +1,75 @@
+"""The main job: from a checkpoint to a verified, measured artifact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pruneport.bench.latency import check_required, measure, preflight
+from pruneport.bench.report import render_report
+from pruneport.compress.prune import Pruned
+from pruneport.errors import BundleError
+from pruneport.export.bundle import (
+    DENSE_ONNX,
+    MODEL_ONNX,
+    Bundle,
+    new_bundle,
+    plan_hash,
+    rebuild,
+    write_network,
+)
+from pruneport.export.verify import Check, require_parity, verify_files
+from pruneport.verbs.configs import ShipConfig
+from pruneport.verbs.results import ShipResult
+from pruneport.verbs.steps import Progress, prune_source, silent, write_card, write_json, write_onnx_pair
+
+__all__ = ["ship"]
+
+
+def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> ShipResult:
+    """Compress, export, verify, bench and report; the bundle appears when all of it is done.
+
+    Raises:
+        InputError: Something that was given cannot be used; nothing is written.
+        ParityError: The outputs differ by more than the tolerance; the bundle holds the evidence.
+        SpeedupError: ``require_speedup`` was not reached; the bundle holds the evidence.
+    """
+    preflight(config)
+    dense, pruned = prune_source(config, progress)
+    plan = pruned.plan
+    with new_bundle(config.out, config.overwrite, command) as staging:
+        progress("writing the pruned network")
+        write_network(staging, pruned.network, plan)
+        reload = _check_reload(staging, pruned)
+        write_onnx_pair(staging, plan_hash(staging), plan, dense, pruned.network, progress)
+        verification = verify_files(staging, dense, pruned.network, plan.source.input_shape, config, [reload], progress)
+        verified = verification.to_dict()
+        write_json(staging / "verify.json", verified)
+        measured = measure(staging / DENSE_ONNX, staging / MODEL_ONNX, config, progress)
+        write_json(staging / "bench.json", measured)
+        progress("writing the report")
+        write_card(staging, plan, verified, measured)
+        page = render_report(json.loads(plan.to_json()), verified, measured)
+        (staging / "report.html").write_text(page, encoding="utf-8")
+    require_parity(verification)
+    if config.require_speedup is not None:
+        check_required(measured, config.require_speedup)
+    return ShipResult(folder=config.out, plan=plan, verification=verification, bench=measured)
+
+
+def _check_reload(folder: Path, pruned: Pruned) -> Check:
+    """Load the network back from disk and compare it bit for bit with the one in memory."""
+    reloaded = rebuild(Bundle(folder=folder, plan=pruned.plan, files={}), trust_source=True)
+    if not _same_bits(reloaded, pruned.network):
+        raise BundleError(
+            f"{pruned.plan.source.spec} does not build the same network twice; make its factory deterministic."
+        )
+    return Check(name="reload", ok=True, detail="the network read back from disk is the pruned one, bit for bit")
+
+
+def _same_bits(one: nn.Module, other: nn.Module) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -1,0 +1,205 @@
+"""The verbs one by one: each takes its configuration and returns a typed result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruneport.bench.latency import check_required, measure
+from pruneport.compress.allocation import target_of
+from pruneport.compress.options import PruneOptions
+from pruneport.compress.plan import Plan
+from pruneport.compress.prune import Pruned, describe_groups, prune
+from pruneport.errors import CheckpointError, SourceError
+from pruneport.export.bundle import (
+    DENSE_ONNX,
+    MODEL_ONNX,
+    Bundle,
+    check_hashes,
+    check_output,
+    new_bundle,
+    open_bundle,
+    plan_hash,
+    rebuild,
+    update_bundle,
+    write_network,
+)
+from pruneport.export.card import model_card
+from pruneport.export.onnx_file import write_onnx
+from pruneport.export.verify import Check, require_parity, verify_files
+from pruneport.models.factories import load_factory
+from pruneport.models.record import Factory
+from pruneport.models.source import build_dense, open_source
+from pruneport.verbs.configs import (
+    BenchConfig,
+    BundleOptions,
+    CompressConfig,
+    ExportConfig,
+    InspectConfig,
+    VerifyConfig,
+)
+from pruneport.verbs.results import BenchResult, CompressResult, ExportResult, InspectResult, VerifyResult
+
+__all__ = [
+    "Progress",
+    "bench",
+    "compress",
+    "export",
+    "inspect",
+    "prune_source",
+    "silent",
+    "verify",
+    "write_card",
+    "write_json",
+    "write_onnx_pair",
+]
+
+Progress = Callable[[str], None]
+
+
+def silent(message: str) -> None:
+    """Say nothing: the default progress."""
+
+
+def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult:
+    """Find the network's coupled groups and what hangs on each.
+
+    Raises:
+        InputError: The source, its weights or the input shape cannot be used, or it cannot be traced.
+    """
+    progress(f"building {config.source}")
+    network, source = open_source(config)
+    options = PruneOptions(scope=config.scope, round_to=config.round_to, keep=config.keep)
+    progress("finding coupled groups")
+    dense, views = describe_groups(network, source, options)
+    return InspectResult(source=source.spec, dense=dense, groups=tuple(views))
+
+
+def compress(config: CompressConfig, progress: Progress = silent, command: str = "") -> CompressResult:
+    """Prune a network to its target and write the bundle.
+
+    Raises:
+        InputError: Something that was given cannot be used; nothing is written.
+    """
+    _, pruned = prune_source(config, progress)
+    progress(f"writing {config.out}")
+    with new_bundle(config.out, config.overwrite, command) as staging:
+        write_network(staging, pruned.network, pruned.plan)
+        write_card(staging, pruned.plan)
+    return CompressResult(folder=config.out, plan=pruned.plan)
+
+
+def export(config: ExportConfig, progress: Progress = silent, command: str = "") -> ExportResult:
+    """Write model.onnx and dense.onnx into the bundle.
+
+    Raises:
+        InputError: The bundle, its source or the dense checkpoint cannot be used, or torch cannot export it.
+    """
+    bundle, pruned, factory = _open(config)
+    source = bundle.plan.source
+    if config.checkpoint is not None:
+        if source.checkpoint is None:
+            raise CheckpointError(f"{config.folder} was not made from a checkpoint; leave out --checkpoint.")
+        source = replace(source, checkpoint=str(config.checkpoint.resolve()))
+    progress("building the dense network")
+    dense = build_dense(source, factory)
+    with update_bundle(bundle, command) as staging:
+        write_onnx_pair(staging, plan_hash(bundle.folder), bundle.plan, dense, pruned, progress)
+        files = {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
+    return ExportResult(folder=config.folder, files=files)
+
+
+def verify(config: VerifyConfig, progress: Progress = silent) -> VerifyResult:
+    """Check hashes, ONNX files, and parity between torch and ONNX Runtime; nothing is written.
+
+    Raises:
+        InputError: The bundle is damaged, or was not exported yet.
+        ParityError: The outputs differ by more than the tolerance.
+    """
+    progress("checking hashes")
+    bundle, pruned, factory = _open(config)
+    hashes = Check(name="hashes", ok=True, detail=check_hashes(bundle))
+    bundle.path(MODEL_ONNX), bundle.path(DENSE_ONNX)
+    dense: nn.Module | None
+    try:
+        dense = build_dense(bundle.plan.source, factory)
+    except (CheckpointError, SourceError):
+        dense = None
+    verification = verify_files(
+        bundle.folder, dense, pruned, bundle.plan.source.input_shape, config, [hashes], progress
+    )
+    require_parity(verification)
+    return VerifyResult(folder=config.folder, verification=verification)
+
+
+def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -> BenchResult:
+    """Time dense against pruned and write bench.json into the bundle.
+
+    Raises:
+        InputError: The bundle was not exported, or an option or the provider cannot be used.
+        SpeedupError: ``require_speedup`` was not reached; bench.json is written all the same.
+    """
+    bundle = open_bundle(config.folder)
+    measured = measure(bundle.path(DENSE_ONNX), bundle.path(MODEL_ONNX), config, progress)
+    with update_bundle(bundle, command) as staging:
+        write_json(staging / "bench.json", measured)
+        write_card(staging, bundle.plan, bench=measured)
+    if config.require_speedup is not None:
+        check_required(measured, config.require_speedup)
+    return BenchResult(folder=config.folder, bench=measured)
+
+
+def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module, Pruned]:
+    """Open the source and prune it; the output folder is checked before any work.
+
+    Returns:
+        The dense network, untouched, and the pruned one with its plan.
+    """
+    check_output(config.out, config.overwrite)
+    target_of(config)
+    progress(f"building {config.source}")
+    dense, source = open_source(config)
+    return dense, prune(dense, source, config, progress)
+
+
+def write_onnx_pair(
+    folder: Path, plan_sha256: str, plan: Plan, dense: nn.Module, pruned: nn.Module, progress: Progress
+) -> None:
+    """Export both networks into ``folder``, with source, plan hash, cost and versions inside the files."""
+    for name, network, cost in ((DENSE_ONNX, dense, plan.dense), (MODEL_ONNX, pruned, plan.pruned)):
+        progress(f"exporting {name}")
+        metadata = {
+            "source": plan.source.spec,
+            "plan_sha256": plan_sha256,
+            "macs": str(cost.macs),
+            "params": str(cost.params),
+            "pruneport": plan.libraries["pruneport"],
+            "torch": str(torch.__version__),
+        }
+        write_onnx(network, plan.source.input_shape, folder / name, metadata)
+
+
+def write_card(
+    folder: Path, plan: Plan, verify: dict[str, Any] | None = None, bench: dict[str, Any] | None = None
+) -> None:
+    """Write the bundle's README.md."""
+    (folder / "README.md").write_text(model_card(json.loads(plan.to_json()), verify, bench), encoding="utf-8")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file."""
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _open(config: BundleOptions) -> tuple[Bundle, nn.Module, Factory | None]:
+    bundle = open_bundle(config.folder)
+    factory = load_factory(config.factory) if config.factory else None
+    if factory is None and config.trust_source and bundle.plan.source.library is None:
+        factory = load_factory(bundle.plan.source.spec)
+    return bundle, rebuild(bundle, factory), factory

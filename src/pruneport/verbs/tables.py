@@ -1,0 +1,172 @@
+"""Results as tables for a person at a terminal."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pruneport.compress.plan import Plan
+from pruneport.export.verify import Verification
+from pruneport.verbs.results import (
+    BenchResult,
+    CompressResult,
+    ExportResult,
+    InspectResult,
+    ShipResult,
+    VerifyResult,
+)
+
+__all__ = ["show"]
+
+
+@singledispatch
+def show(result: Any, console: Console) -> None:
+    """Print a verb's result."""
+    raise TypeError(f"no table for a {type(result).__name__}")
+
+
+@show.register
+def _(result: InspectResult, console: Console) -> None:
+    table = _table("group", ">width", "scope", ">MACs", ">params", "members", "prunable")
+    for view in result.groups:
+        members = [f"{member.module} {member.axis}" for member in view.group.members]
+        shown = ", ".join(members[:4]) + (f" and {len(members) - 4} more" if len(members) > 4 else "")
+        table.add_row(
+            Text(view.group.name),
+            str(view.group.width),
+            view.group.scope,
+            _scaled(view.cost.macs),
+            _scaled(view.cost.params),
+            Text(shown),
+            Text(f"no: {view.obstacle}" if view.obstacle else "yes"),
+        )
+    console.print(table)
+    console.print(
+        f"{result.source}: {len(result.groups)} groups, {_scaled(result.dense.macs)} MACs, "
+        f"{_scaled(result.dense.params)} parameters",
+        markup=False,
+    )
+
+
+@show.register
+def _(result: CompressResult, console: Console) -> None:
+    _show_plan(result.plan, console, every_group=True)
+    console.print(f"Bundle: {result.folder}. Next: pruneport export {result.folder}", markup=False, soft_wrap=True)
+
+
+@show.register
+def _(result: ExportResult, console: Console) -> None:
+    table = _table("file", ">size")
+    for name, size in result.files.items():
+        table.add_row(name, f"{size / 1e6:.2f} MB")
+    console.print(table)
+    console.print(f"Next: pruneport verify {result.folder}; pruneport bench {result.folder}", markup=False)
+
+
+@show.register
+def _(result: VerifyResult, console: Console) -> None:
+    _show_verification(result.verification, console)
+
+
+@show.register
+def _(result: BenchResult, console: Console) -> None:
+    _show_bench(result.bench, console)
+
+
+@show.register
+def _(result: ShipResult, console: Console) -> None:
+    _show_plan(result.plan, console, every_group=False)
+    _show_verification(result.verification, console)
+    _show_bench(result.bench, console)
+    report = result.report.resolve()
+    console.print(f"Report: {report}", markup=False, soft_wrap=True)
+    console.print(f"Open it with: python -m webbrowser {report.as_uri()}", markup=False, soft_wrap=True)
+
+
+def _show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
+    if every_group:
+        table = _table("group", ">dense", ">asked", ">kept", "why")
+        for group in plan.groups:
+            why = Text(group.reason)
+            table.add_row(Text(group.name), str(group.width), f"{group.asked:.1f}", str(group.kept_width), why)
+        console.print(table)
+    table = _table("", ">dense", ">pruned", ">kept")
+    for name, dense, pruned in (
+        ("MACs", plan.dense.macs, plan.pruned.macs),
+        ("parameters", plan.dense.params, plan.pruned.params),
+    ):
+        table.add_row(name, _scaled(dense), _scaled(pruned), f"{pruned / dense:.1%}")
+    console.print(table)
+    if plan.note:
+        console.print(f"Note: {plan.note}", markup=False, soft_wrap=True)
+    if not plan.source.trained:
+        console.print(
+            "Architecture only, with initial weights: latency is meaningful, accuracy is not. "
+            "Give trained weights with --checkpoint or --weights."
+        )
+
+
+def _show_verification(verification: Verification, console: Console) -> None:
+    for check in verification.checks:
+        console.print(f"{'ok' if check.ok else 'FAILED'}  {check.name}: {check.detail}", markup=False, soft_wrap=True)
+    table = _table("parity", "inputs", ">batch", ">max error", ">of largest output", ">top-1 agreement", "within")
+    for entry in verification.parity:
+        table.add_row(
+            f"{entry.network} {entry.precision}",
+            entry.inputs,
+            str(entry.batch),
+            f"{entry.max_abs_error:.1e}",
+            f"{entry.max_rel_error:.1e}",
+            "" if entry.top1_agreement is None else f"{entry.top1_agreement:.1%}",
+            ("yes, " if entry.ok else "NO, ") + f"{entry.atol:g} + {entry.rtol:g} x largest",
+        )
+    console.print(table)
+    if verification.accuracy is not None:
+        accuracy = verification.accuracy
+        table = _table(f"top-1 on {accuracy.images} images", ">dense", ">pruned", ">pruned ONNX")
+        values = (accuracy.dense_torch, accuracy.pruned_torch, accuracy.pruned_onnx)
+        table.add_row(Text(accuracy.folder), *(f"{value:.2%}" for value in values))
+        console.print(table)
+
+
+def _show_bench(bench: Any, console: Console) -> None:
+    table = _table(
+        f"latency on {bench['provider']}",
+        ">dense p50",
+        ">pruned p50",
+        ">p90",
+        ">p99",
+        ">images/s",
+        ">speed-up",
+    )
+    for entry in bench["batches"]:
+        dense, pruned, speedup = entry["dense"], entry["pruned"], entry["speedup"]
+        table.add_row(
+            f"batch {entry['batch']}",
+            f"{dense['p50_ms']:.3g} ms",
+            f"{pruned['p50_ms']:.3g} ms",
+            f"{pruned['p90_ms']:.3g} ms",
+            f"{pruned['p99_ms']:.3g} ms",
+            f"{pruned['images_per_s']:.3g}",
+            f"{speedup['ratio']:.2f}x ({speedup['low']:.2f} to {speedup['high']:.2f})",
+        )
+    console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(column.lstrip(">"), justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _scaled(number: int) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)

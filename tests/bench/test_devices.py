@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import os
+import platform
+from typing import Any
+
+import numpy as np
+import psutil
+import pynvml
+import pytest
+
+from pruneport.bench import devices
+from pruneport.bench.devices import available_cores, describe_device, library_versions, sample_device
+from pruneport.errors import ProviderError
+
+
+class FakeNvml:
+    """Stands in for the driver's library: one board, which does not report its persistence mode."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.handles: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        values = {
+            "nvmlDeviceGetCount": 1,
+            "nvmlDeviceGetName": "NVIDIA Test",
+            "nvmlDeviceGetUUID": "GPU-1",
+            "nvmlSystemGetDriverVersion": "580.1",
+            "nvmlSystemGetCudaDriverVersion_v2": 13020,
+            "nvmlDeviceGetEnforcedPowerLimit": 700_000,
+            "nvmlDeviceGetPowerUsage": 81_500,
+            "nvmlDeviceGetTemperature": 30,
+        }
+        return lambda *_: values[name]
+
+    def nvmlInit(self) -> None:
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.open -= 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        if index > 0:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+        return f"index {index}"
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        self.handles.append(uuid)
+        return uuid
+
+    def nvmlDeviceGetClockInfo(self, handle: Any, clock: int) -> int:
+        return {pynvml.NVML_CLOCK_SM: 1200, pynvml.NVML_CLOCK_MEM: 2600}[clock]
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: Any, clock: int) -> int:
+        return {pynvml.NVML_CLOCK_SM: 1980, pynvml.NVML_CLOCK_MEM: 3201}[clock]
+
+    def nvmlDeviceGetPersistenceMode(self, handle: Any) -> int:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    fake = FakeNvml()
+    for name in dir(pynvml):
+        if name.startswith(("nvmlInit", "nvmlShutdown", "nvmlDeviceGet", "nvmlSystemGet")):
+            monkeypatch.setattr(pynvml, name, getattr(fake, name))
+    return fake
+
+
+def test_cpu_is_described_without_a_gpu() -> None:
+    device = describe_device("cpu", 0)
+    assert device["cpu"]
+    assert device["physical_cores"] == psutil.cpu_count(logical=False)
+    assert device["logical_cores"] == psutil.cpu_count()
+    assert device["platform"] == platform.platform()
+    assert device["python"] == platform.python_version()
+    assert set(sample_device("cpu", 0)) == {"cpu_clock_mhz", "load_average_1min"} <= set(device)
+    assert not any("gpu" in key for key in device)
+    json.dumps(device)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity masks here")
+def test_available_cores_respects_the_affinity_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 64)
+    assert available_cores() == len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(128)))
+    assert available_cores() == 64
+
+
+def test_gpu_is_described_with_units(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: f"GPU-{index}")
+    device = describe_device("cuda", 3)
+    assert (
+        device
+        | {
+            "gpu": "NVIDIA Test",
+            "gpu_uuid": "GPU-1",
+            "driver": "580.1",
+            "cuda_driver": "13.2",
+            "sm_clock_mhz": 1200,
+            "sm_clock_max_mhz": 1980,
+            "memory_clock_mhz": 2600,
+            "memory_clock_max_mhz": 3201,
+            "power_w": 81.5,
+            "power_limit_w": 700.0,
+            "temperature_c": 30,
+            "persistence_mode": None,
+        }
+        == device
+    )
+    assert set(nvml.handles) == {"GPU-3"}, "CUDA's device 3 need not be NVML's device 3"
+    assert nvml.open == 0
+
+
+def test_gpu_sample_holds_what_changes(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: None)
+    sample = sample_device("tensorrt", 0)
+    assert {"sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c", "cpu_clock_mhz"} <= set(sample)
+    assert "gpu" not in sample
+
+
+def test_missing_device_is_refused_and_nvml_closed(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: None)
+    with pytest.raises(ProviderError, match=r"No CUDA device 7: .*counts 1 GPU\(s\).*CUDA_VISIBLE_DEVICES"):
+        describe_device("cuda", 7)
+    assert nvml.open == 0
+
+
+def test_uuid_comes_from_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    class Properties:
+        uuid = "abcd-ef"
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Properties)
+    assert devices._cuda_uuid(0) == "GPU-abcd-ef"
+    assert devices._cuda_uuid(1) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices._cuda_uuid(0) is None
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_missing_nvml_says_what_to_do(provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    for function in (describe_device, sample_device):
+        with pytest.raises(ProviderError, match=r"NVML Shared Library Not Found.*Install the NVIDIA driver"):
+            function(provider, 0)
+
+
+def test_versions_name_the_libraries_that_matter() -> None:
+    versions = library_versions()
+    assert set(versions) == {"onnxruntime", "torch", "numpy", "onnx"}
+    assert versions["numpy"] == np.__version__

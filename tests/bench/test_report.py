@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from pruneport.bench.report import render_report
+
+_DATA = Path(__file__).parents[1] / "data"
+_HOSTILE = "x:</title><script>alert(1)</script><img src=\"http://evil.example/\" onerror='alert(1)'>&amp;{{ 7*7 }}"
+_BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+_BROWSER_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+)
+
+
+def _load(name: str) -> Any:
+    return json.loads((_DATA / f"sample_{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def plan() -> Any:
+    return _load("plan")
+
+
+@pytest.fixture
+def bench() -> Any:
+    return _load("bench")
+
+
+@pytest.fixture
+def verify() -> Any:
+    return _load("verify")
+
+
+def _parse(page: str) -> ElementTree.Element:
+    doctype = "<!DOCTYPE html>\n"
+    assert page.lstrip().startswith(doctype)
+    return ElementTree.fromstring(page.replace(doctype, "", 1))
+
+
+def _text(page: str) -> str:
+    return " ".join(" ".join(_parse(page).itertext()).split())
+
+
+def _rows(page: str, label: str) -> list[list[str]]:
+    region = next(element for element in _parse(page).iter("div") if element.get("aria-label") == label)
+    return [[" ".join("".join(cell.itertext()).split()) for cell in row] for row in region.iter("tr")]
+
+
+def test_headline_says_it_all(plan: Any, verify: Any, bench: Any) -> None:
+    title = _parse(render_report(plan, verify, bench)).find(".//h1")
+    assert title is not None
+    assert " ".join((title.text or "").split()) == (
+        "torchvision:resnet50 at 50 % of its compute: 1.71× faster at batch 1 on AMD EPYC 9654, top-1 92.0 % → 57.2 %"
+    )
+
+
+def test_before_and_after(plan: Any, verify: Any, bench: Any) -> None:
+    rows = {row[0]: row[1:] for row in _rows(render_report(plan, verify, bench), "Before and after")}
+    assert rows["Compute, MACs"] == ["4.11 G", "2.06 G", "−49.9 %"]
+    assert rows["Compute, FLOPs (2 × MACs)"] == ["8.22 G", "4.12 G", "−49.9 %"]
+    assert rows["Parameters"] == ["25.56 M", "14.02 M", "−45.1 %"]
+    assert rows["ONNX file"] == ["102.35 MB", "56.23 MB", "−45.1 %"]
+    assert rows["Latency p50, batch 32"][2] == "no clear speed-up"
+    assert rows["Top-1 accuracy, torch"] == ["92.0 %", "57.2 %", "−34.8 points"]
+
+
+def test_group_table_holds_every_group_and_reason(plan: Any, verify: Any, bench: Any) -> None:
+    header, *rows = _rows(render_report(plan, verify, bench), "Every group")
+    assert header == ["Group", "Width", "Asked", "Kept", "Removed", "Reason"]
+    assert [row[0] for row in rows] == [group["name"] for group in plan["groups"]]
+    assert rows[1] == ["layer1.0.conv1", "64", "42.7", "40", "37.5 %", ""]
+    assert rows[-1] == ["fc", "1000", "–", "1000", "–", "Left dense: the outputs of the head"]
+
+
+def test_latency_table_and_circumstances(plan: Any, verify: Any, bench: Any) -> None:
+    bench["device"]["at_end"]["power_w"] = None
+    bench["settings"]["session_config"] = {"session.intra_op.allow_spinning": "0"}
+    page = render_report(plan, verify, bench)
+    rows = _rows(page, "Latency figures")
+    assert len(rows) == 1 + 2 * len(bench["batches"])
+    assert re.fullmatch(r"1\.71× \(1\.68 to 1\.74, 95 %\)", rows[2][-1])
+    text = _text(page)
+    assert "at end, power w –" in text
+    assert "session config, session.intra op.allow spinning 0" in text
+    assert bench["method"] in text
+
+
+def test_parity_states_tolerance_and_outcome_in_words(plan: Any, verify: Any, bench: Any) -> None:
+    verify["ok"] = verify["parity"][4]["ok"] = verify["checks"][1]["ok"] = False
+    page = render_report(plan, verify, bench)
+    rows = _rows(page, "Parity")
+    assert {row[-1] for row in rows[1:]} == {"✓ pass", "✗ fail"}
+    assert rows[5][-1] == "✗ fail"
+    assert rows[1][5] == "1e-4 + 1e-3"
+    assert "Verification failed" in _text(page)
+
+
+def test_untrained_weights_are_called_out_and_no_accuracy_is_shown(plan: Any, verify: Any, bench: Any) -> None:
+    plan["source"] |= {"trained": False, "checkpoint": None, "checkpoint_sha256": None}
+    text = _text(render_report(plan, verify, bench))
+    assert "Architecture only." in text
+    assert "latency is meaningful, accuracy is not" in text
+    assert "57.2" not in text
+
+
+def test_nothing_measured(plan: Any) -> None:
+    text = _text(render_report(plan, None, None))
+    assert "Latency was not measured." in text
+    assert "Accuracy was not measured." in text
+    assert "Not checked." in text
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "words"),
+    [
+        (0.5, 0.4, 0.6, "2.00× slower"),
+        (1.01, 0.98, 1.04, "no clear speed-up"),
+        (1.2, 1.1, 1.3, "1.20× faster"),
+    ],
+)
+def test_speedup_is_claimed_only_with_its_whole_interval(
+    plan: Any, bench: Any, ratio: float, low: float, high: float, words: str
+) -> None:
+    bench["batches"][0]["speedup"] |= {"ratio": ratio, "low": low, "high": high}
+    assert f"{words} at batch 1 on" in _text(render_report(plan, None, bench))
+
+
+def test_how_to_load(plan: Any) -> None:
+    plan["source"]["input_shape"] = [1, 8, 8]
+    code = "\n".join("".join(block.itertext()) for block in _parse(render_report(plan, None, None)).iter("pre"))
+    assert 'onnxruntime as ort\nsession = ort.InferenceSession("model.onnx"' in code
+    assert "np.zeros((1, 1, 8, 8), dtype=np.float32)" in code
+    assert '{"input": images}' in code
+    assert 'network = pruneport.load("DIR")' in code
+
+
+def _make_hostile(value: Any) -> Any:
+    """Replace every text value by a hostile one, except where it chooses a path in the code."""
+    if isinstance(value, dict):
+        return {key: item if key == "provider" else _make_hostile(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_make_hostile(item) for item in value]
+    return _HOSTILE if isinstance(value, str) else value
+
+
+def test_no_text_can_inject_markup(plan: Any, verify: Any, bench: Any) -> None:
+    plan, verify, bench = (_make_hostile(part) for part in (plan, verify, bench))
+    plan["source"]["model_args"] = plan["libraries"] = bench["device"] = bench["settings"] = {_HOSTILE: _HOSTILE}
+    plan["request"]["keep"] = [_HOSTILE]
+    page = render_report(plan, verify, bench)
+    root = _parse(page)
+    assert not [element for element in root.iter() if element.tag.rpartition("}")[2] in ("script", "img")]
+    assert not [name for element in root.iter() for name in element.attrib if name.startswith("on")]
+    assert _HOSTILE in _text(page)
+
+
+def test_control_and_direction_characters_do_not_reach_the_page(plan: Any) -> None:
+    plan["source"]["spec"] = "torchvision:resnet50\x00\u202e\ud800\nnext"
+    page = render_report(plan, None, None)
+    page.encode("utf-8")
+    assert "resnet50\ufffd\ufffd\ufffd next" in _text(page)
+
+
+def test_page_is_whole_in_itself(plan: Any, verify: Any, bench: Any) -> None:
+    page = render_report(plan, verify, bench)
+    root = _parse(page)
+    for element in root.iter():
+        for name, value in element.attrib.items():
+            if name.rpartition("}")[2] in ("src", "href", "srcset", "action", "data", "poster"):
+                assert value.startswith("#")
+    assert not list(root.iter("link"))
+    assert "@import" not in page
+    assert set(re.findall(r"url\((.)", page)) == {"#"}
+    assert set(re.findall(r"https?://[^\"<\s]+", page)) == {"http://www.w3.org/2000/svg"}
+    identities = [element.attrib["id"] for element in root.iter() if "id" in element.attrib]
+    assert len(identities) == len(set(identities))
+
+
+def test_page_is_accessible(plan: Any, verify: Any, bench: Any) -> None:
+    root = _parse(render_report(plan, verify, bench))
+    assert root.get("lang") == "en"
+    assert root.findtext("head/title") == "torchvision:resnet50, pruned: report"
+    for table in root.iter("table"):
+        assert all(cell.get("scope") == "col" for cell in table.iterfind("thead/tr/th"))
+        assert all(row.find("th[@scope='row']") is not None for row in table.iterfind("tbody/tr"))
+    for plot in root.iter("{http://www.w3.org/2000/svg}svg"):
+        assert plot.get("role") == "img"
+        assert plot.get("aria-label")
+
+
+def test_same_input_same_page(plan: Any, verify: Any, bench: Any) -> None:
+    assert render_report(plan, verify, bench) == render_report(plan, verify, bench)
+
+
+def _browse(page: Path, profile: Path, *flags: str) -> str:
+    assert _BROWSER is not None
+    command = [_BROWSER, *_BROWSER_FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()]
+    return subprocess.run(command, capture_output=True, check=True, timeout=120, encoding="utf-8").stdout
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(_BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH")
+def test_a_browser_shows_the_page(plan: Any, verify: Any, bench: Any, tmp_path: Path) -> None:
+    plan["groups"] = [
+        dict(copy.deepcopy(group), name=f"{index}.{group['name']}") for index in range(3) for group in plan["groups"]
+    ]
+    plan["groups"][5]["reason"] = _HOSTILE
+    page, picture = tmp_path / "report.html", tmp_path / "report.png"
+    page.write_text(render_report(plan, verify, bench), encoding="utf-8")
+
+    document = _browse(page, tmp_path / "profile", "--dump-dom")
+    assert "All 114 groups as a table" in document
+    assert document.count("<svg") == 2
+    assert document.count("<tr") > 114
+    assert "<script" not in document
+    assert "<img" not in document
+
+    _browse(page, tmp_path / "other-profile", f"--screenshot={picture}", "--window-size=900,2400")
+    with Image.open(picture) as image:
+        colours = image.convert("RGB").getcolors(maxcolors=1 << 24)
+    assert colours is not None
+    assert len(colours) > 200
+    by_colour = {colour: count for count, colour in colours}
+    assert by_colour[0x14, 0x68, 0x8C] > 20_000  # the kept bars of the groups' plot
