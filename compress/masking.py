@@ -28,8 +28,9 @@ def check_against_masked(
     """Compare ``pruned`` with the masked dense network on ``example`` (B, C, H, W).
 
     Returns:
-        The largest difference divided by the largest output; None where a removed channel passes a norm
-        that averages over channels, so that removing and zeroing differ by design.
+        The largest difference divided by the largest output; None where that would prove nothing: a removed
+        channel passes a norm that averages over channels, so that removing and zeroing differ by design, or
+        every output is zero.
 
     Raises:
         PruningError: The pruned network does not run, or the two differ by more than 1e-3.
@@ -52,21 +53,24 @@ def check_against_masked(
     if any(averaged):
         return None
     expected = masked_outputs(dense, groups, example)
-    worst = 0.0
+    errors = []
     for ours, masked in zip(actual, expected, strict=True):
         if ours.shape != masked.shape:
             raise PruningError(
                 f"the pruned network's output has shape {tuple(ours.shape)}, the dense one's {tuple(masked.shape)}."
             )
-        scale = masked.abs().max().clamp_min(1e-12)
-        worst = max(worst, ((ours - masked).abs().max() / scale).item())
-    if not worst <= _TOLERANCE:
+        largest = masked.abs().max().item()
+        if largest > 0:
+            errors.append((ours - masked).abs().max().item() / largest)
+    if not errors:
+        return None
+    if not all(error <= _TOLERANCE for error in errors):
         raise PruningError(
-            f"removing the chosen filters changes the outputs by {worst:.2e} of their size beyond what zeroing them "
-            f"does (allowed {_TOLERANCE:g}): the network couples its layers in a way that is not understood. "
+            f"removing the chosen filters changes the outputs by {max(errors):.2e} of their size beyond what zeroing "
+            f"them does (allowed {_TOLERANCE:g}): the network couples its layers in a way that is not understood. "
             "Leave the unusual layers dense with --keep PATTERN."
         )
-    return worst
+    return max(errors)
 
 
 @torch.inference_mode()

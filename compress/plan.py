@@ -79,8 +79,8 @@ class Plan:
 
     Attributes:
         masked_error: Largest output difference between the pruned network and the dense one whose removed
-            channels are zeroed, relative to the outputs' size; None where the two differ by design (norms
-            that average over channels).
+            channels are zeroed, relative to the outputs' size; None where that would prove nothing (norms that
+            average over channels, all outputs zero).
     """
 
     source: Source
