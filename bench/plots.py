@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from pruneport.export.card import clean, milliseconds
+from pruneport.export.summary import clean, milliseconds
 
 __all__ = ["groups_plot", "latency_plot"]
 

@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from pruneport.bench.plots import groups_plot, latency_plot
-from pruneport.export.card import (
+from pruneport.export.summary import (
     OWN_CODE,
     clean,
     comparisons,

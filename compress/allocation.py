@@ -240,9 +240,10 @@ def _neighbours(widths: Array, current: float) -> Array:
 def _note(achieved: float, target: float, name: str, options: PruneOptions) -> str | None:
     if abs(achieved - target) <= _TOLERANCE:
         return None
+    finer = "; a smaller --round-to does" if options.round_to > 1 else ""
     return (
         f"asked for {target:.4g} of the dense {name}, reached {achieved:.4f}: widths are multiples of "
-        f"{options.round_to} and no step from here comes nearer; a smaller --round-to does."
+        f"{options.round_to} and no step from here comes nearer{finer}."
     )
 
 

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruneport.compress.coupling import Axis
+from pruneport.compress.coupling import hooks_restored
 from pruneport.compress.groups import Group
+from pruneport.compress.record import Axis, Cost
 from pruneport.errors import ModelError
 
 with warnings.catch_warnings():  # fvcore decorates with torch.jit.script, which torch calls deprecated
@@ -27,19 +28,6 @@ with warnings.catch_warnings():  # fvcore decorates with torch.jit.script, which
 __all__ = ["Cost", "CostModel", "count_cost", "count_macs_by_module"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What one image costs: multiply-accumulates (fvcore's "flops") and stored parameters."""
-
-    macs: int
-    params: int
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations: two for each multiply-accumulate."""
-        return 2 * self.macs
 
 
 def count_cost(network: nn.Module, shape: tuple[int, int, int]) -> Cost:
@@ -57,7 +45,7 @@ def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dic
     fvcore leaves out fused attention; it is counted here as its two matrix products.
 
     Raises:
-        ModelError: The network refuses an input of this shape.
+        ModelError: The network refuses an input of this shape, or cannot be traced.
     """
     example = torch.zeros(1, *shape)
     try:
@@ -72,11 +60,16 @@ def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dic
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with hooks_restored(network), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             analysis = FlopCountAnalysis(network, example)
             analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
             return {name: int(count) for name, count in analysis.by_module().items()}
+    except Exception as error:
+        raise ModelError(
+            f"the network's multiply-accumulates cannot be counted: {type(error).__name__}: {error}. Its forward "
+            "must be traceable by torch.jit.trace."
+        ) from error
     finally:
         logger.setLevel(level)
 

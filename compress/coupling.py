@@ -5,20 +5,20 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 from torch_pruning._helpers import _HybridIndex
 
+from pruneport.compress.record import Axis
+from pruneport.compress.splits import Graph
 from pruneport.errors import PruningError
 
-__all__ = ["Axis", "Coupling", "find_coupling"]
-
-Axis = Literal["out", "in", "channels"]
-"""Dimension of a layer: its outputs, its inputs, or both at once (norms, depthwise convolutions)."""
+__all__ = ["Axis", "Coupling", "find_coupling", "hooks_restored"]
 
 
 @dataclass
@@ -53,6 +53,19 @@ class Coupling:
         return self.offsets[key]
 
 
+@contextmanager
+def hooks_restored(network: nn.Module) -> Iterator[None]:
+    """Take away the hooks added meanwhile: tracers leave theirs behind where a forward raises."""
+    kept = [(module, set(module._forward_hooks), set(module._forward_pre_hooks)) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, after, before in kept:
+            for hooks, known in ((module._forward_hooks, after), (module._forward_pre_hooks, before)):
+                for key in set(hooks) - known:
+                    del hooks[key]
+
+
 def find_coupling(network: nn.Module, example: Tensor) -> Coupling:
     """Trace the network once and follow every output channel; weights and gradient flags stay as they were.
 
@@ -77,18 +90,20 @@ def _trace(network: nn.Module, example: Tensor) -> tuple[Any, dict[str, int]]:
 
         return hook
 
-    hooks = [module.register_forward_hook(remember(name)) for name, module in network.named_modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     for parameter, _ in flags:
         parameter.requires_grad_(parameter.is_floating_point())
     try:
-        with torch.enable_grad(), warnings.catch_warnings():
+        with hooks_restored(network), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph = tp.DependencyGraph()
+            for name, module in network.named_modules():
+                module.register_forward_hook(remember(name))
+            graph = Graph()
             # Multiplying by one gives every output an operation of its own, so that tp marks it as an output.
             graph.build_dependency(
                 network,
                 example,
+                forward_fn=lambda module, inputs: module(inputs),  # else it first tries one argument an image
                 output_transform=lambda out: [leaf * 1 for leaf in _tensors(out)],
                 verbose=False,
             )
@@ -99,8 +114,6 @@ def _trace(network: nn.Module, example: Tensor) -> tuple[Any, dict[str, int]]:
             "accept one tensor and be differentiable from the input to every output."
         ) from error
     finally:
-        for hook in hooks:
-            hook.remove()
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
 
@@ -179,6 +192,8 @@ def _record(
         elif _joins_by_addition(node):
             coupling.added |= roots
         return
+    if isinstance(module, nn.PReLU) and module.num_parameters == 1:
+        return  # one slope for all channels
     pruner = graph.get_pruner_of_module(module)
     pruner.pruning_dim = node.pruning_dim
     axis = _axis(pruner, handler)

@@ -10,36 +10,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from pruneport.compress.coupling import Axis, Coupling, find_coupling
+from pruneport.compress.coupling import Coupling, find_coupling
 from pruneport.compress.layers import block_count, unsupported
+from pruneport.compress.record import Axis, Member, Scope
+from pruneport.errors import PruningError
 
 __all__ = ["Group", "Member", "Scope", "find_groups"]
-
-Scope = Literal["filters", "channels", "representation", "output"]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Member:
-    """One axis of one layer that loses channels with the group.
-
-    Attributes:
-        module: Name of the layer (or bare parameter) in the network.
-        axis: Which of its dimensions.
-        size: The dense size of that dimension.
-        positions: (units, n) array: the n positions on the axis that each unit occupies.
-    """
-
-    module: str
-    axis: Axis
-    size: int
-    positions: np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,6 +68,11 @@ def find_groups(network: nn.Module, example: Tensor) -> list[Group]:
         PruningError: The network's operations cannot be traced.
     """
     coupling = find_coupling(network, example)
+    if not coupling.pairs:
+        raise PruningError(
+            "no convolution or linear layer was found on the way from the input to the outputs; forward must be "
+            "differentiable (no detach, no torch.no_grad)."
+        )
     order = coupling.order
     layers = {**dict(network.named_parameters()), **dict(network.named_modules())}
     groups = [_group(units, coupling, layers) for units in _units(coupling)]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pruneport.errors import PruningError
 
-__all__ = ["block_count", "narrow", "unsupported", "weight_by_channel"]
+__all__ = ["axis_size", "block_count", "narrow", "unsupported", "weight_by_channel"]
 
 _Conv = nn.modules.conv._ConvNd
 _Transposed = nn.modules.conv._ConvTransposeNd
@@ -80,6 +80,16 @@ def unsupported(layer: nn.Module | nn.Parameter, name: str, axis: str, size: int
     return ""
 
 
+def axis_size(layer: nn.Module | nn.Parameter, axis: str) -> int:
+    """Positions on the axis; 0 where the layer has no such axis."""
+    if isinstance(layer, nn.Parameter):
+        return _width(layer) if axis == "channels" else 0
+    if isinstance(layer, _Conv) and axis == "channels":
+        return layer.out_channels if layer.groups == layer.in_channels == layer.out_channels else 0
+    found = next((size for name in _SIZES.get(axis, ()) if (size := getattr(layer, name, 0))), 0)
+    return int(found[-1] if isinstance(found, tuple) else found)
+
+
 def block_count(layer: nn.Module | nn.Parameter, axis: str) -> int:
     """Equal runs of channels that must keep the same count on this axis."""
     if isinstance(layer, _Conv) and axis != "channels":
@@ -104,7 +114,7 @@ def _select(layer: nn.Module, name: str, dim: int, keep: Sequence[int]) -> None:
     tensor = getattr(layer, name, None)
     if tensor is None:
         return
-    chosen = tensor.detach().index_select(dim, torch.as_tensor(keep, dtype=torch.long))
+    chosen = tensor.detach().index_select(dim, torch.as_tensor(keep, dtype=torch.long, device=tensor.device))
     if isinstance(tensor, nn.Parameter):
         chosen = nn.Parameter(chosen, requires_grad=tensor.requires_grad)
     setattr(layer, name, chosen)
@@ -133,7 +143,7 @@ def _narrow_conv(layer: nn.Module, keep: Keep) -> None:
 def _grouped_inputs(layer: nn.modules.conv._ConvNd, keep: Sequence[int]) -> Tensor:
     """Weight (out, in / groups, …) whose rows keep the inputs of their own channel group."""
     width = layer.in_channels // layer.groups
-    kept = torch.as_tensor(keep, dtype=torch.long).reshape(layer.groups, -1) % width
+    kept = torch.as_tensor(keep, dtype=torch.long, device=layer.weight.device).reshape(layer.groups, -1) % width
     rows = layer.weight.detach().chunk(layer.groups)
     return torch.cat([run.index_select(1, columns) for run, columns in zip(rows, kept, strict=True)])
 
@@ -202,6 +212,11 @@ def _narrow_parameter(network: nn.Module, name: str, keep: Keep) -> None:
     _select(module, attribute, _parameter_dim(getattr(module, attribute)), keep["channels"])
 
 
+_SIZES = {
+    "in": ("in_channels", "in_features"),
+    "out": ("out_channels", "out_features"),
+    "channels": ("num_features", "num_channels", "normalized_shape", "num_parameters"),
+}
 _BOTH = frozenset({"channels"})
 _HANDLERS: tuple[tuple[tuple[type[nn.Module], ...], _Handler], ...] = (
     ((_Conv,), _Handler(frozenset({"out", "in", "channels"}), _narrow_conv, _conv_by_channel)),

@@ -6,17 +6,18 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
 
-from pruneport.compress.cost import Cost
-from pruneport.compress.coupling import Axis
-from pruneport.compress.groups import Group, Member, Scope
-from pruneport.compress.layers import narrow
+from pruneport.compress.layers import axis_size, narrow
+from pruneport.compress.record import Axis, Cost, Member, Scope
 from pruneport.errors import BundleError
 from pruneport.models.record import Source
+
+if TYPE_CHECKING:
+    from pruneport.compress.groups import Group
 
 __all__ = [
     "FORMAT_VERSION",
@@ -139,6 +140,16 @@ def apply_plan(network: nn.Module, groups: Sequence[GroupPlan]) -> None:
         PruningError: A layer cannot be resized.
     """
     kept = [(member, group.kept) for group in groups if group.kept is not None for member in group.members]
+    layers = {**dict(network.named_parameters()), **dict(network.named_modules())}
+    for member, _ in kept:
+        layer = layers.get(member.module)
+        size = 0 if layer is None else axis_size(layer, member.axis)
+        if layer is None or size != member.size:
+            found = "no such layer" if layer is None else f"a {type(layer).__name__} with {size} there"
+            raise BundleError(
+                f"the plan does not fit the network at {member.module}: the plan shrinks its {member.size} channels "
+                f"({member.axis}), the network has {found}. Load it with the factory it was made with."
+            )
     for name, keep in positions_kept(kept).items():
         try:
             narrow(network, name, keep)
@@ -223,8 +234,9 @@ def _group_from_dict(entry: Mapping[str, Any]) -> GroupPlan:
     width = int(entry["width"])
     kept = entry["kept"]
     if kept is not None:
-        kept = tuple(int(unit) for unit in kept)
-        if not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= width:
+        kept = tuple(kept)
+        whole = all(type(unit) is int for unit in kept)
+        if not whole or not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= width:
             raise BundleError(
                 f"plan.json: the kept indices of group {entry['name']} are not ascending numbers from 0 to "
                 f"{width - 1}; the plan was damaged or edited. Compress again."
@@ -252,6 +264,11 @@ def _member_from_dict(entry: Mapping[str, Any], width: int, group: str) -> Membe
     if positions.ndim != 2 or len(positions) != width or positions.min() < 0 or positions.max() >= size:
         raise BundleError(
             f"plan.json: group {group} names positions outside the {size} of {entry['module']}; "
+            "the plan was damaged or edited. Compress again."
+        )
+    if len(np.unique(positions)) != positions.size:
+        raise BundleError(
+            f"plan.json: group {group} names a position of {entry['module']} twice; "
             "the plan was damaged or edited. Compress again."
         )
     if entry["axis"] not in ("out", "in", "channels"):

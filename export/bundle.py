@@ -12,38 +12,39 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
-from safetensors.torch import load_file, save_file
-from torch import nn
 
-from pruneport.compress.plan import Plan, apply_plan, parse_plan
+from pruneport.compress.plan import Plan, parse_plan
 from pruneport.errors import BundleError, OutputError
 from pruneport.export.manifest import manifest_header
-from pruneport.models.record import Factory
-from pruneport.models.source import build
 
 __all__ = [
+    "BENCH",
     "DENSE_ONNX",
     "MODEL_ONNX",
+    "PLAN",
+    "REPORT",
+    "VERIFY",
+    "WEIGHTS",
     "Bundle",
     "check_hashes",
     "check_output",
     "new_bundle",
     "open_bundle",
     "plan_hash",
-    "rebuild",
+    "process_umask",
     "update_bundle",
-    "write_network",
 ]
 
 PLAN, WEIGHTS, MANIFEST = "plan.json", "weights.safetensors", "manifest.json"
 MODEL_ONNX, DENSE_ONNX = "model.onnx", "dense.onnx"
+VERIFY, BENCH, REPORT = "verify.json", "bench.json", "report.html"
 _FORMAT_VERSION = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -57,13 +58,14 @@ class Bundle:
     files: Mapping[str, Mapping[str, Any]]
 
     def path(self, name: str) -> Path:
-        """Path of one of its files.
+        """Path of one of its files, which is what the manifest says.
 
         Raises:
-            BundleError: The bundle has no such file yet.
+            BundleError: The bundle has no such file yet, or it was changed.
         """
         if name not in self.files:
             raise BundleError(f"{self.folder} has no {name}; make it with: pruneport export {self.folder}")
+        _check(self.folder, self.files, (name,))
         return self.folder / name
 
 
@@ -73,6 +75,10 @@ def check_output(folder: Path, overwrite: bool) -> None:
     Raises:
         OutputError: It is taken, is no bundle to overwrite, or its parent cannot be written.
     """
+    try:
+        folder.exists()
+    except OSError as error:
+        raise OutputError(f"--out {folder} cannot be used: {error.strerror}; choose another folder.") from error
     if folder.is_file() or (folder.is_symlink() and not folder.is_dir()):
         raise OutputError(f"--out {folder} is a file; expected a folder that does not exist yet.")
     if folder.is_dir() and any(folder.iterdir()):
@@ -96,13 +102,13 @@ def new_bundle(folder: Path, overwrite: bool, command: str) -> Iterator[Path]:
         OutputError: The folder is taken or cannot be written, or the disk is full; nothing is left behind.
     """
     check_output(folder, overwrite)
-    folder = folder.absolute()
+    folder = folder.resolve()  # a link to a bundle stays a link
     made = [path for path in (folder.parent, *folder.parent.parents) if not path.exists()]
     staging: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-        staging.chmod(0o777 & ~_umask())
+        staging.chmod(0o777 & ~process_umask())
         yield staging
         _write_manifest(staging, {path.name: _entry(path) for path in sorted(staging.iterdir())}, command)
         _swap(staging, folder)
@@ -128,21 +134,12 @@ def update_bundle(bundle: Bundle, command: str) -> Iterator[Path]:
         yield staging
         fresh = {path.name: _entry(path) for path in sorted(staging.iterdir())}
         _write_manifest(staging, {**bundle.files, **fresh}, command)
-        for name in (*fresh, MANIFEST):
-            os.replace(staging / name, bundle.folder / name)
+        _move_in(staging, bundle.folder, (*fresh, MANIFEST))
     except BaseException as error:
         _reraise(error, bundle.folder)
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
-
-
-def write_network(folder: Path, network: nn.Module, plan: Plan) -> None:
-    """Write plan.json and weights.safetensors; tensors that share memory are stored once each by value."""
-    (folder / PLAN).write_text(plan.to_json(), encoding="utf-8")
-    state = {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt", "plan_sha256": plan_hash(folder)})
-    (folder / WEIGHTS).chmod(0o666 & ~_umask())
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -182,34 +179,6 @@ def check_hashes(bundle: Bundle) -> str:
     return f"{len(bundle.files)} files match the manifest"
 
 
-def rebuild(bundle: Bundle, factory: Factory | None = None, *, trust_source: bool = False) -> nn.Module:
-    """Build the dense network from its source, shrink it by the plan and load the weights.
-
-    Nothing is traced or unpickled. Only torchvision's, timm's and our own networks are built from the name
-    in the plan; any other needs the caller's factory, since building it runs its code.
-
-    Raises:
-        BundleError: The source is someone's own code, or plan and weights do not fit the network.
-        SourceError: The factory fails.
-    """
-    source = bundle.plan.source
-    if factory is None and source.library is None and not trust_source:
-        raise BundleError(
-            f"{bundle.folder} was made from {source.spec}; building it runs that code. If you trust it, pass "
-            "factory= (--factory on the command line), or trust_source=True (--trust-source)."
-        )
-    network = build(source, factory, initialise=False)
-    apply_plan(network, bundle.plan.groups)
-    try:
-        state = load_file(bundle.folder / WEIGHTS)
-        network.load_state_dict(state)
-    except (RuntimeError, safetensors.SafetensorError) as error:
-        raise BundleError(
-            f"{bundle.folder / WEIGHTS} does not fit the network of {source.spec} after its plan: {error}"
-        ) from error
-    return network.eval()
-
-
 def plan_hash(folder: Path) -> str:
     """The sha256 of plan.json, which also stands inside the ONNX files."""
     return str(_entry(folder / PLAN)["sha256"])
@@ -222,7 +191,7 @@ def _check(folder: Path, files: Mapping[str, Mapping[str, Any]], names: tuple[st
             faults.append(f"{name} is not in the manifest")
         elif not (folder / name).is_file():
             faults.append(f"{name} is missing")
-        elif _entry(folder / name) != dict(files[name]):
+        elif _entry(folder / name) != files[name]:
             faults.append(f"{name} was changed")
     if faults:
         raise BundleError(
@@ -243,15 +212,35 @@ def _write_manifest(folder: Path, files: Mapping[str, Mapping[str, Any]], comman
 def _swap(staging: Path, folder: Path) -> None:
     """Rename ``staging`` to ``folder``; what was there is put back if that fails."""
     retired = staging.with_name(staging.name + ".old")
-    if folder.is_dir():
-        os.rename(folder, retired)
     try:
+        if folder.is_dir():
+            os.rename(folder, retired)
         os.rename(staging, folder)
-    except OSError:
-        if retired.is_dir():
+    except BaseException:
+        if retired.is_dir() and not folder.exists():
             os.rename(retired, folder)
         raise
     shutil.rmtree(retired, ignore_errors=True)
+
+
+def _move_in(staging: Path, folder: Path, names: Sequence[str]) -> None:
+    """Move files over those in ``folder``, in order; what was there is put back if that fails."""
+    old = {name: staging / f"{name}.old" for name in names if (folder / name).exists()}
+    for name, copy in old.items():
+        try:
+            os.link(folder / name, copy)
+        except OSError:  # a file system without hard links
+            shutil.copy2(folder / name, copy)
+    try:
+        for name in names:
+            os.replace(staging / name, folder / name)
+    except BaseException:
+        for name in names:
+            if name in old:
+                os.replace(old[name], folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        raise
 
 
 def _reraise(error: BaseException, folder: Path) -> None:
@@ -267,7 +256,8 @@ def _reraise(error: BaseException, folder: Path) -> None:
     raise error
 
 
-def _umask() -> int:
+def process_umask() -> int:
+    """The permissions that new files of this process do not get; temporary files ignore it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Mapping
@@ -29,15 +31,14 @@ def write_onnx(network: nn.Module, shape: tuple[int, int, int], path: Path, meta
         metadata: Stands in the file's metadata with the prefix ``pruneport.``.
 
     Raises:
-        ExportError: The exporter cannot express the network.
+        ExportError: The exporter cannot express the network, or only for one batch size.
     """
-    example = torch.randn(2, *shape)
+    example = torch.zeros(2, *shape)
     size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # of torch's tracers, which say in pages what the error below says in a line
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # it prints graphs there
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 network,
@@ -54,8 +55,14 @@ def write_onnx(network: nn.Module, shape: tuple[int, int, int], path: Path, meta
             "Make its forward free of control flow that depends on values, and of sizes taken as Python numbers."
         ) from error
     finally:
-        logger.setLevel(level)
+        logging.disable(disabled)
     assert program is not None
+    dimensions = program.model.graph.inputs[0].shape
+    if dimensions is not None and isinstance(dimensions[0], int):
+        raise ExportError(
+            f"torch exports {type(network).__name__} for a batch of {dimensions[0]} only: its forward turns the batch "
+            "size into a number. Take it from the input's shape wherever it is needed, and as a torch size."
+        )
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces with the paths of this machine
     program.model.metadata_props.update({f"pruneport.{key}": value for key, value in metadata.items()})

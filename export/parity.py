@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from pruneport.errors import ImageFolderError
+from pruneport.errors import ExportError, ImageFolderError
 from pruneport.export.onnx_file import INPUT_NAME
 from pruneport.models.images import ImageSet
 
@@ -78,7 +78,11 @@ def open_cpu_session(path: Path) -> Any:
 def check_seeded(
     name: str, network: nn.Module, session: Any, shape: tuple[int, int, int], batches: tuple[int, ...]
 ) -> list[Parity]:
-    """Compare on normal inputs (B, C, H, W), seeded by the batch size, at every batch size."""
+    """Compare on normal inputs (B, C, H, W), seeded by the batch size, at every batch size.
+
+    Raises:
+        ExportError: The ONNX file does not run at one of them.
+    """
     results = []
     for batch in batches:
         inputs = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
@@ -130,7 +134,13 @@ def _run_torch(network: nn.Module, inputs: Tensor) -> list[np.ndarray[Any, Any]]
 
 
 def _run_onnx(session: Any, inputs: Tensor) -> list[np.ndarray[Any, Any]]:
-    outputs: list[np.ndarray[Any, Any]] = session.run(None, {INPUT_NAME: inputs.numpy()})
+    try:
+        outputs: list[np.ndarray[Any, Any]] = session.run(None, {INPUT_NAME: inputs.numpy()})
+    except Exception as error:  # ONNX Runtime's errors share no other base
+        raise ExportError(
+            f"the ONNX file does not run on inputs of shape {tuple(inputs.shape)}: {error}. Make the network's forward "
+            "free of sizes taken as Python numbers, and export it again."
+        ) from error
     return outputs
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from pruneport.errors import BundleError, ParityError
+from pruneport.errors import BundleError, InputError, ParityError
 from pruneport.export.bundle import DENSE_ONNX, MODEL_ONNX, plan_hash
 from pruneport.export.onnx_file import check_onnx, read_metadata
 from pruneport.export.options import ParityOptions
 from pruneport.export.parity import Accuracy, Parity, check_images, check_seeded, open_cpu_session
-from pruneport.models.images import open_images
+from pruneport.models.images import ImageSet, open_images
 
-__all__ = ["Check", "Verification", "require_parity", "verify_files"]
+__all__ = ["Check", "Verification", "open_parity_images", "require_parity", "verify_files"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,18 @@ class Verification:
         return {"format_version": 1, "ok": self.ok, **asdict(self)}
 
 
+def open_parity_images(options: ParityOptions, shape: tuple[int, int, int]) -> ImageSet | None:
+    """Check the options, and list the images where the user gives some; cheap enough to come before any work.
+
+    Raises:
+        InputError: A batch size is below 1.
+        ImageFolderError: The images cannot be used.
+    """
+    if not options.parity_batches or min(options.parity_batches) < 1:
+        raise InputError(f"--parity-batches is {options.parity_batches}; expected batch sizes of at least 1.")
+    return open_images(options, shape)
+
+
 def verify_files(
     folder: Path,
     dense: nn.Module | None,
@@ -68,13 +80,12 @@ def verify_files(
         progress: Told what is being done.
 
     Raises:
+        InputError: A batch size is below 1.
         BundleError: An ONNX file belongs to another plan.
         ExportError: An ONNX file is not valid.
         ImageFolderError: The images cannot be used.
     """
-    if not options.parity_batches or min(options.parity_batches) < 1:
-        raise BundleError(f"--parity-batches is {options.parity_batches}; expected batch sizes of at least 1.")
-    images = open_images(options, shape)
+    images = open_parity_images(options, shape)
     done = list(checks)
     parity: list[Parity] = []
     accuracy = None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
-import zipfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ __all__ = ["load_weights", "read_checkpoint"]
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "network", "net", "params", "weights")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
+_TORCH_STARTS = (b"PK", b"\x80")  # a zip archive, or before torch 1.6 a pickle
 _SUFFIXES = {".pt", ".pth", ".th", ".bin", ".tar", ".ckpt"}
 
 
@@ -28,7 +29,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: A .safetensors file, or a torch file (.pt, .pth, .th, .bin, .tar, .ckpt), in which the usual
-            wrappings (``state_dict``, ``model``, …) and key prefixes (``module.``, …) are recognised.
+            wrappings (``state_dict``, ``model``, …) are recognised.
 
     Returns:
         Tensors by name, on the CPU.
@@ -48,17 +49,20 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"checkpoint {path} is a web page saved under that name, not weights; "
             "download the file itself (the page's own download link) and try again."
         )
+    if path.suffix != ".safetensors" and not start.startswith(_TORCH_STARTS):
+        raise CheckpointError(_not_a_checkpoint(path))
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    return _strip_prefixes(_unwrap(content, path))
+    return _unwrap(content, path)
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Copy ``state`` into ``network``; every key must fit.
+    """Copy ``state`` into ``network``; every key must fit, but for a prefix such as ``module.`` before all of them.
 
     Raises:
         CheckpointError: Lists every missing, unexpected and mis-shaped key at once.
     """
     own = network.state_dict()
+    state = _strip_prefixes(state, own)
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
     misshaped = [
@@ -87,7 +91,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found:
@@ -96,7 +102,7 @@ def _read_torch(path: Path) -> Any:
                 "Save the state_dict alone (torch.save(network.state_dict(), ...)) where you trust it, and use that."
             ) from error
         raise CheckpointError(_not_a_checkpoint(path)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged pickle can raise anything: struct.error, KeyError, TypeError …
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"checkpoint {path} is truncated or damaged ({first}); fetch it again."
@@ -127,7 +133,10 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     )
 
 
-def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
+def _strip_prefixes(state: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    """Strip the prefixes that all keys share, but for those that the network's own keys share too."""
+    foreign = [prefix for prefix in _PREFIXES if not all(key.startswith(prefix) for key in own)]
+    stripped = dict(state)
+    while prefix := next((p for p in foreign if stripped and all(key.startswith(p) for key in stripped)), None):
+        stripped = {key.removeprefix(prefix): value for key, value in stripped.items()}
+    return stripped

@@ -59,14 +59,19 @@ class ImageSet:
         channels, height, width = self.shape
         try:
             with Image.open(path) as opened:
+                if opened.mode.startswith(("I", "F")):
+                    raise ImageFolderError(
+                        f"image {path} has more than 8 bits a channel (mode {opened.mode}); convert it to 8 bits."
+                    )
                 image = opened.convert("L" if channels == 1 else "RGB")
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
             raise ImageFolderError(
                 f"image {path} cannot be read ({error}); remove it from {self.folder} or replace it."
             ) from error
-        scale = self.resize / min(image.size)
-        if scale != 1:
-            size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+        shorter = min(image.size)
+        if shorter != self.resize:
+            # torchvision's Resize: the longer side is cut down to a whole number.
+            size = (self.resize * image.width // shorter, self.resize * image.height // shorter)
             image = image.resize(size, Image.Resampling.BILINEAR)
         left, top = round((image.width - width) / 2), round((image.height - height) / 2)
         image = image.crop((left, top, left + width, top + height))
@@ -108,12 +113,11 @@ def open_images(options: ImageOptions, shape: tuple[int, int, int]) -> ImageSet 
     labels = None
     if classes:
         index = {name: position for position, name in enumerate(classes)}
-        top = [path.relative_to(folder).parts[0] for path in paths]
-        if stray := [path.name for path, name in zip(paths, top, strict=True) if name not in index]:
+        if stray := [path.name for path in found if path.parent == folder]:
             raise ImageFolderError(
                 f"{folder} mixes class folders and loose images ({stray[0]}, …); use one or the other."
             )
-        labels = tuple(index[name] for name in top)
+        labels = tuple(index[path.relative_to(folder).parts[0]] for path in paths)
     return ImageSet(
         folder=folder,
         paths=paths,

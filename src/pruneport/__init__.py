@@ -43,6 +43,7 @@ def load(folder: str | Path, *, factory: Factory | None = None, trust_source: bo
     """
     from pathlib import Path
 
-    from pruneport.export.bundle import open_bundle, rebuild
+    from pruneport.export.bundle import open_bundle
+    from pruneport.export.weights import rebuild
 
     return rebuild(open_bundle(Path(folder)), factory, trust_source=trust_source)

@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     verb = next(name for name, kind in _COMMANDS.items() if kind is type(config))
-    console = Console(stderr=True, highlight=False)
+    console = Console(file=sys.stderr, highlight=False)
     try:
         result = _run(verb, config, arguments, console)
     except PruneportError as error:
@@ -91,6 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"[bold red]{kind}:[/] ", end="")
         console.print(str(error), markup=False, soft_wrap=True)
         return error.exit_code
+    except OSError as error:  # a path that the system refuses; what went wrong with our own files is named above
+        reason = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+        console.print(f"error: {reason}. Check the path and its permissions.", markup=False, soft_wrap=True)
+        return 2
     except KeyboardInterrupt:
         console.print("interrupted; nothing was kept")
         return 130

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from pruneport.export.card import clean, comparisons, device_name, headline, model_card, provenance
+from pruneport.export.card import model_card
+from pruneport.export.summary import clean, comparisons, device_name, headline, provenance
 
 _DATA = Path(__file__).parents[1] / "data"
 _HOSTILE = (

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from pruneport.bench.latency import check_required, measure, preflight
-from pruneport.bench.report import render_report
 from pruneport.compress.prune import Pruned
 from pruneport.errors import BundleError
 from pruneport.export.bundle import (
+    BENCH,
     DENSE_ONNX,
     MODEL_ONNX,
+    VERIFY,
     Bundle,
     new_bundle,
     plan_hash,
-    rebuild,
-    write_network,
 )
 from pruneport.export.verify import Check, require_parity, verify_files
+from pruneport.export.weights import rebuild, write_network
 from pruneport.verbs.configs import ShipConfig
 from pruneport.verbs.results import ShipResult
-from pruneport.verbs.steps import Progress, prune_source, silent, write_card, write_json, write_onnx_pair
+from pruneport.verbs.steps import (
+    Progress,
+    prune_source,
+    silent,
+    write_card,
+    write_json,
+    write_onnx_pair,
+    write_report,
+)
 
 __all__ = ["ship"]
 
@@ -47,13 +54,12 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         write_onnx_pair(staging, plan_hash(staging), plan, dense, pruned.network, progress)
         verification = verify_files(staging, dense, pruned.network, plan.source.input_shape, config, [reload], progress)
         verified = verification.to_dict()
-        write_json(staging / "verify.json", verified)
+        write_json(staging / VERIFY, verified)
         measured = measure(staging / DENSE_ONNX, staging / MODEL_ONNX, config, progress)
-        write_json(staging / "bench.json", measured)
+        write_json(staging / BENCH, measured)
         progress("writing the report")
         write_card(staging, plan, verified, measured)
-        page = render_report(json.loads(plan.to_json()), verified, measured)
-        (staging / "report.html").write_text(page, encoding="utf-8")
+        write_report(staging, plan, verified, measured)
     require_parity(verification)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)

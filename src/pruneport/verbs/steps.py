@@ -12,27 +12,31 @@ import torch
 from torch import nn
 
 from pruneport.bench.latency import check_required, measure
+from pruneport.bench.report import render_report
 from pruneport.compress.allocation import target_of
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan
 from pruneport.compress.prune import Pruned, describe_groups, prune
 from pruneport.errors import CheckpointError, SourceError
 from pruneport.export.bundle import (
+    BENCH,
     DENSE_ONNX,
     MODEL_ONNX,
+    REPORT,
+    VERIFY,
     Bundle,
     check_hashes,
     check_output,
     new_bundle,
     open_bundle,
     plan_hash,
-    rebuild,
     update_bundle,
-    write_network,
 )
 from pruneport.export.card import model_card
 from pruneport.export.onnx_file import write_onnx
-from pruneport.export.verify import Check, require_parity, verify_files
+from pruneport.export.options import ParityOptions
+from pruneport.export.verify import Check, open_parity_images, require_parity, verify_files
+from pruneport.export.weights import rebuild, write_network
 from pruneport.models.factories import load_factory
 from pruneport.models.record import Factory
 from pruneport.models.source import build_dense, open_source
@@ -58,6 +62,7 @@ __all__ = [
     "write_card",
     "write_json",
     "write_onnx_pair",
+    "write_report",
 ]
 
 Progress = Callable[[str], None]
@@ -139,24 +144,27 @@ def verify(config: VerifyConfig, progress: Progress = silent) -> VerifyResult:
 
 
 def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -> BenchResult:
-    """Time dense against pruned and write bench.json into the bundle.
+    """Time dense against pruned and write bench.json into the bundle, with its report and model card anew.
 
     Raises:
         InputError: The bundle was not exported, or an option or the provider cannot be used.
         SpeedupError: ``require_speedup`` was not reached; bench.json is written all the same.
     """
     bundle = open_bundle(config.folder)
-    measured = measure(bundle.path(DENSE_ONNX), bundle.path(MODEL_ONNX), config, progress)
+    dense, pruned = bundle.path(DENSE_ONNX), bundle.path(MODEL_ONNX)
+    verified = json.loads(bundle.path(VERIFY).read_text(encoding="utf-8")) if VERIFY in bundle.files else None
+    measured = measure(dense, pruned, config, progress)
     with update_bundle(bundle, command) as staging:
-        write_json(staging / "bench.json", measured)
-        write_card(staging, bundle.plan, bench=measured)
+        write_json(staging / BENCH, measured)
+        write_card(staging, bundle.plan, verified, measured)
+        write_report(staging, bundle.plan, verified, measured)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
     return BenchResult(folder=config.folder, bench=measured)
 
 
 def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module, Pruned]:
-    """Open the source and prune it; the output folder is checked before any work.
+    """Open the source and prune it; the output folder, the target and the images are checked before any work.
 
     Returns:
         The dense network, untouched, and the pruned one with its plan.
@@ -165,6 +173,8 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     target_of(config)
     progress(f"building {config.source}")
     dense, source = open_source(config)
+    if isinstance(config, ParityOptions):
+        open_parity_images(config, source.input_shape)
     return dense, prune(dense, source, config, progress)
 
 
@@ -190,6 +200,11 @@ def write_card(
 ) -> None:
     """Write the bundle's README.md."""
     (folder / "README.md").write_text(model_card(json.loads(plan.to_json()), verify, bench), encoding="utf-8")
+
+
+def write_report(folder: Path, plan: Plan, verify: dict[str, Any] | None, bench: dict[str, Any]) -> None:
+    """Write the bundle's report.html."""
+    (folder / REPORT).write_text(render_report(json.loads(plan.to_json()), verify, bench), encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pruneport.compress.plan import Plan
+from pruneport.export.parity import TOLERANCES
 from pruneport.export.verify import Verification
 from pruneport.verbs.results import (
     BenchResult,
@@ -113,7 +114,7 @@ def _show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
 def _show_verification(verification: Verification, console: Console) -> None:
     for check in verification.checks:
         console.print(f"{'ok' if check.ok else 'FAILED'}  {check.name}: {check.detail}", markup=False, soft_wrap=True)
-    table = _table("parity", "inputs", ">batch", ">max error", ">of largest output", ">top-1 agreement", "within")
+    table = _table("parity", "inputs", ">batch", ">max error", ">relative", ">same top-1", "ok")
     for entry in verification.parity:
         table.add_row(
             f"{entry.network} {entry.precision}",
@@ -122,9 +123,13 @@ def _show_verification(verification: Verification, console: Console) -> None:
             f"{entry.max_abs_error:.1e}",
             f"{entry.max_rel_error:.1e}",
             "" if entry.top1_agreement is None else f"{entry.top1_agreement:.1%}",
-            ("yes, " if entry.ok else "NO, ") + f"{entry.atol:g} + {entry.rtol:g} x largest",
+            "yes" if entry.ok else "NO",
         )
     console.print(table)
+    for precision, tolerance in TOLERANCES.items():
+        console.print(
+            f"Tolerance for {precision}: {tolerance.atol:g} + {tolerance.rtol:g} x the largest output", markup=False
+        )
     if verification.accuracy is not None:
         accuracy = verification.accuracy
         table = _table(f"top-1 on {accuracy.images} images", ">dense", ">pruned", ">pruned ONNX")
@@ -152,7 +157,8 @@ def _show_bench(bench: Any, console: Console) -> None:
             f"{pruned['p90_ms']:.3g} ms",
             f"{pruned['p99_ms']:.3g} ms",
             f"{pruned['images_per_s']:.3g}",
-            f"{speedup['ratio']:.2f}x ({speedup['low']:.2f} to {speedup['high']:.2f})",
+            f"{speedup['ratio']:.2f}x",
+            f"{speedup['low']:.2f} to {speedup['high']:.2f}",
         )
     console.print(table)
 

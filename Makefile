@@ -1,0 +1,52 @@
+# make demo    ship two networks and show the reports        make test    run the tests
+# make lint    ruff and mypy --strict                        make format, wheel, test-wheel, constraints
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SOURCES := models compress export bench src examples tests
+
+.PHONY: demo test lint format wheel test-wheel bench-overhead constraints clean
+
+demo: $(INSTALLED)
+	$(BIN)/python examples/demo.py --out demo-out
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy src/pruneport examples
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+wheel: $(INSTALLED)
+	rm -rf dist build
+	$(BIN)/python -m build --installer uv --outdir dist .
+
+# The tests again, against the built wheel in place of the checkout.
+test-wheel: wheel
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --force-reinstall dist/*.whl
+	PRUNEPORT_EXPECT_WHEEL=1 $(BIN)/python -m pytest -m "not real"; status=$$?; \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . && exit $$status
+
+bench-overhead: $(INSTALLED)
+	$(BIN)/python -m pruneport.bench.overhead --out bench/results/overhead.json
+
+constraints: $(INSTALLED)
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra gpu --universal --python-version 3.11 --upgrade \
+		--no-header --no-annotate --no-emit-index-url --quiet -o constraints.txt
+
+clean:
+	rm -rf $(VENV) dist build demo-out *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit("pruneport needs Python 3.11 to 3.13, but $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@touch $(INSTALLED)

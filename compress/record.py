@@ -1,0 +1,45 @@
+"""What a plan is made of: plain data, so that loading a bundle imports neither a tracer nor a counter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+__all__ = ["Axis", "Cost", "Member", "Scope"]
+
+Axis = Literal["out", "in", "channels"]
+"""Dimension of a layer: its outputs, its inputs, or both at once (norms, depthwise convolutions)."""
+
+Scope = Literal["filters", "channels", "representation", "output"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one image costs: multiply-accumulates (fvcore's "flops") and stored parameters."""
+
+    macs: int
+    params: int
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: two for each multiply-accumulate."""
+        return 2 * self.macs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Member:
+    """One axis of one layer that loses channels with the group.
+
+    Attributes:
+        module: Name of the layer (or bare parameter) in the network.
+        axis: Which of its dimensions.
+        size: The dense size of that dimension.
+        positions: (units, n) array: the n positions on the axis that each unit occupies.
+    """
+
+    module: str
+    axis: Axis
+    size: int
+    positions: np.ndarray[Any, np.dtype[np.int64]]

@@ -1,0 +1,200 @@
+"""The sentences and figures that the bundle's README.md and the HTML report share."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+__all__ = [
+    "OWN_CODE",
+    "Comparison",
+    "clean",
+    "comparisons",
+    "device_name",
+    "headline",
+    "milliseconds",
+    "onnx_example",
+    "percent",
+    "provenance",
+    "runs_own_code",
+]
+
+Json = Mapping[str, Any]
+
+_WORDS = {
+    "l1": "L1 magnitude of the weights",
+    "l2": "L2 magnitude of the weights",
+    "random": "random scores",
+    "filters": "filters inside blocks; residual streams and the representation keep their width",
+    "channels": "residual streams too; the representation keeps its width",
+    "uniform": "the same share of every group",
+    "global": "filters compete across groups",
+}
+_SURGERY = "outputs equal the dense network's with the removed channels zeroed, within {:.1e} of their size"
+OWN_CODE = (
+    "Building this network runs code that is no library's: where you trust it, "
+    "pass your factory as factory=, or trust_source=True."
+)
+
+
+def runs_own_code(plan: Json) -> bool:
+    """Whether loading in torch runs code that belongs to the source and to no library."""
+    return str(plan["source"]["spec"]).partition(":")[0] not in ("torchvision", "timm", "pruneport")
+
+
+class Comparison(NamedTuple):
+    """One line of the before/after table, ready to print."""
+
+    label: str
+    dense: str
+    pruned: str
+    change: str
+
+
+def clean(text: object) -> str:
+    """Return one printable line: whitespace runs become a space, control and direction characters U+FFFD."""
+    line = " ".join(str(text).split())
+    return "".join("\ufffd" if unicodedata.category(char).startswith("C") else char for char in line)
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Return a share of one as per cent, ``0.5 -> '50.0 %'``."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def milliseconds(value: float) -> str:
+    """Return a latency in ms with two decimals, three below 1 ms."""
+    return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def headline(plan: Json, verify: Json | None, bench: Json | None) -> str:
+    """Say in one sentence what was done and what it brought, as plain text."""
+    share = plan["pruned"]["macs"] / plan["dense"]["macs"]
+    parts = []
+    if bench and bench["batches"]:
+        first = min(bench["batches"], key=lambda entry: int(entry["batch"]))
+        device = device_name(bench)
+        parts.append(f"{_speedup(first)} at batch {first['batch']}" + (f" on {device}" if device else ""))
+    else:
+        parts.append("latency not measured")
+    if not plan["source"]["trained"]:
+        parts.append("architecture only")
+    elif accuracy := (verify or {}).get("accuracy"):
+        known = [accuracy.get(name) for name in ("pruned_onnx", "pruned_torch") if accuracy.get(name) is not None]
+        if known and accuracy.get("dense_torch") is not None:
+            parts.append(f"top-1 {percent(accuracy['dense_torch'])} → {percent(known[0])}")
+    return clean(f"{plan['source']['spec']} at {percent(share, 0)} of its compute: {', '.join(parts)}")
+
+
+def device_name(bench: Json) -> str:
+    """Return the name of the processor or GPU that was timed, or nothing where it is not described."""
+    described = bench["device"].get("cpu" if bench["provider"] == "cpu" else "gpu")
+    if isinstance(described, Mapping):
+        described = described.get("name")
+    return clean(re.sub(r"\((R|TM|r|tm)\)", "", str(described))) if described else ""
+
+
+def comparisons(plan: Json, verify: Json | None, bench: Json | None) -> list[Comparison]:
+    """Return the before/after table: cost, file size, latency and accuracy, as far as each is known."""
+    dense, pruned = plan["dense"], plan["pruned"]
+    rows = [
+        _cost("Compute, MACs", dense["macs"], pruned["macs"]),
+        _cost("Compute, FLOPs (2 × MACs)", 2 * dense["macs"], 2 * pruned["macs"]),
+        _cost("Parameters", dense["params"], pruned["params"]),
+    ]
+    files = (verify or {}).get("files") or {}
+    if "dense.onnx" in files and "model.onnx" in files:
+        rows.append(_cost("ONNX file", files["dense.onnx"], files["model.onnx"], unit="B"))
+    for entry in bench["batches"] if bench else ():
+        before, after = (f"{milliseconds(entry[network]['p50_ms'])} ms" for network in ("dense", "pruned"))
+        rows.append(Comparison(f"Latency p50, batch {entry['batch']}", before, after, _speedup(entry)))
+    accuracy: Json = ((verify or {}).get("accuracy") or {}) if plan["source"]["trained"] else {}
+    for name, runtime in (("pruned_torch", "torch"), ("pruned_onnx", "pruned in ONNX Runtime")):
+        top1, dense_top1 = accuracy.get(name), accuracy.get("dense_torch")
+        if top1 is not None:
+            change = "" if dense_top1 is None else _signed(top1 - dense_top1, "points")
+            dense_text = "" if dense_top1 is None else percent(dense_top1)
+            rows.append(Comparison(f"Top-1 accuracy, {runtime}", dense_text, percent(top1), change))
+    return rows
+
+
+def provenance(plan: Json) -> list[tuple[str, str]]:
+    """Return how the network was made as pairs of name and plain text."""
+    source, request = plan["source"], plan["request"]
+    weights = "as the source builds them" if source["trained"] else f"untrained, seed {source['seed']}"
+    if source["checkpoint"]:
+        file = PurePath(source["checkpoint"]).name  # where it lay here is nobody else's business
+        weights = f"{file}, sha256 {source['checkpoint_sha256'] or 'not recorded'}"
+    elif source["weights"]:
+        weights = source["weights"]
+    most = percent(request["max_pruning_ratio"])
+    arguments = ", ".join(f"{key}={value}" for key, value in source["model_args"].items())
+    share = percent(request["value"])
+    targets = {
+        "flops": f"keep {share} of the compute",
+        "params": f"keep {share} of the parameters",
+        "ratio": f"remove {share} of the filters",
+    }
+    achieved = (
+        f"{percent(plan['pruned']['macs'] / plan['dense']['macs'], 2)} of the MACs, "
+        f"{percent(plan['pruned']['params'] / plan['dense']['params'], 2)} of the parameters"
+    )
+    pairs = [
+        ("Source", source["spec"]),
+        ("Model arguments", arguments),
+        ("Weights", weights),
+        ("Input, C × H × W", " × ".join(str(size) for size in source["input_shape"])),
+        ("Asked", targets.get(request["target"], f"{request['target']} {share}")),
+        ("Achieved", achieved),
+        ("Note", plan["note"] or ""),
+        ("Surgery", _SURGERY.format(plan["masked_error"]) if plan.get("masked_error") is not None else ""),
+        ("Criterion", _WORDS.get(request["criterion"], request["criterion"])),
+        ("Scope", _WORDS.get(request["scope"], request["scope"])),
+        ("Ranking", _WORDS.get(request["ranking"], request["ranking"])),
+        ("Widths", f"multiples of {request['round_to']}, at most {most} removed from a group"),
+        ("Left dense on request", ", ".join(request["keep"])),
+        ("Made", plan["created"]),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in plan["libraries"].items())),
+    ]
+    return [(name, clean(text)) for name, text in pairs if text]
+
+
+def onnx_example(plan: Json) -> str:
+    """Return the Python lines that run ``model.onnx`` on one input of the right shape."""
+    shape = ", ".join(str(int(size)) for size in plan["source"]["input_shape"])
+    return (
+        "import numpy as np\n"
+        "import onnxruntime as ort\n"
+        'session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])\n'
+        f"images = np.zeros((1, {shape}), dtype=np.float32)  # yours, prepared as in training\n"
+        '(scores,) = session.run(None, {"input": images})'
+    )
+
+
+def _cost(label: str, dense: float, pruned: float, unit: str = "") -> Comparison:
+    change = _signed(pruned / dense - 1, "%") if dense else ""
+    return Comparison(label, _scaled(dense, unit), _scaled(pruned, unit), change)
+
+
+def _signed(share: float, unit: str) -> str:
+    return f"{100 * share:+.1f} {unit}".replace("-", "−")
+
+
+def _scaled(number: float, unit: str) -> str:
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.2f} {prefix}{unit}"
+    return f"{number:.0f} {unit}".strip()
+
+
+def _speedup(entry: Json) -> str:
+    """Call it faster or slower only where the whole interval lies on one side of 1."""
+    ratio, low, high = (float(entry["speedup"][key]) for key in ("ratio", "low", "high"))
+    if low > 1:
+        return f"{ratio:.2f}× faster"
+    if high < 1:
+        return f"{1 / ratio:.2f}× slower"
+    return "no clear speed-up"

@@ -1,0 +1,461 @@
+"""Pruning: what is left computes what zeroing would, and the plan alone does it again."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pruneport.compress.masking import check_against_masked, masked_outputs
+from pruneport.compress.options import PruneOptions
+from pruneport.compress.plan import Plan, apply_plan, parse_plan
+from pruneport.compress.prune import Pruned, describe_groups, prune
+from pruneport.errors import ModelError, PruningError, TargetError
+from pruneport.models.digits import digits_resnet
+from pruneport.models.record import Source
+
+SHAPE = (3, 8, 8)
+SOURCE = Source(spec="tests:network", model_args={}, input_shape=SHAPE)
+DIGITS = Source(spec="pruneport:digits_resnet", model_args={}, input_shape=(1, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def digits() -> nn.Module:
+    """The residual network with norms that do not pass everything through."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = digits_resnet().eval()
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                nn.init.normal_(layer.running_mean)
+                nn.init.uniform_(layer.running_var, 0.5, 2)
+                nn.init.normal_(layer.bias)
+    return network
+
+
+def zeroed(dense: nn.Module, plan: Plan) -> nn.Module:
+    """The dense network whose weights for removed inputs are zero: what pruning must be equal to."""
+    network = copy.deepcopy(dense)
+    with torch.no_grad():
+        for group in plan.groups:
+            removed = sorted(set(range(group.width)) - set(group.kept or range(group.width)))
+            for member in group.members:
+                layer = network.get_submodule(member.module)
+                gone = [int(position) for unit in removed for position in member.positions[unit]]
+                if member.axis != "in" or not gone:
+                    continue
+                if isinstance(layer, nn.Linear):
+                    layer.weight[:, gone] = 0
+                    continue
+                inputs, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+                for position in gone:
+                    run = position // inputs
+                    layer.weight[run * outputs : (run + 1) * outputs, position % inputs] = 0
+    return network
+
+
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def same_state(one: nn.Module, other: nn.Module) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def sizes(network: nn.Module) -> list[tuple[str, str]]:
+    return [(name, repr(module)) for name, module in network.named_modules() if not list(module.children())]
+
+
+# Every network
+
+
+@given(
+    seed=st.integers(0, 100_000),
+    norms=st.booleans(),
+    gates=st.booleans(),
+    scope=st.sampled_from(["filters", "channels"]),
+    ranking=st.sampled_from(["uniform", "global"]),
+    criterion=st.sampled_from(["l1", "l2", "random"]),
+    round_to=st.sampled_from([1, 2, 4]),
+    target=st.sampled_from([("ratio", 0.3), ("ratio", 0.6), ("flops", 0.75), ("params", 0.8)]),
+)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_every_pruned_network(
+    random_network: Callable[..., nn.Module],
+    seed: int,
+    norms: bool,
+    gates: bool,
+    target: tuple[str, float],
+    **fields: Any,
+) -> None:
+    dense = random_network(seed, norms=norms, gates=gates)
+    before = state_of(dense)
+    options = PruneOptions(**{target[0]: target[1]}, **fields)
+    try:
+        pruned = prune(dense, SOURCE, options)
+    except (TargetError, PruningError) as error:
+        assert "cannot be reached" in str(error) or "nothing can be pruned" in str(error)  # noqa: PT017
+        return
+
+    # It computes what zeroing computes.
+    images = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():
+        expected, actual = zeroed(dense, pruned.plan)(images), pruned.network(images)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+    assert pruned.plan.masked_error is not None
+    assert pruned.plan.masked_error < 1e-4
+
+    # The dense network is as it was.
+    assert all(torch.equal(value, before[key]) for key, value in dense.state_dict().items())
+
+    # The plan survives JSON and does the same again.
+    text = pruned.plan.to_json()
+    parsed = parse_plan(text)
+    assert parsed.to_json() == text
+    assert_same_plan(parsed, pruned.plan)
+    again = random_network(seed, norms=norms, gates=gates)
+    apply_plan(again, parsed.groups)
+    assert same_state(again, pruned.network)
+    assert sizes(again) == sizes(pruned.network)
+
+    # The counts are of the network that came out.
+    assert_counted(pruned)
+    if target[0] != "ratio":
+        share = getattr(pruned.plan.pruned, "macs" if target[0] == "flops" else "params")
+        share /= getattr(pruned.plan.dense, "macs" if target[0] == "flops" else "params")
+        assert abs(share - target[1]) <= 0.015 or pruned.plan.note
+
+    # Widths are as the words say.
+    for group in pruned.plan.groups:
+        assert group.kept_width % fields["round_to"] == 0 or group.kept is None
+        assert group.reason or round(group.asked) == group.kept_width
+        assert (group.scope in ("filters", fields["scope"])) or group.kept is None
+
+
+def assert_same_plan(parsed: Plan, plan: Plan) -> None:
+    assert replace(parsed, groups=()) == replace(plan, groups=())
+    for one, other in zip(parsed.groups, plan.groups, strict=True):
+        assert one.asked == pytest.approx(other.asked, abs=1e-3)
+        assert replace(one, asked=0, members=()) == replace(other, asked=0, members=())
+        for member, original in zip(one.members, other.members, strict=True):
+            assert (member.module, member.axis, member.size) == (original.module, original.axis, original.size)
+            assert np.array_equal(member.positions, original.positions)
+
+
+def assert_counted(pruned: Pruned) -> None:
+    from fvcore.nn import FlopCountAnalysis
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        counted = FlopCountAnalysis(pruned.network, torch.zeros(1, *pruned.plan.source.input_shape))
+        assert pruned.plan.pruned.macs == counted.unsupported_ops_warnings(False).total()
+    assert pruned.plan.pruned.params == sum(parameter.numel() for parameter in pruned.network.parameters())
+
+
+# What stays
+
+
+@pytest.mark.parametrize("scope", ["filters", "channels"])
+@pytest.mark.parametrize("ranking", ["uniform", "global"])
+def test_the_representation_keeps_its_width(digits: nn.Module, scope: Any, ranking: Any) -> None:
+    pruned = prune(digits, DIGITS, PruneOptions(ratio=0.5, scope=scope, ranking=ranking))
+    assert pruned.network.head.in_features == 64
+    assert pruned.network.head.out_features == 10
+    assert pruned.network.blocks[2].conv2.out_channels == 64
+    assert torch.equal(pruned.network.head.weight, digits.head.weight)
+    assert pruned.network.stem[0].out_channels == (32 if scope == "filters" else pruned.network.stem[1].num_features)
+    assert (pruned.network.stem[0].out_channels < 32) == (scope == "channels")
+    assert not pruned.network.training
+    assert pruned.plan.pruned.macs < pruned.plan.dense.macs
+
+
+def test_the_scopes_of_the_embedded_network(digits: nn.Module) -> None:
+    dense, views = describe_groups(digits, DIGITS, PruneOptions(ratio=0.5))
+    assert {view.group.name: (view.group.scope, view.group.width) for view in views} == {
+        "stem.0": ("channels", 32),
+        "blocks.0.conv1": ("filters", 32),
+        "blocks.1.conv1": ("filters", 64),
+        "blocks.1.conv2": ("representation", 64),
+        "blocks.2.conv1": ("filters", 64),
+        "head": ("output", 10),
+    }
+    assert dense.params == sum(parameter.numel() for parameter in digits.parameters())
+    obstacles = {view.group.name: view.obstacle for view in views}
+    assert "residual stream" in obstacles["stem.0"]
+    assert not obstacles["blocks.0.conv1"]
+
+
+def test_kept_units_are_those_with_the_highest_scores(digits: nn.Module) -> None:
+    pruned = prune(digits, DIGITS, PruneOptions(ratio=0.5, criterion="l1"))
+    group = next(group for group in pruned.plan.groups if group.name == "blocks.2.conv1")
+    block = digits.blocks[2]
+    sums = [
+        block.conv1.weight.detach().abs().sum((1, 2, 3)),
+        block.norm1.weight.detach().abs(),
+        block.conv2.weight.detach().abs().sum((0, 2, 3)),
+    ]
+    expected = sorted(torch.stack(sums).mean(0).topk(32).indices.tolist())
+    assert list(group.kept or ()) == expected
+    assert torch.equal(pruned.network.blocks[2].conv1.weight, block.conv1.weight[expected])
+    assert torch.equal(pruned.network.blocks[2].conv2.weight, block.conv2.weight[:, expected])
+    assert torch.equal(pruned.network.blocks[2].norm1.running_mean, block.norm1.running_mean[expected])
+
+
+def test_keep_leaves_matching_groups_dense(digits: nn.Module) -> None:
+    pruned = prune(digits, DIGITS, PruneOptions(ratio=0.5, keep=("blocks.1.*", "stem.0")))
+    kept = {group.name: group for group in pruned.plan.groups}
+    assert kept["blocks.1.conv1"].kept is None
+    assert kept["blocks.1.conv1"].reason == "kept by --keep blocks.1.*"
+    assert kept["blocks.0.conv1"].kept is not None
+    assert pruned.plan.request.keep == ("blocks.1.*", "stem.0")
+    with pytest.raises(TargetError, match=r"--keep layer9\.\*, nothing matches no module; names look like stem, "):
+        prune(digits, DIGITS, PruneOptions(ratio=0.5, keep=("layer9.*", "stem.*", "nothing")))
+
+
+def test_a_target_that_widths_cannot_meet_is_noted() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.Conv2d(8, 2, 3)).eval()
+    pruned = prune(network, SOURCE, PruneOptions(flops=0.8, round_to=8))
+    assert pruned.plan.note is not None
+    share = pruned.plan.pruned.macs / pruned.plan.dense.macs
+    assert f"asked for 0.8 of the dense flops, reached {share:.4f}" in pruned.plan.note
+    assert pruned.network[0].out_channels in (8, 16)
+
+
+def test_the_plan_records_what_was_asked(digits: nn.Module) -> None:
+    options = PruneOptions(params=0.7, criterion="l2", scope="channels", ranking="global", round_to=4)
+    plan = prune(digits, replace(DIGITS, seed=3), options).plan
+    assert (plan.request.target, plan.request.value, plan.request.criterion) == ("params", 0.7, "l2")
+    assert (plan.request.scope, plan.request.ranking, plan.request.round_to) == ("channels", "global", 4)
+    assert plan.source.seed == 3
+    assert plan.libraries["torch"] == torch.__version__.partition("+")[0]
+    assert plan.pruned.params / plan.dense.params == pytest.approx(0.7, abs=0.01)
+
+
+def test_random_pruning_follows_the_seed(digits: nn.Module) -> None:
+    def kept(seed: int) -> list[Any]:
+        plan = prune(digits, replace(DIGITS, seed=seed), PruneOptions(ratio=0.5, criterion="random")).plan
+        return [group.kept for group in plan.groups]
+
+    assert kept(1) == kept(1)
+    assert kept(1) != kept(2)
+
+
+def test_torch_is_as_random_as_before(digits: nn.Module) -> None:
+    before = torch.get_rng_state()
+    prune(digits, DIGITS, PruneOptions(ratio=0.5, criterion="random"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_dense_network_is_left_alone(digits: nn.Module) -> None:
+    network = copy.deepcopy(digits)
+    network.head.weight.requires_grad_(False)
+    before, shown = state_of(network), sizes(network)
+    pruned = prune(network, DIGITS, PruneOptions(ratio=0.5, scope="channels"))
+    assert sizes(network) == shown
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    assert not pruned.network.head.weight.requires_grad
+    assert pruned.network.stem[0].weight.requires_grad
+    with torch.no_grad():
+        pruned.network.head.weight.zero_()
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_a_search_needs_no_forward_passes(digits: nn.Module) -> None:
+    def forwards(**options: Any) -> int:
+        network = copy.deepcopy(digits)
+        calls = []
+        network.head.register_forward_hook(lambda *_: calls.append(1))
+        prune(network, DIGITS, PruneOptions(**options))
+        return len(calls)
+
+    counts = {
+        forwards(ratio=0.5),
+        forwards(flops=0.5),
+        forwards(flops=0.83, round_to=1, ranking="global"),
+        forwards(params=0.6, scope="channels", round_to=2),
+    }
+    assert len(counts) == 1
+    # Counting runs each of the two networks twice, tracing once, the proof once each.
+    assert counts.pop() == 7
+
+
+# Networks of other kinds
+
+
+class Net(nn.Module):
+    def __init__(self, forward: Callable[[Any, Tensor], Any], **layers: nn.Module) -> None:
+        super().__init__()
+        self.function = forward
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+def check(network: nn.Module, **options: Any) -> Pruned:
+    """Prune and compare with the zeroed network."""
+    network.eval()
+    pruned = prune(network, SOURCE, PruneOptions(**{"ratio": 0.5, "round_to": 2} | options))
+    images = torch.randn(2, *SHAPE)
+    with torch.inference_mode():
+        expected, actual = zeroed(network, pruned.plan)(images), pruned.network(images)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
+    assert any(group.kept for group in pruned.plan.groups)
+    assert_counted(pruned)
+    return pruned
+
+
+def test_flatten_before_linear() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 6), nn.ReLU(), nn.Linear(6, 3))
+    pruned = check(network)
+    assert pruned.network[0].out_channels == 4
+    assert pruned.network[3].in_features == 144
+    assert pruned.network[5].in_features == 6
+
+
+def test_halves_of_a_chunk() -> None:
+    def forward(n: Any, x: Tensor) -> Tensor:
+        first, second = torch.relu(n.a(x)).chunk(2, dim=1)
+        joined = torch.cat([first, second, n.b(second)], 1)
+        out: Tensor = n.fc(n.c(joined).mean((2, 3)))
+        return out
+
+    network = Net(
+        forward, a=nn.Conv2d(3, 16, 3), b=nn.Conv2d(8, 8, 3, padding=1), c=nn.Conv2d(24, 4, 1), fc=nn.Linear(4, 2)
+    )
+    pruned = check(network)
+    assert pruned.network.a.out_channels == 8
+
+
+@pytest.mark.parametrize("slopes", [1, 8])
+def test_prelu_and_instance_norm(slopes: int) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, affine=True), nn.PReLU(slopes), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 2, 1)
+    )
+    pruned = check(network)
+    assert pruned.network[1].num_features == 4
+    assert pruned.network[2].num_parameters == min(slopes, 4)
+
+
+def test_transposed_convolutions() -> None:
+    class Up(nn.Sequential):
+        pass
+
+    network = Up(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2), nn.ReLU(), nn.Conv2d(6, 4, 1)).eval()
+    pruned = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1, keep=("4",)))
+    assert pruned.network[2].in_channels == 4
+    images, gone = torch.randn(2, *SHAPE), copy.deepcopy(network)
+    kept = next(group.kept for group in pruned.plan.groups if group.name == "0")
+    with torch.inference_mode():
+        gone[2].weight[[unit for unit in range(8) if unit not in (kept or ())]] = 0
+        torch.testing.assert_close(pruned.network(images), gone(images), rtol=0, atol=1e-5)
+
+
+def test_two_outputs() -> None:
+    def forward(n: Any, x: Tensor) -> dict[str, Tensor]:
+        features = n.b(torch.relu(n.a(x))).mean((2, 3))
+        return {"kind": n.kind(features), "place": n.place(features)}
+
+    network = Net(
+        forward, a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 6, 3), kind=nn.Linear(6, 5), place=nn.Linear(6, 4)
+    ).eval()
+    pruned = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1))
+    images = torch.randn(2, *SHAPE)
+    with torch.inference_mode():
+        expected, actual = zeroed(network, pruned.plan)(images), pruned.network(images)
+    for key in ("kind", "place"):
+        torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=1e-5)
+    assert pruned.network.a.out_channels == 4
+
+
+def test_norms_that_average_over_channels_prove_nothing() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 2, 1)
+    ).eval()
+    pruned = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1))
+    assert pruned.plan.masked_error is None
+    assert (pruned.network[1].num_channels, pruned.network[1].num_groups) == (4, 2)
+    kept = next(group.kept for group in pruned.plan.groups if group.name == "0")
+    assert [unit < 4 for unit in kept or ()] == [True, True, False, False]
+
+
+def test_a_forward_that_relies_on_a_width_is_refused_with_advice() -> None:
+    def forward(n: Any, x: Tensor) -> Tensor:
+        y = torch.relu(n.a(x))
+        out: Tensor = n.fc(n.b(y.reshape(y.shape[0], 8, 36, 1)).mean((2, 3)))
+        return out
+
+    network = Net(forward, a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 4, 1), fc=nn.Linear(4, 2)).eval()
+    before = state_of(network)
+    with pytest.raises(PruningError, match=r"the pruned network does not run: .*--keep PATTERN"):
+        prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1))
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_a_wrong_coupling_is_caught(digits: nn.Module) -> None:
+    pruned = prune(digits, DIGITS, PruneOptions(ratio=0.5))
+    groups = list(pruned.plan.groups)
+    index = next(index for index, group in enumerate(groups) if group.name == "blocks.2.conv1")
+    members = [
+        replace(member, positions=member.positions[::-1].copy()) if member.axis == "in" else member
+        for member in groups[index].members
+    ]
+    groups[index] = replace(groups[index], members=tuple(members))
+    wrong = copy.deepcopy(digits)
+    apply_plan(wrong, groups)
+    images = torch.randn(2, 1, 8, 8)
+    assert (check_against_masked(digits, pruned.network, pruned.plan.groups, images) or 0) < 1e-4
+    with pytest.raises(PruningError, match=r"changes the outputs by .* beyond what zeroing them does .*--keep PATTERN"):
+        check_against_masked(digits, wrong, pruned.plan.groups, images)
+
+
+def test_masked_outputs_are_those_of_zeroed_weights(digits: nn.Module) -> None:
+    plan = prune(digits, DIGITS, PruneOptions(ratio=0.5, scope="channels")).plan
+    images = torch.randn(2, 1, 8, 8)
+    with torch.inference_mode():
+        expected = zeroed(digits, plan)(images)
+        assert not torch.allclose(expected, digits(images), atol=1e-3)
+    (actual,) = masked_outputs(digits, plan.groups, images)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    assert not any(module._forward_pre_hooks for module in digits.modules())
+
+
+def test_outputs_that_are_all_zero_prove_nothing(digits: nn.Module) -> None:
+    network = copy.deepcopy(digits)
+    nn.init.zeros_(network.head.weight)
+    nn.init.zeros_(network.head.bias)
+    assert prune(network, DIGITS, PruneOptions(ratio=0.5)).plan.masked_error is None
+
+
+def test_shared_parameters_are_noted() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 2, 1)
+    )
+    network[2].weight = network[1].weight
+    pruned = check(network, round_to=1)
+    assert pruned.plan.note is not None
+    assert "some parameters are shared between layers" in pruned.plan.note
+
+
+def test_a_refused_input_shape() -> None:
+    with pytest.raises(ModelError, match="--input-shape C H W"):
+        prune(nn.Conv2d(3, 4, 3).eval(), replace(SOURCE, input_shape=(1, 8, 8)), PruneOptions(ratio=0.5))
+
+
+def test_progress_is_told(digits: nn.Module) -> None:
+    told: list[str] = []
+    prune(digits, DIGITS, PruneOptions(flops=0.5), told.append)
+    assert told[:2] == ["counting multiply-accumulates", "finding coupled groups"]
+    assert "searching widths for flops 0.5" in told

@@ -1,0 +1,204 @@
+"""Parity: ONNX Runtime's outputs are torch's, or it is said where they are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from PIL import Image
+from torch import Tensor, nn
+
+from pruneport.errors import ExportError, ImageFolderError, InputError, ParityError
+from pruneport.export.onnx_file import write_onnx
+from pruneport.export.options import ParityOptions
+from pruneport.export.parity import TOLERANCES, check_images, check_seeded, open_cpu_session
+from pruneport.export.verify import Verification, require_parity, verify_files
+from pruneport.models.images import open_images
+
+
+class _Stub:
+    """A session that returns the network's own outputs, each changed by ``change``."""
+
+    def __init__(self, network: nn.Module, change: Any) -> None:
+        self.network, self.change = network, change
+
+    def run(self, _: None, feed: dict[str, Any]) -> list[Any]:
+        with torch.inference_mode():
+            return [self.change(self.network(torch.from_numpy(feed["input"])).numpy())]
+
+
+def _perturbed(path: Path, target: Path, by: float = 0.01) -> Path:
+    model = onnx.load(path)
+    weight = max(model.graph.initializer, key=lambda entry: np.prod(entry.dims))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + np.float32(by), weight.name))
+    onnx.save(model, target)
+    return target
+
+
+def _verification(parity: Any) -> Verification:
+    return Verification(checks=(), parity=tuple(parity), accuracy=None, files={})
+
+
+def test_the_exported_network_agrees(digits: Any, digits_onnx: Path) -> None:
+    session = open_cpu_session(digits_onnx)
+    results = check_seeded("pruned", digits.pruned.network, session, (1, 8, 8), (1, 3))
+    assert [(entry.network, entry.batch, entry.ok) for entry in results] == [("pruned", 1, True), ("pruned", 3, True)]
+    assert all(entry.max_abs_error < 1e-5 and entry.top1_agreement == 1.0 for entry in results)
+    require_parity(_verification(results))
+
+
+def test_changed_weights_are_found(digits: Any, digits_onnx: Path, tmp_path: Path) -> None:
+    session = open_cpu_session(_perturbed(digits_onnx, tmp_path / "wrong.onnx"))
+    results = check_seeded("pruned", digits.pruned.network, session, (1, 8, 8), (2, 5))
+    assert not any(entry.ok for entry in results)
+    with pytest.raises(ParityError) as raised:
+        require_parity(_verification(results))
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 3
+    for line, batch in zip(lines[1:], (2, 5), strict=True):
+        assert f"pruned fp32 on seeded inputs, batch {batch}: max error" in line
+        assert "allowed 1e-05 + 0.0001 of the largest output" in line
+
+
+def test_the_dense_network_is_not_the_pruned_one(digits: Any, digits_onnx: Path) -> None:
+    assert not check_seeded("pruned", digits.dense, open_cpu_session(digits_onnx), (1, 8, 8), (1,))[0].ok
+
+
+@pytest.mark.parametrize(("share", "ok"), [(0.9, True), (1.1, False)])
+def test_the_tolerance_is_atol_and_a_share_of_the_largest_output(share: float, ok: bool) -> None:
+    tolerance = TOLERANCES["fp32"]
+
+    def change(outputs: Any) -> Any:
+        allowed = tolerance.atol + tolerance.rtol * float(np.abs(outputs).max())
+        shifted = outputs.astype(np.float64)
+        shifted.flat[np.abs(outputs).argmin()] += share * allowed  # the smallest may be as wrong as the largest
+        return shifted
+
+    network = nn.Flatten()
+    (entry,) = check_seeded("dense", network, _Stub(network, change), (2, 3, 3), (4,))
+    assert entry.ok is ok
+    assert entry.max_rel_error * (1 / share) == pytest.approx(1e-4, rel=0.1)
+
+
+@pytest.mark.parametrize("change", [lambda o: o * np.nan, lambda o: o[:1], lambda o: o + np.inf, lambda o: o[:, :3]])
+def test_nonsense_is_no_agreement(change: Any) -> None:
+    network = nn.Flatten()
+    (entry,) = check_seeded("dense", network, _Stub(network, change), (2, 2, 2), (3,))
+    assert not entry.ok
+    with pytest.raises(ParityError, match="dense fp32 on seeded inputs, batch 3"):
+        require_parity(_verification([entry]))
+
+
+class _Many(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.conv, self.head = kind, nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.conv(x)
+        scores = self.head(features.mean((2, 3)))
+        return {
+            "dict": {"out": scores, "aux": features},
+            "tuple": (scores, features),
+            "nested": {"first": [scores, (features,)], "second": features * 2},
+        }[self.kind]
+
+
+@pytest.mark.parametrize(("kind", "count"), [("dict", 2), ("tuple", 2), ("nested", 3)])
+def test_every_output_is_compared(kind: str, count: int, tmp_path: Path) -> None:
+    network = _Many(kind).eval()
+    write_onnx(network, (1, 6, 6), tmp_path / "many.onnx", {})
+    session = open_cpu_session(tmp_path / "many.onnx")
+    assert len(session.get_outputs()) == count
+    assert all(entry.ok for entry in check_seeded("dense", network, session, (1, 6, 6), (1, 4)))
+
+    class _LastWrong:
+        def run(self, *arguments: Any) -> Any:
+            return [*(outputs := session.run(*arguments))[:-1], outputs[-1] + 1]
+
+    assert not check_seeded("dense", network, _LastWrong(), (1, 6, 6), (1,))[0].ok
+
+
+class _HalfTheBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(2, -1)
+
+
+def test_a_batch_that_does_not_run_is_named(tmp_path: Path) -> None:
+    network = _HalfTheBatch().eval()
+    write_onnx(network, (1, 3, 5), tmp_path / "half.onnx", {})
+    session = open_cpu_session(tmp_path / "half.onnx")
+    assert check_seeded("dense", network, session, (1, 3, 5), (4,))[0].ok
+    stub = _Stub(nn.Identity(), lambda outputs: session.run(None, {"input": outputs})[0])
+    with pytest.raises(ExportError, match=r"does not run on inputs of shape \(3, 1, 3, 5\)"):
+        check_seeded("dense", nn.Identity(), stub, (1, 3, 5), (3,))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Four images of each of ten digits, drawn at random."""
+    generator = np.random.default_rng(0)
+    for index in range(40):
+        folder = tmp_path / "images" / str(index // 4)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{index:02}.png")
+    return tmp_path / "images"
+
+
+def test_accuracy_is_what_counting_by_hand_gives(digits: Any, digits_onnx: Path, images: Path) -> None:
+    found = open_images(ParityOptions(images=images, mean=(0.4,), std=(0.3,)), (1, 8, 8))
+    assert found is not None
+    parity, accuracy = check_images(found, digits.dense, digits.pruned.network, open_cpu_session(digits_onnx))
+    files = sorted(images.rglob("*.png"))
+    pixels = np.stack([np.asarray(Image.open(file), dtype=np.float32) for file in files])[:, None]
+    inputs = ((pixels / 255 - 0.4) / 0.3).astype(np.float32)
+    labels = np.array([int(file.parent.name) for file in files])
+    with torch.inference_mode():
+        dense, pruned = (net(torch.from_numpy(inputs)).numpy() for net in (digits.dense, digits.pruned.network))
+    (in_onnx,) = open_cpu_session(digits_onnx).run(None, {"input": inputs})
+    assert accuracy is not None
+    assert accuracy.images == 40
+    assert accuracy.folder == "images"
+    assert accuracy.dense_torch == pytest.approx((dense.argmax(1) == labels).mean())
+    assert accuracy.pruned_torch == pytest.approx((pruned.argmax(1) == labels).mean())
+    assert accuracy.pruned_onnx == pytest.approx((in_onnx.argmax(1) == labels).mean())
+    assert accuracy.dense_torch != accuracy.pruned_torch  # else the columns could be swapped unseen
+    assert parity.ok
+    assert parity.inputs == "images"
+
+
+def test_images_without_labels_give_no_accuracy(digits: Any, digits_onnx: Path, images: Path) -> None:
+    found = open_images(ParityOptions(images=images / "3"), (1, 8, 8))
+    assert found is not None
+    parity, accuracy = check_images(found, digits.dense, digits.pruned.network, open_cpu_session(digits_onnx))
+    assert parity.ok
+    assert accuracy is None
+
+
+def test_wrong_outputs_on_images_are_found(digits: Any, digits_onnx: Path, images: Path, tmp_path: Path) -> None:
+    found = open_images(ParityOptions(images=images), (1, 8, 8))
+    assert found is not None
+    session = open_cpu_session(_perturbed(digits_onnx, tmp_path / "wrong.onnx", by=0.1))
+    parity, _ = check_images(found, digits.dense, digits.pruned.network, session)
+    with pytest.raises(ParityError, match="pruned fp32 on images inputs"):
+        require_parity(_verification([parity]))
+
+
+def test_classes_that_do_not_match_the_head_are_refused(digits: Any, digits_onnx: Path, images: Path) -> None:
+    (images / "eleventh").mkdir()
+    (images / "3/12.png").rename(images / "eleventh/12.png")
+    found = open_images(ParityOptions(images=images), (1, 8, 8))
+    assert found is not None
+    with pytest.raises(ImageFolderError, match=r"has 11 class folders; the network's output has shape \(10,\)"):
+        check_images(found, digits.dense, digits.pruned.network, open_cpu_session(digits_onnx))
+
+
+@pytest.mark.parametrize("batches", [(), (0,), (1, -1)])
+def test_batches_that_are_none_are_refused(batches: tuple[int, ...], digits: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--parity-batches .* expected batch sizes of at least 1"):
+        verify_files(tmp_path, digits.dense, digits.pruned.network, (1, 8, 8), ParityOptions(parity_batches=batches))

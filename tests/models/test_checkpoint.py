@@ -1,0 +1,230 @@
+"""Checkpoints: every usual wrapping is read, nothing in them is run, every fault is named."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pruneport.errors import CheckpointError
+from pruneport.models.checkpoint import load_weights, read_checkpoint
+
+
+class Recorder:
+    """Touches a file where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.marker,)
+
+
+def small_network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5))
+
+
+def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+WRAPPINGS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "plain": lambda state: state,
+    "state_dict": lambda state: {"state_dict": state},
+    "model": lambda state: {"model": state},
+    "model_state_dict": lambda state: {"model_state_dict": state},
+    "beside scalars": lambda state: {"epoch": 3, "best": 0.5, "arch": "small", "state_dict": state, "lr": None},
+    "beside an optimiser": lambda state: {"optimizer": {"state": {}, "param_groups": []}, "state_dict": state},
+    "beside a tensor": lambda state: {"step": torch.tensor(7), "state_dict": state},
+    "twice": lambda state: {"state_dict": {"model": state}},
+    "module.": lambda state: prefixed(state, "module."),
+    "_orig_mod.": lambda state: prefixed(state, "_orig_mod."),
+    "module._orig_mod.": lambda state: {"state_dict": prefixed(state, "module._orig_mod.")},
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_wrappings_and_prefixes_give_the_tensors(wrapping: str, tmp_path: Path) -> None:
+    saved, fresh = small_network(1), small_network(2)
+    path = tmp_path / "checkpoint.pth"
+    torch.save(WRAPPINGS[wrapping](saved.state_dict()), path)
+    load_weights(fresh, read_checkpoint(path), path)
+    for key, value in saved.state_dict().items():
+        assert torch.equal(fresh.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".th", ".bin", ".ckpt", ""])
+def test_torch_files_of_any_name(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{suffix}"
+    torch.save({"weight": torch.arange(3.0)}, path)
+    assert torch.equal(read_checkpoint(path)["weight"], torch.arange(3.0))
+
+
+def test_files_from_before_the_zip_format(tmp_path: Path) -> None:
+    torch.save({"weight": torch.arange(3.0)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_checkpoint(tmp_path / "old.pth")["weight"], torch.arange(3.0))
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    saved, fresh = small_network(1), small_network(2)
+    path = tmp_path / "weights.safetensors"
+    save_file(prefixed(saved.state_dict(), "module."), path)
+    load_weights(fresh, read_checkpoint(path), path)
+    assert torch.equal(fresh[3].weight, saved[3].weight)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_prefix_that_the_network_itself_has_stays(prefix: str, tmp_path: Path) -> None:
+    class Wrapper(nn.Module):
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            self.model = small_network(seed)
+
+    saved, fresh = Wrapper(1), Wrapper(2)
+    path = tmp_path / "wrapper.pth"
+    torch.save(prefixed(saved.state_dict(), prefix), path)
+    load_weights(fresh, read_checkpoint(path), path)
+    assert torch.equal(fresh.model[3].weight, saved.model[3].weight)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nowhere\.pth does not exist; expected a \.safetensors or a torch"):
+        read_checkpoint(tmp_path / "nowhere.pth")
+    with pytest.raises(CheckpointError, match="is a folder; expected"):
+        read_checkpoint(tmp_path)
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(CheckpointError, match=r"empty\.pth is empty; download it again"):
+        read_checkpoint(tmp_path / "empty.pth")
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_truncated_pth(share: float, zipped: bool, tmp_path: Path) -> None:
+    path = tmp_path / "cut.pth"
+    torch.save(small_network().state_dict(), path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(CheckpointError, match=r"cut\.pth is truncated or damaged .*fetch it again"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("place", range(12, 200, 7))
+def test_a_damaged_byte_never_raises_anything_else(place: int, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.pth"
+    torch.save(small_network().state_dict(), path, _use_new_zipfile_serialization=False)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+    with contextlib.suppress(CheckpointError):  # a changed number may go unnoticed
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.99])
+def test_truncated_safetensors(share: float, tmp_path: Path) -> None:
+    path = tmp_path / "cut.safetensors"
+    save_file(small_network().state_dict(), path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(CheckpointError, match=r"cut\.safetensors cannot be read as safetensors .*truncated"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("start", ["<!DOCTYPE html>", "\n <html lang='en'>", "<?xml version='1.0'?>"])
+@pytest.mark.parametrize("name", ["page.pth", "page.safetensors"])
+def test_a_web_page_saved_as_a_checkpoint(start: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(start + "<body>Sign in to download</body></html>")
+    with pytest.raises(CheckpointError, match=rf"{name} is a web page .*download the file itself"):
+        read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["version https://git-lfs.github.com/spec/v1\noid sha256:abc\n", "hello, this is text\n", "Not Found", "weights"],
+)
+def test_plain_text(text: str, tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text(text)
+    with pytest.raises(CheckpointError, match=r"text\.pth is not a checkpoint; expected \.safetensors or a file writ"):
+        read_checkpoint(tmp_path / "text.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled_code_is_not_run(zipped: bool, tmp_path: Path) -> None:
+    marker, path = tmp_path / "ran", tmp_path / "evil.pth"
+    content = {"state_dict": small_network().state_dict(), "extra": Recorder(marker)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"would run pathlib\.Path\.touch|would run \S*getattr") as caught:
+        read_checkpoint(path)
+    assert "nothing was run" in str(caught.value)
+    assert not marker.exists()
+    torch.load(path, weights_only=False)
+    assert marker.exists(), "the file was harmless: this test proves nothing"
+
+
+def test_a_bare_pickle_is_not_run(tmp_path: Path) -> None:
+    marker, path = tmp_path / "ran", tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps(Recorder(marker)))
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        read_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_a_pickled_module_is_refused_by_name(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 3), tmp_path / "whole.pth")
+    with pytest.raises(CheckpointError, match=r"would run torch\.nn\.modules\.linear\.Linear; nothing was run"):
+        read_checkpoint(tmp_path / "whole.pth")
+
+
+def test_every_fault_is_listed_at_once(tmp_path: Path) -> None:
+    network = small_network()
+    state = dict(network.state_dict())
+    before = {key: value.clone() for key, value in state.items()}
+    del state["0.bias"], state["1.running_mean"]
+    state["extra.weight"] = torch.zeros(1)
+    state["fc.bias"] = torch.zeros(1)
+    state["3.weight"] = torch.zeros(7, 16)
+    state["3.bias"] = torch.zeros(7)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(network, state, tmp_path / "other.pth")
+    lines = str(caught.value).splitlines()
+    assert lines[0].endswith("other.pth does not fit the network:")
+    assert lines[1] == "  missing (2): 0.bias, 1.running_mean"
+    assert lines[2] == "  unexpected (2): extra.weight, fc.bias"
+    assert lines[3] == (
+        "  mis-shaped (2): 3.weight (network (5, 16), checkpoint (7, 16)), 3.bias (network (5,), checkpoint (7,))"
+    )
+    assert "--model-arg num_classes" in lines[4]
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key]), f"{key} was changed"
+
+
+def test_batch_counters_may_be_missing(tmp_path: Path) -> None:
+    state = {key: value for key, value in small_network(1).state_dict().items() if "num_batches" not in key}
+    network = small_network(2)
+    load_weights(network, state, tmp_path / "old.pth")
+    assert torch.equal(network[0].weight, state["0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"epoch": 3, "note": "none"}, "a mapping of epoch, note"),
+        ({"state_dict": {"a": 1}}, "a mapping of a"),
+        ({1: torch.ones(2)}, "a mapping of 1"),
+        ([torch.ones(2)], "a list"),
+        ({}, "a dict"),
+        (torch.ones(2), "a Tensor"),
+    ],
+)
+def test_files_without_named_tensors(content: Any, found: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=rf"odd\.pth holds {found}; expected tensors by name, or these under"):
+        read_checkpoint(tmp_path / "odd.pth")

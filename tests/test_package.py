@@ -1,0 +1,52 @@
+"""The package as installed: what is public, what it carries, and where it comes from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+import pruneport
+
+_ROOT = Path(__file__).parents[1]
+
+
+def test_the_package_carries_its_data_files() -> None:
+    assert importlib.resources.files("pruneport").joinpath("py.typed").is_file()
+    assert importlib.resources.files("pruneport.models").joinpath("digits_resnet.safetensors").is_file()
+    assert importlib.resources.files("pruneport.bench").joinpath("report.html.jinja").is_file()
+
+
+@pytest.mark.skipif("PRUNEPORT_EXPECT_WHEEL" not in os.environ, reason="the checkout is installed in place")
+def test_the_wheel_is_what_is_tested() -> None:
+    assert not Path(pruneport.__file__).is_relative_to(_ROOT / "src")
+
+
+def test_version_is_in_the_changelog() -> None:
+    changelog = (_ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## [{importlib.metadata.version('pruneport')}]" in changelog
+
+
+def test_readme_maps_every_file() -> None:
+    readme = (_ROOT / "README.md").read_text(encoding="utf-8")
+    files = [
+        path.relative_to(_ROOT).as_posix()
+        for folder in ("models", "compress", "export", "bench", "src/pruneport/verbs", "examples")
+        for path in (_ROOT / folder).glob("*.py")
+        if path.name != "__init__.py"
+    ]
+    assert [name for name in files if f"`{Path(name).name}`" not in readme] == []
+
+
+def test_constraints_pin_every_dependency_and_name_no_host() -> None:
+    lines = (_ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert lines
+    assert [line for line in lines if not re.match(r"[a-z0-9._-]+==\S+", line)] == []
+    pinned = {line.partition("==")[0] for line in lines}
+    project = (_ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    wanted = re.findall(r'^  "([a-z0-9-]+)[\[>]', project, re.MULTILINE)
+    assert set(wanted) - pinned - {"pruneport"} == set()

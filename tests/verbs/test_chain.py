@@ -1,0 +1,217 @@
+"""The verbs, one by one and all in one, on the embedded network."""
+
+from __future__ import annotations
+
+import json
+import pickletools
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from safetensors.torch import load_file
+
+import pruneport
+from pruneport.errors import ParityError, SpeedupError, TargetError
+from pruneport.export.bundle import check_hashes, open_bundle
+from pruneport.export.onnx_file import read_metadata
+from pruneport.verbs import ShipConfig, VerifyConfig, ship, verify
+
+SOURCE = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5")
+QUICK = ("--repeats", "3", "--warmup", "1", "--batches", "1")
+FILES = {
+    "README.md",
+    "bench.json",
+    "dense.onnx",
+    "manifest.json",
+    "model.onnx",
+    "plan.json",
+    "report.html",
+    "verify.json",
+    "weights.safetensors",
+}
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _lasting(plan: Any) -> Any:
+    return {key: value for key, value in plan.items() if key != "created"}
+
+
+def _weaken(path: Path) -> None:
+    model = onnx.load(path)
+    weight = max(model.graph.initializer, key=lambda entry: np.prod(entry.dims))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(0.9), weight.name))
+    onnx.save(model, path)
+
+
+def test_a_shipped_bundle_is_whole(shipped: Path) -> None:
+    assert {path.name for path in shipped.iterdir()} == FILES
+    assert check_hashes(open_bundle(shipped)) == f"{len(FILES) - 1} files match the manifest"
+    assert [path.name for path in shipped.parent.iterdir()] == ["bundle"]
+    plan, verified, bench = (_read(shipped / name) for name in ("plan.json", "verify.json", "bench.json"))
+    assert abs(plan["pruned"]["macs"] / plan["dense"]["macs"] - 0.5) <= 0.01
+    assert verified["ok"]
+    assert [check["name"] for check in verified["checks"]] == ["reload", "onnx.checker", "onnx.checker"]
+    assert [(entry["network"], entry["batch"]) for entry in verified["parity"]] == [
+        ("dense", 1), ("dense", 3), ("pruned", 1), ("pruned", 3)
+    ]  # fmt: skip
+    assert bench["batches"][0]["speedup"]["ratio"] > 0
+    for page in ("README.md", "report.html"):
+        text = (shipped / page).read_text(encoding="utf-8").replace("\\", "")
+        assert "pruneport:digits_resnet" in text
+        assert "Latency" in text
+
+
+def test_the_manifest_records_who_made_it(shipped: Path) -> None:
+    manifest = _read(shipped / "manifest.json")
+    command = shlex.split(manifest["command"])
+    assert command[:5] == ["pruneport", "ship", "pruneport:digits_resnet", "--weights", "DEFAULT"]
+    assert command[-2:] == ["--out", str(shipped)]
+    assert manifest["versions"]["pruneport"] == pruneport.__version__
+    assert set(manifest["machine"]) == {"system", "processor"}
+
+
+def test_the_onnx_files_say_what_they_are(shipped: Path) -> None:
+    plan = _read(shipped / "plan.json")
+    for name, network in (("dense.onnx", "dense"), ("model.onnx", "pruned")):
+        told = read_metadata(shipped / name)
+        assert told["source"] == "pruneport:digits_resnet"
+        assert told["plan_sha256"] == _read(shipped / "manifest.json")["files"]["plan.json"]["sha256"]
+        assert (told["macs"], told["params"]) == tuple(str(plan[network][key]) for key in ("macs", "params"))
+        assert (told["pruneport"], told["torch"]) == (pruneport.__version__, str(torch.__version__))
+
+
+def test_no_file_is_a_pickle(shipped: Path) -> None:
+    def is_pickle(path: Path) -> bool:
+        try:
+            return any(code.name == "STOP" for code, _, _ in pickletools.genops(path.read_bytes()))
+        except ValueError:
+            return False
+
+    assert [path.name for path in shipped.iterdir() if is_pickle(path)] == []
+
+
+def test_step_by_step_gives_what_ship_gives(shipped: Path, run: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "steps"
+    done = run("compress", *SOURCE, "--out", folder)
+    assert (done.code, {path.name for path in folder.iterdir()}) == (
+        0,
+        {"plan.json", "weights.safetensors", "manifest.json", "README.md"},
+    )
+    assert f"Next: pruneport export {folder}" in done.out
+    assert "were not compared" in (folder / "README.md").read_text()
+    assert run("export", folder).code == 0
+    verified = run("verify", folder, "--parity-batches", 1, 3, "--json")
+    assert verified.code == 0
+    assert json.loads(verified.out)["ok"]
+    assert run("bench", folder, *QUICK).code == 0
+    assert {path.name for path in folder.iterdir()} == FILES - {"verify.json"}
+    assert check_hashes(open_bundle(folder))
+    assert shlex.split(_read(folder / "manifest.json")["command"]) == ["pruneport", "bench", str(folder), *QUICK]
+    assert _lasting(_read(folder / "plan.json")) == _lasting(_read(shipped / "plan.json"))
+    ours, theirs = (load_file(path / "weights.safetensors") for path in (folder, shipped))
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert run("export", folder).code == 0  # again: the files are replaced
+    assert check_hashes(open_bundle(folder))
+
+
+def test_bench_keeps_what_was_verified(bundle: Path, run: Any) -> None:
+    assert run("bench", bundle, *QUICK).code == 0
+    assert "were not compared" not in (bundle / "README.md").read_text()
+    measured = _read(bundle / "bench.json")
+    speedup = measured["batches"][0]["dense"]["p50_ms"]
+    assert (f"{speedup:.2f} ms" if speedup >= 1 else f"{speedup:.3f} ms") in (bundle / "report.html").read_text()
+    assert check_hashes(open_bundle(bundle))
+
+
+@pytest.mark.parametrize("verb", ["inspect", "compress", "export", "verify", "bench"])
+def test_json_is_alone_on_standard_output(verb: str, bundle: Path, run: Any, tmp_path: Path) -> None:
+    arguments = {
+        "inspect": SOURCE[:3],
+        "compress": (*SOURCE, "--out", tmp_path / "new"),
+        "verify": (bundle, "--parity-batches", "1"),
+        "bench": (bundle, *QUICK),
+    }.get(verb, (bundle,))
+    done = run(verb, *arguments, "--json")
+    assert done.code == 0
+    content = json.loads(done.out, parse_constant=pytest.fail)
+    key = {"inspect": "groups", "compress": "macs", "export": "files", "verify": "parity", "bench": "batches"}[verb]
+    assert content[key]
+
+
+def test_inspect_shows_every_group(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    done = run("inspect", *SOURCE[:1], "--scope", "filters", "--keep", "blocks.0.conv1")
+    assert done.code == 0
+    for text in (
+        "blocks.1.conv1",
+        "kept by --keep blocks.0.conv1",
+        "a residual stream",
+        "the network's outputs always",
+    ):
+        assert text in done.out
+    assert "pruneport:digits_resnet: 6 groups, 3.32 M MACs" in done.out
+
+
+def test_verify_fails_where_the_onnx_file_is_another(bundle: Path, run: Any, rehash: Any, listing: Any) -> None:
+    _weaken(bundle / "model.onnx")
+    rehash(bundle)
+    before = listing(bundle.parent)
+    done = run("verify", bundle, "--parity-batches", "1", "3", "--json")
+    assert (done.code, done.out) == (1, "")
+    assert "check failed: ONNX Runtime and torch disagree:" in done.err
+    assert "pruned fp32 on seeded inputs, batch 3: max error" in done.err
+    assert "dense fp32" not in done.err
+    assert listing(bundle.parent) == before
+    with pytest.raises(ParityError):
+        verify(VerifyConfig(folder=bundle))
+
+
+def test_an_onnx_file_of_another_plan_is_refused(bundle: Path, run: Any, rehash: Any) -> None:
+    (bundle / "plan.json").write_text((bundle / "plan.json").read_text() + "\n")
+    rehash(bundle)
+    done = run("verify", bundle)
+    assert done.code == 2
+    assert "was exported for another plan" in done.err
+
+
+@pytest.mark.parametrize("verb", ["bench", "ship"])
+def test_a_speedup_that_was_not_reached_fails(verb: str, bundle: Path, run: Any, tmp_path: Path) -> None:
+    arguments = (bundle,) if verb == "bench" else (*SOURCE, "--out", tmp_path / "new", "--parity-batches", "1")
+    done = run(verb, *arguments, *QUICK, "--require-speedup", "100")
+    assert (done.code, done.out) == (1, "")
+    assert "check failed: A speed-up of at least 100x on cpu was required and not measured at batch 1" in done.err
+    evidence = bundle if verb == "bench" else tmp_path / "new"
+    assert (evidence / "report.html").is_file()
+    assert check_hashes(open_bundle(evidence))
+
+
+def test_ship_from_python(tmp_path: Path) -> None:
+    said: list[str] = []
+    config = ShipConfig(
+        source="pruneport:digits_resnet",
+        weights="DEFAULT",
+        ratio=0.3,
+        out=tmp_path / "bundle",
+        parity_batches=(2,),
+        batches=(1,),
+        repeats=2,
+        warmup=1,
+    )
+    result = ship(config, said.append)
+    assert result.verification.ok
+    assert result.report.is_file()
+    assert "removing filters" in said
+    assert _read(tmp_path / "bundle/manifest.json")["command"] == ""
+    json.dumps(result.to_dict())
+    with pytest.raises(TargetError, match="exactly one"):
+        ship(ShipConfig(source="pruneport:digits_resnet", out=tmp_path / "other"))
+    assert issubclass(SpeedupError, pruneport.PruneportError)
