@@ -56,6 +56,7 @@ class Bundle:
     folder: Path
     plan: Plan
     files: Mapping[str, Mapping[str, Any]]
+    commands: tuple[str, ...] = ()
 
     def path(self, name: str) -> Path:
         """Path of one of its files, which is what the manifest says.
@@ -110,7 +111,7 @@ def new_bundle(folder: Path, overwrite: bool, command: str) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
         staging.chmod(0o777 & ~process_umask())
         yield staging
-        _write_manifest(staging, {path.name: _entry(path) for path in sorted(staging.iterdir())}, command)
+        _write_manifest(staging, {path.name: _entry(path) for path in sorted(staging.iterdir())}, [command])
         _swap(staging, folder)
     except BaseException as error:
         if staging is not None:
@@ -133,7 +134,7 @@ def update_bundle(bundle: Bundle, command: str) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=bundle.folder))
         yield staging
         fresh = {path.name: _entry(path) for path in sorted(staging.iterdir())}
-        _write_manifest(staging, {**bundle.files, **fresh}, command)
+        _write_manifest(staging, {**bundle.files, **fresh}, [*bundle.commands, command])
         _move_in(staging, bundle.folder, (*fresh, MANIFEST))
     except BaseException as error:
         _reraise(error, bundle.folder)
@@ -155,6 +156,7 @@ def open_bundle(folder: Path) -> Bundle:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version, files = manifest["format_version"], dict(manifest["files"])
+        commands = tuple(str(command) for command in manifest.get("commands", ()))
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{folder / MANIFEST} is not a manifest ({error!r}); fetch the bundle again.") from error
     if version != _FORMAT_VERSION:
@@ -166,7 +168,9 @@ def open_bundle(folder: Path) -> Bundle:
         if not _FILE_NAME.fullmatch(name) or not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise BundleError(f"{folder / MANIFEST} names {name!r}, which lies outside the bundle; do not use it.")
     _check(folder, files, (PLAN, WEIGHTS))
-    return Bundle(folder=folder, plan=parse_plan((folder / PLAN).read_text(encoding="utf-8")), files=files)
+    return Bundle(
+        folder=folder, plan=parse_plan((folder / PLAN).read_text(encoding="utf-8")), files=files, commands=commands
+    )
 
 
 def check_hashes(bundle: Bundle) -> str:
@@ -204,8 +208,8 @@ def _entry(path: Path) -> dict[str, Any]:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
 
 
-def _write_manifest(folder: Path, files: Mapping[str, Mapping[str, Any]], command: str) -> None:
-    content = {"format_version": _FORMAT_VERSION, **manifest_header(command), "files": dict(files)}
+def _write_manifest(folder: Path, files: Mapping[str, Mapping[str, Any]], commands: Sequence[str]) -> None:
+    content = {"format_version": _FORMAT_VERSION, **manifest_header(commands), "files": dict(files)}
     (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 __all__ = ["manifest_header"]
 
 
-def manifest_header(command: str) -> dict[str, object]:
-    """Return the command line, the time, the versions and the machine."""
+def manifest_header(commands: Sequence[str]) -> dict[str, object]:
+    """Return the command lines that made the bundle, in order, the time, the versions and the machine."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
+        "commands": list(commands),
         "versions": {
             "pruneport": importlib.metadata.version("pruneport"),
             "torch": importlib.metadata.version("torch"),

@@ -52,7 +52,7 @@ def call_factory(factory: Factory, source: Source) -> nn.Module:
     """
     try:
         network = factory(**source.model_args)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         given = f" called with {source.model_args}" if source.model_args else ""
         raise SourceError(f"the factory of {source.spec}{given} raised {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
@@ -80,7 +80,7 @@ def _import_file(path: Path) -> Any:
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if previous is None:
             del sys.modules[path.stem]
         else:
@@ -101,5 +101,5 @@ def _import_module(name: str) -> Any:
                 f"expected package.module:factory, path/to/file.py:factory or one of {', '.join(LIBRARIES)}."
             ) from error
         raise SourceError(f"importing {name} failed: it needs {error.name}, which is not installed.") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SourceError(f"importing {name} failed: {type(error).__name__}: {error}") from error

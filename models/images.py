@@ -138,4 +138,6 @@ def _per_channel(options: ImageOptions, name: str, channels: int) -> tuple[float
         raise ImageFolderError(
             f"--{name} has {len(values)} numbers; expected 1 or {channels}, as the input has channels."
         )
+    if name == "std" and min(values) <= 0:
+        raise ImageFolderError(f"--std is {values}; expected numbers above 0, of pixels in [0, 1].")
     return values * channels if len(values) == 1 else values

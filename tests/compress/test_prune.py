@@ -444,7 +444,13 @@ def test_shared_parameters_are_noted() -> None:
         nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 2, 1)
     )
     network[2].weight = network[1].weight
-    pruned = check(network, round_to=1)
+    network.eval()
+    pruned = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1))
+    untied, images = copy.deepcopy(network), torch.randn(2, *SHAPE)
+    untied[2].weight = nn.Parameter(untied[2].weight.detach().clone())  # so that each layer is zeroed on its own
+    with torch.inference_mode():
+        expected, actual = zeroed(untied, pruned.plan)(images), pruned.network(images)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     assert pruned.plan.note is not None
     assert "some parameters are shared between layers" in pruned.plan.note
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -109,12 +108,3 @@ def same() -> Callable[[nn.Module, nn.Module, tuple[int, ...]], bool]:
         return list(ours) == list(theirs) and all(states) and outputs
 
     return compare
-
-
-@pytest.fixture
-def module_name() -> Callable[[], str]:
-    """A file stem that no other test imports."""
-    return lambda: f"net_of_a_test_{next(_numbers)}"
-
-
-_numbers = itertools.count()

@@ -58,7 +58,7 @@ def test_overwriting_replaces_the_whole_bundle(bundle: Path, listing: Any) -> No
         (staging / "a.txt").write_text("new")
     assert set(listing(bundle)) == {"a.txt", "manifest.json"}
     assert os.listdir(bundle.parent) == ["bundle"]
-    assert json.loads((bundle / "manifest.json").read_text())["command"] == "pruneport ship x"
+    assert json.loads((bundle / "manifest.json").read_text())["commands"] == ["pruneport ship x"]
 
 
 def test_overwriting_through_a_link_replaces_what_it_points_to(bundle: Path, listing: Any) -> None:
@@ -136,7 +136,7 @@ def test_an_update_adds_and_replaces_files(bundle: Path) -> None:
     assert set(reopened.files) == {*opened.files, "bench.json"}
     assert check_hashes(reopened) == "3 files match the manifest"
     assert reopened.path("bench.json").read_text() == "2"
-    assert json.loads((bundle / "manifest.json").read_text())["command"] == "pruneport bench again"
+    assert json.loads((bundle / "manifest.json").read_text())["commands"][-1] == "pruneport bench again"
     assert not list(bundle.glob(".*"))
 
 

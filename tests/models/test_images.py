@@ -232,3 +232,8 @@ def test_channels_that_no_image_has(channels: int, tmp_path: Path) -> None:
     flat_folder(tmp_path, 1)
     with pytest.raises(ImageFolderError, match=f"the network takes {channels} channels; image files give 1 or 3"):
         opened(tmp_path, (channels, 8, 8))
+
+
+def test_a_deviation_of_zero_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageFolderError, match=r"--std is \(0\.0,\); expected numbers above 0"):
+        opened(flat_folder(tmp_path, 1), std=(0.0,))

@@ -437,3 +437,10 @@ def test_folders_with_our_rooms_names_are_the_users_own(kind: str, tmp_path: Pat
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "user models, user export, user compress, user bench"
+
+
+def test_a_file_that_exits_on_import_does_not_end_the_program(tmp_path: Path) -> None:
+    file = tmp_path / "script.py"
+    file.write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(SourceError, match=r"importing .*script\.py failed: SystemExit: 3"):
+        open_source(SourceOptions(source=f"{file}:build", input_shape=(3, 8, 8)))

@@ -71,7 +71,7 @@ def test_a_shipped_bundle_is_whole(shipped: Path) -> None:
 
 def test_the_manifest_records_who_made_it(shipped: Path) -> None:
     manifest = _read(shipped / "manifest.json")
-    command = shlex.split(manifest["command"])
+    command = shlex.split(manifest["commands"][-1])
     assert command[:5] == ["pruneport", "ship", "pruneport:digits_resnet", "--weights", "DEFAULT"]
     assert command[-2:] == ["--out", str(shipped)]
     assert manifest["versions"]["pruneport"] == pruneport.__version__
@@ -114,7 +114,7 @@ def test_step_by_step_gives_what_ship_gives(shipped: Path, run: Any, tmp_path: P
     assert run("bench", folder, *QUICK).code == 0
     assert {path.name for path in folder.iterdir()} == FILES - {"verify.json"}
     assert check_hashes(open_bundle(folder))
-    assert shlex.split(_read(folder / "manifest.json")["command"]) == ["pruneport", "bench", str(folder), *QUICK]
+    assert shlex.split(_read(folder / "manifest.json")["commands"][-1]) == ["pruneport", "bench", str(folder), *QUICK]
     assert _lasting(_read(folder / "plan.json")) == _lasting(_read(shipped / "plan.json"))
     ours, theirs = (load_file(path / "weights.safetensors") for path in (folder, shipped))
     assert list(ours) == list(theirs)
@@ -154,10 +154,11 @@ def test_inspect_shows_every_group(run: Any, tmp_path: Path, monkeypatch: pytest
     for text in (
         "blocks.1.conv1",
         "kept by --keep blocks.0.conv1",
-        "a residual stream",
+        "the representation (the head's input)",
         "the network's outputs always",
     ):
         assert text in done.out
+    assert "a residual stream, outside --scope filters" in run("inspect", *SOURCE[:1], "--scope", "filters").out
     assert "pruneport:digits_resnet: 6 groups, 3.32 M MACs" in done.out
 
 
@@ -210,7 +211,7 @@ def test_ship_from_python(tmp_path: Path) -> None:
     assert result.verification.ok
     assert result.report.is_file()
     assert "removing filters" in said
-    assert _read(tmp_path / "bundle/manifest.json")["command"] == ""
+    assert _read(tmp_path / "bundle/manifest.json")["commands"] == [""]
     json.dumps(result.to_dict())
     with pytest.raises(TargetError, match="exactly one"):
         ship(ShipConfig(source="pruneport:digits_resnet", out=tmp_path / "other"))

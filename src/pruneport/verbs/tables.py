@@ -139,26 +139,14 @@ def _show_verification(verification: Verification, console: Console) -> None:
 
 
 def _show_bench(bench: Any, console: Console) -> None:
-    table = _table(
-        f"latency on {bench['provider']}",
-        ">dense p50",
-        ">pruned p50",
-        ">p90",
-        ">p99",
-        ">images/s",
-        ">speed-up",
-    )
+    table = _table(f"{bench['provider']}, ms", ">dense p50", ">pruned p50", ">p90", ">p99", ">images/s", ">speed-up")
     for entry in bench["batches"]:
         dense, pruned, speedup = entry["dense"], entry["pruned"], entry["speedup"]
         table.add_row(
             f"batch {entry['batch']}",
-            f"{dense['p50_ms']:.3g} ms",
-            f"{pruned['p50_ms']:.3g} ms",
-            f"{pruned['p90_ms']:.3g} ms",
-            f"{pruned['p99_ms']:.3g} ms",
+            *(f"{value:.3g}" for value in (dense["p50_ms"], pruned["p50_ms"], pruned["p90_ms"], pruned["p99_ms"])),
             f"{pruned['images_per_s']:.3g}",
-            f"{speedup['ratio']:.2f}x",
-            f"{speedup['low']:.2f} to {speedup['high']:.2f}",
+            f"{speedup['ratio']:.2f}x ({speedup['low']:.2f}-{speedup['high']:.2f})",
         )
     console.print(table)
 
