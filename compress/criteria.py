@@ -53,7 +53,7 @@ def _magnitude(power: int) -> Criterion:
         for member in group.members:
             weight = weight_by_channel(network, member.module, member.axis)
             if weight is not None:
-                sums = weight.abs().double().pow(power).sum(1)
+                sums = weight.abs().pow(power).sum(1, dtype=torch.float64)
                 rows.append(sums[torch.from_numpy(member.positions)].sum(1))
         return torch.stack(rows).mean(0) if rows else torch.ones(group.width, dtype=torch.float64)
 

@@ -1,0 +1,67 @@
+"""Peak memory of ``compress`` beyond what torch itself takes, in multiples of the dense weights.
+
+"What torch takes" is a process that builds the same network and runs it once, less its weights.
+Each figure is the peak resident size of a process of its own. ``python bench/peak_memory.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+__all__ = ["main"]
+
+_PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+_COMPRESS = """
+from pathlib import Path
+from pruneport.verbs import CompressConfig, compress
+compress(CompressConfig(source={source!r}, flops=0.5, out=Path({out!r})))
+"""
+_IMPORTS = """
+import torch, torchvision
+import pruneport.verbs.steps
+"""
+_TORCH = (
+    _IMPORTS
+    + """
+from pruneport.models.options import SourceOptions
+from pruneport.models.source import open_source
+network, source = open_source(SourceOptions(source={source!r}))
+network(torch.randn(1, *source.input_shape)).sum()
+print(sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()))
+"""
+)
+
+
+def main() -> None:
+    """Measure and print JSON."""
+    parser = argparse.ArgumentParser(description="Measure the peak memory of compress.")
+    parser.add_argument("--sources", nargs="+", default=["torchvision:resnet50", "torchvision:vgg16"])
+    print(json.dumps([_measure(source) for source in parser.parse_args().sources], indent=1))
+
+
+def _measure(source: str) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as folder:
+        (compressing,) = _run(_COMPRESS.format(source=source, out=str(Path(folder) / "bundle")))
+    (imports,) = _run(_IMPORTS)
+    weights, forward = _run(_TORCH.format(source=source))
+    return {
+        "source": source,
+        "dense_weights_bytes": weights,
+        "peak_bytes": {"compress": compressing, "imports": imports, "dense_forward": forward},
+        "beyond_torch_in_dense_weights": round((compressing - (forward - weights)) / weights, 2),
+    }
+
+
+def _run(code: str) -> list[int]:
+    """Return the numbers that the code printed and then its peak; this process stays small, as a child inherits it."""
+    done = subprocess.run([sys.executable, "-c", code + _PEAK], check=True, capture_output=True, text=True)
+    return [int(line) for line in done.stdout.split()]
+
+
+if __name__ == "__main__":
+    main()
