@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-__all__ = ["CriterionName", "PruneOptions", "RankingName", "ScopeName"]
+from pruneport.models.options import PreparationOptions
+
+__all__ = ["CriterionName", "PruneOptions", "RankingName", "RecoverName", "RecoveryOptions", "ScopeName"]
 
 CriterionName = Literal["l1", "l2", "random"]
 ScopeName = Literal["filters", "channels"]
 RankingName = Literal["uniform", "global"]
+RecoverName = Literal["auto", "none", "bn", "reconstruct"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +40,16 @@ class PruneOptions:
     """No group loses more than this share of its filters."""
     keep: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Leave groups dense that hold a module whose name matches this shell pattern; may be repeated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveryOptions(PreparationOptions):
+    """How accuracy is won back without training."""
+
+    recover: RecoverName = "auto"
+    """bn: measure BatchNorm statistics anew; reconstruct: solve weights by least squares; auto: the best that the
+    given images allow."""
+    calibration: Path | None = None
+    """A folder of images for the recovery; labels are not needed and not used."""
+    calibration_images: int = 256
+    """Use at most this many of them, taken evenly from the whole folder."""

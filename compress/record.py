@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["Axis", "Cost", "Member", "Scope"]
+__all__ = ["Axis", "Cost", "Member", "Recovered", "Scope"]
 
 Axis = Literal["out", "in", "channels"]
 """Dimension of a layer: its outputs, its inputs, or both at once (norms, depthwise convolutions)."""
@@ -43,3 +43,20 @@ class Member:
     axis: Axis
     size: int
     positions: np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovered:
+    """What a recovery did and what it brought on the calibration images.
+
+    Attributes:
+        name: Which recovery.
+        images: Number of calibration images.
+        error_before: Mean squared difference of the pruned from the dense outputs, over the dense outputs' variance.
+        error_after: The same after recovery.
+    """
+
+    name: str
+    images: int
+    error_before: float
+    error_after: float

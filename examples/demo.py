@@ -34,6 +34,7 @@ def main() -> None:
             out=out / "digits",
             overwrite=True,
             images=write_images(Path(folder) / "digits-test"),
+            calibration=write_images(Path(folder) / "digits-train", trained_on=True),
             mean=(0.5,),
             std=(0.5,),
         )

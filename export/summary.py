@@ -151,6 +151,7 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
         ("Achieved", achieved),
         ("Note", plan["note"] or ""),
         ("Surgery", _SURGERY.format(plan["masked_error"]) if plan.get("masked_error") is not None else ""),
+        ("Recovery", _recovery(plan.get("recovery"))),
         ("Criterion", _WORDS.get(request["criterion"], request["criterion"])),
         ("Scope", _WORDS.get(request["scope"], request["scope"])),
         ("Ranking", _WORDS.get(request["ranking"], request["ranking"])),
@@ -198,3 +199,14 @@ def _speedup(entry: Json) -> str:
     if high < 1:
         return f"{1 / ratio:.2f}× slower"
     return "no clear speed-up"
+
+
+def _recovery(done: Json | None) -> str:
+    if not done:
+        return "none: plain pruning"
+    words = {"bn": "BatchNorm statistics measured anew", "reconstruct": "weights solved by least squares"}
+    before, after = float(done["error_before"]), float(done["error_after"])
+    return (
+        f"{words.get(done['name'], done['name'])} on {done['images']} unlabelled images; output error, as a share of "
+        f"the dense outputs' variance: {before:.3g} before, {after:.3g} after"
+    )

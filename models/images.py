@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,19 @@ class ImageSet:
             inputs = torch.stack([self._prepare(path) for path in self.paths[start : start + size]])
             labels = None if self.labels is None else torch.tensor(self.labels[start : start + size])
             yield inputs, labels
+
+    def loaders(self, size: int) -> list[Callable[[], Tensor]]:
+        """One function a batch, each of which loads its inputs (B, C, H, W) when called."""
+
+        def loader(part: ImageSet) -> Callable[[], Tensor]:
+            return lambda: next(part.batches(size))[0]
+
+        return [loader(self.part(range(start, min(start + size, len(self))))) for start in range(0, len(self), size)]
+
+    def part(self, rows: Sequence[int]) -> ImageSet:
+        """The images at the given rows."""
+        labels = None if self.labels is None else tuple(self.labels[row] for row in rows)
+        return replace(self, paths=tuple(self.paths[row] for row in rows), labels=labels)
 
     def _prepare(self, path: Path) -> Tensor:
         channels, height, width = self.shape

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-__all__ = ["ImageOptions", "SourceOptions"]
+__all__ = ["ImageOptions", "PreparationOptions", "SourceOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +30,22 @@ class SourceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions:
-    """A folder of images (one folder a class where labelled) and how they are prepared."""
+class PreparationOptions:
+    """How images become inputs."""
 
-    images: Path | None = None
-    """Images for parity and accuracy: FOLDER/CLASS/*.png; classes in sorted order are the labels."""
-    images_limit: int | None = None
-    """Use at most this many images, taken evenly from the whole folder."""
     resize: int | None = None
     """Shorter side in pixels before the centre crop to the input shape; default: the crop itself."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     """Per-channel mean of pixels in [0, 1]; one number stands for every channel."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Per-channel standard deviation of pixels in [0, 1]; one number stands for every channel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(PreparationOptions):
+    """A folder of images (one folder a class where labelled) and how they are prepared."""
+
+    images: Path | None = None
+    """Images for parity and accuracy: FOLDER/CLASS/*.png; classes in sorted order are the labels."""
+    images_limit: int | None = None
+    """Use at most this many images, taken evenly from the whole folder."""

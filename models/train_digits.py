@@ -62,9 +62,10 @@ def accuracy(network: nn.Module) -> float:
     return float((network(inputs).argmax(1) == labels).float().mean())
 
 
-def write_images(folder: Path) -> Path:
-    """Write the held-out quarter as ``folder/DIGIT/NUMBER.png``."""
-    _, _, inputs, labels = split()
+def write_images(folder: Path, *, trained_on: bool = False) -> Path:
+    """Write the held-out quarter, or the images trained on, as ``folder/DIGIT/NUMBER.png``."""
+    train_inputs, train_labels, test_inputs, test_labels = split()
+    inputs, labels = (train_inputs, train_labels) if trained_on else (test_inputs, test_labels)
     for number, (image, label) in enumerate(zip(inputs, labels, strict=True)):
         target = folder / str(int(label)) / f"{number:04d}.png"
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -188,6 +188,21 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # ship's own
     "no images there": ((*_SHIP, "--images", "nowhere"), ("no image folder nowhere", "FOLDER/CLASS/IMAGE")),
     "no images in it": ((*_SHIP, "--images", "no_images"), ("no images in no_images", ".png")),
+    "no calibration folder": ((*_SHIP, "--calibration", "nowhere"), ("no image folder nowhere", "FOLDER/CLASS/IMAGE")),
+    "no calibration images in it": ((*_SHIP, "--calibration", "no_images"), ("no images in no_images", ".png")),
+    "corrupt calibration image": (
+        (*_SHIP, "--calibration", "corrupt"),
+        ("corrupt/0/broken.png cannot be read", "replace it"),
+    ),
+    "too few calibration images": (
+        (*_SHIP, "--calibration", "two_classes", "--calibration-images", "1"),
+        ("too few to solve", "Give at least", "--recover bn"),
+    ),
+    "no calibration image at all": (
+        (*_SHIP, "--calibration", "two_classes", "--calibration-images", "0"),
+        ("--calibration-images is 0", "at least 1"),
+    ),
+    "recovery without images": ((*_SHIP, "--recover", "reconstruct"), ("needs images", "--calibration FOLDER")),
     "corrupt image": ((*_SHIP, "--images", "corrupt"), ("corrupt/0/broken.png cannot be read", "replace it")),
     "other classes": ((*_SHIP, "--images", "two_classes"), ("two_classes has 2 class folders", "(10,)")),
     "no image at all": (

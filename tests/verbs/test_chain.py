@@ -19,6 +19,7 @@ import pruneport
 from pruneport.errors import ParityError, SpeedupError, TargetError
 from pruneport.export.bundle import check_hashes, open_bundle
 from pruneport.export.onnx_file import read_metadata
+from pruneport.models.train_digits import write_images
 from pruneport.verbs import ShipConfig, VerifyConfig, ship, verify
 
 SOURCE = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5")
@@ -216,3 +217,31 @@ def test_ship_from_python(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="exactly one"):
         ship(ShipConfig(source="pruneport:digits_resnet", out=tmp_path / "other"))
     assert issubclass(SpeedupError, pruneport.PruneportError)
+
+
+def test_calibration_images_win_accuracy_back(tmp_path: Path, run: Any) -> None:
+    test = write_images(tmp_path / "test")
+    train = write_images(tmp_path / "train", trained_on=True)
+    top1 = {}
+    for name, extra in {
+        "plain": (),
+        "bn": ("--recover", "bn", "--calibration", train),
+        "auto": ("--calibration", train),
+    }.items():
+        out = tmp_path / name
+        options = ("--images", test, "--mean", "0.5", "--std", "0.5", "--parity-batches", "1", *QUICK, "--out", out)
+        assert run("ship", *SOURCE, *options, *extra).code == 0
+        accuracy = _read(out / "verify.json")["accuracy"]
+        assert accuracy["pruned_onnx"] == accuracy["pruned_torch"]
+        top1[name] = accuracy["pruned_onnx"]
+        recovery = _read(out / "plan.json")["recovery"]
+        if name == "plain":
+            assert recovery is None
+            continue
+        assert recovery["name"] == {"bn": "bn", "auto": "reconstruct"}[name]
+        assert recovery["images"] == 256
+        assert recovery["error_after"] < recovery["error_before"]
+        assert "256 unlabelled images" in (out / "report.html").read_text(encoding="utf-8")
+        assert run("verify", out).code == 0
+    assert top1["auto"] > top1["bn"] > top1["plain"]
+    assert top1["auto"] > 0.9

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from pruneport.bench.options import BenchOptions
-from pruneport.compress.options import PruneOptions, ScopeName
+from pruneport.compress.options import PruneOptions, RecoveryOptions, ScopeName
 from pruneport.export.options import ParityOptions
 from pruneport.models.options import SourceOptions
 
@@ -37,8 +37,8 @@ class InspectConfig(SourceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressConfig(PruneOptions, SourceOptions):
-    """Prune a network to a target and write it as a bundle."""
+class CompressConfig(RecoveryOptions, PruneOptions, SourceOptions):
+    """Prune a network to a target, recover accuracy where images are given, and write it as a bundle."""
 
     out: Path
     """The bundle's folder; it must not exist yet, or be empty."""

@@ -17,6 +17,7 @@ from pruneport.compress.allocation import target_of
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan
 from pruneport.compress.prune import Pruned, describe_groups, prune
+from pruneport.compress.recovery import choose_recovery, open_calibration, recover
 from pruneport.errors import CheckpointError, SourceError
 from pruneport.export.bundle import (
     BENCH,
@@ -164,7 +165,7 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
 
 
 def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module, Pruned]:
-    """Open the source and prune it; the output folder, the target and the images are checked before any work.
+    """Open the source, prune it and recover accuracy; output folder, target and images are checked before any work.
 
     Returns:
         The dense network, untouched, and the pruned one with its plan.
@@ -175,7 +176,12 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     dense, source = open_source(config)
     if isinstance(config, ParityOptions):
         open_parity_images(config, source.input_shape)
-    return dense, prune(dense, source, config, progress)
+    name, batches = choose_recovery(config), open_calibration(config, source.input_shape)
+    pruned = prune(dense, source, config, progress)
+    if name == "none":
+        return dense, pruned
+    done = recover(name, dense, pruned.network, pruned.plan.groups, batches, progress)
+    return dense, replace(pruned, plan=replace(pruned.plan, recovery=done))
 
 
 def write_onnx_pair(

@@ -102,6 +102,13 @@ def _show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
     ):
         table.add_row(name, _scaled(dense), _scaled(pruned), f"{pruned / dense:.1%}")
     console.print(table)
+    if plan.recovery is not None:
+        done = plan.recovery
+        console.print(
+            f"Recovery {done.name} on {done.images} images: output error {done.error_before:.3g} -> "
+            f"{done.error_after:.3g} of the dense outputs' variance",
+            markup=False,
+        )
     if plan.note:
         console.print(f"Note: {plan.note}", markup=False, soft_wrap=True)
     if not plan.source.trained:

@@ -1,0 +1,84 @@
+"""Least squares in a stream: normal equations that grow with a layer's inputs, not with the data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["Equations", "patch_rows"]
+
+
+class Equations:
+    """Normal equations of ``inputs @ weight + intercept = targets``, summed in float64.
+
+    Args:
+        inputs: Unknowns of one output.
+        outputs: Right-hand sides.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        self.rows = 0
+        self._gram = torch.zeros(inputs, inputs, dtype=torch.float64)
+        self._cross = torch.zeros(inputs, outputs, dtype=torch.float64)
+        self._input_sum = torch.zeros(inputs, dtype=torch.float64)
+        self._target_sum = torch.zeros(outputs, dtype=torch.float64)
+
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        """Add equations: inputs (rows, inputs), targets (rows, outputs)."""
+        self._gram += inputs.T @ inputs
+        self._cross += inputs.T @ targets
+        self._input_sum += inputs.sum(0, dtype=torch.float64)
+        self._target_sum += targets.sum(0, dtype=torch.float64)
+        self.rows += len(inputs)
+
+    def solve(self, start: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+        """Minimise the mean squared error plus ``ridge`` times the distance to ``start``.
+
+        Args:
+            start: Weights (inputs, outputs) to stay near to where the data say little.
+            ridge: Relative to the mean variance of an input.
+
+        Returns:
+            Weight (inputs, outputs) and intercept (outputs,), float64.
+        """
+        mean_in, mean_out = self._input_sum / self.rows, self._target_sum / self.rows
+        gram = (self._gram / self.rows).addr_(mean_in, mean_in, alpha=-1)
+        cross = (self._cross / self.rows).addr_(mean_in, mean_out, alpha=-1)
+        strength = ridge * gram.diagonal().mean().clamp_min(1e-12)
+        gram.diagonal().add_(strength)
+        weight = torch.cholesky_solve(cross + strength * start.double(), torch.linalg.cholesky(gram))
+        return weight, mean_out - mean_in @ weight
+
+
+def patch_rows(
+    inputs: Tensor,
+    targets: Tensor,
+    positions: Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """A convolution as equations, at some of its output positions.
+
+    Args:
+        inputs: (B, C, H, W).
+        targets: (B, outputs, H', W').
+        positions: Flat indices into H' x W'.
+        kernel: With stride, padding and dilation: of the convolution, (height, width).
+        stride: See kernel.
+        padding: See kernel.
+        dilation: See kernel.
+
+    Returns:
+        (rows, C * kH * kW) and (rows, outputs), rows = B * positions.
+    """
+    padded = F.pad(inputs, (padding[1], padding[1], padding[0], padding[0]))
+    width = targets.shape[-1]
+    top, left = (positions // width) * stride[0], (positions % width) * stride[1]
+    rows = top[:, None, None] + torch.arange(kernel[0])[:, None] * dilation[0]
+    columns = left[:, None, None] + torch.arange(kernel[1]) * dilation[1]
+    patches = padded[:, :, rows, columns].permute(0, 2, 1, 3, 4)  # B, positions, C, kH, kW
+    flat = targets.flatten(2)[:, :, positions].transpose(1, 2)
+    return patches.flatten(2).flatten(0, 1), flat.flatten(0, 1)

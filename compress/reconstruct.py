@@ -1,0 +1,223 @@
+"""Reconstruction: weights solved anew, layer by layer, so that outputs are the dense network's.
+
+In order through the network, each layer is given the inputs that the pruned network really produces and is
+fitted by least squares to the dense network's outputs (as in He et al. 2017, arXiv 1707.06168, where only
+consumers are). We define: where a branch ends in an addition, the target is corrected by the error that already
+lies on what it is added to, so that the sum, and not the branch, is fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from pruneport.compress.equations import Equations, patch_rows
+from pruneport.compress.replay import Batches, Replay, Stopped, find_cuts
+from pruneport.errors import ImageFolderError
+
+__all__ = ["reconstruct", "solvable_layers"]
+
+_ROWS = 150_000  # equations a layer; more positions of the same images add little
+_MOST_UNKNOWNS = 8192  # a Gram matrix of 0.5 GB
+_LEAST_GAIN = 0.05  # of the median: a channel that its norm nearly silences is not fitted at any price
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+_ADDITIONS = {
+    torch.add,
+    Tensor.add,
+    Tensor.add_,
+    Tensor.__add__,
+    Tensor.__iadd__,
+    Tensor.__radd__,
+}
+_TRANSPARENT = {F.batch_norm, torch.batch_norm, F.dropout}
+
+
+def solvable_layers(pruned: nn.Module, kept: Mapping[str, Mapping[str, Sequence[int]]]) -> list[str]:
+    """Layers to solve, in the order of their definition: convolutions, and linear layers with pruned inputs.
+
+    Grouped convolutions and layers of more than 8192 inputs keep their weights.
+    """
+    names = []
+    for name, layer in pruned.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            fits = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        else:
+            fits = isinstance(layer, nn.Linear) and "in" in kept.get(name, {})
+        if fits and layer.weight[0].numel() <= _MOST_UNKNOWNS:
+            names.append(name)
+    return names
+
+
+def reconstruct(
+    dense: nn.Module,
+    pruned: nn.Module,
+    kept: Mapping[str, Mapping[str, Sequence[int]]],
+    batches: Batches,
+    ridge: float = 1e-3,
+    progress: Callable[[str], None] = lambda message: None,
+) -> list[str]:
+    """Solve the layers of ``pruned`` behind its first pruned one, in order of execution and in place.
+
+    Args:
+        dense: The original network; it is only run.
+        pruned: The pruned one, with modules of the same names.
+        kept: Positions kept by layer and axis, as ``positions_kept`` gives them.
+        batches: Inputs (B, C, H, W); no labels are needed.
+        ridge: Pull towards the present weights, relative to the mean variance of an input.
+        progress: Told which layer is being solved.
+
+    Returns:
+        Names of the layers that were solved.
+
+    Raises:
+        ImageFolderError: There are fewer equations than unknowns; the message says how many images are needed.
+    """
+    wanted = set(solvable_layers(pruned, kept))
+    order = _execution_order(pruned, batches[0]()[:2])
+    first = next((index for index, name in enumerate(order) if "in" in kept.get(name, {})), len(order))
+    layers = [name for name in order[first:] if name in wanted and order.count(name) == 1]
+    cuts = find_cuts(dense, batches[0]()[:2])
+    with Replay(pruned, cuts, batches) as ours, Replay(dense, cuts, batches) as theirs:
+        for number, name in enumerate(layers, start=1):
+            progress(f"solving layer {number} of {len(layers)}: {name}")
+            ours.advance(name)
+            theirs.advance(name)
+            _solve(ours, theirs, name, kept.get(name, {}).get("out"), ridge)
+    return layers
+
+
+def _solve(ours: Replay, theirs: Replay, name: str, kept: Sequence[int] | None, ridge: float) -> None:
+    layer: Any = ours.network.get_submodule(name)
+    norm = _norm_after(ours.network, name)
+    start = layer.weight.detach().flatten(1).T
+    equations = Equations(*start.shape)
+    generator = torch.Generator().manual_seed(0)
+    images = 0
+    with _Watch(ours.network, name) as mine, _Watch(theirs.network, name) as dense:
+        for _ in zip(ours.passes(), theirs.passes(), strict=True):
+            inputs, _, own_sum = mine.take()
+            _, target, dense_sum = dense.take()
+            if kept is not None:
+                target = target.index_select(-1 if isinstance(layer, nn.Linear) else 1, torch.as_tensor(kept))
+            if own_sum is not None and dense_sum is not None and own_sum.shape == target.shape == dense_sum.shape:
+                error = dense_sum - own_sum
+                target = target + (error if norm is None else error / _gain(norm, target.ndim))
+            equations.add(*_rows(layer, inputs, target, _ROWS // len(ours), generator))
+            images += len(inputs)
+    unknowns = len(start)
+    if equations.rows < unknowns:
+        needed = -(-unknowns * images // equations.rows)
+        raise ImageFolderError(
+            f"{images} calibration images are too few to solve {name}: they give {equations.rows} equations for "
+            f"{unknowns} unknowns. Give at least {needed} images, or choose --recover bn."
+        )
+    weight, intercept = equations.solve(start, ridge)
+    layer.weight.data = weight.T.reshape(layer.weight.shape).to(layer.weight.dtype)
+    if layer.bias is not None:
+        layer.bias.data = intercept.to(layer.bias.dtype)
+    elif norm is not None:
+        norm.running_mean -= intercept.to(norm.running_mean.dtype)  # the norm subtracts its mean: this adds
+
+
+def _rows(layer: Any, inputs: Tensor, target: Tensor, limit: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    if isinstance(layer, nn.Linear):
+        return inputs.flatten(0, -2), target.flatten(0, -2)
+    places = target.shape[-2] * target.shape[-1]
+    count = max(1, min(places, limit // len(inputs)))
+    chosen = torch.randperm(places, generator=generator)[:count]
+    return patch_rows(inputs, target, chosen, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+
+
+def _gain(norm: Any, ndim: int) -> Tensor:
+    gain: Tensor = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+    least = _LEAST_GAIN * gain.abs().median().clamp_min(1e-6)
+    gain = torch.where(gain.abs() < least, torch.where(gain < 0, -least, least), gain)
+    return gain.reshape(1, -1, *[1] * (ndim - 2))
+
+
+def _norm_after(network: nn.Module, name: str) -> Any:
+    """The BatchNorm with statistics that is defined right behind the layer and has its width, or None."""
+    owner, _, own = name.rpartition(".")
+    siblings = list(network.get_submodule(owner).named_children())
+    index = next(number for number, (key, _) in enumerate(siblings) if key == own)
+    following = siblings[index + 1][1] if index + 1 < len(siblings) else None
+    layer = network.get_submodule(name)
+    width = getattr(layer, "out_channels", getattr(layer, "out_features", None))
+    if isinstance(following, _BatchNorm) and following.num_features == width:
+        return following if following.affine and following.running_mean is not None else None
+    return None
+
+
+def _execution_order(network: nn.Module, example: Tensor) -> list[str]:
+    order: list[str] = []
+
+    def remember(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            order.append(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(remember(name)) for name, module in network.named_modules()]
+    try:
+        with torch.inference_mode():
+            network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return order
+
+
+class _Watch(TorchFunctionMode):
+    """Catches a layer's inputs and outputs, and the tensor that its branch is added to; then stops the pass."""
+
+    def __init__(self, network: nn.Module, name: str) -> None:
+        super().__init__()
+        self._network, self._name = network, name
+        self._handles: list[Any] = []
+        self._branch: Tensor | None = None
+        self._inputs = self._outputs = torch.empty(0)
+        self._added_to: Tensor | None = None
+
+    def __enter__(self) -> _Watch:
+        layer = self._network.get_submodule(self._name)
+        self._handles = [layer.register_forward_hook(self._on_layer)]
+        for module in self._network.modules():
+            if isinstance(module, _BatchNorm | nn.Identity | nn.Dropout):
+                self._handles.append(module.register_forward_hook(self._on_transparent))
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        for handle in self._handles:
+            handle.remove()
+
+    def take(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return inputs, outputs and what was added of the latest pass, and forget them."""
+        seen = (self._inputs, self._outputs, self._added_to)
+        self._branch = self._added_to = None
+        return seen
+
+    def _on_layer(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._inputs, self._outputs, self._branch = inputs[0].clone(), output.clone(), output
+
+    def _on_transparent(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if inputs[0] is self._branch:
+            self._branch = output
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        reads_branch = self._branch is not None and any(argument is self._branch for argument in args)
+        if reads_branch and function in _ADDITIONS:
+            other = args[1] if args[0] is self._branch else args[0]
+            if isinstance(other, Tensor):
+                self._added_to = other.clone()
+                raise Stopped
+        result = function(*args, **(kwargs or {}))
+        if reads_branch and isinstance(result, Tensor) and function not in _TRANSPARENT:
+            raise Stopped  # the branch goes on into something else than an addition
+        return result

@@ -1,0 +1,146 @@
+"""Recovery: accuracy won back after pruning, closed-form or by statistics only; nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruneport.compress.options import RecoveryOptions
+from pruneport.compress.plan import GroupPlan, positions_kept
+from pruneport.compress.reconstruct import reconstruct
+from pruneport.compress.record import Recovered
+from pruneport.compress.replay import Batches
+from pruneport.errors import ImageFolderError
+from pruneport.models.images import open_images
+from pruneport.models.options import ImageOptions
+
+__all__ = ["RECOVERIES", "choose_recovery", "open_calibration", "output_error", "recover"]
+
+_BATCH = 32
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+Kept = Mapping[str, Mapping[str, Sequence[int]]]
+Recovery = Callable[[nn.Module, nn.Module, Kept, Batches, Callable[[str], None]], None]
+
+
+def choose_recovery(options: RecoveryOptions) -> str:
+    """Name the recovery that the options ask for; ``auto`` is the best that the given images allow.
+
+    Raises:
+        ImageFolderError: It needs images and none are given, or their number is wrong.
+    """
+    if options.calibration_images < 1:
+        raise ImageFolderError(f"--calibration-images is {options.calibration_images}; expected at least 1.")
+    if options.recover == "auto":
+        return "reconstruct" if options.calibration is not None else "none"
+    if options.recover != "none" and options.calibration is None:
+        raise ImageFolderError(
+            f"--recover {options.recover} needs images: give --calibration FOLDER; no labels are needed."
+        )
+    return options.recover
+
+
+def open_calibration(options: RecoveryOptions, shape: tuple[int, int, int]) -> Batches:
+    """List the calibration images as batches that load when they are called for.
+
+    Raises:
+        ImageFolderError: No such folder, no images in it, or they cannot be inputs of this shape.
+    """
+    images = open_images(
+        ImageOptions(
+            images=options.calibration,
+            images_limit=options.calibration_images,
+            resize=options.resize,
+            mean=options.mean,
+            std=options.std,
+        ),
+        shape,
+    )
+    return [] if images is None else images.loaders(_BATCH)
+
+
+def recover(
+    name: str,
+    dense: nn.Module,
+    pruned: nn.Module,
+    groups: Sequence[GroupPlan],
+    batches: Batches,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Recovered:
+    """Change the weights or statistics of ``pruned`` in place so that it computes more of what ``dense`` does.
+
+    Args:
+        name: A key of ``RECOVERIES``.
+        dense: The original network; it is only run.
+        pruned: The pruned one.
+        groups: What was removed.
+        batches: Calibration inputs (B, C, H, W), without labels.
+        progress: Told what is being done.
+
+    Raises:
+        ImageFolderError: There are too few images.
+    """
+    kept = positions_kept([(m, group.kept) for group in groups if group.kept is not None for m in group.members])
+    before = output_error(dense, pruned, batches)
+    RECOVERIES[name](dense, pruned, kept, batches, progress)
+    return Recovered(
+        name=name,
+        images=sum(len(load()) for load in batches),
+        error_before=before,
+        error_after=output_error(dense, pruned, batches),
+    )
+
+
+@torch.inference_mode()
+def output_error(dense: nn.Module, pruned: nn.Module, batches: Batches) -> float:
+    """Mean squared difference of the outputs, divided by the variance of the dense ones."""
+    squares, total, squared, count = 0.0, 0.0, 0.0, 0
+    for load in batches:
+        inputs = load()
+        theirs, ours = _first(dense(inputs)).double(), _first(pruned(inputs)).double()
+        squares += float((ours - theirs).square().sum())
+        total += float(theirs.sum())
+        squared += float(theirs.square().sum())
+        count += theirs.numel()
+    variance = squared / count - (total / count) ** 2
+    return squares / count / max(variance, 1e-30)
+
+
+def _first(outputs: Any) -> torch.Tensor:
+    while not isinstance(outputs, torch.Tensor):
+        outputs = next(iter(outputs.values() if isinstance(outputs, Mapping) else outputs))
+    return outputs
+
+
+def _estimate_statistics(
+    dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Callable[[str], None]
+) -> None:
+    """Measure the mean and variance of every BatchNorm anew, as the average over the batches."""
+    norms = [m for m in pruned.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch then keeps the plain average
+            norm.train()
+        with torch.no_grad():
+            for number, load in enumerate(batches, start=1):
+                progress(f"measuring statistics, batch {number} of {len(batches)}")
+                pruned(load())
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+
+
+def _reconstruct(
+    dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Callable[[str], None]
+) -> None:
+    """Solve every layer behind the first pruned one by least squares; the statistics stay the dense network's."""
+    reconstruct(dense, pruned, kept, batches, progress=progress)
+
+
+RECOVERIES: Mapping[str, Recovery] = MappingProxyType({"bn": _estimate_statistics, "reconstruct": _reconstruct})

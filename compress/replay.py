@@ -1,0 +1,177 @@
+"""Replay: run a network from its middle, so that solving it layer by layer costs a few passes, not hundreds.
+
+A *cut* is a module whose output alone decides all that comes after it (a residual block, say). Activations are
+carried from cut to cut in files, batch by batch, so memory does not grow with the number of images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Batches", "Replay", "Stopped", "find_cuts"]
+
+Batches = Sequence[Callable[[], Tensor]]
+"""Inputs (B, C, H, W), each loaded when it is called for; the same every time."""
+
+
+class Stopped(Exception):
+    """Raised by a hook to end a forward pass early."""
+
+
+def find_cuts(network: nn.Module, example: Tensor) -> list[str]:
+    """Modules, in order of execution, from whose output alone the rest of the pass can be run.
+
+    Containers are opened, other modules kept whole. Each candidate is tried: with everything before it
+    replaced by zeros and its own output replayed, the network's output must be the same.
+
+    Args:
+        network: In eval mode.
+        example: Inputs (B, C, H, W).
+    """
+    calls: list[str] = []
+    outputs: dict[str, Tensor] = {}
+
+    def remember(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            calls.append(name)
+            if isinstance(output, Tensor):
+                outputs[name] = output.clone()
+
+        return hook
+
+    handles = [network.get_submodule(name).register_forward_hook(remember(name)) for name in _blocks(network)]
+    try:
+        with torch.inference_mode():
+            expected = network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = [name for name in calls if calls.count(name) == 1 and name in outputs]
+    cuts = []
+    for index, name in enumerate(once):
+        stand_ins = {earlier: _zeros(outputs[earlier].shape) for earlier in once[:index]}
+        with torch.inference_mode(), _replaced(network, stand_ins | {name: outputs[name].clone()}):
+            found = network(torch.zeros_like(example))
+        if isinstance(found, Tensor) and isinstance(expected, Tensor) and torch.equal(found, expected):
+            cuts.append(name)
+    return cuts
+
+
+class Replay:
+    """One network, and the frontier up to which its activations are stored.
+
+    Args:
+        network: In eval mode; its weights may change behind the frontier, not before it.
+        cuts: From ``find_cuts``, of this network or of the dense one with the same modules.
+        batches: The inputs.
+    """
+
+    def __init__(self, network: nn.Module, cuts: Sequence[str], batches: Batches) -> None:
+        self.network = network
+        self._cuts = list(cuts)
+        self._batches = batches
+        self._inputs: list[torch.Size | None] = [None] * len(batches)
+        self._shapes: list[dict[str, torch.Size]] = [{} for _ in batches]
+        self._frontier = -1
+        self._folder = tempfile.TemporaryDirectory(prefix="pruneport-replay-")
+
+    def __enter__(self) -> Replay:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._folder.cleanup()
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._batches)
+
+    def passes(self) -> Iterator[None]:
+        """Run every batch from the frontier on; hooks on the network see what happens, and may stop it."""
+        for index in range(len(self._batches)):
+            stand_ins = _replaced(self.network, self._stand_ins(index))
+            with torch.inference_mode(), stand_ins, contextlib.suppress(Stopped):
+                self.network(self._input(index))
+            yield
+
+    def advance(self, before: str) -> None:
+        """Move the frontier to the last cut that ends before the module ``before`` starts."""
+        home = next((i for i, cut in enumerate(self._cuts) if f"{before}.".startswith(f"{cut}.")), 0)
+        while self._frontier < home - 1:
+            self._step(self._frontier + 1)
+
+    def _step(self, target: int) -> None:
+        caught: list[Tensor] = []
+
+        def stop(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            caught.append(output)
+            raise Stopped
+
+        handle = self.network.get_submodule(self._cuts[target]).register_forward_hook(stop)
+        try:
+            for index, _ in enumerate(self.passes()):
+                output = caught.pop()
+                torch.save(output.clone(), self._file(index, target))
+                self._shapes[index][self._cuts[target]] = output.shape
+                self._file(index, self._frontier).unlink(missing_ok=True)
+        finally:
+            handle.remove()
+        self._frontier = target
+
+    def _input(self, index: int) -> Tensor:
+        known = self._inputs[index]
+        if self._frontier >= 0 and known is not None:
+            return _zeros(known)  # nothing that runs reads it
+        loaded = self._batches[index]()
+        self._inputs[index] = loaded.shape
+        return loaded
+
+    def _stand_ins(self, index: int) -> dict[str, Tensor]:
+        if self._frontier < 0:
+            return {}
+        stored = torch.load(self._file(index, self._frontier), weights_only=True)
+        earlier = {name: _zeros(self._shapes[index][name]) for name in self._cuts[: self._frontier]}
+        return earlier | {self._cuts[self._frontier]: stored}
+
+    def _file(self, index: int, frontier: int) -> Path:
+        return Path(self._folder.name) / f"{index}-{frontier}.pt"
+
+
+def _zeros(shape: torch.Size) -> Tensor:
+    return torch.zeros(()).expand(shape)
+
+
+def _blocks(network: nn.Module, prefix: str = "") -> list[str]:
+    names = []
+    for name, child in network.named_children():
+        if isinstance(child, nn.Sequential | nn.ModuleList):
+            names += _blocks(child, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+@contextmanager
+def _replaced(network: nn.Module, outputs: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let the named modules return the given tensors instead of computing."""
+    modules = []
+    try:
+        for name, output in outputs.items():
+            module = network.get_submodule(name)
+            module.forward = _returning(output)
+            modules.append(module)
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+def _returning(output: Tensor) -> Callable[..., Tensor]:
+    return lambda *_, **__: output

@@ -1,0 +1,299 @@
+"""Recovery: least squares against numpy's, replay against whole passes, statistics against their definition."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+
+from pruneport.compress.equations import Equations, patch_rows
+from pruneport.compress.options import PruneOptions, RecoveryOptions
+from pruneport.compress.plan import positions_kept
+from pruneport.compress.prune import Pruned, prune
+from pruneport.compress.reconstruct import reconstruct
+from pruneport.compress.recovery import choose_recovery, open_calibration, output_error, recover
+from pruneport.compress.replay import Batches, Replay, find_cuts
+from pruneport.errors import ImageFolderError
+from pruneport.models.digits import digits_resnet
+from pruneport.models.record import Source
+
+SHAPE = (1, 8, 8)
+
+
+def network(seed: int = 0) -> nn.Module:
+    """The embedded architecture with random weights and statistics that are alive."""
+    torch.manual_seed(seed)
+    built = digits_resnet()
+    for module in built.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.2)
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    return built.eval()
+
+
+def pruned_from(dense: nn.Module, flops: float = 0.6) -> Pruned:
+    return prune(dense, Source(spec="x:y", model_args={}, input_shape=SHAPE), PruneOptions(flops=flops))
+
+
+def batches_of(inputs: Tensor, size: int) -> Batches:
+    return [lambda part=part: part.clone() for part in inputs.split(size)]  # type: ignore[misc]
+
+
+def kept_of(pruned: Pruned) -> dict[str, dict[str, list[int]]]:
+    groups = [group for group in pruned.plan.groups if group.kept is not None]
+    return positions_kept([(member, group.kept or ()) for group in groups for member in group.members])
+
+
+def images(count: int = 96) -> Tensor:
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(5))
+
+
+def same_state(one: nn.Module, other: nn.Module) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+# The equations
+
+
+@settings(deadline=None, max_examples=20, derandomize=True)
+@given(
+    seed=st.integers(0, 1000), unknowns=st.integers(1, 6), outputs=st.integers(1, 3), ridge=st.sampled_from([0.0, 0.1])
+)
+def test_streamed_equations_give_the_least_squares_solution(
+    seed: int, unknowns: int, outputs: int, ridge: float
+) -> None:
+    generator = np.random.default_rng(seed)
+    inputs = generator.normal(1, 2, (40, unknowns))
+    targets = inputs @ generator.normal(size=(unknowns, outputs)) + 3 + generator.normal(size=(40, outputs))
+    start = generator.normal(size=(unknowns, outputs))
+    equations = Equations(unknowns, outputs)
+    for first in range(0, 40, 7):
+        rows = slice(first, first + 7)
+        equations.add(*(torch.from_numpy(side[rows]).float() for side in (inputs, targets)))
+    weight, intercept = equations.solve(torch.from_numpy(start), ridge)
+
+    # The same problem as one tall system: centred rows, and one row an unknown for the ridge.
+    centred, wanted = inputs - inputs.mean(0), targets - targets.mean(0)
+    pull = np.sqrt(ridge * centred.var(0).mean() * 40)
+    tall = np.vstack([centred, pull * np.eye(unknowns)])
+    right = np.vstack([wanted, pull * start])
+    expected = np.linalg.lstsq(tall, right, rcond=None)[0]
+    np.testing.assert_allclose(weight.numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(intercept.numpy(), targets.mean(0) - inputs.mean(0) @ expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [
+        ((3, 3), (1, 1), (1, 1), (1, 1)),
+        ((3, 5), (2, 1), (0, 2), (1, 1)),
+        ((3, 3), (1, 2), (2, 2), (2, 2)),
+        ((1, 1), (2, 2), (0, 0), (1, 1)),
+    ],
+)
+def test_patch_rows_times_the_weight_is_the_convolution(
+    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    layer = nn.Conv2d(3, 4, kernel, stride, padding, dilation, bias=False)
+    inputs = torch.randn(2, 3, 9, 10)
+    outputs = layer(inputs).detach()
+    positions = torch.randperm(outputs.shape[2] * outputs.shape[3])[:7]
+    rows, targets = patch_rows(inputs, outputs, positions, kernel, stride, padding, dilation)
+    torch.testing.assert_close(rows @ layer.weight.detach().flatten(1).T, targets, atol=1e-5, rtol=1e-5)
+
+
+# Replay
+
+
+def test_cuts_are_where_one_output_decides_the_rest() -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = (nn.Conv2d(2, 2, 1) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            first = self.first(x)
+            out: Tensor = self.third(self.second(first) + first)
+            return out
+
+    assert find_cuts(Around().eval(), torch.randn(2, 2, 4, 4)) == ["first", "third"]
+    cuts = find_cuts(network(), images(2))
+    assert cuts == ["stem.0", "stem.1", "stem.2", "blocks.0", "blocks.1", "blocks.2", "pool", "head"]
+
+
+def test_replay_from_any_frontier_gives_the_same_activations() -> None:
+    dense, inputs = network(), images(10)
+    batches = batches_of(inputs, 4)
+    caught: list[Tensor] = []
+    handle = dense.blocks[2].conv2.register_forward_hook(lambda m, i, output: caught.append(output.clone()))
+    with torch.inference_mode():
+        dense(inputs)
+    expected = caught.pop()
+    loads = 0
+
+    def counted(load: Any) -> Any:
+        def call() -> Tensor:
+            nonlocal loads
+            loads += 1
+            return load()
+
+        return call
+
+    with Replay(dense, find_cuts(dense, inputs[:2]), [counted(load) for load in batches]) as replay:
+        caught.clear()
+        for frontier in ("stem.0", "blocks.1.conv1", "blocks.2.conv1"):
+            replay.advance(frontier)
+            before = loads
+            list(replay.passes())
+            torch.testing.assert_close(torch.cat(caught[-3:]), expected, atol=0, rtol=0)
+        assert loads == before  # behind the first frontier nothing is loaded again
+    handle.remove()
+    assert all("forward" not in vars(module) for module in dense.modules())
+
+
+# Reconstruction
+
+
+def test_removed_channels_that_were_copies_are_recovered_exactly() -> None:
+    dense = network()
+    block = dense.blocks[2]
+    with torch.no_grad():  # every second channel inside the block repeats the one before it
+        for tensor in (
+            block.conv1.weight,
+            block.norm1.weight,
+            block.norm1.bias,
+            block.norm1.running_mean,
+            block.norm1.running_var,
+        ):
+            tensor[1::2] = tensor[0::2]
+        block.conv2.weight[:, 1::2] *= 3  # so that the copies matter
+        block.conv1.weight[0::2] *= 1.0
+    pruned = copy.deepcopy(dense)
+    keep = list(range(0, 64, 2))
+    from pruneport.compress.layers import narrow
+
+    kept = {"blocks.2.conv1": {"out": keep}, "blocks.2.norm1": {"channels": keep}, "blocks.2.conv2": {"in": keep}}
+    for name, axes in kept.items():
+        narrow(pruned, name, axes)
+    batches = batches_of(images(), 32)
+    assert output_error(dense, pruned, batches) > 0.01
+    before = copy.deepcopy(dense)
+    solved = reconstruct(dense, pruned, kept, batches, ridge=1e-9)
+    assert solved == ["blocks.2.conv2"]
+    assert output_error(dense, pruned, batches) < 1e-6
+    assert same_state(dense, before)
+
+
+def test_reconstruction_comes_nearer_to_dense_on_images_it_has_not_seen() -> None:
+    dense = network()
+    pruned = pruned_from(dense)
+    unseen = batches_of(torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(9)), 32)
+    plain = output_error(dense, pruned.network, unseen)
+    done = recover("reconstruct", dense, pruned.network, pruned.plan.groups, batches_of(images(512), 64))
+    assert done.images == 512
+    assert done.error_after < done.error_before
+    assert output_error(dense, pruned.network, unseen) < 0.5 * plain
+
+
+def test_the_batch_size_does_not_change_the_solution() -> None:
+    dense = network()
+    pruned = pruned_from(dense)
+    other = copy.deepcopy(pruned.network)
+    reconstruct(dense, pruned.network, kept_of(pruned), batches_of(images(), 96))
+    reconstruct(dense, other, kept_of(pruned), batches_of(images(), 48))
+    with torch.inference_mode():
+        torch.testing.assert_close(pruned.network(images(8)), other(images(8)), atol=1e-3, rtol=1e-3)
+
+
+def test_the_sum_with_the_shortcut_is_fitted_and_not_the_branch() -> None:
+    """Against an independent least squares on the last block: target = dense sum - pruned shortcut."""
+    dense = network()
+    pruned = pruned_from(dense)
+    inputs = images(256)
+    reconstruct(dense, pruned.network, kept_of(pruned), batches_of(inputs, 64), ridge=1e-8)
+    ours, theirs = pruned.network.blocks[2], dense.blocks[2]
+    with torch.inference_mode():
+        x = pruned.network.blocks[1](pruned.network.blocks[0](pruned.network.stem(inputs)))
+        wanted = theirs.norm2(
+            theirs.conv2(theirs.relu(theirs.norm1(theirs.conv1(dense.blocks[1](dense.blocks[0](dense.stem(inputs)))))))
+        ) + dense.blocks[1](dense.blocks[0](dense.stem(inputs)))
+        hidden = ours.relu(ours.norm1(ours.conv1(x)))
+        got = ours.norm2(ours.conv2(hidden)) + x
+    rows = nn.functional.unfold(hidden, 3, padding=1).transpose(1, 2).flatten(0, 1).double().numpy()
+    rows = np.hstack([rows, np.ones((len(rows), 1))])
+    target = (wanted - x).flatten(2).transpose(1, 2).flatten(0, 1).double().numpy()
+    best = np.linalg.lstsq(rows, target, rcond=None)[0]
+    least = float(np.square(rows @ best - target).mean())
+    reached = float((got - wanted).double().square().mean())
+    assert reached <= least * 1.01
+
+
+def test_too_few_images_are_named() -> None:
+    dense = network()
+    pruned = pruned_from(dense)
+    with pytest.raises(
+        ImageFolderError, match=r"1 calibration images are too few to solve blocks\S+: .* at least \d+ images"
+    ):
+        recover("reconstruct", dense, pruned.network, pruned.plan.groups, batches_of(images(1), 1))
+
+
+# Statistics
+
+
+def test_bn_measures_mean_and_variance_of_what_the_norm_sees() -> None:
+    dense = network()
+    pruned = pruned_from(dense)
+    inputs = images(64)
+    recover("bn", dense, pruned.network, pruned.plan.groups, batches_of(inputs, 64))
+    first = pruned.network.stem[1]
+    seen = pruned.network.stem[0](inputs).detach()
+    torch.testing.assert_close(first.running_mean, seen.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(first.running_var, seen.var((0, 2, 3)), atol=1e-5, rtol=1e-3)
+    assert first.momentum == 0.1
+    assert not any(module.training for module in pruned.network.modules())
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "none"),
+        ({"calibration": Path("x")}, "reconstruct"),
+        ({"calibration": Path("x"), "recover": "bn"}, "bn"),
+        ({"calibration": Path("x"), "recover": "none"}, "none"),
+    ],
+)
+def test_auto_is_the_best_that_the_inputs_allow(options: dict[str, Any], expected: str) -> None:
+    assert choose_recovery(RecoveryOptions(**options)) == expected
+
+
+def test_recovery_without_images_is_refused() -> None:
+    with pytest.raises(ImageFolderError, match="--recover reconstruct needs images: give --calibration FOLDER"):
+        choose_recovery(RecoveryOptions(recover="reconstruct"))
+    with pytest.raises(ImageFolderError, match="--calibration-images is 0"):
+        choose_recovery(RecoveryOptions(calibration_images=0))
+
+
+def test_calibration_images_load_when_called_for(tmp_path: Path) -> None:
+    for number in range(40):
+        Image.new("L", (8, 8), number * 5).save(tmp_path / f"{number:02d}.png")
+    options = RecoveryOptions(calibration=tmp_path, mean=(0.5,), std=(0.5,), calibration_images=40)
+    batches = open_calibration(options, SHAPE)
+    assert [len(load()) for load in batches] == [32, 8]
+    assert torch.equal(batches[0](), batches[0]())
+    assert batches[1]()[0].mean().item() == pytest.approx((32 * 5 / 255 - 0.5) / 0.5, abs=1e-6)
+    with pytest.raises(ImageFolderError, match="no image folder"):
+        open_calibration(RecoveryOptions(calibration=tmp_path / "gone"), SHAPE)
