@@ -84,29 +84,30 @@ def recover(
         ImageFolderError: There are too few images.
     """
     kept = positions_kept([(m, group.kept) for group in groups if group.kept is not None for m in group.members])
-    before = output_error(dense, pruned, batches)
+    theirs = _outputs(dense, batches)
+    before = _relative_error(theirs, _outputs(pruned, batches))
     RECOVERIES[name](dense, pruned, kept, batches, progress)
     return Recovered(
         name=name,
-        images=sum(len(load()) for load in batches),
+        images=sum(len(outputs) for outputs in theirs),
         error_before=before,
-        error_after=output_error(dense, pruned, batches),
+        error_after=_relative_error(theirs, _outputs(pruned, batches)),
     )
 
 
-@torch.inference_mode()
 def output_error(dense: nn.Module, pruned: nn.Module, batches: Batches) -> float:
     """Mean squared difference of the outputs, divided by the variance of the dense ones."""
-    squares, total, squared, count = 0.0, 0.0, 0.0, 0
-    for load in batches:
-        inputs = load()
-        theirs, ours = _first(dense(inputs)).double(), _first(pruned(inputs)).double()
-        squares += float((ours - theirs).square().sum())
-        total += float(theirs.sum())
-        squared += float(theirs.square().sum())
-        count += theirs.numel()
-    variance = squared / count - (total / count) ** 2
-    return squares / count / max(variance, 1e-30)
+    return _relative_error(_outputs(dense, batches), _outputs(pruned, batches))
+
+
+def _relative_error(theirs: Sequence[torch.Tensor], ours: Sequence[torch.Tensor]) -> float:
+    wanted, got = torch.cat(list(theirs)).double(), torch.cat(list(ours)).double()
+    return float((got - wanted).square().mean() / wanted.var(correction=0).clamp_min(1e-30))
+
+
+@torch.inference_mode()
+def _outputs(network: nn.Module, batches: Batches) -> list[torch.Tensor]:
+    return [_first(network(load())) for load in batches]
 
 
 def _first(outputs: Any) -> torch.Tensor:
