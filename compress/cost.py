@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruneport.compress.coupling import hooks_restored
 from pruneport.compress.groups import Group
+from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.record import Axis, Cost
 from pruneport.errors import ModelError
 

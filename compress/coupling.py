@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +13,13 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch_pruning._helpers import _HybridIndex
 
+from pruneport.compress.hooks import calls_recorded
 from pruneport.compress.record import Axis
 from pruneport.compress.splits import Graph
 from pruneport.errors import PruningError
+from pruneport.models.outputs import tensor_leaves
 
-__all__ = ["Axis", "Coupling", "find_coupling", "hooks_restored"]
+__all__ = ["Coupling", "find_coupling"]
 
 
 @dataclass
@@ -53,19 +54,6 @@ class Coupling:
         return self.offsets[key]
 
 
-@contextmanager
-def hooks_restored(network: nn.Module) -> Iterator[None]:
-    """Take away the hooks added meanwhile: tracers leave theirs behind where a forward raises."""
-    kept = [(module, set(module._forward_hooks), set(module._forward_pre_hooks)) for module in network.modules()]
-    try:
-        yield
-    finally:
-        for module, after, before in kept:
-            for hooks, known in ((module._forward_hooks, after), (module._forward_pre_hooks, before)):
-                for key in set(hooks) - known:
-                    del hooks[key]
-
-
 def find_coupling(network: nn.Module, example: Tensor) -> Coupling:
     """Trace the network once and follow every output channel; weights and gradient flags stay as they were.
 
@@ -82,32 +70,22 @@ def find_coupling(network: nn.Module, example: Tensor) -> Coupling:
 
 def _trace(network: nn.Module, example: Tensor) -> tuple[Any, dict[str, int]]:
     """Return torch-pruning's graph and each module's place in the order of execution."""
-    order: dict[str, int] = {}
-
-    def remember(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            order.setdefault(name, len(order))
-
-        return hook
-
     flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     for parameter, _ in flags:
         parameter.requires_grad_(parameter.is_floating_point())
     try:
-        with hooks_restored(network), torch.enable_grad(), warnings.catch_warnings():
+        with calls_recorded(network) as calls, torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for name, module in network.named_modules():
-                module.register_forward_hook(remember(name))
             graph = Graph()
             # Multiplying by one gives every output an operation of its own, so that tp marks it as an output.
             graph.build_dependency(
                 network,
                 example,
                 forward_fn=lambda module, inputs: module(inputs),  # else it first tries one argument an image
-                output_transform=lambda out: [leaf * 1 for leaf in _tensors(out)],
+                output_transform=lambda out: [leaf * 1 for leaf in tensor_leaves(out) if leaf.grad_fn is not None],
                 verbose=False,
             )
-            return graph, order
+            return graph, {name: place for place, name in enumerate(dict.fromkeys(calls))}
     except Exception as error:
         raise PruningError(
             f"the network's dependencies cannot be traced: {type(error).__name__}: {error}. Its forward must "
@@ -116,18 +94,6 @@ def _trace(network: nn.Module, example: Tensor) -> tuple[Any, dict[str, int]]:
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        if value.grad_fn is not None:
-            yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
 
 
 def _couple(graph: Any, names: Mapping[Any, str]) -> Coupling:

@@ -7,14 +7,17 @@ here as a difference, whatever the weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.hooks import hooks_restored
+from pruneport.compress.layers import axis_size
 from pruneport.compress.plan import GroupPlan, positions_kept
 from pruneport.errors import PruningError
+from pruneport.models.outputs import tensor_leaves
 
 __all__ = ["check_against_masked", "masked_outputs"]
 
@@ -37,7 +40,7 @@ def check_against_masked(
     """
     try:
         with torch.inference_mode():
-            actual = _tensors(pruned(example))
+            actual = _floats(pruned(example))
     except Exception as error:
         raise PruningError(
             f"the pruned network does not run: {error}. Its forward relies on a width that was pruned; leave the "
@@ -78,20 +81,14 @@ def masked_outputs(dense: nn.Module, groups: Sequence[GroupPlan], example: Tenso
     """Outputs of ``dense`` where every consumer sees zeros in place of removed channels; nothing is changed."""
     kept = [(member, group.kept) for group in groups if group.kept is not None for member in group.members]
     modules = dict(dense.named_modules())
-    hooks = []
-    for name, axes in positions_kept(kept).items():
-        if "in" in axes and name in modules:
-            layer = modules[name]
-            width = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
-            mask = torch.zeros(int(width))
-            mask[axes["in"]] = 1
-            dim = -1 if isinstance(layer, nn.Linear) else 1
-            hooks.append(layer.register_forward_pre_hook(_masking_hook(mask, dim)))
-    try:
-        return _tensors(dense(example))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooks_restored(dense):
+        for name, axes in positions_kept(kept).items():
+            if "in" in axes and name in modules:
+                layer = modules[name]
+                mask = torch.zeros(axis_size(layer, "in"))
+                mask[axes["in"]] = 1
+                layer.register_forward_pre_hook(_masking_hook(mask, -1 if isinstance(layer, nn.Linear) else 1))
+        return _floats(dense(example))
 
 
 def _masking_hook(mask: Tensor, dim: int) -> Any:
@@ -103,8 +100,5 @@ def _masking_hook(mask: Tensor, dim: int) -> Any:
     return hook
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value] if value.is_floating_point() else []
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return [leaf for item in items for leaf in _tensors(item)]
+def _floats(outputs: Any) -> list[Tensor]:
+    return [leaf for leaf in tensor_leaves(outputs) if leaf.is_floating_point()]

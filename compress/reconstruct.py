@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pruneport.compress.equations import Equations, patch_rows
+from pruneport.compress.hooks import calls_recorded
 from pruneport.compress.replay import Batches, Replay, Stopped, find_cuts
 from pruneport.errors import ImageFolderError
 
@@ -78,10 +79,12 @@ def reconstruct(
         ImageFolderError: There are fewer equations than unknowns; the message says how many images are needed.
     """
     wanted = set(solvable_layers(pruned, kept))
-    order = _execution_order(pruned, batches[0]()[:2])
+    example = batches[0]()[:2]
+    with calls_recorded(pruned) as order, torch.inference_mode():
+        pruned(example)
     first = next((index for index, name in enumerate(order) if "in" in kept.get(name, {})), len(order))
     layers = [name for name in order[first:] if name in wanted and order.count(name) == 1]
-    cuts = find_cuts(dense, batches[0]()[:2])
+    cuts = find_cuts(dense, example)
     with Replay(pruned, cuts, batches) as ours, Replay(dense, cuts, batches) as theirs:
         for number, name in enumerate(layers, start=1):
             progress(f"solving layer {number} of {len(layers)}: {name}")
@@ -151,25 +154,6 @@ def _norm_after(network: nn.Module, name: str) -> Any:
     if isinstance(following, _BatchNorm) and following.num_features == width:
         return following if following.affine and following.running_mean is not None else None
     return None
-
-
-def _execution_order(network: nn.Module, example: Tensor) -> list[str]:
-    order: list[str] = []
-
-    def remember(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            order.append(name)
-
-        return hook
-
-    handles = [module.register_forward_hook(remember(name)) for name, module in network.named_modules()]
-    try:
-        with torch.inference_mode():
-            network(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return order
 
 
 class _Watch(TorchFunctionMode):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +16,7 @@ from pruneport.compress.replay import Batches
 from pruneport.errors import ImageFolderError
 from pruneport.models.images import open_images
 from pruneport.models.options import ImageOptions
+from pruneport.models.outputs import tensor_leaves
 
 __all__ = ["RECOVERIES", "choose_recovery", "open_calibration", "output_error", "recover"]
 
@@ -107,13 +107,7 @@ def _relative_error(theirs: Sequence[torch.Tensor], ours: Sequence[torch.Tensor]
 
 @torch.inference_mode()
 def _outputs(network: nn.Module, batches: Batches) -> list[torch.Tensor]:
-    return [_first(network(load())) for load in batches]
-
-
-def _first(outputs: Any) -> torch.Tensor:
-    while not isinstance(outputs, torch.Tensor):
-        outputs = next(iter(outputs.values() if isinstance(outputs, Mapping) else outputs))
-    return outputs
+    return [tensor_leaves(network(load()))[0] for load in batches]
 
 
 def _estimate_statistics(

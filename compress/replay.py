@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.hooks import calls_recorded
+
 __all__ = ["Batches", "Replay", "Stopped", "find_cuts"]
 
 Batches = Sequence[Callable[[], Tensor]]
@@ -36,24 +38,19 @@ def find_cuts(network: nn.Module, example: Tensor) -> list[str]:
         network: In eval mode.
         example: Inputs (B, C, H, W).
     """
-    calls: list[str] = []
     outputs: dict[str, Tensor] = {}
 
     def remember(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            calls.append(name)
             if isinstance(output, Tensor):
                 outputs[name] = output.clone()
 
         return hook
 
-    handles = [network.get_submodule(name).register_forward_hook(remember(name)) for name in _blocks(network)]
-    try:
-        with torch.inference_mode():
-            expected = network(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with calls_recorded(network) as calls, torch.inference_mode():
+        for name in _blocks(network):
+            network.get_submodule(name).register_forward_hook(remember(name))
+        expected = network(example)
     once = [name for name in calls if calls.count(name) == 1 and name in outputs]
     cuts = []
     for index, name in enumerate(once):

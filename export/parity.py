@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pruneport.errors import ExportError, ImageFolderError
 from pruneport.export.onnx_file import INPUT_NAME
 from pruneport.models.images import ImageSet
+from pruneport.models.outputs import tensor_leaves
 
 __all__ = [
     "TOLERANCES",
@@ -130,7 +131,7 @@ def check_images(
 
 def _run_torch(network: nn.Module, inputs: Tensor) -> list[np.ndarray[Any, Any]]:
     with torch.inference_mode():
-        return [leaf.numpy() for leaf in _leaves(network(inputs))]
+        return [leaf.numpy() for leaf in tensor_leaves(network(inputs))]
 
 
 def _run_onnx(session: Any, inputs: Tensor) -> list[np.ndarray[Any, Any]]:
@@ -142,13 +143,6 @@ def _run_onnx(session: Any, inputs: Tensor) -> list[np.ndarray[Any, Any]]:
             "free of sizes taken as Python numbers, and export it again."
         ) from error
     return outputs
-
-
-def _leaves(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    items = value.values() if isinstance(value, Mapping) else value
-    return [leaf for item in items for leaf in _leaves(item)]
 
 
 def _compare(

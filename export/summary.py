@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from pruneport.models.record import LIBRARIES
+
 __all__ = [
     "OWN_CODE",
     "Comparison",
@@ -42,7 +44,7 @@ OWN_CODE = (
 
 def runs_own_code(plan: Json) -> bool:
     """Whether loading in torch runs code that belongs to the source and to no library."""
-    return str(plan["source"]["spec"]).partition(":")[0] not in ("torchvision", "timm", "pruneport")
+    return str(plan["source"]["spec"]).partition(":")[0] not in LIBRARIES
 
 
 class Comparison(NamedTuple):
