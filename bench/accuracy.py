@@ -1,8 +1,9 @@
-"""Accuracy kept without training: network x MACs kept x recovery, on real checkpoints and images.
+"""Accuracy kept without training: network x criterion x ranking x recovery x MACs kept, on real checkpoints.
 
 ``python bench/accuracy.py --data FOLDER --out bench/results/accuracy.json``, where FOLDER holds the checkpoints and
 images that the tests marked ``real`` use. Calibration images are training images (CIFAR-10), or the half of the
-ImageNet samples that is not tested on; labels of calibration images are never read.
+ImageNet samples that is not tested on. Only the criteria with a loss read labels, and only of calibration images.
+A row that is in the file already is not measured again.
 """
 
 from __future__ import annotations
@@ -12,34 +13,99 @@ import copy
 import json
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pruneport.bench.accuracy_plot import draw_accuracy
 from pruneport.bench.devices import describe_device, library_versions
+from pruneport.compress.calibration import BATCH, Calibration, held
+from pruneport.compress.criteria import CRITERIA
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.prune import prune
+from pruneport.compress.prune import assess, prune
+from pruneport.compress.record import Calibrated
 from pruneport.compress.recovery import recover
-from pruneport.compress.replay import Batches
-from pruneport.models.images import open_images
+from pruneport.compress.synthesis import synthesise
+from pruneport.models.images import ImageSet, open_images
 from pruneport.models.options import ImageOptions, SourceOptions
 from pruneport.models.source import open_source
 
 __all__ = ["main"]
 
 _NETWORKS = Path(__file__).resolve().parents[1] / "tests" / "real" / "networks.py"
-_CIFAR = {"shape": (3, 32, 32), "round_to": 1, "images": "cifar", "calibration": 512}
-_IMAGENET = {"shape": (3, 224, 224), "round_to": 8, "images": "imagenet", "calibration": 256}
-_CASES: dict[str, dict[str, Any]] = {
-    "resnet20": _CIFAR | {"source": f"{_NETWORKS}:resnet20", "file": "cifar10_resnet20.th", "kept": (0.69, 0.51)},
-    "resnet56": _CIFAR | {"source": f"{_NETWORKS}:resnet56", "file": "cifar10_resnet56.th", "kept": (0.78, 0.59, 0.5)},
-    "resnet50_v1": _IMAGENET
-    | {"source": f"{_NETWORKS}:resnet50_v1", "file": "resnet50_v1_imagenet.pth", "kept": (0.87, 0.75, 0.63, 0.53)},
-    "mobilenet_v2": _IMAGENET
-    | {"source": "torchvision:mobilenet_v2", "file": "mobilenet_v2-b0353104.pth", "kept": (0.87, 0.75)},
+_KEYS = ("network", "target", "inputs", "criterion", "ranking", "recovery")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    source: str
+    weights: str
+    shape: tuple[int, int, int]
+    round_to: int
+    kept: tuple[float, ...]
+    calibration: int
+    synthetic: int
+
+
+_CASES = {
+    "resnet20": _Case(
+        source=f"{_NETWORKS}:resnet20",
+        weights="cifar10_resnet20.th",
+        shape=(3, 32, 32),
+        round_to=1,
+        kept=(0.69, 0.51),
+        calibration=512,
+        synthetic=512,
+    ),
+    "resnet56": _Case(
+        source=f"{_NETWORKS}:resnet56",
+        weights="cifar10_resnet56.th",
+        shape=(3, 32, 32),
+        round_to=1,
+        kept=(0.78, 0.59, 0.5),
+        calibration=512,
+        synthetic=256,
+    ),
+    "resnet50_v1": _Case(
+        source=f"{_NETWORKS}:resnet50_v1",
+        weights="resnet50_v1_imagenet.pth",
+        shape=(3, 224, 224),
+        round_to=8,
+        kept=(0.87, 0.75, 0.63, 0.53),
+        calibration=256,
+        synthetic=128,
+    ),
+    "mobilenet_v2": _Case(
+        source="torchvision:mobilenet_v2",
+        weights="mobilenet_v2-b0353104.pth",
+        shape=(3, 224, 224),
+        round_to=8,
+        kept=(0.87, 0.75, 0.63),
+        calibration=256,
+        synthetic=256,
+    ),
+}
+_Recipe = tuple[str, str, str, tuple[str, ...]]  # inputs, criterion, ranking, recoveries
+_RECIPES: dict[str, list[_Recipe]] = {
+    "plain": [("images", "l1", "uniform", ("none", "bn", "reconstruct"))],
+    "best": [("images", "block-hessian", "sensitivity", ("none", "reconstruct"))],
+    "data-free": [
+        ("synthetic", "block-hessian", "sensitivity", ("data-free",)),
+    ],
+    "steps": [
+        ("synthetic", "l1", "uniform", ("data-free",)),
+        ("images", "block-hessian", "uniform", ("reconstruct",)),
+        ("images", "l1", "sensitivity", ("reconstruct",)),
+    ],
+    "criteria": [
+        ("images", criterion, ranking, ("none", "bn", "reconstruct"))
+        for criterion in CRITERIA
+        for ranking in ("uniform", "global", "isomorphic")
+    ],
 }
 
 
@@ -49,67 +115,103 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="holds weights/ and data/")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--networks", nargs="+", choices=list(_CASES), default=list(_CASES))
+    parser.add_argument("--recipes", nargs="+", choices=list(_RECIPES), default=["plain", "best", "data-free"])
+    parser.add_argument("--kept", nargs="+", type=float, help="only these shares of the MACs")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    if arguments.out.is_file():  # networks measured before stay
-        earlier = json.loads(arguments.out.read_text(encoding="utf-8"))["rows"]
-        rows = [row for row in earlier if row["network"] not in arguments.networks]
+    if arguments.out.is_file():
+        rows = json.loads(arguments.out.read_text(encoding="utf-8"))["rows"]
+    done = {tuple(row[key] for key in _KEYS) for row in rows}
+    recipes = [recipe for name in arguments.recipes for recipe in _RECIPES[name]]
     for name in arguments.networks:
-        for row in _measure(name, _CASES[name], arguments.data):
+        for row in _measure(name, _CASES[name], recipes, arguments.kept, arguments.data, done):
             rows.append(row)
             print(json.dumps(row), flush=True)
             content = {"rows": rows, "versions": library_versions(), "device": describe_device("cpu", 0)}
             arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    draw_accuracy(rows, arguments.out.with_suffix(".svg"))
 
 
-def _measure(name: str, case: dict[str, Any], data: Path) -> Any:
-    options = SourceOptions(
-        source=case["source"], checkpoint=data / "weights" / case["file"], input_shape=case["shape"]
-    )
+def _measure(
+    name: str, case: _Case, recipes: Sequence[_Recipe], only: Sequence[float] | None, data: Path, done: set[Any]
+) -> Iterator[dict[str, Any]]:
+    options = SourceOptions(source=case.source, checkpoint=data / "weights" / case.weights, input_shape=case.shape)
     dense, source = open_source(options)
-    test, calibration = _images(case, data)
-    dense_top1 = _top1(dense, test)
-    for kept in case["kept"]:
-        pruned = prune(dense, source, PruneOptions(flops=kept, round_to=case["round_to"]))
-        for recovery in ("none", "bn", "reconstruct"):
+    test, calibrations = _images(case, data)
+    dense_top1: float | None = None
+    for inputs, criterion, ranking, recoveries in recipes:
+        targets = [kept for kept in case.kept if only is None or kept in only]
+        wanted = [
+            (kept, recovery)
+            for kept in targets
+            for recovery in recoveries
+            if (name, kept, inputs, criterion, ranking, recovery) not in done
+        ]
+        if not wanted:
+            continue
+        dense_top1 = dense_top1 or _top1(dense, test)
+        if inputs not in calibrations:
+            start = time.monotonic()
+            calibrations[inputs] = synthesise(dense, case.shape, case.synthetic, source.seed)
+            print(f"{name}: {case.synthetic} synthetic inputs in {time.monotonic() - start:.0f} s", flush=True)
+        calibration, start = calibrations[inputs], time.monotonic()
+        asked = PruneOptions(flops=0.5, round_to=case.round_to, criterion=criterion, ranking=ranking)  # type: ignore[arg-type]
+        assessment = assess(dense, source, asked, calibration)
+        assessing = time.monotonic() - start
+        for kept, recovery in wanted:
+            asked = PruneOptions(flops=kept, round_to=case.round_to, criterion=criterion, ranking=ranking)  # type: ignore[arg-type]
+            pruned = prune(dense, source, asked, assessment=assessment)
             network, start = copy.deepcopy(pruned.network), time.monotonic()
             if recovery != "none":
-                recover(recovery, dense, network, pruned.plan.groups, calibration)
+                recover(recovery, dense, network, pruned.plan.groups, calibration.batches)
             seconds = time.monotonic() - start
             yield {
                 "network": name,
+                "target": kept,
                 "macs_kept": round(pruned.plan.pruned.macs / pruned.plan.dense.macs, 4),
-                "criterion": "l1",
-                "ranking": "uniform",
+                "criterion": criterion,
+                "ranking": ranking,
                 "scope": "filters",
                 "recovery": recovery,
-                "calibration_images": 0 if recovery == "none" else case["calibration"],
+                "inputs": inputs,
+                "input_count": calibration.record.count,
                 "test_images": sum(len(labels) for _, labels in test),
                 "dense_top1": round(dense_top1, 4),
                 "top1": round(_top1(network, test), 4),
+                "assess_s": round(assessing, 1),
                 "recovery_s": round(seconds, 1),
                 "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             }
 
 
-def _images(case: dict[str, Any], data: Path) -> tuple[list[tuple[Tensor, Tensor]], Batches]:
-    if case["images"] == "cifar":
-        tests = ImageOptions(images=data / "data/tasks/cifar10/test")
-        given = ImageOptions(images=data / "data/tasks/cifar10/train", images_limit=case["calibration"])
-        found, training = open_images(tests, case["shape"]), open_images(given, case["shape"])
-        assert found is not None
-        assert training is not None
-        return _labelled(found.batches(50)), training.loaders(32)
-    both = open_images(ImageOptions(images=data / "data/imagenet-samples", resize=256), case["shape"])
-    assert both is not None
-    assert both.labels is not None
-    # One image a class: classes 0, 4, 8, ... are tested, classes 1, 3, 5, ... calibrate.
-    test = both.part(range(0, len(both), 4))
-    return _labelled(test.batches(50)), both.part(range(1, len(both), 2)).part(range(case["calibration"])).loaders(32)
+def _images(case: _Case, data: Path) -> tuple[list[tuple[Tensor, Tensor]], dict[str, Calibration]]:
+    if case.shape[1] == 32:
+        tests = _opened(ImageOptions(images=data / "data/tasks/cifar10/test"), case)
+        given = _opened(ImageOptions(images=data / "data/tasks/cifar10/train", images_limit=case.calibration), case)
+    else:  # one image a class: classes 0, 4, 8, … are tested, every other one of classes 1, 3, 5, … calibrates
+        both = _opened(ImageOptions(images=data / "data/imagenet-samples", resize=256), case)
+        odd = range(1, len(both), 2)
+        tests = both.part(range(0, len(both), 4))
+        given = both.part(odd[:: max(1, len(odd) // case.calibration)][: case.calibration])
+    test = [
+        (inputs.contiguous(memory_format=torch.channels_last), labels)
+        for inputs, labels in tests.batches(50)
+        if labels is not None
+    ]
+    loaded = [next(part.batches(len(part))) for part in given.spread(BATCH)]
+    calibration = Calibration(
+        batches=held([inputs for inputs, _ in loaded]),
+        labels=tuple(labels for _, labels in loaded if labels is not None),
+        classes=len(given.classes),
+        record=Calibrated(inputs="images", count=len(given)),
+    )
+    return test, {"images": calibration}
 
 
-def _labelled(batches: Any) -> list[tuple[Tensor, Tensor]]:
-    return [(inputs, labels) for inputs, labels in batches if labels is not None]
+def _opened(options: ImageOptions, case: _Case) -> ImageSet:
+    images = open_images(options, case.shape)
+    assert images is not None
+    return images
 
 
 @torch.inference_mode()

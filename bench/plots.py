@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -22,9 +23,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from pruneport.errors import OutputError
 from pruneport.export.summary import clean, milliseconds
 
-__all__ = ["groups_plot", "latency_plot"]
+__all__ = ["check_plot", "groups_plot", "latency_plot", "sensitivity_plot"]
 
 Json = Mapping[str, Any]
 
@@ -33,6 +35,8 @@ _WIDTH_INCHES = 7.2
 _ROW_INCHES = 0.165
 _NAME_CHARS = 46
 _STRIP_SAMPLES = 150
+_NAMED_CURVES = 6
+_LEAST_ERROR = 1e-9
 _BEYOND = 3.0  # multiples of the slower median at which the time axis ends: one hiccup must not squash the rest
 
 # Light-scheme colours; each becomes var(--plot-NAME, COLOUR) in the SVG, so no two may be equal.
@@ -133,6 +137,50 @@ def latency_plot(bench: Json) -> str:
             f"batch {entry['batch']}, {_interval(entry['speedup'])}" for entry in batches
         )
         return _inline_svg(figure, "latency", label)
+
+
+def check_plot(path: Path) -> None:
+    """Raise an ``OutputError`` where no plot can be written, before anything is measured for it."""
+    if path.suffix.lower() != ".svg":
+        raise OutputError(f"--plot {path}: expected a file ending in .svg.")
+    if not path.parent.is_dir():
+        raise OutputError(f"--plot {path}: there is no folder {path.parent}; make it first.")
+
+
+def sensitivity_plot(groups: Sequence[Json]) -> str:
+    """Draw the output error of every measured group against the share of it removed; the worst are named.
+
+    Args:
+        groups: As ``pruneport inspect --sensitivity --json`` prints them.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    measured = [group for group in groups if group["sensitivity"]]
+    ends = sorted(measured, key=lambda group: max(group["sensitivity"]["output_error"]), reverse=True)
+    named = [group["name"] for group in ends[:_NAMED_CURVES]]
+    with _style():
+        figure = Figure(figsize=(_WIDTH_INCHES, 4.2), layout="constrained")
+        axes = figure.add_subplot(facecolor="none")
+        for group in reversed(ends):
+            curve = group["sensitivity"]
+            removed = [1 - width / group["width"] for width in curve["widths"]]
+            errors = [max(_LEAST_ERROR, error) for error in curve["output_error"]]
+            stands_out = group["name"] in named
+            colour = _KEPT if stands_out else _DENSE
+            axes.plot(removed[1:], errors[1:], color=colour, linewidth=1.4 if stands_out else 0.7, marker="o", ms=2)
+            if stands_out:
+                _write(axes, _shorten(group["name"]), removed[-1], errors[-1], color=_INK, size=6.5)
+        axes.set_yscale("log")
+        axes.set_xlim(0, 1.25)
+        axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        axes.set_xlabel("filters of the group removed, alone, its consumers solved anew")
+        axes.set_ylabel("squared error of the outputs / their variance")
+        _quiet(axes)
+        axes.grid(axis="y")
+        label = f"Sensitivity of {len(measured)} groups; the most sensitive: {', '.join(named)}"
+        return _inline_svg(figure, "sensitivity", label)
 
 
 def _draw_groups(axes: Axes, groups: Sequence[Json]) -> None:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pruneport.compress.cost import CostModel
-from pruneport.compress.criteria import Scores
+from pruneport.compress.cost import CostModel, Quadratic
 from pruneport.compress.groups import Group
+from pruneport.compress.knapsack import solve_knapsack
 from pruneport.compress.options import PruneOptions
+from pruneport.compress.sensitivity import Curve
+from pruneport.compress.widths import Scores, possible_widths, width_step
 from pruneport.errors import PruningError, TargetError
 
-__all__ = ["Allocation", "allocate", "choose_units", "target_of", "why_dense"]
+__all__ = ["Allocation", "allocate", "target_of", "why_dense"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Measure = Callable[[Array], float]
 _TOLERANCE = 0.01
 _BISECTIONS = 40
 _PAIRED_STEPS = 128
+_MOST_OPTIONS = 17  # widths a group offers the solver; the last steps are taken after it
+_FEW_GROUPS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +79,8 @@ def why_dense(group: Group, options: PruneOptions, kept_by: str | None = None) -
         return "a residual stream, outside --scope filters"
     if group.obstacle:
         return group.obstacle
-    if len(_widths(group, options)) < 2:
-        step = _step(group, options)
+    if len(possible_widths(group, options)) < 2:
+        step = width_step(group, options)
         return f"its width {group.width} leaves no smaller multiple of {step} within --max-pruning-ratio"
     return ""
 
@@ -87,12 +91,13 @@ def allocate(
     cost: CostModel,
     options: PruneOptions,
     dense_reasons: Sequence[str],
+    curves: Sequence[Curve | None] = (),
 ) -> Allocation:
     """Find the widths whose cost is nearest to the target.
 
-    One number, the strength, turns the ranking's wish for every group from dense to its lowest width. It
-    is found by bisection; the last steps between the two neighbouring allocations are then taken group by
-    group, the most overdue first.
+    With measured sensitivities these are the widths of least summed damage. Else one number, the strength, turns
+    the ranking's wish for every group from dense to its lowest width. It is found by bisection; the last steps
+    between the two neighbouring allocations are then taken group by group, the most overdue first.
 
     Raises:
         TargetError: The target is below what the widths allow; the message says what they do.
@@ -102,9 +107,10 @@ def allocate(
     free = [index for index, reason in enumerate(dense_reasons) if not reason]
     if not free:
         raise PruningError(_nothing_prunable(groups, dense_reasons))
-    wish = _uniform_wish(groups, free) if options.ranking == "uniform" else _global_wish(groups, scores, free)
-    widths = {index: _widths(groups[index], options) for index in free}
+    widths = {index: possible_widths(groups[index], options) for index in free}
     dense = np.array([group.width for group in groups], dtype=np.float64)
+
+    wish = _wish(groups, scores, free, options)
 
     def rounded(strength: float) -> Array:
         kept, asked = dense.copy(), wish(strength)
@@ -112,7 +118,10 @@ def allocate(
             kept[index] = widths[index][np.abs(widths[index] - asked[index]).argmin()]
         return kept
 
-    if name == "ratio":
+    if options.ranking == "sensitivity":
+        kept, note = _least_damage(curves, cost, name, value, widths, dense, options)
+        asked = kept
+    elif name == "ratio":
         asked, kept, note = wish(value), rounded(value), None
     else:
         measure: Measure = cost.macs if name == "flops" else cost.params
@@ -133,47 +142,83 @@ def allocate(
     )
 
 
-def choose_units(group: Group, scores: Scores, kept: int) -> tuple[int, ...]:
-    """The ``kept`` highest-scored units, ascending; the same count from each of the group's blocks."""
-    runs = scores.reshape(group.blocks, -1)
-    best = np.argsort(-runs, axis=1, kind="stable")[:, : kept // group.blocks]
-    chosen = best + np.arange(group.blocks)[:, None] * runs.shape[1]
-    return tuple(sorted(int(unit) for unit in chosen.flat))
-
-
-def _step(group: Group, options: PruneOptions) -> int:
-    return math.lcm(options.round_to, group.blocks)
-
-
-def _widths(group: Group, options: PruneOptions) -> Array:
-    """Widths the group may have: multiples of the step from its floor up, and the dense width."""
-    step = _step(group, options)
-    floor = max(step, math.ceil(group.width * (1 - options.max_pruning_ratio) / step - 1e-9) * step)
-    return np.array([*range(floor, group.width, step), group.width], dtype=np.float64)
-
-
-def _uniform_wish(groups: Sequence[Group], free: Sequence[int]) -> Callable[[float], Array]:
+def _wish(
+    groups: Sequence[Group], scores: Sequence[Scores], free: Sequence[int], options: PruneOptions
+) -> Callable[[float], Array]:
+    """What the ranking asks of every group, from strength 0 (dense) to 1 (nothing left)."""
     dense = np.array([group.width for group in groups], dtype=np.float64)
-    mask = np.isin(np.arange(len(groups)), free)
-    return lambda strength: np.where(mask, dense * (1 - strength), dense)
-
-
-def _global_wish(groups: Sequence[Group], scores: Sequence[Scores], free: Sequence[int]) -> Callable[[float], Array]:
-    """Remove the share ``strength`` of all free units, the lowest scores first."""
-    dense = np.array([group.width for group in groups], dtype=np.float64)
-    owner = np.concatenate([np.full(groups[index].width, index) for index in free])
-    order = np.argsort(np.concatenate([scores[index] for index in free]), kind="stable")
+    if options.ranking == "uniform":
+        mask = np.isin(np.arange(len(groups)), free)
+        return lambda strength: np.where(mask, dense * (1 - strength), dense)
+    rivals: dict[Any, list[int]] = defaultdict(list)
+    for index in free:
+        rivals[groups[index].structure if options.ranking == "isomorphic" else None].append(index)
+    classes = []
+    for members in rivals.values():
+        owner = np.concatenate([np.full(groups[index].width, index) for index in members])
+        classes.append(owner[np.argsort(np.concatenate([scores[index] for index in members]), kind="stable")])
 
     def wish(strength: float) -> Array:
-        removed = owner[order[: round(strength * len(order))]]
+        """Remove the share ``strength`` of the units of every class of rivals, the lowest scores first."""
+        removed = np.concatenate([order[: round(strength * len(order))] for order in classes])
         return dense - np.bincount(removed, minlength=len(groups))
 
     return wish
 
 
+def _least_damage(
+    curves: Sequence[Curve | None],
+    cost: CostModel,
+    name: str,
+    value: float,
+    widths: dict[int, Array],
+    dense: Array,
+    options: PruneOptions,
+) -> tuple[Array, str | None]:
+    """Solve for the widths, and say how far from the target they are."""
+    if name == "ratio":
+        counted = np.isin(np.arange(len(dense)), list(widths)).astype(np.float64)
+        price = Quadratic(constant=0.0, linear=counted, products=np.zeros((len(dense), len(dense))))
+        total = float(dense @ counted)
+        target = 1 - value
+    else:
+        price, target = cost.quadratic(name), value
+        total = price.of(dense)
+    lowest = dense.copy()
+    for index, possible in widths.items():
+        lowest[index] = possible[0]
+    _check_reachable(price.of(lowest) / total, target, name, options)
+    most = _MOST_OPTIONS if len(widths) <= _FEW_GROUPS else _MOST_OPTIONS // 2
+    offered = {index: _spread(possible, most) for index, possible in widths.items()}
+    damage = {index: _curve(curves, index).damage(possible) for index, possible in offered.items()}
+    kept = solve_knapsack(offered, damage, price, dense, max(target * total, price.of(lowest)))
+    kept = _polish(kept, price.of, target * total, _TOLERANCE * total, widths)
+    return kept, None if name == "ratio" else _note(price.of(kept) / total, target, name, options)
+
+
+def _curve(curves: Sequence[Curve | None], index: int) -> Curve:
+    curve = curves[index]
+    assert curve is not None
+    return curve
+
+
+def _spread(possible: Array, most: int) -> Array:
+    chosen = np.unique(np.linspace(0, len(possible) - 1, most).round().astype(int))
+    found: Array = possible[chosen]
+    return found
+
+
 def _bisect(share: Callable[[float], float], target: float, name: str, options: PruneOptions) -> float:
     """Return the smallest strength at which the rounded allocation costs at most the target."""
-    lowest = share(1.0)
+    _check_reachable(share(1.0), target, name, options)
+    low, high = 0.0, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if share(middle) <= target else (middle, high)
+    return high
+
+
+def _check_reachable(lowest: float, target: float, name: str, options: PruneOptions) -> None:
     if lowest > target + _TOLERANCE:
         wider = "" if options.scope == "channels" else " --scope channels reaches lower;"
         finer = f" a smaller --round-to than {options.round_to}," if options.round_to > 1 else ""
@@ -181,11 +226,6 @@ def _bisect(share: Callable[[float], float], target: float, name: str, options: 
             f"--{name} {target:g} cannot be reached: with these options the lowest is {lowest:.4f} of dense.{wider}"
             f"{finer} a larger --max-pruning-ratio than {options.max_pruning_ratio:g} or fewer --keep help too."
         )
-    low, high = 0.0, 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if share(middle) <= target else (middle, high)
-    return high
 
 
 def _refine(
@@ -250,10 +290,10 @@ def _note(achieved: float, target: float, name: str, options: PruneOptions) -> s
 def _difference(group: Group, asked: float, kept: int, options: PruneOptions) -> str:
     if abs(asked - kept) < 0.5:
         return ""
-    step = _step(group, options)
+    step = width_step(group, options)
     if kept == group.width:
         return f"left dense: {asked:.1f} of {group.width} asked, and a multiple of {step} nearer to it overshoots"
-    if asked < _widths(group, options)[0]:
+    if asked < possible_widths(group, options)[0]:
         return f"{asked:.1f} asked; --max-pruning-ratio and multiples of {step} allow no less than {kept}"
     if abs(asked - kept) <= step / 2:
         return f"{asked:.1f} asked, rounded to a multiple of {step}"

@@ -25,7 +25,7 @@ with warnings.catch_warnings():  # fvcore decorates with torch.jit.script, which
     warnings.simplefilter("ignore", FutureWarning)
     from fvcore.nn import FlopCountAnalysis
 
-__all__ = ["Cost", "CostModel", "count_cost", "count_macs_by_module"]
+__all__ = ["Cost", "CostModel", "Quadratic", "count_cost", "count_macs_by_module"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -94,6 +94,19 @@ class _Term:
     second: int = -1
 
 
+@dataclass(frozen=True)
+class Quadratic:
+    """A cost as a polynomial of the kept widths k: constant + linear'k + k' products k, products symmetric."""
+
+    constant: float
+    linear: Array
+    products: Array
+
+    def of(self, kept: Array) -> float:
+        """The cost where group ``i`` keeps ``kept[i]`` units."""
+        return float(self.constant + self.linear @ kept + kept @ self.products @ kept)
+
+
 class CostModel:
     """Cost of the network as a function of how many units each group keeps.
 
@@ -127,6 +140,18 @@ class CostModel:
     def params(self, kept: Array) -> float:
         """Parameters where group ``i`` keeps ``kept[i]`` units."""
         return self.dense.params - self._saved(kept, self._params)
+
+    def quadratic(self, target: str) -> Quadratic:
+        """The same cost (``flops`` stands for multiply-accumulates, else ``params``) as a polynomial."""
+        sizes, first, second = self._macs if target == "flops" else self._params
+        total = self.dense.macs if target == "flops" else self.dense.params
+        slope = self._lost / self._sizes[:, None]
+        start = 1 - slope @ self._widths
+        one, other = slope[first], slope[second]
+        products = one.T @ (sizes[:, None] * other)
+        linear = (sizes * start[first]) @ other + (sizes * start[second]) @ one
+        constant = total - sizes.sum() + float(sizes @ (start[first] * start[second]))
+        return Quadratic(constant=constant, linear=linear, products=(products + products.T) / 2)
 
     def hanging_on(self, index: int) -> Cost:
         """Dense cost of what would go with the whole group: its layers, by their share of the axis."""

@@ -1,78 +1,275 @@
-"""Criteria: what makes a unit (a set of coupled channels) worth keeping."""
+"""Criteria: what makes a unit (a set of coupled channels) worth keeping. One registry of all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.calibration import Calibration
+from pruneport.compress.consumers import visit_consumers
+from pruneport.compress.gradients import fisher, grasp, labels_for, snip, synflow, taylor
 from pruneport.compress.groups import Group
-from pruneport.compress.layers import weight_by_channel
+from pruneport.compress.hooks import hooks_restored
+from pruneport.compress.options import PruneOptions
+from pruneport.compress.reduction import reduce_group
+from pruneport.compress.surgeon import removal_errors
+from pruneport.compress.widths import Scores
+from pruneport.errors import ImageFolderError, PruningError
 
-__all__ = ["CRITERIA", "Criterion", "Scores", "score_groups"]
+__all__ = ["CRITERIA", "Criterion", "score_groups", "settle", "wants_inputs"]
 
-Scores = np.ndarray[Any, np.dtype[np.float64]]
-Criterion = Callable[[nn.Module, Group, torch.Generator], Tensor]
-"""Scores (units,) of one group, float64; higher is kept."""
+Progress = Callable[[str], None]
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What a criterion may look at; ``calibration`` is there for those that need it."""
+
+    network: nn.Module
+    groups: Sequence[Group]
+    shape: tuple[int, int, int]
+    calibration: Calibration | None
+    labels: str
+    seed: int
+    progress: Progress
+
+    @property
+    def inputs(self) -> Calibration:
+        """The calibration, which whoever needs it was promised."""
+        assert self.calibration is not None
+        return self.calibration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """One entry of the registry.
+
+    Attributes:
+        score: Gives for each group (units,) float64; higher is kept.
+        needs: Weights alone; inputs, which may be synthetic; or images of the task.
+        comparable: Scores of different groups mean the same as they are; else each group's are divided by their
+            mean size before groups compete.
+    """
+
+    score: Callable[[_Task], list[Tensor]]
+    needs: Literal["weights", "inputs", "images"] = "weights"
+    comparable: bool = False
+
+
+def settle(options: PruneOptions, calibrated: bool) -> PruneOptions:
+    """Put the best that the inputs allow in the place of ``auto``."""
+    criterion, ranking = options.criterion, options.ranking
+    if criterion == "auto":
+        criterion = "block-hessian" if calibrated else "l1"
+    if ranking == "auto":
+        ranking = "sensitivity" if calibrated else "uniform"
+    return replace(options, criterion=criterion, ranking=ranking)
+
+
+def wants_inputs(options: PruneOptions, calibrated: bool) -> bool:
+    """Whether scoring or ranking needs inputs of the network.
+
+    Raises:
+        ImageFolderError: The criterion needs images of the task and none are given.
+    """
+    options = settle(options, calibrated)
+    criterion = CRITERIA[options.criterion]
+    if criterion.needs == "images" and not calibrated:
+        without = ", ".join(name for name, entry in CRITERIA.items() if entry.needs != "images")
+        raise ImageFolderError(
+            f"--criterion {options.criterion} needs images: give --calibration FOLDER, or choose one of {without}."
+        )
+    return criterion.needs != "weights" or options.ranking == "sensitivity"
 
 
 def score_groups(
-    network: nn.Module, groups: Sequence[Group], free: Sequence[bool], criterion: str, seed: int
+    network: nn.Module,
+    groups: Sequence[Group],
+    free: Sequence[bool],
+    criterion: str,
+    seed: int,
+    shape: tuple[int, int, int],
+    calibration: Calibration | None = None,
+    labels: str = "auto",
+    progress: Progress = lambda message: None,
 ) -> list[Scores]:
     """Score every unit of every group that may be pruned.
 
     Args:
-        network: The dense network; it is only read.
+        network: The dense network; it is only read and run.
         groups: Its groups.
         free: Whether each may be pruned; the others score one throughout.
         criterion: A key of ``CRITERIA``.
         seed: For criteria that draw numbers.
+        shape: C, H, W of the network's input.
+        calibration: For criteria that need inputs.
+        labels: For criteria with a loss: ``folder``, ``predicted`` or ``auto``.
+        progress: Told what is being done.
 
     Returns:
-        For each group its scores (units,), divided by the group's mean so that they compare across groups.
+        For each group its scores (units,), ready to be compared across groups.
+
+    Raises:
+        ImageFolderError: The labels do not fit the network's outputs.
+        PruningError: A group has nothing that the criterion scores by, or gradients are not finite.
     """
-    generator = torch.Generator().manual_seed(seed)
-    scores = []
-    for group, prunable in zip(groups, free, strict=True):
-        if not prunable:
-            scores.append(np.ones(group.width))
-            continue
-        raw = CRITERIA[criterion](network, group, generator).numpy()
-        mean = float(raw.mean())
-        scores.append(raw / mean if mean > 0 else np.ones_like(raw))
-    return scores
+    entry = CRITERIA[criterion]
+    prunable = [group for group, is_free in zip(groups, free, strict=True) if is_free]
+    task = _Task(
+        network=network,
+        groups=prunable,
+        shape=shape,
+        calibration=calibration,
+        labels=labels,
+        seed=seed,
+        progress=progress,
+    )
+    raw = iter(entry.score(task) if prunable else [])
+    return [
+        _scaled(next(raw).numpy(), entry.comparable) if is_free else np.ones(group.width)
+        for group, is_free in zip(groups, free, strict=True)
+    ]
 
 
-def _magnitude(power: int) -> Criterion:
-    def score(network: nn.Module, group: Group, generator: torch.Generator) -> Tensor:
-        rows = []
-        for member in group.members:
-            weight = weight_by_channel(network, member.module, member.axis)
-            if weight is not None:
-                sums = weight.abs().pow(power).sum(1, dtype=torch.float64)
-                rows.append(sums[torch.from_numpy(member.positions)].sum(1))
-        return torch.stack(rows).mean(0) if rows else torch.ones(group.width, dtype=torch.float64)
-
-    return score
+def _scaled(raw: Scores, comparable: bool) -> Scores:
+    size = float(np.abs(raw).mean())
+    if not np.isfinite(size) or size == 0:
+        return np.ones_like(raw)
+    return raw if comparable else raw / size
 
 
-def _l1(network: nn.Module, group: Group, generator: torch.Generator) -> Tensor:
-    """Mean over the group's layers of the sum of |w| at the unit (Li et al., 2017, arXiv 1608.08710)."""
-    return _magnitude(1)(network, group, generator)
+def _weights_only(score: Callable[[Tensor], Tensor]) -> Callable[[_Task], list[Tensor]]:
+    def every_group(task: _Task) -> list[Tensor]:
+        found = [reduce_group(task.network, group, score) for group in task.groups]
+        return [
+            torch.ones(group.width, dtype=torch.float64) if scores is None else scores
+            for group, scores in zip(task.groups, found, strict=True)
+        ]
+
+    return every_group
 
 
-def _l2(network: nn.Module, group: Group, generator: torch.Generator) -> Tensor:
-    """Mean over the group's layers of the sum of w squared at the unit."""
-    return _magnitude(2)(network, group, generator)
+def _l1(weight: Tensor) -> Tensor:
+    """Sum of |w| (Li et al. 2017, arXiv 1608.08710)."""
+    return weight.abs().sum(1, dtype=torch.float64)
 
 
-def _random(network: nn.Module, group: Group, generator: torch.Generator) -> Tensor:
+def _l2(weight: Tensor) -> Tensor:
+    """Sum of w squared."""
+    return weight.square().sum(1, dtype=torch.float64)
+
+
+def _lamp(weight: Tensor) -> Tensor:
+    """Sum of w squared, divided by that of all channels of the layer that are at least as large (LAMP).
+
+    Lee et al. 2021, arXiv 2010.07611, equation 5, with a channel in the place of a weight.
+    """
+    squares = _l2(weight)
+    order = squares.argsort(descending=True, stable=True)
+    found = torch.empty_like(squares)
+    found[order] = squares[order] / squares[order].cumsum(0).clamp_min(1e-300)
+    return found
+
+
+def _fpgm(weight: Tensor) -> Tensor:
+    """Sum of the distances to all channels of the layer: those near the geometric median can be replaced.
+
+    He et al. 2019, arXiv 1811.00250, equation 5.
+    """
+    flat = weight.double()
+    return torch.cdist(flat, flat).sum(1)
+
+
+def _bn_scale(task: _Task) -> list[Tensor]:
+    """|gamma| of the BatchNorms that the unit passes (network slimming, Liu et al. 2017, arXiv 1708.06519)."""
+    modules = dict(task.network.named_modules())
+    found = []
+    for group in task.groups:
+        scores = reduce_group(
+            task.network, group, _l1, lambda member: isinstance(modules.get(member.module), _BatchNorm)
+        )
+        if scores is None:
+            raise PruningError(
+                f"--criterion bn-scale needs a BatchNorm with weights in every group; {group.name} has none. Leave it "
+                f"dense with --keep '{group.name}', or choose another criterion."
+            )
+        found.append(scores)
+    return found
+
+
+def _activation(task: _Task) -> list[Tensor]:
+    """Mean |activation| of the unit where its consumers read it (Molchanov et al. 2017, arXiv 1611.06440)."""
+    found = []
+    sums: dict[str, Tensor] = {}
+
+    def add(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            channels = inputs[0].movedim(1, -1) if inputs[0].ndim == 4 else inputs[0]
+            sums[name] = sums.get(name, 0) + channels.abs().flatten(0, -2).mean(0, dtype=torch.float64)
+
+        return hook
+
+    with hooks_restored(task.network), torch.inference_mode():
+        for name in {name for group in task.groups for name in group.consumers}:
+            task.network.get_submodule(name).register_forward_pre_hook(add(name))
+        for load in task.inputs.batches:
+            task.network(load())
+    for group in task.groups:
+        rows = [sums[m.module][m.positions].mean(1) for m in group.members if m.axis == "in" and m.module in sums]
+        found.append(torch.stack(rows).mean(0) if rows else torch.zeros(group.width, dtype=torch.float64))
+    return found
+
+
+def _block_hessian(task: _Task) -> list[Tensor]:
+    """Squared error of the consumers' outputs once the unit has gone, by structured optimal brain surgery."""
+    found: dict[int, Tensor] = {}
+    everything = range(len(task.groups))
+    visits = visit_consumers(task.network, task.groups, everything, task.inputs.batches)
+    for number, (index, consumers, _) in enumerate(visits, start=1):
+        task.progress(f"scoring group {number} of {len(task.groups)}: {task.groups[index].name}")
+        found[index] = removal_errors(consumers, task.groups[index].width)
+    return [found[index] for index in everything]
+
+
+def _by_loss(score: Callable[..., list[Tensor]]) -> Callable[[_Task], list[Tensor]]:
+    def every_group(task: _Task) -> list[Tensor]:
+        labels = labels_for(task.network, task.inputs, task.labels)
+        return score(task.network, task.groups, task.inputs.batches, labels)
+
+    return every_group
+
+
+def _synflow(task: _Task) -> list[Tensor]:
+    return synflow(task.network, task.groups, task.shape)
+
+
+def _random(task: _Task) -> list[Tensor]:
     """Uniform in [0, 1), seeded: the baseline that every criterion has to beat."""
-    return torch.rand(group.width, generator=generator, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(task.seed)
+    return [torch.rand(group.width, generator=generator, dtype=torch.float64) for group in task.groups]
 
 
-CRITERIA: Mapping[str, Criterion] = MappingProxyType({"l1": _l1, "l2": _l2, "random": _random})
+CRITERIA: Mapping[str, Criterion] = MappingProxyType(
+    {
+        "l1": Criterion(score=_weights_only(_l1)),
+        "l2": Criterion(score=_weights_only(_l2)),
+        "lamp": Criterion(score=_weights_only(_lamp), comparable=True),
+        "fpgm": Criterion(score=_weights_only(_fpgm)),
+        "bn-scale": Criterion(score=_bn_scale, comparable=True),
+        "synflow": Criterion(score=_synflow, comparable=True),
+        "random": Criterion(score=_random),
+        "activation": Criterion(score=_activation, needs="inputs"),
+        "block-hessian": Criterion(score=_block_hessian, needs="inputs", comparable=True),
+        "taylor": Criterion(score=_by_loss(taylor), needs="images", comparable=True),
+        "snip": Criterion(score=_by_loss(snip), needs="images", comparable=True),
+        "grasp": Criterion(score=_by_loss(grasp), needs="images", comparable=True),
+        "fisher": Criterion(score=_by_loss(fisher), needs="images", comparable=True),
+    }
+)

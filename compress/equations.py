@@ -32,6 +32,11 @@ class Equations:
         self._target_sum += targets.sum(0, dtype=torch.float64)
         self.rows += len(inputs)
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Covariance (inputs, inputs) and mean (inputs,) of the inputs, float64."""
+        mean = self._input_sum / self.rows
+        return (self._gram / self.rows).addr_(mean, mean, alpha=-1), mean
+
     def solve(self, start: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
         """Minimise the mean squared error plus ``ridge`` times the distance to ``start``.
 
@@ -42,8 +47,8 @@ class Equations:
         Returns:
             Weight (inputs, outputs) and intercept (outputs,), float64.
         """
-        mean_in, mean_out = self._input_sum / self.rows, self._target_sum / self.rows
-        gram = (self._gram / self.rows).addr_(mean_in, mean_in, alpha=-1)
+        gram, mean_in = self.moments()
+        mean_out = self._target_sum / self.rows
         cross = (self._cross / self.rows).addr_(mean_in, mean_out, alpha=-1)
         strength = ridge * gram.diagonal().mean().clamp_min(1e-12)
         gram.diagonal().add_(strength)

@@ -37,6 +37,7 @@ class Group:
             ``representation`` is the input of the head; ``output`` leaves the network.
         blocks: Units fall into this many equal runs that must keep the same count (grouped convolutions).
         obstacle: Why no unit can be removed correctly, or an empty string.
+        structure: Layer type and axis of every member, sorted: groups that share it are isomorphic.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Group:
     scope: Scope
     blocks: int = 1
     obstacle: str = ""
+    structure: tuple[tuple[str, str], ...] = ()
 
     @property
     def producers(self) -> tuple[str, ...]:
@@ -131,7 +133,13 @@ def _group(
         scope="output" if elements & coupling.output else "filters",
         blocks=blocks,
         obstacle=obstacle or block_obstacle,
+        structure=tuple(sorted((_kind(layers[m.module]), m.axis) for m in members)),
     )
+
+
+def _kind(layer: nn.Module | nn.Parameter) -> str:
+    kernel = "x".join(str(size) for size in getattr(layer, "kernel_size", ()))
+    return f"{type(layer).__name__} {kernel}".strip()
 
 
 def _elements(members: tuple[Member, ...], coupling: Coupling) -> set[int]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pruneport.errors import PruningError
 
-__all__ = ["axis_size", "block_count", "narrow", "unsupported", "weight_by_channel"]
+__all__ = ["axis_size", "block_count", "narrow", "norm_after", "unsupported", "weight_by_channel"]
 
 _Conv = nn.modules.conv._ConvNd
 _Transposed = nn.modules.conv._ConvTransposeNd
@@ -97,6 +98,19 @@ def block_count(layer: nn.Module | nn.Parameter, axis: str) -> int:
     if isinstance(layer, nn.GroupNorm):
         return layer.num_groups
     return 1
+
+
+def norm_after(network: nn.Module, name: str) -> Any:
+    """The BatchNorm with statistics that is defined right behind the layer and has its width, or None."""
+    owner, _, own = name.rpartition(".")
+    siblings = list(network.get_submodule(owner).named_children())
+    index = next(number for number, (key, _) in enumerate(siblings) if key == own)
+    following = siblings[index + 1][1] if index + 1 < len(siblings) else None
+    layer = network.get_submodule(name)
+    width = getattr(layer, "out_channels", getattr(layer, "out_features", None))
+    if isinstance(following, _BatchNorm) and following.num_features == width:
+        return following if following.affine and following.running_mean is not None else None
+    return None
 
 
 def _handler(layer: nn.Module | nn.Parameter) -> _Handler:

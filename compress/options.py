@@ -10,12 +10,37 @@ import tyro
 
 from pruneport.models.options import PreparationOptions
 
-__all__ = ["CriterionName", "PruneOptions", "RankingName", "RecoverName", "RecoveryOptions", "ScopeName"]
+__all__ = [
+    "CalibrationOptions",
+    "CriterionName",
+    "LabelsName",
+    "PruneOptions",
+    "RankingName",
+    "RecoverName",
+    "RecoveryOptions",
+    "ScopeName",
+]
 
-CriterionName = Literal["l1", "l2", "random"]
+CriterionName = Literal[
+    "auto",
+    "l1",
+    "l2",
+    "lamp",
+    "fpgm",
+    "bn-scale",
+    "synflow",
+    "random",
+    "activation",
+    "block-hessian",
+    "taylor",
+    "snip",
+    "grasp",
+    "fisher",
+]
 ScopeName = Literal["filters", "channels"]
-RankingName = Literal["uniform", "global"]
-RecoverName = Literal["auto", "none", "bn", "reconstruct"]
+RankingName = Literal["auto", "uniform", "global", "isomorphic", "sensitivity"]
+RecoverName = Literal["auto", "none", "bn", "reconstruct", "data-free"]
+LabelsName = Literal["auto", "folder", "predicted"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +53,15 @@ class PruneOptions:
     """Keep this fraction of the dense network's parameters, in (0, 1)."""
     ratio: float | None = None
     """Remove this fraction of the filters, in (0, 1)."""
-    criterion: CriterionName = "l1"
-    """What makes a filter worth keeping."""
+    criterion: CriterionName = "auto"
+    """What makes a filter worth keeping. auto: block-hessian where there are inputs to calibrate with, else l1. From
+    activation on they need inputs; the last four need images."""
     scope: ScopeName = "filters"
     """filters: only groups inside a block; channels: the residual streams too."""
-    ranking: RankingName = "uniform"
-    """uniform: the same share of every group; global: filters compete across groups."""
+    ranking: RankingName = "auto"
+    """auto: sensitivity where there are inputs to calibrate with, else uniform. uniform: the same share of every group;
+    global: filters compete across groups; isomorphic: among groups of the same structure; sensitivity: the damage of
+    each group is measured, and the least for the target is solved for."""
     round_to: int = 8
     """Kept widths are multiples of this."""
     max_pruning_ratio: float = 0.9
@@ -43,13 +71,24 @@ class PruneOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecoveryOptions(PreparationOptions):
+class CalibrationOptions(PreparationOptions):
+    """Images that say what the network sees in use."""
+
+    calibration: Path | None = None
+    """A folder of images to score, measure and recover with; recovery never reads labels."""
+    calibration_images: int = 256
+    """Use at most this many of them, taken evenly from the whole folder; of synthetic inputs, at most 128 are made."""
+    calibration_labels: LabelsName = "auto"
+    """For criteria with a loss. folder: the class folders in sorted order; predicted: the dense network's own answers;
+    auto: the class folders if there are any."""
+    skip_unreadable: bool = False
+    """Leave out images that cannot be read, instead of stopping; the plan names them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveryOptions(CalibrationOptions):
     """How accuracy is won back without training."""
 
     recover: RecoverName = "auto"
-    """bn: measure BatchNorm statistics anew; reconstruct: solve weights by least squares; auto: the best that the
-    given images allow."""
-    calibration: Path | None = None
-    """A folder of images for the recovery; labels are not needed and not used."""
-    calibration_images: int = 256
-    """Use at most this many of them, taken evenly from the whole folder."""
+    """bn: measure BatchNorm statistics anew; reconstruct: solve weights by least squares; data-free: the same on
+    synthetic inputs that match the BatchNorm statistics; auto: the best that the given images allow."""

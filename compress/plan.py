@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from pruneport.compress.layers import axis_size, narrow
-from pruneport.compress.record import Axis, Cost, Member, Recovered, Scope
+from pruneport.compress.record import Axis, Calibrated, Cost, Member, Recovered, Scope
 from pruneport.errors import BundleError
 from pruneport.models.record import Source
 
@@ -82,6 +82,7 @@ class Plan:
         masked_error: Largest output difference between the pruned network and the dense one whose removed
             channels are zeroed, relative to the outputs' size; None where that would prove nothing (norms that
             average over channels, all outputs zero).
+        calibration: The inputs that were used, or None.
         recovery: What was done after pruning, or None.
     """
 
@@ -94,6 +95,7 @@ class Plan:
     created: str
     note: str | None = None
     masked_error: float | None = None
+    calibration: Calibrated | None = None
     recovery: Recovered | None = None
 
     def to_json(self) -> str:
@@ -109,6 +111,7 @@ class Plan:
             "pruned": asdict(self.pruned),
             "note": self.note,
             "masked_error": self.masked_error,
+            "calibration": None if self.calibration is None else asdict(self.calibration),
             "recovery": None if self.recovery is None else asdict(self.recovery),
             "groups": [_group_to_dict(group) for group in self.groups],
         }
@@ -194,10 +197,15 @@ def parse_plan(text: str) -> Plan:
             created=str(content["created"]),
             note=content["note"],
             masked_error=content["masked_error"],
+            calibration=_calibrated(content.get("calibration")),
             recovery=Recovered(**recovery) if (recovery := content.get("recovery")) else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"plan.json is not a well-formed plan: {error!r}. Compress again.") from error
+
+
+def _calibrated(entry: Any) -> Calibrated | None:
+    return Calibrated(**entry | {"skipped": tuple(entry["skipped"])}) if entry else None
 
 
 def group_plan(group: Group, kept: Sequence[int] | None, asked: float, reason: str, cost: Cost) -> GroupPlan:

@@ -6,24 +6,27 @@ import copy
 import fnmatch
 import importlib.metadata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
 import torch
 from torch import nn
 
-from pruneport.compress.allocation import allocate, choose_units, target_of, why_dense
+from pruneport.compress.allocation import allocate, target_of, why_dense
+from pruneport.compress.calibration import Calibration
 from pruneport.compress.cost import Cost, CostModel, count_cost, count_macs_by_module
-from pruneport.compress.criteria import score_groups
+from pruneport.compress.criteria import score_groups, settle, wants_inputs
 from pruneport.compress.groups import Group, find_groups
 from pruneport.compress.masking import check_against_masked
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import GroupPlan, Plan, Request, apply_plan, group_plan
-from pruneport.errors import TargetError
+from pruneport.compress.sensitivity import Curve, measure_sensitivity
+from pruneport.compress.widths import Scores, choose_units, possible_widths
+from pruneport.errors import ImageFolderError, TargetError
 from pruneport.models.record import Source
 
-__all__ = ["GroupView", "Pruned", "describe_groups", "prune"]
+__all__ = ["Assessment", "GroupView", "Pruned", "assess", "describe_groups", "prune"]
 
 _LIBRARIES = (
     "pruneport",
@@ -46,12 +49,34 @@ class Pruned:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Assessment:
+    """All that is known of the groups before a target is set, one entry a group.
+
+    Attributes:
+        options: With the criterion and the ranking that were used.
+        groups: The coupled groups.
+        cost: What any choice of widths costs.
+        reasons: Why the group is left dense whatever the target, or an empty string.
+        scores: (units,) each; the highest are kept.
+        curves: The measured sensitivity; None where the ranking does without, or the group stays dense.
+    """
+
+    options: PruneOptions
+    groups: list[Group]
+    cost: CostModel
+    reasons: list[str]
+    scores: list[Scores]
+    curves: list[Curve | None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class GroupView:
-    """A group as ``inspect`` shows it; ``obstacle`` says why it would be left dense."""
+    """A group as ``inspect`` shows it; ``obstacle`` says why it would be left dense, ``curve`` what removal costs."""
 
     group: Group
     cost: Cost
     obstacle: str
+    curve: Curve | None = None
 
 
 def prune(
@@ -59,6 +84,7 @@ def prune(
     source: Source,
     options: PruneOptions,
     progress: Callable[[str], None] = lambda message: None,
+    assessment: Assessment | None = None,
 ) -> Pruned:
     """Remove filters until the network meets its target; ``network`` itself is left as it is.
 
@@ -67,23 +93,21 @@ def prune(
         source: Where it came from; gives the input shape and the seed.
         options: How much to remove, and how it is chosen.
         progress: Told what is being done.
+        assessment: From ``assess`` with the same options but for the target; needed where the criterion or the
+            ranking needs inputs.
 
     Raises:
+        ImageFolderError: The criterion or the ranking needs inputs, and there is no assessment.
         TargetError: The target is wrong or out of reach.
         ModelError: The network refuses the input shape.
         PruningError: Nothing can be pruned, or the pruned network would not compute what it should.
     """
     target, value = target_of(options)
-    progress("counting multiply-accumulates")
-    macs = count_macs_by_module(network, source.input_shape)
-    progress("finding coupled groups")
-    groups = find_groups(network, _example(source, 1))
-    cost = CostModel(network, groups, macs)
-    reasons = _dense_reasons(network, groups, options)
-    progress(f"scoring {sum(group.width for group in groups)} units in {len(groups)} groups by {options.criterion}")
-    scores = score_groups(network, groups, [not reason for reason in reasons], options.criterion, source.seed)
+    assessed = assessment or assess(network, source, options, progress=progress)
+    options = replace(options, criterion=assessed.options.criterion, ranking=assessed.options.ranking)
+    groups, cost, scores = assessed.groups, assessed.cost, assessed.scores
     progress(f"searching widths for {target} {value:g}")
-    allocation = allocate(groups, scores, cost, options, reasons)
+    allocation = allocate(groups, scores, cost, options, assessed.reasons, assessed.curves)
     group_plans = tuple(
         group_plan(
             group,
@@ -116,22 +140,95 @@ def prune(
     )
 
 
-def describe_groups(network: nn.Module, source: Source, options: PruneOptions) -> tuple[Cost, list[GroupView]]:
+def assess(
+    network: nn.Module,
+    source: Source,
+    options: PruneOptions,
+    calibration: Calibration | None = None,
+    labels: str = "auto",
+    progress: Callable[[str], None] = lambda message: None,
+) -> Assessment:
+    """Find the groups, score their units, and measure the groups' sensitivity where the ranking needs it.
+
+    Args:
+        network: The dense network in eval mode; it is only read and run.
+        source: Where it came from; gives the input shape and the seed.
+        options: Criterion, ranking, scope and the widths allowed; the target plays no part.
+        calibration: Inputs, where the criterion or the ranking needs them (see ``wants_inputs``).
+        labels: For criteria with a loss: ``folder``, ``predicted`` or ``auto``.
+        progress: Told what is being done.
+
+    Raises:
+        ImageFolderError: Inputs are needed and none are given, or their labels do not fit the network.
+        ModelError: The network refuses the input shape.
+        PruningError: Its dependencies cannot be traced, or it cannot be scored.
+        TargetError: A pattern in ``keep`` matches nothing.
+    """
+    if wants_inputs(options, calibration is not None) and calibration is None:
+        raise ImageFolderError(
+            f"criterion {options.criterion} with ranking {options.ranking} needs inputs: give a calibration."
+        )
+    options = settle(options, calibration is not None)
+    groups, cost, reasons = _find(network, source, options, progress)
+    free = [not reason for reason in reasons]
+    measured = options.ranking == "sensitivity"
+    scores: list[Scores] | None = None
+    curves: list[Curve | None] = [None] * len(groups)
+    if not (measured and options.criterion == "block-hessian"):  # else one visit gives both
+        units = sum(group.width for group in groups)
+        progress(f"scoring {units} units in {len(groups)} groups by {options.criterion}")
+        scores = score_groups(
+            network, groups, free, options.criterion, source.seed, source.input_shape, calibration, labels, progress
+        )
+    if measured:
+        assert calibration is not None
+        widths = [possible_widths(group, options) if ok else None for group, ok in zip(groups, free, strict=True)]
+        scores, curves = measure_sensitivity(network, groups, widths, calibration.batches, scores, progress)
+    assert scores is not None
+    return Assessment(options=options, groups=groups, cost=cost, reasons=reasons, scores=scores, curves=curves)
+
+
+def describe_groups(
+    network: nn.Module,
+    source: Source,
+    options: PruneOptions,
+    calibration: Calibration | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> tuple[Cost, list[GroupView]]:
     """Return the dense cost and every group with what hangs on it.
+
+    Args:
+        network: The dense network in eval mode.
+        source: Where it came from; gives the input shape.
+        options: Scope, widths and what to keep; with the ranking ``sensitivity``, the curves are measured.
+        calibration: Inputs to measure with.
+        progress: Told what is being done.
 
     Raises:
         ModelError: The network refuses the input shape.
         PruningError: Its dependencies cannot be traced.
     """
-    macs = count_macs_by_module(network, source.input_shape)
-    groups = find_groups(network, _example(source, 1))
-    cost = CostModel(network, groups, macs)
-    reasons = _dense_reasons(network, groups, options)
+    if options.ranking == "sensitivity":
+        assessed = assess(network, source, options, calibration, progress=progress)
+        groups, cost, reasons, curves = assessed.groups, assessed.cost, assessed.reasons, assessed.curves
+    else:
+        groups, cost, reasons = _find(network, source, options, progress)
+        curves = [None] * len(groups)
     views = [
-        GroupView(group=group, cost=cost.hanging_on(index), obstacle=reason)
-        for index, (group, reason) in enumerate(zip(groups, reasons, strict=True))
+        GroupView(group=group, cost=cost.hanging_on(index), obstacle=reasons[index], curve=curves[index])
+        for index, group in enumerate(groups)
     ]
     return cost.dense, views
+
+
+def _find(
+    network: nn.Module, source: Source, options: PruneOptions, progress: Callable[[str], None]
+) -> tuple[list[Group], CostModel, list[str]]:
+    progress("counting multiply-accumulates")
+    macs = count_macs_by_module(network, source.input_shape)
+    progress("finding coupled groups")
+    groups = find_groups(network, _example(source, 1))
+    return groups, CostModel(network, groups, macs), _dense_reasons(network, groups, options)
 
 
 def _example(source: Source, batch: int) -> torch.Tensor:

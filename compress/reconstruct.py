@@ -16,15 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from pruneport.compress.equations import Equations, patch_rows
+from pruneport.compress.calibration import Batches
+from pruneport.compress.consumers import is_plain, rows_of
+from pruneport.compress.equations import Equations
 from pruneport.compress.hooks import calls_recorded
-from pruneport.compress.replay import Batches, Replay, Stopped, find_cuts
+from pruneport.compress.layers import norm_after
+from pruneport.compress.replay import Replay, Stopped, find_cuts
 from pruneport.errors import ImageFolderError
 
 __all__ = ["reconstruct", "solvable_layers"]
 
 _ROWS = 150_000  # equations a layer; more positions of the same images add little
-_MOST_UNKNOWNS = 8192  # a Gram matrix of 0.5 GB
 _LEAST_GAIN = 0.05  # of the median: a channel that its norm nearly silences is not fitted at any price
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 _ADDITIONS = {
@@ -45,11 +47,8 @@ def solvable_layers(pruned: nn.Module, kept: Mapping[str, Mapping[str, Sequence[
     """
     names = []
     for name, layer in pruned.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            fits = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-        else:
-            fits = isinstance(layer, nn.Linear) and "in" in kept.get(name, {})
-        if fits and layer.weight[0].numel() <= _MOST_UNKNOWNS:
+        solvable = is_plain(layer) and getattr(layer, "groups", 1) == 1
+        if solvable and (isinstance(layer, nn.Conv2d) or "in" in kept.get(name, {})):
             names.append(name)
     return names
 
@@ -61,6 +60,7 @@ def reconstruct(
     batches: Batches,
     ridge: float = 1e-3,
     progress: Callable[[str], None] = lambda message: None,
+    strict: bool = True,
 ) -> list[str]:
     """Solve the layers of ``pruned`` behind its first pruned one, in order of execution and in place.
 
@@ -71,6 +71,7 @@ def reconstruct(
         batches: Inputs (B, C, H, W); no labels are needed.
         ridge: Pull towards the present weights, relative to the mean variance of an input.
         progress: Told which layer is being solved.
+        strict: Raise where there are too few equations; else such a layer keeps its weights.
 
     Returns:
         Names of the layers that were solved.
@@ -85,18 +86,20 @@ def reconstruct(
     first = next((index for index, name in enumerate(order) if "in" in kept.get(name, {})), len(order))
     layers = [name for name in order[first:] if name in wanted and order.count(name) == 1]
     cuts = find_cuts(dense, example)
+    solved = []
     with Replay(pruned, cuts, batches) as ours, Replay(dense, cuts, batches) as theirs:
         for number, name in enumerate(layers, start=1):
             progress(f"solving layer {number} of {len(layers)}: {name}")
             ours.advance(name)
             theirs.advance(name)
-            _solve(ours, theirs, name, kept.get(name, {}).get("out"), ridge)
-    return layers
+            if _solve(ours, theirs, name, kept.get(name, {}).get("out"), ridge, strict):
+                solved.append(name)
+    return solved
 
 
-def _solve(ours: Replay, theirs: Replay, name: str, kept: Sequence[int] | None, ridge: float) -> None:
+def _solve(ours: Replay, theirs: Replay, name: str, kept: Sequence[int] | None, ridge: float, strict: bool) -> bool:
     layer: Any = ours.network.get_submodule(name)
-    norm = _norm_after(ours.network, name)
+    norm = norm_after(ours.network, name)
     start = layer.weight.detach().flatten(1).T
     equations = Equations(*start.shape)
     generator = torch.Generator().manual_seed(0)
@@ -110,10 +113,12 @@ def _solve(ours: Replay, theirs: Replay, name: str, kept: Sequence[int] | None, 
             if own_sum is not None and dense_sum is not None and own_sum.shape == target.shape == dense_sum.shape:
                 error = dense_sum - own_sum
                 target = target + (error if norm is None else error / _gain(norm, target.ndim))
-            equations.add(*_rows(layer, inputs, target, _ROWS // len(ours), generator))
+            equations.add(*rows_of(layer, inputs, target, _ROWS // len(ours), generator))
             images += len(inputs)
     unknowns = len(start)
     if equations.rows < unknowns:
+        if not strict:
+            return False
         needed = -(-unknowns * images // equations.rows)
         raise ImageFolderError(
             f"{images} calibration images are too few to solve {name}: they give {equations.rows} equations for "
@@ -125,15 +130,7 @@ def _solve(ours: Replay, theirs: Replay, name: str, kept: Sequence[int] | None, 
         layer.bias.data = intercept.to(layer.bias.dtype)
     elif norm is not None:
         norm.running_mean -= intercept.to(norm.running_mean.dtype)  # the norm subtracts its mean: this adds
-
-
-def _rows(layer: Any, inputs: Tensor, target: Tensor, limit: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    if isinstance(layer, nn.Linear):
-        return inputs.flatten(0, -2), target.flatten(0, -2)
-    places = target.shape[-2] * target.shape[-1]
-    count = max(1, min(places, limit // len(inputs)))
-    chosen = torch.randperm(places, generator=generator)[:count]
-    return patch_rows(inputs, target, chosen, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    return True
 
 
 def _gain(norm: Any, ndim: int) -> Tensor:
@@ -141,19 +138,6 @@ def _gain(norm: Any, ndim: int) -> Tensor:
     least = _LEAST_GAIN * gain.abs().median().clamp_min(1e-6)
     gain = torch.where(gain.abs() < least, torch.where(gain < 0, -least, least), gain)
     return gain.reshape(1, -1, *[1] * (ndim - 2))
-
-
-def _norm_after(network: nn.Module, name: str) -> Any:
-    """The BatchNorm with statistics that is defined right behind the layer and has its width, or None."""
-    owner, _, own = name.rpartition(".")
-    siblings = list(network.get_submodule(owner).named_children())
-    index = next(number for number, (key, _) in enumerate(siblings) if key == own)
-    following = siblings[index + 1][1] if index + 1 < len(siblings) else None
-    layer = network.get_submodule(name)
-    width = getattr(layer, "out_channels", getattr(layer, "out_features", None))
-    if isinstance(following, _BatchNorm) and following.num_features == width:
-        return following if following.affine and following.running_mean is not None else None
-    return None
 
 
 class _Watch(TorchFunctionMode):

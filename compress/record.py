@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["Axis", "Cost", "Member", "Recovered", "Scope"]
+__all__ = ["Axis", "Calibrated", "Cost", "Member", "Recovered", "Scope"]
 
 Axis = Literal["out", "in", "channels"]
 """Dimension of a layer: its outputs, its inputs, or both at once (norms, depthwise convolutions)."""
@@ -46,12 +46,27 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """The inputs that scores, sensitivities and recovery were computed from.
+
+    Attributes:
+        inputs: Images of a folder, or synthetic ones made from the network's BatchNorm statistics.
+        count: How many.
+        skipped: Files that could not be read.
+    """
+
+    inputs: Literal["images", "synthetic"]
+    count: int
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recovered:
-    """What a recovery did and what it brought on the calibration images.
+    """What a recovery did and what it brought on the calibration inputs.
 
     Attributes:
         name: Which recovery.
-        images: Number of calibration images.
+        images: Number of calibration inputs.
         error_before: Mean squared difference of the pruned from the dense outputs, over the dense outputs' variance.
         error_after: The same after recovery.
     """

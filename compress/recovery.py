@@ -8,58 +8,49 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
+from pruneport.compress.calibration import Batches
 from pruneport.compress.options import RecoveryOptions
 from pruneport.compress.plan import GroupPlan, positions_kept
 from pruneport.compress.reconstruct import reconstruct
 from pruneport.compress.record import Recovered
-from pruneport.compress.replay import Batches
+from pruneport.compress.sensitivity import relative_error
+from pruneport.compress.synthesis import has_statistics, require_statistics
 from pruneport.errors import ImageFolderError
-from pruneport.models.images import open_images
-from pruneport.models.options import ImageOptions
 from pruneport.models.outputs import tensor_leaves
 
-__all__ = ["RECOVERIES", "choose_recovery", "open_calibration", "output_error", "recover"]
+__all__ = ["RECOVERIES", "choose_recovery", "output_error", "recover"]
 
-_BATCH = 32
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 Kept = Mapping[str, Mapping[str, Sequence[int]]]
 Recovery = Callable[[nn.Module, nn.Module, Kept, Batches, Callable[[str], None]], None]
 
 
-def choose_recovery(options: RecoveryOptions) -> str:
+def choose_recovery(options: RecoveryOptions, network: nn.Module, trained: bool) -> str:
     """Name the recovery that the options ask for; ``auto`` is the best that the given images allow.
 
+    Args:
+        options: What was asked.
+        network: The dense network: without images, its BatchNorm statistics are all there is.
+        trained: Whether its weights were trained; random ones are not worth recovering without being asked.
+
     Raises:
-        ImageFolderError: It needs images and none are given, or their number is wrong.
+        ImageFolderError: It needs images and none are given, or none and they are.
+        PruningError: It needs BatchNorm statistics and the network has none.
     """
-    if options.calibration_images < 1:
-        raise ImageFolderError(f"--calibration-images is {options.calibration_images}; expected at least 1.")
     if options.recover == "auto":
-        return "reconstruct" if options.calibration is not None else "none"
-    if options.recover != "none" and options.calibration is None:
+        if options.calibration is not None:
+            return "reconstruct"
+        return "data-free" if trained and has_statistics(network) else "none"
+    if options.recover == "data-free":
+        if options.calibration is not None:
+            raise ImageFolderError("--recover data-free uses no images: leave out --calibration, or use reconstruct.")
+        require_statistics(network)
+    elif options.recover != "none" and options.calibration is None:
         raise ImageFolderError(
-            f"--recover {options.recover} needs images: give --calibration FOLDER; no labels are needed."
+            f"--recover {options.recover} needs images: give --calibration FOLDER; no labels are needed. "
+            "Without images there is --recover data-free."
         )
     return options.recover
-
-
-def open_calibration(options: RecoveryOptions, shape: tuple[int, int, int]) -> Batches:
-    """List the calibration images as batches that load when they are called for.
-
-    Raises:
-        ImageFolderError: No such folder, no images in it, or they cannot be inputs of this shape.
-    """
-    images = open_images(
-        ImageOptions(
-            images=options.calibration,
-            images_limit=options.calibration_images,
-            resize=options.resize,
-            mean=options.mean,
-            std=options.std,
-        ),
-        shape,
-    )
-    return [] if images is None else images.loaders(_BATCH)
 
 
 def recover(
@@ -77,7 +68,7 @@ def recover(
         dense: The original network; it is only run.
         pruned: The pruned one.
         groups: What was removed.
-        batches: Calibration inputs (B, C, H, W), without labels.
+        batches: Calibration inputs (B, C, H, W).
         progress: Told what is being done.
 
     Raises:
@@ -85,24 +76,19 @@ def recover(
     """
     kept = positions_kept([(m, group.kept) for group in groups if group.kept is not None for m in group.members])
     theirs = _outputs(dense, batches)
-    before = _relative_error(theirs, _outputs(pruned, batches))
+    before = relative_error(theirs, _outputs(pruned, batches))
     RECOVERIES[name](dense, pruned, kept, batches, progress)
     return Recovered(
         name=name,
         images=sum(len(outputs) for outputs in theirs),
         error_before=before,
-        error_after=_relative_error(theirs, _outputs(pruned, batches)),
+        error_after=relative_error(theirs, _outputs(pruned, batches)),
     )
 
 
 def output_error(dense: nn.Module, pruned: nn.Module, batches: Batches) -> float:
     """Mean squared difference of the outputs, divided by the variance of the dense ones."""
-    return _relative_error(_outputs(dense, batches), _outputs(pruned, batches))
-
-
-def _relative_error(theirs: Sequence[torch.Tensor], ours: Sequence[torch.Tensor]) -> float:
-    wanted, got = torch.cat(list(theirs)).double(), torch.cat(list(ours)).double()
-    return float((got - wanted).square().mean() / wanted.var(correction=0).clamp_min(1e-30))
+    return relative_error(_outputs(dense, batches), _outputs(pruned, batches))
 
 
 @torch.inference_mode()
@@ -138,4 +124,13 @@ def _reconstruct(
     reconstruct(dense, pruned, kept, batches, progress=progress)
 
 
-RECOVERIES: Mapping[str, Recovery] = MappingProxyType({"bn": _estimate_statistics, "reconstruct": _reconstruct})
+def _reconstruct_data_free(
+    dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Callable[[str], None]
+) -> None:
+    """The same on synthetic inputs; a layer that they are too few for keeps its weights."""
+    reconstruct(dense, pruned, kept, batches, progress=progress, strict=False)
+
+
+RECOVERIES: Mapping[str, Recovery] = MappingProxyType(
+    {"bn": _estimate_statistics, "reconstruct": _reconstruct, "data-free": _reconstruct_data_free}
+)

@@ -16,12 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.calibration import Batches
 from pruneport.compress.hooks import calls_recorded
 
-__all__ = ["Batches", "Replay", "Stopped", "find_cuts"]
-
-Batches = Sequence[Callable[[], Tensor]]
-"""Inputs (B, C, H, W), each loaded when it is called for; the same every time."""
+__all__ = ["Replay", "Stopped", "find_cuts"]
 
 
 class Stopped(Exception):
@@ -90,13 +88,17 @@ class Replay:
         """Number of batches."""
         return len(self._batches)
 
-    def passes(self) -> Iterator[None]:
-        """Run every batch from the frontier on; hooks on the network see what happens, and may stop it."""
-        for index in range(len(self._batches)):
+    def passes(self, limit: int | None = None) -> Iterator[Any]:
+        """Run the batches, or only the first ``limit``, from the frontier on, and yield what the network returns.
+
+        Hooks on the network see what happens; where one stops the pass, None is yielded.
+        """
+        for index in range(len(self._batches))[:limit]:
+            output = None
             stand_ins = _replaced(self.network, self._stand_ins(index))
             with torch.inference_mode(), stand_ins, contextlib.suppress(Stopped):
-                self.network(self._input(index))
-            yield
+                output = self.network(self._input(index))
+            yield output
 
     def advance(self, before: str) -> None:
         """Move the frontier to the last cut that ends before the module ``before`` starts."""

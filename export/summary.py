@@ -29,11 +29,23 @@ Json = Mapping[str, Any]
 _WORDS = {
     "l1": "L1 magnitude of the weights",
     "l2": "L2 magnitude of the weights",
+    "lamp": "LAMP: squared magnitude over that of all larger channels",
+    "fpgm": "FPGM: distance to the layer's other filters",
+    "bn-scale": "size of the BatchNorm scales",
+    "synflow": "SynFlow: share of the flow through positive weights",
     "random": "random scores",
+    "activation": "mean activation on the calibration inputs",
+    "block-hessian": "block Hessian: what the consumers' outputs lose once their other weights have made up for it",
+    "taylor": "Taylor: squared first-order change of the loss",
+    "snip": "SNIP: weight times gradient of the loss",
+    "grasp": "GraSP: effect on the gradient flow",
+    "fisher": "diagonal Fisher information times squared weight",
     "filters": "filters inside blocks; residual streams and the representation keep their width",
     "channels": "residual streams too; the representation keeps its width",
     "uniform": "the same share of every group",
     "global": "filters compete across groups",
+    "isomorphic": "filters compete across groups of the same structure",
+    "sensitivity": "the least summed damage, measured group by group, that meets the target",
 }
 _SURGERY = "outputs equal the dense network's with the removed channels zeroed, within {:.1e} of their size"
 OWN_CODE = (
@@ -153,6 +165,7 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
         ("Achieved", achieved),
         ("Note", plan["note"] or ""),
         ("Surgery", _SURGERY.format(plan["masked_error"]) if plan.get("masked_error") is not None else ""),
+        ("Calibration", _calibration(plan.get("calibration"))),
         ("Recovery", _recovery(plan.get("recovery"))),
         ("Criterion", _WORDS.get(request["criterion"], request["criterion"])),
         ("Scope", _WORDS.get(request["scope"], request["scope"])),
@@ -203,12 +216,24 @@ def _speedup(entry: Json) -> str:
     return "no clear speed-up"
 
 
+def _calibration(used: Json | None) -> str:
+    if not used:
+        return ""
+    kind = "images" if used["inputs"] == "images" else "synthetic inputs that match the BatchNorm statistics"
+    skipped = f"; left out as unreadable: {', '.join(used['skipped'])}" if used["skipped"] else ""
+    return f"{used['count']} {kind}{skipped}"
+
+
 def _recovery(done: Json | None) -> str:
     if not done:
         return "none: plain pruning"
-    words = {"bn": "BatchNorm statistics measured anew", "reconstruct": "weights solved by least squares"}
+    words = {
+        "bn": "BatchNorm statistics measured anew",
+        "reconstruct": "weights solved by least squares",
+        "data-free": "weights solved by least squares without images",
+    }
     before, after = float(done["error_before"]), float(done["error_after"])
     return (
-        f"{words.get(done['name'], done['name'])} on {done['images']} unlabelled images; output error, as a share of "
+        f"{words.get(done['name'], done['name'])} on {done['images']} unlabelled inputs; output error, as a share of "
         f"the dense outputs' variance: {before:.3g} before, {after:.3g} after"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,32 +55,42 @@ class ImageSet:
             labels = None if self.labels is None else torch.tensor(self.labels[start : start + size])
             yield inputs, labels
 
-    def loaders(self, size: int) -> list[Callable[[], Tensor]]:
-        """One function a batch, each of which loads its inputs (B, C, H, W) when called."""
+    def spread(self, size: int) -> list[ImageSet]:
+        """Parts of at most ``size`` images, each taken evenly from the whole set."""
+        count = -(-len(self) // size)
+        return [self.part(range(start, len(self), count)) for start in range(count)]
 
-        def loader(part: ImageSet) -> Callable[[], Tensor]:
-            return lambda: next(part.batches(size))[0]
-
-        return [loader(self.part(range(start, min(start + size, len(self))))) for start in range(0, len(self), size)]
+    def unreadable(self) -> dict[int, str]:
+        """Row and message of every image that cannot be decoded."""
+        found = {}
+        for row, path in enumerate(self.paths):
+            try:
+                self._decode(path)
+            except ImageFolderError as error:
+                found[row] = str(error)
+        return found
 
     def part(self, rows: Sequence[int]) -> ImageSet:
         """The images at the given rows."""
         labels = None if self.labels is None else tuple(self.labels[row] for row in rows)
         return replace(self, paths=tuple(self.paths[row] for row in rows), labels=labels)
 
-    def _prepare(self, path: Path) -> Tensor:
-        channels, height, width = self.shape
+    def _decode(self, path: Path) -> Image.Image:
         try:
             with Image.open(path) as opened:
                 if opened.mode.startswith(("I", "F")):
                     raise ImageFolderError(
                         f"image {path} has more than 8 bits a channel (mode {opened.mode}); convert it to 8 bits."
                     )
-                image = opened.convert("L" if channels == 1 else "RGB")
+                return opened.convert("L" if self.shape[0] == 1 else "RGB")
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
             raise ImageFolderError(
                 f"image {path} cannot be read ({error}); remove it from {self.folder} or replace it."
             ) from error
+
+    def _prepare(self, path: Path) -> Tensor:
+        channels, height, width = self.shape
+        image = self._decode(path)
         shorter = min(image.size)
         if shorter != self.resize:
             # torchvision's Resize: the longer side is cut down to a whole number.

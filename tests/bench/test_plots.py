@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
-from pruneport.bench.plots import groups_plot, latency_plot
+from pruneport.bench.plots import check_plot, groups_plot, latency_plot, sensitivity_plot
+from pruneport.errors import OutputError
 
 _DATA = Path(__file__).parents[1] / "data"
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -157,3 +158,38 @@ def test_a_users_own_settings_of_matplotlib_do_not_show(plan: Any) -> None:
     expected = groups_plot(plan)
     with matplotlib.rc_context({"text.usetex": True, "axes.facecolor": "red", "font.family": "monospace"}):
         assert groups_plot(plan) == expected
+
+
+# Sensitivity
+
+
+def test_the_sensitivity_plot_names_the_worst_groups_and_every_point_is_there() -> None:
+    groups = [
+        {
+            "name": f"layer{number}",
+            "width": 8,
+            "sensitivity": {
+                "widths": [8.0, 4.0, 2.0],
+                "local_error": [0.0, 0.1, 0.2],
+                "output_error": [0.0, 10.0**-number, 2 * 10.0**-number],
+            },
+        }
+        for number in range(1, 10)
+    ]
+    groups.append({"name": "<script>", "width": 4, "sensitivity": None})
+    svg = sensitivity_plot(groups)
+    root = ElementTree.fromstring(svg)
+    texts = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert [name for name in (f"layer{number}" for number in range(1, 10)) if name in texts] == [
+        f"layer{number}" for number in range(1, 7)
+    ]
+    assert "Sensitivity of 9 groups" in root.attrib["aria-label"]
+    assert "script" not in svg
+
+
+def test_a_sensitivity_plot_that_cannot_be_written_is_refused_before_measuring(tmp_path: Path) -> None:
+    check_plot(tmp_path / "curves.svg")
+    with pytest.raises(OutputError, match=r"expected a file ending in \.svg"):
+        check_plot(tmp_path / "curves.jpg")
+    with pytest.raises(OutputError, match=r"there is no folder .*gone; make it first"):
+        check_plot(tmp_path / "gone" / "curves.svg")

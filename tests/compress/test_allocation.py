@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruneport.compress.allocation import Allocation, allocate, choose_units, target_of, why_dense
+from pruneport.compress.allocation import Allocation, allocate, target_of, why_dense
 from pruneport.compress.cost import Cost
 from pruneport.compress.groups import Group, Scope
 from pruneport.compress.options import PruneOptions
+from pruneport.compress.widths import choose_units
 from pruneport.errors import PruningError, TargetError
 
 
@@ -59,7 +60,7 @@ CASES = st.fixed_dictionaries(
     {
         "widths": st.lists(st.integers(1, 24), min_size=1, max_size=4),
         "round_to": st.sampled_from([1, 2, 4, 8]),
-        "ranking": st.sampled_from(["uniform", "global"]),
+        "ranking": st.sampled_from(["uniform", "global", "isomorphic"]),
         "max_pruning_ratio": st.sampled_from([0.5, 0.75, 0.9]),
         "target": st.sampled_from(["flops", "params", "ratio"]),
         "value": st.floats(0.05, 0.95),
@@ -114,7 +115,7 @@ def test_every_allocation(case: dict[str, Any]) -> None:
 @given(
     widths=st.lists(st.integers(12, 40), min_size=4, max_size=7),
     value=st.floats(0.15, 0.97),
-    ranking=st.sampled_from(["uniform", "global"]),
+    ranking=st.sampled_from(["uniform", "global", "isomorphic"]),
     seed=st.integers(0, 99),
 )
 @settings(max_examples=80, deadline=None, derandomize=True)
@@ -143,7 +144,9 @@ def test_the_target_is_met_within_one_percent_on_a_usual_network() -> None:
 
 
 @given(
-    seed=st.integers(0, 50), ranking=st.sampled_from(["uniform", "global"]), target=st.sampled_from(["flops", "params"])
+    seed=st.integers(0, 50),
+    ranking=st.sampled_from(["uniform", "global", "isomorphic"]),
+    target=st.sampled_from(["flops", "params"]),
 )
 @settings(max_examples=15, deadline=None, derandomize=True)
 def test_a_lower_target_costs_no_more(seed: int, ranking: Any, target: str) -> None:

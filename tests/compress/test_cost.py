@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pruneport.compress.allocation import choose_units
 from pruneport.compress.cost import Cost, CostModel, count_cost, count_macs_by_module
 from pruneport.compress.groups import find_groups
 from pruneport.compress.plan import apply_plan, group_plan
+from pruneport.compress.widths import choose_units
 from pruneport.errors import ModelError
 
 SHAPE = (3, 8, 8)

@@ -11,17 +11,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch import Tensor, nn
 
+from pruneport.compress.calibration import Batches
 from pruneport.compress.equations import Equations, patch_rows
 from pruneport.compress.options import PruneOptions, RecoveryOptions
 from pruneport.compress.plan import positions_kept
 from pruneport.compress.prune import Pruned, prune
 from pruneport.compress.reconstruct import reconstruct
-from pruneport.compress.recovery import choose_recovery, open_calibration, output_error, recover
-from pruneport.compress.replay import Batches, Replay, find_cuts
-from pruneport.errors import ImageFolderError
+from pruneport.compress.recovery import choose_recovery, output_error, recover
+from pruneport.compress.replay import Replay, find_cuts
+from pruneport.errors import ImageFolderError, PruningError
 from pruneport.models.digits import digits_resnet
 from pruneport.models.record import Source
 
@@ -268,32 +268,35 @@ def test_bn_measures_mean_and_variance_of_what_the_norm_sees() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("options", "trained", "expected"),
     [
-        ({}, "none"),
-        ({"calibration": Path("x")}, "reconstruct"),
-        ({"calibration": Path("x"), "recover": "bn"}, "bn"),
-        ({"calibration": Path("x"), "recover": "none"}, "none"),
+        ({}, True, "data-free"),
+        ({}, False, "none"),
+        ({"recover": "data-free"}, False, "data-free"),
+        ({"calibration": Path("x")}, True, "reconstruct"),
+        ({"calibration": Path("x"), "recover": "bn"}, True, "bn"),
+        ({"calibration": Path("x"), "recover": "none"}, True, "none"),
     ],
 )
-def test_auto_is_the_best_that_the_inputs_allow(options: dict[str, Any], expected: str) -> None:
-    assert choose_recovery(RecoveryOptions(**options)) == expected
+def test_auto_is_the_best_that_the_inputs_allow(options: dict[str, Any], trained: bool, expected: str) -> None:
+    assert choose_recovery(RecoveryOptions(**options), network(), trained) == expected
 
 
-def test_recovery_without_images_is_refused() -> None:
+def test_recovery_that_its_inputs_do_not_allow_is_refused() -> None:
+    dense, normless = network(), nn.Sequential(nn.Conv2d(1, 8, 3))
     with pytest.raises(ImageFolderError, match="--recover reconstruct needs images: give --calibration FOLDER"):
-        choose_recovery(RecoveryOptions(recover="reconstruct"))
-    with pytest.raises(ImageFolderError, match="--calibration-images is 0"):
-        choose_recovery(RecoveryOptions(calibration_images=0))
+        choose_recovery(RecoveryOptions(recover="reconstruct"), dense, True)
+    with pytest.raises(ImageFolderError, match="data-free uses no images: leave out --calibration"):
+        choose_recovery(RecoveryOptions(recover="data-free", calibration=Path("x")), dense, True)
+    with pytest.raises(PruningError, match="no BatchNorm statistics to make synthetic inputs from"):
+        choose_recovery(RecoveryOptions(recover="data-free"), normless, True)
+    assert choose_recovery(RecoveryOptions(), normless, True) == "none"
 
 
-def test_calibration_images_load_when_called_for(tmp_path: Path) -> None:
-    for number in range(40):
-        Image.new("L", (8, 8), number * 5).save(tmp_path / f"{number:02d}.png")
-    options = RecoveryOptions(calibration=tmp_path, mean=(0.5,), std=(0.5,), calibration_images=40)
-    batches = open_calibration(options, SHAPE)
-    assert [len(load()) for load in batches] == [32, 8]
-    assert torch.equal(batches[0](), batches[0]())
-    assert batches[1]()[0].mean().item() == pytest.approx((32 * 5 / 255 - 0.5) / 0.5, abs=1e-6)
-    with pytest.raises(ImageFolderError, match="no image folder"):
-        open_calibration(RecoveryOptions(calibration=tmp_path / "gone"), SHAPE)
+def test_data_free_recovery_leaves_a_layer_with_too_few_inputs_as_it_is() -> None:
+    dense = network()
+    pruned = pruned_from(dense)
+    before = copy.deepcopy(pruned.network)
+    done = recover("data-free", dense, pruned.network, pruned.plan.groups, batches_of(images(1), 1))
+    assert done.images == 1
+    assert torch.equal(pruned.network.blocks[2].conv2.weight, before.blocks[2].conv2.weight)

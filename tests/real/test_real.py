@@ -56,6 +56,7 @@ def test_ship(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         source=source,
         checkpoint=_DATA / "weights" / checkpoint,
         flops=0.75,
+        recover="none",
         out=tmp_path / "bundle",
         parity_batches=(1, 3),
         batches=(1,),

@@ -15,7 +15,7 @@ import pytest
 from pruneport.cli import main
 
 QUICK = ("--repeats", "3", "--warmup", "1", "--batches", "1")
-SOURCE = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5")
+SOURCE = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5", "--recover", "none")
 
 
 class Ran(NamedTuple):

@@ -202,6 +202,35 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (*_SHIP, "--calibration", "two_classes", "--calibration-images", "0"),
         ("--calibration-images is 0", "at least 1"),
     ),
+    "recovery of both kinds": (
+        (*_SHIP, "--calibration", "two_classes", "--recover", "data-free"),
+        ("data-free uses no images", "leave out --calibration"),
+    ),
+    "nothing to recover from": (
+        (*_USERS, "--input-shape", "3", "8", "8", "--recover", "data-free"),
+        ("no BatchNorm statistics", "--calibration FOLDER", "--recover none"),
+    ),
+    "a criterion without its images": (
+        (*_SHIP, "--criterion", "taylor"),
+        ("--criterion taylor needs images", "--calibration FOLDER", "block-hessian"),
+    ),
+    "an unknown criterion": ((*_SHIP, "--criterion", "magnitude"), ("magnitude", "l1")),
+    "labels that do not match the head": (
+        (*_SHIP, "--criterion", "snip", "--calibration", "two_classes"),
+        ("2 classes, the network's head 10", "--calibration-labels predicted"),
+    ),
+    "bn-scale without norms": (
+        (*_USERS, "--input-shape", "3", "8", "8", "--criterion", "bn-scale"),
+        ("bn-scale needs a BatchNorm", "--keep"),
+    ),
+    "a plot of another kind": (
+        ("inspect", _DIGITS, "--sensitivity", "--plot", "curves.jpg"),
+        ("curves.jpg", "ending in .svg"),
+    ),
+    "a plot nowhere": (
+        ("inspect", _DIGITS, "--sensitivity", "--plot", "nowhere/curves.svg"),
+        ("there is no folder nowhere", "make it first"),
+    ),
     "recovery without images": ((*_SHIP, "--recover", "reconstruct"), ("needs images", "--calibration FOLDER")),
     "corrupt image": ((*_SHIP, "--images", "corrupt"), ("corrupt/0/broken.png cannot be read", "replace it")),
     "other classes": ((*_SHIP, "--images", "two_classes"), ("two_classes has 2 class folders", "(10,)")),

@@ -22,7 +22,7 @@ from pruneport.export.onnx_file import read_metadata
 from pruneport.models.train_digits import write_images
 from pruneport.verbs import ShipConfig, VerifyConfig, ship, verify
 
-SOURCE = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5")
+SOURCE = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5", "--recover", "none")
 QUICK = ("--repeats", "3", "--warmup", "1", "--batches", "1")
 FILES = {
     "README.md",
@@ -223,25 +223,54 @@ def test_calibration_images_win_accuracy_back(tmp_path: Path, run: Any) -> None:
     test = write_images(tmp_path / "test")
     train = write_images(tmp_path / "train", trained_on=True)
     top1 = {}
+    given = ("--calibration", train)
     for name, extra in {
-        "plain": (),
-        "bn": ("--recover", "bn", "--calibration", train),
-        "auto": ("--calibration", train),
+        "plain": ("--recover", "none"),
+        "data-free": (),
+        "bn": ("--recover", "bn", *given),
+        "auto": given,
+        "best": (*given, "--criterion", "block-hessian", "--ranking", "sensitivity"),
     }.items():
         out = tmp_path / name
         options = ("--images", test, "--mean", "0.5", "--std", "0.5", "--parity-batches", "1", *QUICK, "--out", out)
-        assert run("ship", *SOURCE, *options, *extra).code == 0
+        assert run("ship", *SOURCE[:5], *options, *extra).code == 0
         accuracy = _read(out / "verify.json")["accuracy"]
         assert accuracy["pruned_onnx"] == accuracy["pruned_torch"]
         top1[name] = accuracy["pruned_onnx"]
-        recovery = _read(out / "plan.json")["recovery"]
+        plan, page = _read(out / "plan.json"), (out / "report.html").read_text(encoding="utf-8")
+        recovery, inputs = plan["recovery"], plan["calibration"]
         if name == "plain":
-            assert recovery is None
+            assert recovery is inputs is None
             continue
-        assert recovery["name"] == {"bn": "bn", "auto": "reconstruct"}[name]
-        assert recovery["images"] == 256
+        count, kind = (128, "synthetic") if name == "data-free" else (256, "images")
+        assert recovery["name"] == {"bn": "bn", "data-free": "data-free"}.get(name, "reconstruct")
+        assert (recovery["images"], inputs["count"], inputs["inputs"]) == (count, count, kind)
         assert recovery["error_after"] < recovery["error_before"]
-        assert "256 unlabelled images" in (out / "report.html").read_text(encoding="utf-8")
+        assert f"{count} unlabelled inputs" in page
+        assert f"{count} {'synthetic inputs that match' if name == 'data-free' else 'images'}" in page
         assert run("verify", out).code == 0
-    assert top1["auto"] > top1["bn"] > top1["plain"]
+    assert min(top1["best"], top1["auto"]) > top1["bn"] > top1["plain"]
+    assert top1["data-free"] > top1["plain"]
     assert top1["auto"] > 0.9
+
+
+def test_inspect_measures_and_draws_sensitivity(tmp_path: Path, run: Any) -> None:
+    train = write_images(tmp_path / "train", trained_on=True)
+    plot = tmp_path / "curves.svg"
+    asked = ("inspect", *SOURCE[:3], "--sensitivity", "--plot", plot, "--round-to", "1", "--scope", "filters")
+    given = (*asked, "--calibration", train, "--mean", "0.5", "--std", "0.5", "--calibration-images", "64")
+    ran = run(*given, "--json")
+    assert ran.code == 0
+    groups = {group["name"]: group for group in json.loads(ran.out)["groups"]}
+    for name, group in groups.items():
+        curve = group["sensitivity"]
+        assert (curve is not None) == group["prunable"]
+        if curve is not None:
+            assert curve["widths"][0] == group["width"]
+            assert curve["output_error"][0] == 0 < curve["output_error"][-1]
+            assert name in plot.read_text(encoding="utf-8")
+    assert {path.name for path in tmp_path.iterdir()} == {"train", "curves.svg"}
+    shown = run(*given).out
+    assert "Error at half: mean squared change of the outputs" in shown
+    assert str(plot) in shown.replace("\n", "")
+    assert run(*asked, "--calibration-images", "8").code == 0  # on synthetic inputs

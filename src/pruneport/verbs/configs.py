@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from pruneport.bench.options import BenchOptions
-from pruneport.compress.options import PruneOptions, RecoveryOptions, ScopeName
+from pruneport.compress.options import CalibrationOptions, PruneOptions, RecoveryOptions, ScopeName
 from pruneport.export.options import ParityOptions
 from pruneport.models.options import SourceOptions
 
@@ -25,8 +25,14 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectConfig(SourceOptions):
+class InspectConfig(CalibrationOptions, SourceOptions):
     """Show the coupled groups of a network: what must be pruned together, and what hangs on it."""
+
+    sensitivity: bool = False
+    """Measure what removing filters costs, group by group, and draw the curves; without --calibration, on synthetic
+    inputs."""
+    plot: Path = Path("sensitivity.svg")
+    """Where the curves are drawn to: an .svg file."""
 
     scope: ScopeName = "channels"
     """Say of each group whether it could be pruned in this scope."""

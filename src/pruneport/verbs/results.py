@@ -17,11 +17,12 @@ __all__ = ["BenchResult", "CompressResult", "ExportResult", "InspectResult", "Sh
 
 @dataclass(frozen=True, kw_only=True)
 class InspectResult:
-    """The network's groups and its dense cost."""
+    """The network's groups and its dense cost; where sensitivities were measured, the file they are drawn in."""
 
     source: str
     dense: Cost
     groups: tuple[GroupView, ...]
+    plot: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -39,9 +40,11 @@ class InspectResult:
                     "prunable": not view.obstacle,
                     "why_not": view.obstacle,
                     "members": [f"{member.module} ({member.axis})" for member in view.group.members],
+                    "sensitivity": None if view.curve is None else view.curve.to_dict(),
                 }
                 for view in self.groups
             ],
+            "plot": None if self.plot is None else str(self.plot),
         }
 
 

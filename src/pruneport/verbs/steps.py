@@ -12,12 +12,16 @@ import torch
 from torch import nn
 
 from pruneport.bench.latency import check_required, measure
+from pruneport.bench.plots import check_plot, sensitivity_plot
 from pruneport.bench.report import render_report
 from pruneport.compress.allocation import target_of
-from pruneport.compress.options import PruneOptions
+from pruneport.compress.calibration import Calibration, open_calibration
+from pruneport.compress.criteria import wants_inputs
+from pruneport.compress.options import CalibrationOptions, PruneOptions
 from pruneport.compress.plan import Plan
-from pruneport.compress.prune import Pruned, describe_groups, prune
-from pruneport.compress.recovery import choose_recovery, open_calibration, recover
+from pruneport.compress.prune import Pruned, assess, describe_groups, prune
+from pruneport.compress.recovery import choose_recovery, recover
+from pruneport.compress.synthesis import ENOUGH, synthesise
 from pruneport.errors import CheckpointError, SourceError
 from pruneport.export.bundle import (
     BENCH,
@@ -39,7 +43,7 @@ from pruneport.export.options import ParityOptions
 from pruneport.export.verify import Check, open_parity_images, require_parity, verify_files
 from pruneport.export.weights import rebuild, write_network
 from pruneport.models.factories import load_factory
-from pruneport.models.record import Factory
+from pruneport.models.record import Factory, Source
 from pruneport.models.source import build_dense, open_source
 from pruneport.verbs.configs import (
     BenchConfig,
@@ -64,6 +68,7 @@ __all__ = [
     "write_json",
     "write_onnx_pair",
     "write_report",
+    "write_whole",
 ]
 
 Progress = Callable[[str], None]
@@ -74,17 +79,25 @@ def silent(message: str) -> None:
 
 
 def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult:
-    """Find the network's coupled groups and what hangs on each.
+    """Find the network's coupled groups and what hangs on each; with ``sensitivity``, draw what removal costs.
 
     Raises:
-        InputError: The source, its weights or the input shape cannot be used, or it cannot be traced.
+        InputError: The source, its weights or the input shape cannot be used, or it cannot be traced; nothing is
+            written.
     """
+    if config.sensitivity:
+        check_plot(config.plot)
     progress(f"building {config.source}")
     network, source = open_source(config)
     options = PruneOptions(scope=config.scope, round_to=config.round_to, keep=config.keep)
-    progress("finding coupled groups")
-    dense, views = describe_groups(network, source, options)
-    return InspectResult(source=source.spec, dense=dense, groups=tuple(views))
+    if not config.sensitivity:
+        dense, views = describe_groups(network, source, options, progress=progress)
+        return InspectResult(source=source.spec, dense=dense, groups=tuple(views))
+    options = replace(options, criterion="block-hessian", ranking="sensitivity")
+    dense, views = describe_groups(network, source, options, _inputs(config, network, source, progress), progress)
+    result = InspectResult(source=source.spec, dense=dense, groups=tuple(views), plot=config.plot)
+    write_whole(config.plot, sensitivity_plot(result.to_dict()["groups"]))
+    return result
 
 
 def compress(config: CompressConfig, progress: Progress = silent, command: str = "") -> CompressResult:
@@ -176,12 +189,26 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     dense, source = open_source(config)
     if isinstance(config, ParityOptions):
         open_parity_images(config, source.input_shape)
-    name, batches = choose_recovery(config), open_calibration(config, source.input_shape)
-    pruned = prune(dense, source, config, progress)
-    if name == "none":
+    name = choose_recovery(config, dense, source.trained)
+    calibration = None
+    if config.calibration is not None or wants_inputs(config, calibrated=False) or name == "data-free":
+        calibration = _inputs(config, dense, source, progress)
+    assessment = assess(dense, source, config, calibration, config.calibration_labels, progress)
+    pruned = prune(dense, source, config, progress, assessment)
+    if calibration is None:
         return dense, pruned
-    done = recover(name, dense, pruned.network, pruned.plan.groups, batches, progress)
-    return dense, replace(pruned, plan=replace(pruned.plan, recovery=done))
+    plan = replace(pruned.plan, calibration=calibration.record)
+    if name != "none":
+        done = recover(name, dense, pruned.network, plan.groups, calibration.batches, progress)
+        plan = replace(plan, recovery=done)
+    return dense, replace(pruned, plan=plan)
+
+
+def _inputs(config: CalibrationOptions, network: nn.Module, source: Source, progress: Progress) -> Calibration:
+    """The calibration images, or synthetic inputs where there are none."""
+    given = open_calibration(config, source.input_shape)
+    count = min(config.calibration_images, ENOUGH)
+    return given or synthesise(network, source.input_shape, count, source.seed, progress)
 
 
 def write_onnx_pair(
@@ -216,6 +243,16 @@ def write_report(folder: Path, plan: Plan, verify: dict[str, Any] | None, bench:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file."""
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file beside its place first, so that it appears whole or not at all."""
+    staging = path.with_name(f".{path.name}.partial")
+    try:
+        staging.write_text(text, encoding="utf-8")
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 def _open(config: BundleOptions) -> tuple[Bundle, nn.Module, Factory | None]:

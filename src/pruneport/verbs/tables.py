@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pruneport.compress.plan import Plan
+from pruneport.compress.prune import GroupView
 from pruneport.export.parity import TOLERANCES
 from pruneport.export.verify import Verification
 from pruneport.verbs.results import (
@@ -32,7 +33,9 @@ def show(result: Any, console: Console) -> None:
 
 @show.register
 def _(result: InspectResult, console: Console) -> None:
-    table = _table("group", ">width", "scope", ">MACs", ">params", "members", "prunable")
+    measured = result.plot is not None
+    heads = ("group", ">width", "scope", ">MACs", ">params", "members", "prunable")
+    table = _table(*heads, *([">error at half"] if measured else []))
     for view in result.groups:
         members = [f"{member.module} {member.axis}" for member in view.group.members]
         shown = ", ".join(members[:4]) + (f" and {len(members) - 4} more" if len(members) > 4 else "")
@@ -44,6 +47,7 @@ def _(result: InspectResult, console: Console) -> None:
             _scaled(view.cost.params),
             Text(shown),
             Text(f"no: {view.obstacle}" if view.obstacle else "yes"),
+            *([_error_at_half(view)] if measured else []),
         )
     console.print(table)
     console.print(
@@ -51,6 +55,13 @@ def _(result: InspectResult, console: Console) -> None:
         f"{_scaled(result.dense.params)} parameters",
         markup=False,
     )
+    if measured:
+        console.print(
+            "Error at half: mean squared change of the outputs over their variance, with half of the group removed "
+            f"and its consumers solved anew. All curves: {result.plot}",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 @show.register
@@ -88,6 +99,18 @@ def _(result: ShipResult, console: Console) -> None:
     console.print(f"Open it with: python -m webbrowser {report.as_uri()}", markup=False, soft_wrap=True)
 
 
+def _inputs(plan: Plan) -> str:
+    synthetic = plan.calibration is not None and plan.calibration.inputs == "synthetic"
+    return "synthetic inputs" if synthetic else "images"
+
+
+def _error_at_half(view: GroupView) -> str:
+    if view.curve is None:
+        return ""
+    nearest = abs(view.curve.widths - view.group.width / 2).argmin()
+    return f"{view.curve.output_error[nearest]:.2g}"
+
+
 def _show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
     if every_group:
         table = _table("group", ">dense", ">asked", ">kept", "why")
@@ -105,7 +128,7 @@ def _show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
     if plan.recovery is not None:
         done = plan.recovery
         console.print(
-            f"Recovery {done.name} on {done.images} images: output error {done.error_before:.3g} -> "
+            f"Recovery {done.name} on {done.images} {_inputs(plan)}: output error {done.error_before:.3g} -> "
             f"{done.error_after:.3g} of the dense outputs' variance",
             markup=False,
         )

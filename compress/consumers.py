@@ -1,0 +1,233 @@
+"""The layers that read a group, as least-squares problems: what it costs them to lose inputs, and how they make up.
+
+A consumer computes ``weight.T @ x``. With the covariance of x on calibration inputs, removing some of its inputs
+and changing the other weights as well as can be changes its output by a known amount: the quadratic form of
+optimal brain surgery (Hassibi & Stork 1992), whose Hessian is that covariance. A change of the mean is made up by
+the bias, so only the covariance counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pruneport.compress.equations import Equations, patch_rows
+from pruneport.compress.groups import Group
+from pruneport.compress.hooks import calls_recorded, hooks_restored
+from pruneport.compress.layers import norm_after, weight_by_channel
+from pruneport.compress.record import Member
+from pruneport.compress.replay import Replay, Stopped, find_cuts
+
+__all__ = ["MOST_UNKNOWNS", "Consumer", "is_plain", "rows_of", "visit_consumers"]
+
+MOST_UNKNOWNS = 8192  # a covariance of 0.5 GB
+_ROWS = 100_000
+_RIDGE = 1e-3  # of the mean variance of an input
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consumer:
+    """One layer that reads a group.
+
+    Attributes:
+        name: The layer.
+        columns: (units, n): which inputs of ``weight`` each unit of the group is.
+        weight: (inputs, outputs), float64; each kernel position of each channel is an input. Of a layer that is
+            not plain (see ``is_plain``): (channels, 1), the root of each channel's sum of squares.
+        covariance: Of the inputs, with a ridge: (inputs, inputs), zero between channel groups of a convolution;
+            only the diagonal (inputs,) where the layer is not plain, so that nothing can make up for a lost input.
+        mean: Of the inputs, (inputs,).
+        importance: (outputs,): what a squared error of each output weighs. With a BatchNorm behind, its squared
+            gain; else one over the mean variance of the outputs.
+    """
+
+    name: str
+    columns: Tensor
+    weight: Tensor
+    covariance: Tensor
+    mean: Tensor
+    importance: Tensor
+
+    @property
+    def plain(self) -> bool:
+        """Whether the weights left can make up for inputs removed."""
+        return self.covariance.ndim == 2
+
+    def compensated(self, removed: Sequence[int]) -> Tensor:
+        """The weight with zeros at the units removed, the others solved anew so that the outputs change least."""
+        lost = self.columns[torch.as_tensor(removed, dtype=torch.long)].flatten()
+        weight = self.weight.clone()
+        weight[lost] = 0
+        left = torch.ones(len(weight), dtype=torch.bool)
+        left[lost] = False
+        if self.plain and bool(left.any()):
+            factor = torch.linalg.cholesky(self.covariance[left][:, left])
+            weight[left] += torch.cholesky_solve(self.covariance[left][:, lost] @ self.weight[lost], factor)
+        return weight
+
+    def error(self, weight: Tensor) -> float:
+        """Weighted squared error of the outputs with another weight."""
+        change = weight - self.weight
+        spread = self.covariance @ change if self.plain else self.covariance[:, None] * change
+        return float((spread * change).sum(0) @ self.importance)
+
+
+def visit_consumers(
+    network: nn.Module, groups: Sequence[Group], wanted: Sequence[int], batches: Any
+) -> Iterator[tuple[int, list[Consumer], Replay]]:
+    """Yield the wanted groups one by one, in the order in which the network runs their consumers.
+
+    One group's statistics are held at a time, and one batch of activations.
+
+    Args:
+        network: The dense network; it is only run.
+        groups: Its groups.
+        wanted: Indices of those to visit.
+        batches: Inputs (B, C, H, W).
+
+    Yields:
+        The group's index, its consumers, and a replay of the network from just before the first of them.
+    """
+    example = batches[0]()[:2]
+    with calls_recorded(network) as calls, torch.inference_mode():
+        network(example)
+    place = {name: index for index, name in reversed(list(enumerate(calls)))}
+    readers = {index: [m for m in groups[index].members if m.axis == "in" and m.module in place] for index in wanted}
+    order = sorted(wanted, key=lambda i: min((place[m.module] for m in readers[i]), default=0))
+    with Replay(network, find_cuts(network, example), batches) as replay:
+        for index in order:
+            if readers[index]:
+                replay.advance(min((m.module for m in readers[index]), key=lambda name: place[name]))
+            yield index, _collect(replay, readers[index], calls), replay
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether the layer is a linear map whose weights can be solved for: linear, or a usual convolution."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features <= MOST_UNKNOWNS
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+        and layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1] <= MOST_UNKNOWNS
+    )
+
+
+def rows_of(
+    layer: Any, inputs: Tensor, target: Tensor, limit: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of a plain layer as equations, at no more than about ``limit`` random positions."""
+    if isinstance(layer, nn.Linear):
+        return inputs.flatten(0, -2), target.flatten(0, -2)
+    places = target.shape[-2] * target.shape[-1]
+    count = max(1, min(places, limit // len(inputs)))
+    chosen = torch.randperm(places, generator=generator)[:count]
+    return patch_rows(inputs, target, chosen, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+
+
+class _Inputs:
+    """Sums up what a layer reads."""
+
+    def __init__(self, layer: Any, channels: int, batches: int) -> None:
+        self.layer = layer
+        self.plain = is_plain(layer)
+        self._limit = _ROWS // batches
+        self._generator = torch.Generator().manual_seed(0)
+        unknowns = channels
+        if self.plain and isinstance(layer, nn.Conv2d):
+            unknowns = channels * layer.kernel_size[0] * layer.kernel_size[1]
+        self.equations = Equations(unknowns if self.plain else 0, 0)
+        self.sums = torch.zeros(3, 0 if self.plain else channels, dtype=torch.float64)
+
+    def add(self, layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        """A forward hook."""
+        inputs = arguments[0].detach()
+        if self.plain:
+            rows, _ = rows_of(layer, inputs, output, self._limit, self._generator)
+            self.equations.add(rows, rows[:, :0])
+            return
+        flat = (inputs.movedim(1, -1) if inputs.ndim == 4 else inputs).flatten(0, -2).double()
+        self.sums += torch.stack([flat.sum(0), flat.square().sum(0), torch.full((flat.shape[1],), float(len(flat)))])
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Covariance, or only its diagonal, and mean."""
+        if self.plain:
+            return self.equations.moments()
+        mean = self.sums[0] / self.sums[2]
+        return (self.sums[1] / self.sums[2] - mean.square()).clamp_min(0), mean
+
+
+def _collect(replay: Replay, readers: Sequence[Member], calls: Sequence[str]) -> list[Consumer]:
+    network = replay.network
+    watched = {m.module: _Inputs(network.get_submodule(m.module), m.size, len(replay)) for m in readers}
+    order = [name for name in calls if name in watched]
+    with hooks_restored(network):
+        for name, inputs in watched.items():
+            network.get_submodule(name).register_forward_hook(inputs.add)
+        if len(order) == len(watched) > 0:  # none is called twice
+            network.get_submodule(order[-1]).register_forward_hook(_stop)
+        for _ in replay.passes() if watched else ():
+            pass
+    return [_consumer(network, member, watched[member.module]) for member in readers]
+
+
+def _stop(layer: nn.Module, arguments: Any, output: Any) -> None:
+    raise Stopped
+
+
+def _consumer(network: nn.Module, member: Member, inputs: _Inputs) -> Consumer:
+    covariance, mean = inputs.moments()
+    positions = torch.from_numpy(member.positions)
+    if inputs.plain:
+        weight = _dense_weight(inputs.layer)
+        kernel = len(weight) // member.size
+        columns = (positions[:, :, None] * kernel + torch.arange(kernel)).flatten(1)
+        covariance = covariance * _same_channel_group(inputs.layer, kernel)
+        variance = ((covariance @ weight) * weight).sum(0)
+        covariance.diagonal().add_(_RIDGE * covariance.diagonal().mean().clamp_min(1e-12))
+    else:
+        by_channel = weight_by_channel(network, member.module, "in")
+        assert by_channel is not None
+        weight = by_channel.double().square().sum(1, keepdim=True).sqrt()
+        columns = positions
+        variance = (covariance[:, None] * weight.square()).sum(0)
+    return Consumer(
+        name=member.module,
+        columns=columns,
+        weight=weight,
+        covariance=covariance,
+        mean=mean,
+        importance=_importance(network, member.module, variance, inputs.plain),
+    )
+
+
+def _importance(network: nn.Module, name: str, variance: Tensor, plain: bool) -> Tensor:
+    norm = norm_after(network, name) if plain else None
+    if norm is None:
+        return torch.full_like(variance, 1 / float(variance.mean().clamp_min(1e-12)))
+    gain: Tensor = norm.weight.detach().double().square() / (norm.running_var.double() + norm.eps)
+    return gain
+
+
+def _dense_weight(layer: Any) -> Tensor:
+    """(inputs, outputs) in float64; a grouped convolution's with zeros where it reads nothing."""
+    weight = layer.weight.detach().double()
+    groups = getattr(layer, "groups", 1)
+    if groups == 1:
+        flat: Tensor = weight.flatten(1).T.contiguous()
+        return flat
+    blocks: Tensor = torch.block_diag(*[run.flatten(1).T for run in weight.chunk(groups)])  # type: ignore[no-untyped-call]
+    return blocks
+
+
+def _same_channel_group(layer: Any, kernel: int) -> Tensor | float:
+    groups = getattr(layer, "groups", 1)
+    if groups == 1:
+        return 1.0
+    owner = torch.from_numpy(np.repeat(np.arange(groups), layer.in_channels // groups * kernel))
+    return (owner[:, None] == owner).double()

@@ -1,0 +1,103 @@
+"""The knapsack: the widths of all groups whose summed damage is least among those that meet the target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+
+from pruneport.compress.cost import Quadratic
+from pruneport.errors import PruningError
+
+__all__ = ["solve_knapsack"]
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+_SECONDS = 60
+_GAP = 1e-3
+_NEGLIGIBLE = 1e-9  # of the dense cost
+
+
+def solve_knapsack(
+    widths: Mapping[int, Array], damage: Mapping[int, Array], cost: Quadratic, dense: Array, limit: float
+) -> Array:
+    """Choose one width a group with HiGHS, to proven optimality within 0.1 %.
+
+    A layer's cost is the product of two groups' widths, so the cost is quadratic; each product of two choices is
+    one more variable, tied to both by their sums (the transport polytope, which is tight for a chain of pairs).
+
+    Args:
+        widths: The widths each free group may have, (options,) each.
+        damage: What each of them costs in accuracy, (options,) each.
+        cost: Cost as a function of all kept widths.
+        dense: Dense widths of all groups, (groups,).
+        limit: Cost that may not be exceeded.
+
+    Returns:
+        Widths of all groups, (groups,).
+
+    Raises:
+        PruningError: The solver found no allocation in a minute.
+    """
+    start, variables = {}, 0
+    for index, options in widths.items():
+        start[index] = variables
+        variables += len(options)
+    fixed = dense.copy()
+    fixed[list(widths)] = 0
+    linear = cost.linear + 2 * cost.products @ fixed
+    constant = cost.constant + cost.linear @ fixed + fixed @ cost.products @ fixed
+    pairs = [
+        (one, other)
+        for one in widths
+        for other in widths
+        if one < other and abs(cost.products[one, other]) * dense[one] * dense[other] > _NEGLIGIBLE * limit
+    ]
+    pair_start, total = {}, variables
+    for one, other in pairs:
+        pair_start[one, other] = total
+        total += len(widths[one]) * len(widths[other])
+
+    objective, price = np.zeros(total), np.zeros(total)
+    rows: list[tuple[Any, Array]] = []  # columns and coefficients
+    right: list[float] = []
+    for index, options in widths.items():
+        own = np.arange(start[index], start[index] + len(options))
+        objective[own] = damage[index]
+        price[own] = linear[index] * options + cost.products[index, index] * options**2
+        rows.append((own, np.ones(len(own))))
+        right.append(1.0)
+    for one, other in pairs:
+        first = pair_start[one, other]
+        ways = np.arange(first, first + len(widths[one]) * len(widths[other])).reshape(len(widths[one]), -1)
+        price[ways] = 2 * cost.products[one, other] * np.outer(widths[one], widths[other])
+        for index, table in ((one, ways), (other, ways.T)):
+            for option, ways_with in enumerate(table):
+                rows.append((np.append(ways_with, start[index] + option), np.append(np.ones(len(ways_with)), -1.0)))
+                right.append(0.0)
+    numbers = np.repeat(np.arange(len(rows)), [len(row) for row, _ in rows])
+    where, values = (np.concatenate(side) for side in zip(*rows, strict=True))
+    equal = coo_array((values, (numbers, where)), shape=(len(rows), total)).tocsr()
+    integral = np.zeros(total)
+    integral[:variables] = 1
+    scale = max(1e-30, float(objective.max()))
+    answer = milp(
+        objective / scale,
+        integrality=integral,
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(equal, right, right),
+            LinearConstraint(price[None] / limit, -np.inf, 1 - constant / limit),
+        ],
+        options={"time_limit": _SECONDS, "mip_rel_gap": _GAP},
+    )
+    if answer.x is None:
+        raise PruningError(
+            f"the solver found no widths for the target in {_SECONDS} s ({answer.message}); choose --ranking uniform."
+        )
+    chosen = dense.copy()
+    for index, options in widths.items():
+        chosen[index] = options[answer.x[start[index] : start[index] + len(options)].argmax()]
+    return chosen

@@ -1,0 +1,173 @@
+"""Sensitivity: what each group's removal really costs, measured one group at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.interpolate import PchipInterpolator
+from torch import Tensor, nn
+
+from pruneport.compress.calibration import Batches
+from pruneport.compress.consumers import Consumer, visit_consumers
+from pruneport.compress.groups import Group
+from pruneport.compress.hooks import hooks_restored
+from pruneport.compress.replay import Replay
+from pruneport.compress.surgeon import removal_errors
+from pruneport.compress.widths import Scores, choose_units
+from pruneport.models.outputs import tensor_leaves
+
+__all__ = ["Curve", "measure_sensitivity", "relative_error"]
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+_LEVELS = 6
+_BATCHES = 1  # of 32 inputs: the outputs are averaged over all of their entries
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """What one group's removal costs, at some of its widths.
+
+    Attributes:
+        widths: Units kept, descending from the dense width, (points,).
+        local_error: Weighted squared error of the consumers' outputs once their weights have made up for the
+            removal, (points,); the block-Hessian form of ``Consumer``.
+        output_error: Mean squared difference of the network's outputs over the variance of the dense ones, with
+            that group removed and its consumers solved anew, (points,).
+    """
+
+    widths: Array
+    local_error: Array
+    output_error: Array
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Plain data."""
+        return {key: [float(value) for value in column] for key, column in vars(self).items()}
+
+    def damage(self, widths: Array) -> Array:
+        """The geometric mean of both errors at the given widths, between the points by monotone cubics.
+
+        The output error alone overrates early groups, as the layers behind them, which would be solved anew too,
+        are left as they are; the local error alone does not know what the network makes of it.
+        """
+        points = np.sqrt(np.maximum.accumulate(self.local_error) * np.maximum.accumulate(self.output_error))
+        found: Array = PchipInterpolator(-self.widths, points)(-widths)
+        return found
+
+
+def measure_sensitivity(
+    network: nn.Module,
+    groups: Sequence[Group],
+    widths: Sequence[Array | None],
+    batches: Batches,
+    scores: Sequence[Scores] | None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> tuple[list[Scores], list[Curve | None]]:
+    """Remove more and more of each group alone, let its consumers make up for it, and compare the outputs.
+
+    Args:
+        network: The dense network; its weights are as before at the end.
+        groups: Its groups.
+        widths: For each group the widths it may have, ascending; None where it stays dense.
+        batches: Inputs (B, C, H, W).
+        scores: Which units go first; None for the block-Hessian scores, from the same statistics.
+        progress: Told which group is being measured.
+
+    Returns:
+        The scores, and a curve for every group that may be pruned.
+    """
+    found = [np.ones(group.width) for group in groups] if scores is None else list(scores)
+    curves: list[Curve | None] = [None] * len(groups)
+    wanted = [index for index, options in enumerate(widths) if options is not None]
+    with torch.inference_mode():
+        dense = [tensor_leaves(network(load()))[0] for load in batches[:_BATCHES]]
+    visits = visit_consumers(network, groups, wanted, batches)
+    for number, (index, consumers, replay) in enumerate(visits, start=1):
+        group, options = groups[index], widths[index]
+        assert options is not None
+        progress(f"measuring group {number} of {len(wanted)}: {group.name}")
+        if scores is None:
+            found[index] = removal_errors(consumers, group.width).numpy()
+        smaller = options[options < group.width][::-1]
+        points = smaller[np.unique(np.linspace(0, len(smaller) - 1, _LEVELS).round().astype(int))]
+        local, output = [0.0], [0.0]
+        for width in points:
+            kept = choose_units(group, found[index], int(width))
+            removed = np.setdiff1d(np.arange(group.width), kept).tolist()
+            weights = [consumer.compensated(removed) for consumer in consumers]
+            local.append(sum(consumer.error(weight) for consumer, weight in zip(consumers, weights, strict=True)))
+            with _removed(network, consumers, weights, removed):
+                output.append(relative_error(dense, _outputs(replay)))
+        curves[index] = Curve(
+            widths=np.array([group.width, *points], dtype=np.float64),
+            local_error=np.array(local),
+            output_error=np.array(output),
+        )
+    return found, curves
+
+
+def relative_error(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """Mean squared difference divided by the variance of what is wanted; both as lists of batches."""
+    theirs, ours = torch.cat(list(wanted)).double(), torch.cat(list(found)).double()
+    return float((ours - theirs).square().mean() / theirs.var(correction=0).clamp_min(1e-30))
+
+
+def _outputs(replay: Replay) -> list[Tensor]:
+    return [tensor_leaves(output)[0] for output in replay.passes(_BATCHES)]
+
+
+@contextmanager
+def _removed(
+    network: nn.Module, consumers: Sequence[Consumer], weights: Sequence[Tensor], removed: Sequence[int]
+) -> Iterator[None]:
+    """The network as if the units were gone and the consumers had made up for them."""
+    before = []
+    try:
+        with hooks_restored(network):
+            for consumer, weight in zip(consumers, weights, strict=True):
+                layer: Any = network.get_submodule(consumer.name)
+                if not consumer.plain:
+                    layer.register_forward_pre_hook(_silence(consumer, removed))
+                    continue
+                layer.register_forward_hook(_shift((consumer.weight - weight).T @ consumer.mean))
+                before.append((layer, layer.weight.data))
+                layer.weight.data = _as_weight(weight, layer)
+            yield
+    finally:
+        for layer, weight in before:
+            layer.weight.data = weight
+
+
+def _as_weight(dense: Tensor, layer: Any) -> Tensor:
+    groups = getattr(layer, "groups", 1)
+    runs = [
+        block.chunk(groups, 1)[number] for number, block in enumerate(dense.chunk(groups, 0))
+    ]  # a grouped convolution reads only its own inputs
+    return torch.cat([run.T for run in runs]).reshape(layer.weight.shape).to(layer.weight.dtype)
+
+
+def _shift(amount: Tensor) -> Any:
+    def hook(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        places = [-1] if isinstance(layer, nn.Linear) else [-1, 1, 1]
+        return output + amount.to(output.dtype).reshape(places)
+
+    return hook
+
+
+def _silence(consumer: Consumer, removed: Sequence[int]) -> Any:
+    channels = consumer.columns[torch.as_tensor(removed, dtype=torch.long)].flatten()
+
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        changed = inputs[0].clone()
+        mean = consumer.mean[channels].to(changed.dtype)
+        if changed.ndim == 4:
+            changed[:, channels] = mean[:, None, None]
+        else:
+            changed[..., channels] = mean
+        return (changed, *inputs[1:])
+
+    return hook
