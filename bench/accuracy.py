@@ -77,7 +77,7 @@ _CASES = {
         round_to=8,
         kept=(0.87, 0.75, 0.63, 0.53),
         calibration=256,
-        synthetic=128,
+        synthetic=64,
     ),
     "mobilenet_v2": _Case(
         source="torchvision:mobilenet_v2",

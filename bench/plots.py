@@ -172,6 +172,7 @@ def sensitivity_plot(groups: Sequence[Json]) -> str:
             if stands_out:
                 _write(axes, _shorten(group["name"]), removed[-1], errors[-1], color=_INK, size=6.5)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlim(0, 1.25)
         axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))

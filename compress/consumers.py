@@ -23,9 +23,9 @@ from pruneport.compress.layers import norm_after, weight_by_channel
 from pruneport.compress.record import Member
 from pruneport.compress.replay import Replay, Stopped, find_cuts
 
-__all__ = ["MOST_UNKNOWNS", "Consumer", "is_plain", "rows_of", "visit_consumers"]
+__all__ = ["Consumer", "by_place", "is_plain", "rows_of", "visit_consumers"]
 
-MOST_UNKNOWNS = 8192  # a covariance of 0.5 GB
+_MOST_UNKNOWNS = 8192  # a covariance of 0.5 GB
 _ROWS = 100_000
 _RIDGE = 1e-3  # of the mean variance of an input
 
@@ -109,13 +109,18 @@ def visit_consumers(
 def is_plain(layer: nn.Module) -> bool:
     """Whether the layer is a linear map whose weights can be solved for: linear, or a usual convolution."""
     if isinstance(layer, nn.Linear):
-        return layer.in_features <= MOST_UNKNOWNS
+        return layer.in_features <= _MOST_UNKNOWNS
     return (
         isinstance(layer, nn.Conv2d)
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
-        and layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1] <= MOST_UNKNOWNS
+        and layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1] <= _MOST_UNKNOWNS
     )
+
+
+def by_place(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """What a layer reads as (places, channels): a linear layer's channels are last, all others' are second."""
+    return (inputs if isinstance(layer, nn.Linear) else inputs.movedim(1, -1)).flatten(0, -2)
 
 
 def rows_of(
@@ -151,7 +156,7 @@ class _Inputs:
             rows, _ = rows_of(layer, inputs, output, self._limit, self._generator)
             self.equations.add(rows, rows[:, :0])
             return
-        flat = (inputs.movedim(1, -1) if inputs.ndim == 4 else inputs).flatten(0, -2).double()
+        flat = by_place(layer, inputs).double()
         self.sums += torch.stack([flat.sum(0), flat.square().sum(0), torch.full((flat.shape[1],), float(len(flat)))])
 
     def moments(self) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.calibration import Calibration
-from pruneport.compress.consumers import visit_consumers
+from pruneport.compress.consumers import by_place, visit_consumers
 from pruneport.compress.gradients import fisher, grasp, labels_for, snip, synflow, taylor
 from pruneport.compress.groups import Group
 from pruneport.compress.hooks import hooks_restored
@@ -211,8 +211,7 @@ def _activation(task: _Task) -> list[Tensor]:
 
     def add(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            channels = inputs[0].movedim(1, -1) if inputs[0].ndim == 4 else inputs[0]
-            sums[name] = sums.get(name, 0) + channels.abs().flatten(0, -2).mean(0, dtype=torch.float64)
+            sums[name] = sums.get(name, 0) + by_place(layer, inputs[0]).abs().mean(0, dtype=torch.float64)
 
         return hook
 

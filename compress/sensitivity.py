@@ -164,10 +164,7 @@ def _silence(consumer: Consumer, removed: Sequence[int]) -> Any:
     def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         changed = inputs[0].clone()
         mean = consumer.mean[channels].to(changed.dtype)
-        if changed.ndim == 4:
-            changed[:, channels] = mean[:, None, None]
-        else:
-            changed[..., channels] = mean
+        changed.movedim(-1 if isinstance(layer, nn.Linear) else 1, -1)[..., channels] = mean
         return (changed, *inputs[1:])
 
     return hook

@@ -185,6 +185,8 @@ def test_the_sensitivity_plot_names_the_worst_groups_and_every_point_is_there() 
     ]
     assert "Sensitivity of 9 groups" in root.attrib["aria-label"]
     assert "script" not in svg
+    assert {"0.01", "0.1"} <= set(texts)  # plain numbers on the axis, no markup
+    assert "mathdefault" not in svg
 
 
 def test_a_sensitivity_plot_that_cannot_be_written_is_refused_before_measuring(tmp_path: Path) -> None:

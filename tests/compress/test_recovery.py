@@ -132,6 +132,20 @@ def test_cuts_are_where_one_output_decides_the_rest() -> None:
     assert cuts == ["stem.0", "stem.1", "stem.2", "blocks.0", "blocks.1", "blocks.2", "pool", "head"]
 
 
+def test_cuts_of_a_network_that_writes_in_place() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            first: Tensor = self.first(x).relu_()
+            out: Tensor = self.second(first).relu_()
+            return out
+
+    assert find_cuts(InPlace().eval(), torch.randn(2, 2, 4, 4)) == ["first", "second"]
+
+
 def test_replay_from_any_frontier_gives_the_same_activations() -> None:
     dense, inputs = network(), images(10)
     batches = batches_of(inputs, 4)
