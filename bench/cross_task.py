@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,15 +78,20 @@ def main() -> None:
         for row in _measure(name, arguments.data, tasks, arguments.kept, arguments.seeds, done):
             rows.append(row)
             print(json.dumps(row), flush=True)
-            content = {
-                "rows": rows,
-                "summary": _summary(rows),
-                "setting": {"shape": _SHAPE, "train": _TRAIN, "test": _TEST, "calibration": _CALIBRATION},
-                "versions": library_versions(),
-                "device": describe_device("cpu", 0),
-            }
-            arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            _write(arguments.out, rows)
+    _write(arguments.out, rows)
     _draw(_summary(rows), arguments.out.with_suffix(".svg"))
+
+
+def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
+    content = {
+        "rows": rows,
+        "summary": _summary(rows),
+        "setting": {"shape": _SHAPE, "train": _TRAIN, "test": _TEST, "calibration": _CALIBRATION},
+        "versions": library_versions(),
+        "device": describe_device("cpu", 0),
+    }
+    out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _measure(
@@ -176,32 +182,32 @@ def _read(folder: Path, limit: int) -> tuple[Tensor, Tensor, int]:
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean top-1 as a share of the dense network's, with its standard deviation over seeds and calibration tasks."""
+    """Mean top-1 over the tasks as a share of the dense network's, and the deviation of that mean over the seeds."""
     found = []
     for network in dict.fromkeys(row["network"] for row in rows):
         own = [row for row in rows if row["network"] == network]
         dense = next(row["top1"] for row in own if row["criterion"] == "none")
         for kept in sorted({row["kept"] for row in own if row["kept"] < 1}):
             for criterion in ("l1", *_CRITERIA):
-                values: dict[str, list[float]] = {"same": [], "other": [], "none": []}
+                shares: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
                 for row in own:
                     if (row["kept"], row["criterion"]) == (kept, criterion):
                         for task, top1 in row["top1"].items():
                             where = {"none": "none", task: "same"}.get(row["pruned_on"], "other")
-                            values[where].append(top1 / dense[task])
-                found += [
-                    {
-                        "network": network,
-                        "kept": kept,
-                        "criterion": criterion,
-                        "tested_on": where,
-                        "of_dense": round(float(np.mean(shares)), 4),
-                        "deviation": round(float(np.std(shares)), 4),
-                        "values": len(shares),
-                    }
-                    for where, shares in values.items()
-                    if shares
-                ]
+                            shares[where][row["seed"]].append(top1 / dense[task])
+                for where, by_seed in shares.items():
+                    means = [float(np.mean(values)) for values in by_seed.values()]
+                    found.append(
+                        {
+                            "network": network,
+                            "kept": kept,
+                            "criterion": criterion,
+                            "tested_on": where,
+                            "of_dense": round(float(np.mean(means)), 4),
+                            "seeds": len(means),
+                            "deviation": round(float(np.std(means, ddof=1)), 4) if len(means) > 1 else None,
+                        }
+                    )
     return found
 
 
@@ -210,13 +216,13 @@ def _draw(summary: Sequence[dict[str, Any]], path: Path) -> None:
     words = {"same": "pruned on the task", "other": "on another", "none": "no data"}
     colours = {"l1": "#1f2a33", "fisher": "#c2571a", "block-hessian": "#14688c"}
     networks = list(dict.fromkeys(entry["network"] for entry in summary))
-    figure = Figure(figsize=(4.2 * len(networks), 3.6), layout="constrained")
+    figure = Figure(figsize=(max(7.0, 4.2 * len(networks)), 3.8), layout="constrained")
     for number, network in enumerate(networks, start=1):
         axes = figure.add_subplot(1, len(networks), number)
         for criterion, colour in colours.items():
             for where, style in styles.items():
                 line = [
-                    (entry["kept"], entry["of_dense"], entry["deviation"])
+                    (entry["kept"], entry["of_dense"], entry["deviation"] or 0)
                     for entry in summary
                     if (entry["network"], entry["criterion"], entry["tested_on"]) == (network, criterion, where)
                 ]
