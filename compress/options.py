@@ -77,7 +77,7 @@ class CalibrationOptions(PreparationOptions):
     calibration: Path | None = None
     """A folder of images to score, measure and recover with; recovery never reads labels."""
     calibration_images: int = 256
-    """Use at most this many of them, taken evenly from the whole folder; of synthetic inputs, at most 128 are made."""
+    """Use at most this many of them, taken evenly from the whole folder; of synthetic inputs, at most 64 are made."""
     calibration_labels: LabelsName = "auto"
     """For criteria with a loss. folder: the class folders in sorted order; predicted: the dense network's own answers;
     auto: the class folders if there are any."""
