@@ -147,7 +147,7 @@ def _wish(
 ) -> Callable[[float], Array]:
     """What the ranking asks of every group, from strength 0 (dense) to 1 (nothing left)."""
     dense = np.array([group.width for group in groups], dtype=np.float64)
-    if options.ranking == "uniform":
+    if options.ranking in ("auto", "uniform"):  # nothing was measured: see ``settle``
         mask = np.isin(np.arange(len(groups)), free)
         return lambda strength: np.where(mask, dense * (1 - strength), dense)
     rivals: dict[Any, list[int]] = defaultdict(list)
