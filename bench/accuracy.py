@@ -9,12 +9,11 @@ A row that is in the file already is not measured again.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +158,8 @@ def _measure(
         assessment = assess(dense, source, asked, calibration)
         assessing = time.monotonic() - start
         for kept, recovery in wanted:
-            asked = PruneOptions(flops=kept, round_to=case.round_to, criterion=criterion, ranking=ranking)  # type: ignore[arg-type]
-            pruned = prune(dense, source, asked, assessment=assessment)
-            network, start = copy.deepcopy(pruned.network), time.monotonic()
+            pruned = prune(dense, source, replace(asked, flops=kept), assessment=assessment)
+            network, start = pruned.network, time.monotonic()
             if recovery != "none":
                 recover(recovery, dense, network, pruned.plan.groups, calibration.batches)
             seconds = time.monotonic() - start

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.calibration import Batches
 from pruneport.compress.equations import Equations, patch_rows
 from pruneport.compress.groups import Group
 from pruneport.compress.hooks import calls_recorded, hooks_restored
@@ -78,7 +79,7 @@ class Consumer:
 
 
 def visit_consumers(
-    network: nn.Module, groups: Sequence[Group], wanted: Sequence[int], batches: Any
+    network: nn.Module, groups: Sequence[Group], wanted: Sequence[int], batches: Batches
 ) -> Iterator[tuple[int, list[Consumer], Replay]]:
     """Yield the wanted groups one by one, in the order in which the network runs their consumers.
 
@@ -128,7 +129,7 @@ def rows_of(
 ) -> tuple[Tensor, Tensor]:
     """Inputs and targets of a plain layer as equations, at no more than about ``limit`` random positions."""
     if isinstance(layer, nn.Linear):
-        return inputs.flatten(0, -2), target.flatten(0, -2)
+        return by_place(layer, inputs), by_place(layer, target)
     places = target.shape[-2] * target.shape[-1]
     count = max(1, min(places, limit // len(inputs)))
     chosen = torch.randperm(places, generator=generator)[:count]

@@ -34,7 +34,7 @@ _SHIFT = 2  # pixels that the inputs are rolled by, so that no pixel is fitted t
 
 def has_statistics(network: nn.Module) -> bool:
     """Whether the network remembers what its training images looked like."""
-    return any(isinstance(module, _BatchNorm) and module.running_mean is not None for module in network.modules())
+    return bool(_norms(network))
 
 
 def require_statistics(network: nn.Module) -> None:
@@ -104,6 +104,10 @@ def dead_leaves(count: int, shape: tuple[int, int, int], generator: torch.Genera
     return (images - images.mean()) / images.std().clamp_min(1e-6)
 
 
+def _norms(network: nn.Module) -> list[Any]:
+    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
 def _colour(channels: int, generator: torch.Generator) -> Tensor:
     """Mostly grey, as photographs are: one brightness, and a little of its own for every channel."""
     grey = torch.randn(1, generator=generator)
@@ -145,7 +149,7 @@ class _Mismatch:
     """How far a batch's statistics are from the remembered ones, averaged over the BatchNorms."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+        self._norms = _norms(network)
         self._terms: list[Tensor] = []
 
     def __enter__(self) -> _Mismatch:
