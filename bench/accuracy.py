@@ -85,7 +85,7 @@ _CASES = {
         round_to=8,
         kept=(0.87, 0.75, 0.63),
         calibration=256,
-        synthetic=256,
+        synthetic=64,
     ),
 }
 _Recipe = tuple[str, str, str, tuple[str, ...]]  # inputs, criterion, ranking, recoveries

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pruneport.compress.coupling import Coupling
 from pruneport.compress.groups import Group
 from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.record import Axis, Cost
@@ -114,23 +115,44 @@ class CostModel:
         network: The dense network.
         groups: Its groups.
         macs_by_module: From ``count_macs_by_module``.
+        coupling: Adds matrix products that are no layer's, and layers applied along other channels.
     """
 
-    def __init__(self, network: nn.Module, groups: Sequence[Group], macs_by_module: dict[str, int]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        groups: Sequence[Group],
+        macs_by_module: dict[str, int],
+        coupling: Coupling | None = None,
+    ) -> None:
         self.dense = Cost(macs=macs_by_module[""], params=_params(network))
         self._widths = np.array([group.width for group in groups], dtype=np.float64)
         axes: dict[tuple[str, Axis], int] = {}
         for group in groups:
             for member in group.members:
                 axes.setdefault((member.module, member.axis), len(axes))
-        self._sizes = np.ones(len(axes) + 1)
-        self._lost = np.zeros((len(axes) + 1, len(groups)))
+        products = coupling.products if coupling else ()
+        lines: dict[Any, Sequence[int]] = dict(coupling.riding) if coupling else {}
+        lines |= {(number, side): line for number, (_, sides) in enumerate(products) for side, line in enumerate(sides)}
+        place = {key: len(axes) + number for number, key in enumerate(lines)}
+        rows = len(axes) + len(lines) + 1  # the last stands for a size that never changes
+        self._sizes = np.ones(rows)
+        self._lost = np.zeros((rows, len(groups)))
         for column, group in enumerate(groups):
             for member in group.members:
                 row = axes[member.module, member.axis]
                 self._sizes[row] = member.size
                 self._lost[row, column] = member.positions.shape[1]
-        macs, params = _terms(network, axes, macs_by_module)
+        owner = {unit: index for index, group in enumerate(groups) for unit in group.units}
+        for key, line in lines.items():
+            self._sizes[place[key]] = len(line)
+            for unit in line:
+                if unit in owner:
+                    self._lost[place[key], owner[unit]] += 1 / groups[owner[unit]].width
+        fixed = {row for row in range(rows) if not self._lost[row, [not group.obstacle for group in groups]].any()}
+        macs, params = _terms(network, axes, macs_by_module, place, fixed)
+        for number, (size, sides) in enumerate(products):
+            macs.append(_Term(size, *[place[number, side] for side in range(len(sides))][:2]))
         self._macs, self._params = _pack(macs), _pack(params)
 
     def macs(self, kept: Array) -> float:
@@ -165,6 +187,11 @@ class CostModel:
         return float(np.sum(sizes * (1 - fraction[first] * fraction[second])))
 
 
+def _two(rows: Sequence[int], fixed: Collection[int]) -> list[int]:
+    """The two sizes, at most, that can change: a layer along other channels has three, of which one is fixed."""
+    return [row for row in rows if row >= 0 and row not in fixed][:2] or [-1]
+
+
 def _pack(terms: list[_Term]) -> tuple[Array, Any, Any]:
     return (
         np.array([term.size for term in terms], dtype=np.float64),
@@ -174,20 +201,26 @@ def _pack(terms: list[_Term]) -> tuple[Array, Any, Any]:
 
 
 def _terms(
-    network: nn.Module, axes: dict[tuple[str, Axis], int], macs_by_module: dict[str, int]
+    network: nn.Module,
+    axes: dict[tuple[str, Axis], int],
+    macs_by_module: dict[str, int],
+    riding: Mapping[Any, int],
+    fixed: Collection[int],
 ) -> tuple[list[_Term], list[_Term]]:
     macs: list[_Term] = []
     params: list[_Term] = []
-    modules = dict(network.named_modules())
+    modules, parameters = dict(network.named_modules()), dict(network.named_parameters())
     for name in dict.fromkeys(name for name, _ in axes):
+        layer = modules.get(name)
+        if layer is None:
+            if name in parameters:
+                own = [row for (owner, _), row in axes.items() if owner == name]
+                params.append(_Term(parameters[name].numel(), *own[:2]))
+            continue
         through = axes.get((name, "channels"), -1)
         first = axes.get((name, "out"), through)
         second = axes.get((name, "in"), -1)
-        layer = modules.get(name)
-        if layer is None:
-            params.append(_Term(network.get_parameter(name).numel(), first, second))
-            continue
-        macs.append(_Term(macs_by_module.get(name, 0), first, second))
+        macs.append(_Term(macs_by_module.get(name, 0), *_two([first, second, riding.get(name, -1)], fixed)))
         for key, parameter in layer.named_parameters(recurse=False):
             params.append(_Term(parameter.numel(), first, second if key == "weight" else -1))
     return macs, params

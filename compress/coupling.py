@@ -1,186 +1,188 @@
-"""Which channel index of which layer is coupled to which, as torch-pruning's dependencies carry them."""
+"""Which channel of which layer is coupled to which: what one pass (see ``flow``) found, unit by unit."""
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
-from torch_pruning._helpers import _HybridIndex
 
-from pruneport.compress.hooks import calls_recorded
-from pruneport.compress.record import Axis
-from pruneport.compress.splits import Graph
+from pruneport.compress.elements import Elements
+from pruneport.compress.flow import Flow
+from pruneport.compress.layers import LAYERS
+from pruneport.compress.operators import LEAVES, operate
 from pruneport.errors import PruningError
 from pruneport.models.outputs import tensor_leaves
 
-__all__ = ["Coupling", "find_coupling"]
+__all__ = ["Coupling", "Sized", "find_coupling"]
+
+Key = tuple[str, str]
+Array = np.ndarray[Any, np.dtype[np.int64]]
 
 
-@dataclass
-class Coupling:
-    """Elements (one position on one axis of one layer) and the pairs that must be removed together.
+@dataclass(frozen=True)
+class Sized:
+    """A module's forward makes a tensor that holds, of each of these units, so many channels.
 
     Attributes:
-        offsets: Number of an axis's first element.
-        sizes: Elements of an axis.
-        pairs: Coupled elements.
-        added: Elements whose channels pass an addition of two tensors.
-        output: Elements whose channels leave the network.
-        broken: Elements whose way could not be followed, and why.
-        order: Place of each module in the order of execution.
+        module: The module whose forward it is.
+        dense: All channels together.
+        units: The unit of each channel.
     """
 
-    offsets: dict[tuple[str, Axis], int] = field(default_factory=dict)
-    sizes: dict[tuple[str, Axis], int] = field(default_factory=dict)
-    total: int = 0
-    pairs: list[tuple[int, int]] = field(default_factory=list)
-    added: set[int] = field(default_factory=set)
-    output: set[int] = field(default_factory=set)
-    broken: dict[int, str] = field(default_factory=dict)
-    order: dict[str, int] = field(default_factory=dict)
+    module: str
+    dense: int
+    units: tuple[int, ...]
 
-    def register(self, key: tuple[str, Axis], size: int) -> int:
-        """Number the elements of an axis; return the first."""
-        if key not in self.offsets:
-            self.offsets[key] = self.total
-            self.sizes[key] = size
-            self.total += size
-        return self.offsets[key]
+
+@dataclass(frozen=True, kw_only=True)
+class Coupling:
+    """Units: positions on axes of layers that must be removed together.
+
+    Attributes:
+        units: By the unit's number: axis -> the positions that it occupies there.
+        sizes: Positions on each axis.
+        added: Units whose channels pass an addition of two tensors.
+        averaged: Units that are averaged over.
+        output: Units whose channels leave the network.
+        broken: Units that cannot be removed, and why.
+        order: Place of each module in the order of execution.
+        sized: Widths that forwards ask for.
+        products: Multiply-accumulates of matrix products that are no layer's, with the units along each of the sizes
+            that they are proportional to.
+        riding: Layers that are applied along other channels than those they read, and the units of these.
+        scaled: Units of queries whose attention is scaled by the root of its own width, with the positions of
+            the query's channels.
+    """
+
+    units: Mapping[int, dict[Key, list[int]]]
+    sizes: Mapping[Key, int]
+    added: frozenset[int]
+    averaged: frozenset[int]
+    output: frozenset[int]
+    broken: Mapping[int, str]
+    order: Mapping[str, int]
+    sized: tuple[Sized, ...]
+    products: tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
+    riding: Mapping[str, tuple[int, ...]]
+    scaled: tuple[dict[int, tuple[tuple[Key, int], ...]], ...]
 
 
 def find_coupling(network: nn.Module, example: Tensor) -> Coupling:
-    """Trace the network once and follow every output channel; weights and gradient flags stay as they were.
+    """Run the network once on ``example`` (B, C, H, W) and follow its channels; nothing is changed.
 
     Raises:
-        PruningError: The network's operations cannot be traced.
+        PruningError: The network does not run.
     """
-    graph, order = _trace(network, example)
-    names = {module: name for name, module in network.named_modules()}
-    names.update({parameter: name for name, parameter in network.named_parameters()})
-    coupling = _couple(graph, names)
-    coupling.order = order
-    return coupling
-
-
-def _trace(network: nn.Module, example: Tensor) -> tuple[Any, dict[str, int]]:
-    """Return torch-pruning's graph and each module's place in the order of execution."""
-    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    for parameter, _ in flags:
-        parameter.requires_grad_(parameter.is_floating_point())
+    flow = Flow(network, operate, LAYERS, LEAVES)
     try:
-        with calls_recorded(network) as calls, torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            graph = Graph()
-            # Multiplying by one gives every output an operation of its own, so that tp marks it as an output.
-            graph.build_dependency(
-                network,
-                example,
-                forward_fn=lambda module, inputs: module(inputs),  # else it first tries one argument an image
-                output_transform=lambda out: [leaf * 1 for leaf in tensor_leaves(out) if leaf.grad_fn is not None],
-                verbose=False,
-            )
-            return graph, {name: place for place, name in enumerate(dict.fromkeys(calls))}
+        outputs = flow.run(example)
     except Exception as error:
         raise PruningError(
-            f"the network's dependencies cannot be traced: {type(error).__name__}: {error}. Its forward must "
-            "accept one tensor and be differentiable from the input to every output."
+            f"the network's channels cannot be followed: {type(error).__name__}: {error} (in "
+            f"{flow.place or 'the network itself'})."
         ) from error
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+    left = [entry.compact() for leaf in tensor_leaves(outputs) for entry in flow.maps(leaf)]
+    _settle_parameters(flow)
+    elements = flow.elements
+    units, sizes = _units(elements, network)
+    return Coupling(
+        units=units,
+        sizes=sizes,
+        added=_roots(elements, flow.added),
+        averaged=_roots(elements, flow.averaged),
+        output=_roots(elements, left),
+        broken={
+            unit: reason
+            for labels, reason in reversed(flow.broken)
+            for unit in torch.unique(elements.roots(labels)).tolist()
+        },
+        order={name: place for place, name in enumerate(dict.fromkeys(flow.calls))},
+        sized=tuple(Sized(s.module, s.dense, tuple(elements.roots(s.labels).tolist())) for s in flow.sized),
+        products=tuple(
+            (product.macs, tuple(tuple(elements.roots(line).tolist()) for line in product.lines))
+            for product in flow.products
+            if product.lines
+        ),
+        riding={name: tuple(elements.roots(line).tolist()) for name, line in flow.riding.items()},
+        scaled=tuple(_places(elements, rows) for rows in flow.scaled),
+    )
 
 
-def _couple(graph: Any, names: Mapping[Any, str]) -> Coupling:
-    coupling = Coupling()
-    seen: set[int] = set()
-    for module, node in list(graph.module2node.items()):
-        if module not in names or not isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
+def _roots(elements: Elements, labels: list[Tensor]) -> frozenset[int]:
+    found: set[int] = set()
+    for part in labels:
+        found.update(torch.unique(elements.roots(part)).tolist())
+    return frozenset(found - {0})
+
+
+def _places(elements: Elements, rows: Tensor) -> dict[int, tuple[tuple[Key, int], ...]]:
+    """For each unit of a query the places of its channels on their layer's axis."""
+    found: dict[int, set[tuple[Key, int]]] = defaultdict(set)
+    for element in torch.unique(rows).tolist():
+        if element:
+            key = elements.key_of(element)
+            found[int(elements.roots(torch.tensor(element)))].add((key, element - elements.offsets[key]))
+    return {unit: tuple(sorted(places)) for unit, places in found.items()}
+
+
+def _settle_parameters(flow: Flow) -> None:
+    """A bare parameter's entries shrink along one dimension or not at all."""
+    layers = [key for key in flow.elements.offsets if key[1] != "flat"]
+    for name, axis in [key for key in flow.elements.offsets if key[1] == "flat"]:
+        if not _coupled(flow.elements, (name, axis), layers):
             continue
-        pruner = graph.get_pruner_of_module(module)
-        size = int(pruner.get_out_channels(module))
-        start = coupling.register((names[module], _axis(pruner, pruner.prune_out_channels)), size)
-        if not all(start + position in seen for position in range(size)):
-            _follow(graph, names, coupling, node, pruner.prune_out_channels, start, size, seen)
-    return coupling
+        roots = flow.elements.of((name, axis)).reshape(_tensor(flow.network, name).shape)
+        if _dimension(roots) is None:
+            flow.break_off(torch.from_numpy(roots), f"the entries of {name} do not follow one of its dimensions")
 
 
-def _follow(
-    graph: Any,
-    names: Mapping[Any, str],
-    coupling: Coupling,
-    root: Any,
-    prune: Callable[..., Any],
-    start: int,
-    size: int,
-    seen: set[int],
-) -> None:
-    """Carry every output index of ``root`` along the dependencies until nothing new is reached."""
-    reached: dict[tuple[int, Callable[..., Any]], set[tuple[int, int]]] = defaultdict(set)
-    pending = [(root, prune, [_HybridIndex(idx=i, root_idx=i) for i in range(size)])]
-    while pending:
-        node, handler, indices = pending.pop()
-        known = reached[id(node), handler]
-        fresh = [index for index in indices if (index.idx, index.root_idx) not in known]
-        if not fresh:
+def _coupled(elements: Elements, key: Key, layers: list[Key]) -> bool:
+    own = np.unique(elements.of(key))
+    return any(np.isin(own, elements.of(layer)).any() for layer in layers)
+
+
+def _dimension(roots: Array) -> int | None:
+    """The dimension along which the unit changes, if it is one alone."""
+    varying = [d for d, size in enumerate(roots.shape) if size > 1 and (roots != roots.take([0], axis=d)).any()]
+    return varying[0] if len(varying) == 1 else None
+
+
+def _tensor(network: nn.Module, name: str) -> Tensor:
+    owner, _, attribute = name.rpartition(".")
+    tensor: Tensor = getattr(network.get_submodule(owner), attribute)
+    return tensor
+
+
+def _units(elements: Elements, network: nn.Module) -> tuple[dict[int, dict[Key, list[int]]], dict[Key, int]]:
+    units: dict[int, dict[Key, list[int]]] = defaultdict(dict)
+    sizes: dict[Key, int] = {}
+    flat: list[Key] = []
+    for key in elements.offsets:
+        if key[1] == "flat":
+            flat.append(key)
             continue
-        known.update((index.idx, index.root_idx) for index in fresh)
-        _record(graph, names, coupling, node, handler, fresh, start, seen)
-        for dependency in node.dependencies:
-            if dependency.is_triggered_by(handler):
-                carried = fresh
-                for mapping in dependency.index_mapping:
-                    carried = carried if mapping is None else mapping(carried)
-                if carried:
-                    pending.append((dependency.target, dependency.handler, carried))
-
-
-def _record(
-    graph: Any,
-    names: Mapping[Any, str],
-    coupling: Coupling,
-    node: Any,
-    handler: Callable[..., Any],
-    indices: list[Any],
-    start: int,
-    seen: set[int],
-) -> None:
-    module = node.module
-    if module not in names:
-        roots = {start + index.root_idx for index in indices}
-        if isinstance(module, tp.ops._OutputOp):
-            coupling.output |= roots
-        elif _joins_by_addition(node):
-            coupling.added |= roots
-        return
-    if isinstance(module, nn.PReLU) and module.num_parameters == 1:
-        return  # one slope for all channels
-    pruner = graph.get_pruner_of_module(module)
-    pruner.pruning_dim = node.pruning_dim
-    axis = _axis(pruner, handler)
-    size = pruner.get_in_channels(module) if axis == "in" else pruner.get_out_channels(module)
-    base = coupling.register((names[module], axis), int(size or 0))
-    for index in indices:
-        if index.root_idx is None or not 0 <= index.idx < int(size or 0):
-            coupling.broken[start + (index.root_idx or 0)] = (
-                f"the way of its channels to {names[module]} is not understood (index {index.idx} of {size})"
-            )
+        sizes[key] = elements.sizes[key]
+        for position, unit in enumerate(elements.of(key).tolist()):
+            units[unit].setdefault(key, []).append(position)
+    for name, _ in flat:
+        roots = elements.of((name, "flat")).reshape(_tensor(network, name).shape)
+        dim = _dimension(roots)
+        if dim is None:
             continue
-        coupling.pairs.append((start + index.root_idx, base + index.idx))
-        seen.add(base + index.idx)
-
-
-def _joins_by_addition(node: Any) -> bool:
-    operation = str(getattr(node.module, "_grad_fn", ""))
-    return operation.startswith(("AddBackward", "SubBackward")) and len({id(n) for n in node.inputs}) > 1
-
-
-def _axis(pruner: Any, handler: Callable[..., Any]) -> Axis:
-    if pruner.prune_out_channels == pruner.prune_in_channels:
-        return "channels"
-    return "out" if handler == pruner.prune_out_channels else "in"
+        line = np.moveaxis(roots, dim, 0).reshape(roots.shape[dim], -1)[:, 0]
+        key = (name, f"dim{dim}")
+        for position, unit in enumerate(line.tolist()):
+            if unit in units:
+                sizes[key] = roots.shape[dim]
+                units[unit].setdefault(key, []).append(position)
+    made = {
+        unit: axes
+        for unit, axes in units.items()
+        if any(axis != "in" and not axis.startswith("dim") for _, axis in axes)
+    }
+    return made, sizes

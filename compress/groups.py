@@ -1,8 +1,7 @@
 """Coupled groups: which channels of which layers must be removed together.
 
-torch-pruning traces the network and knows how each operation carries channel indices. We follow its
-dependencies index by index and join what is coupled, so that a channel reached on two ways, a split in
-uneven parts or a flatten before a linear layer all end up in exactly one unit.
+One forward pass follows every channel to wherever it goes (see ``flow``), so that a channel reached on two ways, a
+split in uneven parts or a flatten before a linear layer all end up in exactly one unit.
 """
 
 from __future__ import annotations
@@ -13,16 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from pruneport.compress.coupling import Coupling, find_coupling
 from pruneport.compress.layers import block_count, unsupported
-from pruneport.compress.record import Axis, Member, Scope
+from pruneport.compress.record import Member, Scope
 from pruneport.errors import PruningError
 
-__all__ = ["Group", "Member", "Scope", "find_groups"]
+__all__ = ["Group", "Member", "Scope", "find_groups", "group_units"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +34,8 @@ class Group:
             ``representation`` is the input of the head; ``output`` leaves the network.
         blocks: Units fall into this many equal runs that must keep the same count (grouped convolutions).
         obstacle: Why no unit can be removed correctly, or an empty string.
+        units: Their numbers in the coupling.
+        averaged: Whether its channels are averaged over, so that removing one differs from zeroing it.
         structure: Layer type and axis of every member, sorted: groups that share it are isomorphic.
     """
 
@@ -47,6 +46,8 @@ class Group:
     blocks: int = 1
     obstacle: str = ""
     structure: tuple[tuple[str, str], ...] = ()
+    units: tuple[int, ...] = ()
+    averaged: bool = False
 
     @property
     def producers(self) -> tuple[str, ...]:
@@ -60,97 +61,74 @@ class Group:
 
 
 def find_groups(network: nn.Module, example: Tensor) -> list[Group]:
-    """Trace the network once and return its groups, in the order in which their producers run.
+    """Run the network once and return its groups, in the order in which their producers run.
 
     Args:
-        network: In eval mode; weights and gradient flags are left as they were.
+        network: In eval mode; it is left as it was.
         example: An input (B, C, H, W) that the network accepts.
 
     Raises:
-        PruningError: The network's operations cannot be traced.
+        PruningError: The network does not run.
     """
-    coupling = find_coupling(network, example)
-    if not coupling.pairs:
-        raise PruningError(
-            "no convolution or linear layer was found on the way from the input to the outputs; forward must be "
-            "differentiable (no detach, no torch.no_grad)."
-        )
+    return group_units(network, find_coupling(network, example))
+
+
+def group_units(network: nn.Module, coupling: Coupling) -> list[Group]:
+    """The groups of a network whose coupling is known.
+
+    Raises:
+        PruningError: It has no layers that could be pruned.
+    """
+    if not coupling.units:
+        raise PruningError("no convolution or linear layer was found on the way from the input to the outputs.")
     order = coupling.order
-    layers = {**dict(network.named_parameters()), **dict(network.named_modules())}
-    groups = [_group(units, coupling, layers) for units in _units(coupling)]
-    groups = _assign_scopes(groups, coupling)
+    layers = {**dict(network.named_parameters()), **dict(network.named_buffers()), **dict(network.named_modules())}
+    by_axes: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for unit, axes in coupling.units.items():
+        by_axes[tuple((key, len(positions)) for key, positions in axes.items())].append(unit)
+    groups = _assign_scopes([_group(units, coupling, layers) for units in by_axes.values()], coupling)
     return sorted(groups, key=lambda group: order.get(group.name, len(order)))
 
 
-def _units(coupling: Coupling) -> list[list[dict[tuple[str, Axis], list[int]]]]:
-    """Join coupled elements into units, and units that occupy the same axes into groups.
-
-    Returns:
-        For each group its units; a unit maps each axis to the positions it occupies there.
-    """
-    rows, columns = (np.array(side, dtype=np.int64) for side in zip(*coupling.pairs, strict=True))
-    adjacency = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(coupling.total,) * 2)
-    _, labels = connected_components(adjacency, directed=False)
-    units: dict[int, dict[tuple[str, Axis], list[int]]] = defaultdict(dict)
-    touched = np.zeros(coupling.total, dtype=bool)
-    touched[rows] = touched[columns] = True
-    for key, offset in coupling.offsets.items():
-        for position in range(coupling.sizes[key]):
-            if touched[offset + position]:
-                units[int(labels[offset + position])].setdefault(key, []).append(position)
-    groups: dict[tuple[Any, ...], list[dict[tuple[str, Axis], list[int]]]] = {}
-    for unit in units.values():
-        signature = tuple((key, len(positions)) for key, positions in unit.items())
-        groups.setdefault(signature, []).append(unit)
-    return list(groups.values())
-
-
 def _group(
-    units: list[dict[tuple[str, Axis], list[int]]],
+    units: list[int],
     coupling: Coupling,
-    layers: Mapping[str, nn.Module | nn.Parameter],
+    layers: Mapping[str, nn.Module | Tensor],
 ) -> Group:
     members = tuple(
         Member(
             module=name,
-            axis=axis,
+            axis=axis,  # type: ignore[arg-type]
             size=coupling.sizes[name, axis],
-            positions=np.array([unit[name, axis] for unit in units], dtype=np.int64),
+            positions=np.array([coupling.units[unit][name, axis] for unit in units], dtype=np.int64),
         )
-        for name, axis in units[0]
+        for name, axis in coupling.units[units[0]]
     )
-    elements = _elements(members, coupling)
-    obstacle = next((reason for element, reason in coupling.broken.items() if element in elements), "")
+    obstacle = next((coupling.broken[unit] for unit in units if unit in coupling.broken), "")
     obstacle = obstacle or next(
         (reason for m in members if (reason := unsupported(layers[m.module], m.module, m.axis, m.size))), ""
     )
     blocks, block_obstacle = _blocks(members, layers, len(units))
-    producers = [member.module for member in members if member.axis == "out"] or [members[0].module]
+    producers = [m.module for m in members if m.axis == "out"] or [members[0].module]
     return Group(
         name=min(producers, key=lambda name: coupling.order.get(name, len(coupling.order))),
         width=len(units),
         members=members,
-        scope="output" if elements & coupling.output else "filters",
+        scope="output" if coupling.output.intersection(units) else "filters",
+        units=tuple(units),
+        averaged=bool(coupling.averaged.intersection(units)),
         blocks=blocks,
         obstacle=obstacle or block_obstacle,
         structure=tuple(sorted((_kind(layers[m.module]), m.axis) for m in members)),
     )
 
 
-def _kind(layer: nn.Module | nn.Parameter) -> str:
+def _kind(layer: nn.Module | Tensor) -> str:
     kernel = "x".join(str(size) for size in getattr(layer, "kernel_size", ()))
     return f"{type(layer).__name__} {kernel}".strip()
 
 
-def _elements(members: tuple[Member, ...], coupling: Coupling) -> set[int]:
-    return {
-        coupling.offsets[member.module, member.axis] + int(position)
-        for member in members
-        for position in member.positions.flat
-    }
-
-
-def _blocks(members: tuple[Member, ...], layers: Mapping[str, nn.Module | nn.Parameter], width: int) -> tuple[int, str]:
+def _blocks(members: tuple[Member, ...], layers: Mapping[str, nn.Module | Tensor], width: int) -> tuple[int, str]:
     counts = {member: block_count(layers[member.module], member.axis) for member in members}
     needed = {member: count for member, count in counts.items() if count > 1}
     blocks = max(needed.values(), default=1)
@@ -170,8 +148,8 @@ def _assign_scopes(groups: list[Group], coupling: Coupling) -> list[Group]:
     We define: a group is a residual stream where its channels pass an addition of two tensors, or where it
     forks into a projection shortcut and the branch that the shortcut is added to.
     """
-    heads = {name for group in groups if group.scope == "output" for name in group.producers}
-    streams = {i for i, group in enumerate(groups) if _elements(group.members, coupling) & coupling.added}
+    heads = {name for group in groups if group.scope == "output" and not group.consumers for name in group.producers}
+    streams = {i for i, group in enumerate(groups) if coupling.added.intersection(group.units)}
     made_by = defaultdict(set)
     for index, group in enumerate(groups):
         for name in group.producers:

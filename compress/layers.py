@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.attention import narrow_attention
 from pruneport.errors import PruningError
 
-__all__ = ["axis_size", "block_count", "narrow", "norm_after", "unsupported", "weight_by_channel"]
+__all__ = ["LAYERS", "axis_size", "block_count", "narrow", "norm_after", "silence", "unsupported", "weight_by_channel"]
 
 _Conv = nn.modules.conv._ConvNd
 _Transposed = nn.modules.conv._ConvTransposeNd
@@ -43,11 +44,44 @@ def narrow(network: nn.Module, name: str, keep: Keep) -> None:
         PruningError: The layer cannot be resized.
     """
     try:
-        layer: nn.Module | nn.Parameter = network.get_submodule(name)
+        layer: nn.Module | Tensor = network.get_submodule(name)
     except AttributeError:
-        _narrow_parameter(network, name, keep)
+        _narrow_bare(network, name, keep)
         return
     _handler(layer).narrow(layer, keep)
+
+
+def silence(network: nn.Module, name: str, keep: Keep) -> None:
+    """Zero all that ``narrow`` would remove of weights and biases, in place; running statistics stay."""
+    try:
+        layer: Any = network.get_submodule(name)
+    except AttributeError:
+        tensor = _bare(network, name)
+        for axis, kept in keep.items():
+            tensor.data[
+                (slice(None),) * _DIMENSIONS.index(axis) + (_lost(tensor.shape[_DIMENSIONS.index(axis)], kept),)
+            ] = 0
+        return
+    for axis, kept in keep.items():
+        lost = _lost(axis_size(layer, axis), kept)
+        if isinstance(layer, _Conv) and axis == "in" and layer.groups > 1:
+            runs = layer.weight.view(layer.groups, -1, *layer.weight.shape[1:]).transpose(
+                1, 2
+            )  # groups, inputs, outputs, …
+            runs[lost.reshape(layer.groups, -1)] = 0
+            continue
+        by_channel = _handler(layer).by_channel(layer, axis)
+        if by_channel is not None:
+            by_channel[lost] = 0
+        bias = getattr(layer, "in_proj_bias" if isinstance(layer, nn.MultiheadAttention) else "bias", None)
+        if axis != "in" and bias is not None:
+            bias[lost] = 0
+
+
+def _lost(size: int, kept: Sequence[int]) -> Tensor:
+    lost = torch.ones(size, dtype=torch.bool)
+    lost[list(kept)] = False
+    return lost
 
 
 def weight_by_channel(network: nn.Module, name: str, axis: str) -> Tensor | None:
@@ -55,43 +89,41 @@ def weight_by_channel(network: nn.Module, name: str, axis: str) -> Tensor | None
     try:
         layer = network.get_submodule(name)
     except AttributeError:
-        parameter = network.get_parameter(name)
-        return parameter.detach().movedim(_parameter_dim(parameter), 0).reshape(-1, _width(parameter)).T
+        tensor = _bare(network, name).detach().movedim(_DIMENSIONS.index(axis), 0)
+        return tensor.reshape(len(tensor), -1)
     weight = _handler(layer).by_channel(layer, axis)
     return None if weight is None else weight.detach().flatten(1)
 
 
-def unsupported(layer: nn.Module | nn.Parameter, name: str, axis: str, size: int) -> str:
+def unsupported(layer: nn.Module | Tensor, name: str, axis: str, size: int) -> str:
     """Why this axis cannot shrink, or an empty string."""
-    if isinstance(layer, nn.Parameter):
-        return "" if _width(layer) == size else f"parameter {name} is not understood"
+    if isinstance(layer, Tensor):
+        return ""
     kind = type(layer).__name__
     handler = next((entry for kinds, entry in _HANDLERS if isinstance(layer, kinds)), None)
     if handler is None or axis not in handler.axes:
         return f"{name} is a {kind}, which cannot be resized"
     if any(hasattr(layer, hidden) for hidden in ("parametrizations", "weight_g", "weight_orig")):
         return f"{name} has a re-parametrised weight"
-    if isinstance(layer, _Conv) and axis != "channels" and layer.groups > 1:
-        if layer.groups == layer.in_channels or layer.groups == layer.out_channels:
-            return f"{name} is a depthwise convolution with {layer.out_channels // layer.groups} outputs a channel"
-        if isinstance(layer, _Transposed):
-            return f"{name} is a grouped transposed convolution"
-    if isinstance(layer, _Conv) and axis == "channels" and layer.in_channels != layer.out_channels:
-        return f"{name} is a depthwise convolution that changes the width"
+    if isinstance(layer, _Transposed) and axis != "channels" and layer.groups > 1:
+        return f"{name} is a grouped transposed convolution"
     return ""
 
 
-def axis_size(layer: nn.Module | nn.Parameter, axis: str) -> int:
+def axis_size(layer: nn.Module | Tensor, axis: str) -> int:
     """Positions on the axis; 0 where the layer has no such axis."""
-    if isinstance(layer, nn.Parameter):
-        return _width(layer) if axis == "channels" else 0
+    if isinstance(layer, Tensor):
+        sizes = dict(zip(_DIMENSIONS, layer.shape, strict=False))
+        return sizes.get(axis, 0)
+    if isinstance(layer, nn.MultiheadAttention):
+        return 0 if layer.in_proj_weight is None else len(_attention_by_channel(layer, axis))
     if isinstance(layer, _Conv) and axis == "channels":
-        return layer.out_channels if layer.groups == layer.in_channels == layer.out_channels else 0
+        return layer.out_channels if 1 < layer.groups == layer.in_channels else 0
     found = next((size for name in _SIZES.get(axis, ()) if (size := getattr(layer, name, 0))), 0)
     return int(found[-1] if isinstance(found, tuple) else found)
 
 
-def block_count(layer: nn.Module | nn.Parameter, axis: str) -> int:
+def block_count(layer: nn.Module | Tensor, axis: str) -> int:
     """Equal runs of channels that must keep the same count on this axis."""
     if isinstance(layer, _Conv) and axis != "channels":
         return layer.groups
@@ -113,7 +145,7 @@ def norm_after(network: nn.Module, name: str) -> Any:
     return None
 
 
-def _handler(layer: nn.Module | nn.Parameter) -> _Handler:
+def _handler(layer: nn.Module | Tensor) -> _Handler:
     for kinds, handler in _HANDLERS:
         if isinstance(layer, kinds):
             return handler
@@ -139,7 +171,9 @@ def _narrow_conv(layer: nn.Module, keep: Keep) -> None:
     if "channels" in keep:
         _select(layer, "weight", 0, keep["channels"])
         _select(layer, "bias", 0, keep["channels"])
-        layer.groups = layer.in_channels = layer.out_channels = len(keep["channels"])
+        multiplier = layer.out_channels // layer.groups
+        layer.out_channels = len(keep["channels"])
+        layer.groups = layer.in_channels = layer.out_channels // multiplier
         return
     transposed = isinstance(layer, _Transposed)
     if "in" in keep:
@@ -211,19 +245,26 @@ def _narrow_prelu(layer: nn.Module, keep: Keep) -> None:
         layer.num_parameters = len(keep["channels"])
 
 
-def _parameter_dim(parameter: Tensor) -> int:
-    """A bare parameter (a layer scale, say) has its channels on its last dimension longer than one."""
-    return max((dim for dim, size in enumerate(parameter.shape) if size > 1), default=0)
-
-
-def _width(parameter: Tensor) -> int:
-    return parameter.shape[_parameter_dim(parameter)] if parameter.ndim else 1
-
-
-def _narrow_parameter(network: nn.Module, name: str, keep: Keep) -> None:
+def _bare(network: nn.Module, name: str) -> Tensor:
     owner, _, attribute = name.rpartition(".")
-    module = network.get_submodule(owner)
-    _select(module, attribute, _parameter_dim(getattr(module, attribute)), keep["channels"])
+    tensor = getattr(network.get_submodule(owner), attribute)
+    assert isinstance(tensor, Tensor)
+    return tensor
+
+
+def _narrow_bare(network: nn.Module, name: str, keep: Keep) -> None:
+    owner, _, attribute = name.rpartition(".")
+    for axis, kept in keep.items():
+        _select(network.get_submodule(owner), attribute, _DIMENSIONS.index(axis), kept)
+
+
+_DIMENSIONS = ("dim0", "dim1", "dim2", "dim3", "dim4", "dim5")
+
+
+def _attention_by_channel(layer: nn.Module, axis: str) -> Tensor:
+    assert isinstance(layer, nn.MultiheadAttention)
+    weight: Tensor = layer.in_proj_weight
+    return weight if axis == "channels" else weight.T
 
 
 _SIZES = {
@@ -239,4 +280,10 @@ _HANDLERS: tuple[tuple[tuple[type[nn.Module], ...], _Handler], ...] = (
     ((nn.LayerNorm,), _Handler(_BOTH, _narrow_norm("normalized_shape"), _norm_by_channel)),
     ((nn.GroupNorm,), _Handler(_BOTH, _narrow_norm("num_channels"), _norm_by_channel)),
     ((nn.PReLU,), _Handler(_BOTH, _narrow_prelu, _norm_by_channel)),
+    (
+        (nn.MultiheadAttention,),
+        _Handler(frozenset({"in", "channels"}), narrow_attention, _attention_by_channel),
+    ),
 )
+LAYERS: tuple[type[nn.Module], ...] = tuple(kind for kinds, _ in _HANDLERS for kind in kinds)
+"""Types that can shrink; the parameters of all other modules are bare."""

@@ -1,59 +1,66 @@
 """The proof of a pruning: removing channels must do what zeroing them does.
 
-A consumer that no longer has an input and one whose input is zero compute the same. So the pruned network
-is compared with the dense one whose consumers see zeros where channels were removed. A wrong coupling shows
-here as a difference, whatever the weights.
+A consumer that no longer has an input and one whose weights for that input are zero compute the same, and so do
+products of queries and keys. So the pruned network is compared with the dense one in which every parameter of a
+removed channel is zero. A wrong coupling shows here as a difference, whatever the weights.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.hooks import hooks_restored
-from pruneport.compress.layers import axis_size
+from pruneport.compress.forwards import running
+from pruneport.compress.layers import silence
 from pruneport.compress.plan import GroupPlan, positions_kept
 from pruneport.errors import PruningError
 from pruneport.models.outputs import tensor_leaves
 
-__all__ = ["check_against_masked", "masked_outputs"]
+__all__ = ["ForwardError", "check_against_masked", "masked_outputs"]
 
 _TOLERANCE = 1e-3
-_AVERAGING = (nn.LayerNorm, nn.GroupNorm)
 
 
 def check_against_masked(
-    dense: nn.Module, pruned: nn.Module, groups: Sequence[GroupPlan], example: Tensor
+    dense: nn.Module,
+    pruned: nn.Module,
+    groups: Sequence[GroupPlan],
+    example: Tensor,
+    averaged: bool = False,
 ) -> float | None:
     """Compare ``pruned`` with the masked dense network on ``example`` (B, C, H, W).
 
+    Args:
+        dense: The original network.
+        pruned: The pruned one.
+        groups: What was removed.
+        example: Inputs for both.
+        averaged: Whether a removed channel is averaged over (see below).
+
     Returns:
         The largest difference divided by the largest output; None where that would prove nothing: a removed
-        channel passes a norm that averages over channels, so that removing and zeroing differ by design, or
-        every output is zero.
+        channel is averaged over (by a LayerNorm, say), so that removing and zeroing differ by design, or every
+        output is zero.
 
     Raises:
-        PruningError: The pruned network does not run, or the two differ by more than 1e-3.
+        ForwardError: The pruned network does not run.
+        PruningError: The two differ by more than 1e-3.
     """
-    try:
-        with torch.inference_mode():
-            actual = _floats(pruned(example))
-    except Exception as error:
-        raise PruningError(
-            f"the pruned network does not run: {error}. Its forward relies on a width that was pruned; leave the "
-            "layers it names dense with --keep PATTERN."
-        ) from error
-    modules = dict(dense.named_modules())
-    averaged = (
-        isinstance(modules.get(member.module), _AVERAGING)
-        for group in groups
-        if group.kept is not None
-        for member in group.members
-    )
-    if any(averaged):
+    with running(pruned) as stack:
+        try:
+            with torch.inference_mode():
+                actual = _floats(pruned(example))
+        except Exception as error:
+            raise ForwardError(
+                f"the pruned network does not run: in {stack[-1] or 'the network itself'}: {error}. Its forward relies "
+                "on a width that was pruned; leave the layers it names dense with --keep PATTERN.",
+                tuple(stack),
+            ) from error
+    if averaged:
         return None
     expected = masked_outputs(dense, groups, example)
     errors = []
@@ -78,26 +85,31 @@ def check_against_masked(
 
 @torch.inference_mode()
 def masked_outputs(dense: nn.Module, groups: Sequence[GroupPlan], example: Tensor) -> list[Tensor]:
-    """Outputs of ``dense`` where every consumer sees zeros in place of removed channels; nothing is changed."""
+    """Outputs of ``dense`` with zeros in all parameters of removed channels; ``dense`` itself is not changed."""
+    masked = _untied(dense)
     kept = [(member, group.kept) for group in groups if group.kept is not None for member in group.members]
-    modules = dict(dense.named_modules())
-    with hooks_restored(dense):
-        for name, axes in positions_kept(kept).items():
-            if "in" in axes and name in modules:
-                layer = modules[name]
-                mask = torch.zeros(axis_size(layer, "in"))
-                mask[axes["in"]] = 1
-                layer.register_forward_pre_hook(_masking_hook(mask, -1 if isinstance(layer, nn.Linear) else 1))
-        return _floats(dense(example))
+    for name, axes in positions_kept(kept).items():
+        silence(masked, name, axes)
+    return _floats(masked(example))
 
 
-def _masking_hook(mask: Tensor, dim: int) -> Any:
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        shape = [1] * inputs[0].ndim
-        shape[dim] = -1
-        return (inputs[0] * mask.to(inputs[0]).reshape(shape), *inputs[1:])
+class ForwardError(PruningError):
+    """The pruned network's forward raised; ``stack`` holds the modules that were running, outermost first."""
 
-    return hook
+    def __init__(self, message: str, stack: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.stack = stack
+
+
+def _untied(network: nn.Module) -> nn.Module:
+    """A copy in which no two layers share a parameter, since each is pruned on its own."""
+    copied, seen = copy.deepcopy(network), set()
+    for module in copied.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter in seen:
+                setattr(module, name, nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad))
+            seen.add(parameter)
+    return copied
 
 
 def _floats(outputs: Any) -> list[Tensor]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from torch import nn
@@ -79,6 +80,7 @@ class Plan:
     """Everything that turns the dense network into the pruned one, and why.
 
     Attributes:
+        attributes: Widths that forwards take from attributes: module -> attribute -> value.
         masked_error: Largest output difference between the pruned network and the dense one whose removed
             channels are zeroed, relative to the outputs' size; None where that would prove nothing (norms that
             average over channels, all outputs zero).
@@ -93,6 +95,7 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     libraries: dict[str, str]
     created: str
+    attributes: dict[str, dict[str, int | tuple[int, ...]]] = field(default_factory=dict)
     note: str | None = None
     masked_error: float | None = None
     calibration: Calibrated | None = None
@@ -109,6 +112,7 @@ class Plan:
             "request": asdict(self.request),
             "dense": asdict(self.dense),
             "pruned": asdict(self.pruned),
+            "attributes": self.attributes,
             "note": self.note,
             "masked_error": self.masked_error,
             "calibration": None if self.calibration is None else asdict(self.calibration),
@@ -138,15 +142,19 @@ def positions_kept(
     return dict(by_layer)
 
 
-def apply_plan(network: nn.Module, groups: Sequence[GroupPlan]) -> None:
-    """Shrink the dense ``network`` in place; nothing is traced.
+def apply_plan(
+    network: nn.Module,
+    groups: Sequence[GroupPlan],
+    attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]] = MappingProxyType({}),
+) -> None:
+    """Shrink the dense ``network`` in place and set its modules' attributes; nothing is traced.
 
     Raises:
         BundleError: The plan does not fit the network.
         PruningError: A layer cannot be resized.
     """
     kept = [(member, group.kept) for group in groups if group.kept is not None for member in group.members]
-    layers = {**dict(network.named_parameters()), **dict(network.named_modules())}
+    layers = {**dict(network.named_parameters()), **dict(network.named_buffers()), **dict(network.named_modules())}
     for member, _ in kept:
         layer = layers.get(member.module)
         size = 0 if layer is None else axis_size(layer, member.axis)
@@ -163,6 +171,17 @@ def apply_plan(network: nn.Module, groups: Sequence[GroupPlan]) -> None:
             raise BundleError(
                 f"the plan does not fit the network at {name}: {error}. Load it with the factory it was made with."
             ) from error
+    modules = dict(network.named_modules())
+    for name, own in attributes.items():
+        for attribute, value in own.items():
+            present = getattr(modules.get(name), attribute, None)
+            fits = type(present) is int if type(value) is int else type(present) in (list, tuple)
+            if not fits:
+                raise BundleError(
+                    f"the plan does not fit the network: it sets {name}.{attribute} to {value}, which there is "
+                    f"{present!r}. Load it with the factory it was made with."
+                )
+            setattr(modules[name], attribute, list(value) if isinstance(present, list) else value)  # type: ignore[arg-type]
 
 
 def parse_plan(text: str) -> Plan:
@@ -195,6 +214,7 @@ def parse_plan(text: str) -> Plan:
             groups=tuple(_group_from_dict(entry) for entry in content["groups"]),
             libraries=dict(content["libraries"]),
             created=str(content["created"]),
+            attributes=_attributes(content.get("attributes", {})),
             note=content["note"],
             masked_error=content["masked_error"],
             calibration=_calibrated(content.get("calibration")),
@@ -202,6 +222,13 @@ def parse_plan(text: str) -> Plan:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"plan.json is not a well-formed plan: {error!r}. Compress again.") from error
+
+
+def _attributes(entry: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int | tuple[int, ...]]]:
+    return {
+        module: {name: int(value) if isinstance(value, int) else tuple(map(int, value)) for name, value in own.items()}
+        for module, own in entry.items()
+    }
 
 
 def _calibrated(entry: Any) -> Calibrated | None:
@@ -283,6 +310,6 @@ def _member_from_dict(entry: Mapping[str, Any], width: int, group: str) -> Membe
             f"plan.json: group {group} names a position of {entry['module']} twice; "
             "the plan was damaged or edited. Compress again."
         )
-    if entry["axis"] not in ("out", "in", "channels"):
+    if entry["axis"] not in get_args(Axis):
         raise BundleError(f"plan.json: group {group} names an unknown axis {entry['axis']!r}. Compress again.")
     return Member(module=str(entry["module"]), axis=entry["axis"], size=size, positions=positions)

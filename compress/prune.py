@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruneport.compress.allocation import allocate, target_of, why_dense
+from pruneport.compress.allocation import Allocation, allocate, target_of, why_dense
 from pruneport.compress.calibration import Calibration
 from pruneport.compress.cost import Cost, CostModel, count_cost, count_macs_by_module
+from pruneport.compress.coupling import Coupling, find_coupling
 from pruneport.compress.criteria import score_groups, settle, wants_inputs
-from pruneport.compress.groups import Group, find_groups
-from pruneport.compress.masking import check_against_masked
+from pruneport.compress.forwards import Attributes, attributes_for, inflexible_groups, rescale_queries
+from pruneport.compress.groups import Group, group_units
+from pruneport.compress.masking import ForwardError, check_against_masked
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import GroupPlan, Plan, Request, apply_plan, group_plan
 from pruneport.compress.sensitivity import Curve, measure_sensitivity
@@ -54,6 +56,7 @@ class Assessment:
 
     Attributes:
         options: With the criterion and the ranking that were used.
+        coupling: How the network's channels hang together.
         groups: The coupled groups.
         cost: What any choice of widths costs.
         reasons: Why the group is left dense whatever the target, or an empty string.
@@ -62,6 +65,7 @@ class Assessment:
     """
 
     options: PruneOptions
+    coupling: Coupling
     groups: list[Group]
     cost: CostModel
     reasons: list[str]
@@ -105,25 +109,17 @@ def prune(
     target, value = target_of(options)
     assessed = assessment or assess(network, source, options, progress=progress)
     options = replace(options, criterion=assessed.options.criterion, ranking=assessed.options.ranking)
-    groups, cost, scores = assessed.groups, assessed.cost, assessed.scores
-    progress(f"searching widths for {target} {value:g}")
-    allocation = allocate(groups, scores, cost, options, assessed.reasons, assessed.curves)
-    group_plans = tuple(
-        group_plan(
-            group,
-            None if kept == group.width else choose_units(group, score, kept),
-            asked,
-            reason,
-            cost.hanging_on(index),
-        )
-        for index, (group, score, kept, asked, reason) in enumerate(
-            zip(groups, scores, allocation.kept, allocation.asked, allocation.reasons, strict=True)
-        )
-    )
-    progress("removing filters")
-    pruned = copy.deepcopy(network)
-    apply_plan(pruned, group_plans)
-    masked_error = check_against_masked(network, pruned, group_plans, _example(source, 2))
+    cost = assessed.cost
+    while True:
+        progress(f"searching widths for {target} {value:g}")
+        allocation = allocate(assessed.groups, assessed.scores, cost, options, assessed.reasons, assessed.curves)
+        group_plans = _plans(assessed, allocation)
+        progress("removing filters")
+        try:
+            pruned, attributes, masked_error = _remove(network, source, assessed, group_plans)
+            break
+        except ForwardError as error:
+            assessed = _without_inflexible(network, assessed, group_plans, error)
     return Pruned(
         network=pruned,
         plan=Plan(
@@ -132,12 +128,60 @@ def prune(
             dense=cost.dense,
             pruned=count_cost(pruned, source.input_shape),
             groups=group_plans,
+            attributes=attributes,
             libraries=_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             note=allocation.note or _counted_note(cost, allocation.kept, pruned, group_plans),
             masked_error=masked_error,
         ),
     )
+
+
+def _plans(assessed: Assessment, allocation: Allocation) -> tuple[GroupPlan, ...]:
+    return tuple(
+        group_plan(
+            group,
+            None if kept == group.width else choose_units(group, score, kept),
+            asked,
+            reason,
+            assessed.cost.hanging_on(index),
+        )
+        for index, (group, score, kept, asked, reason) in enumerate(
+            zip(assessed.groups, assessed.scores, allocation.kept, allocation.asked, allocation.reasons, strict=True)
+        )
+    )
+
+
+def _remove(
+    network: nn.Module, source: Source, assessed: Assessment, plans: Sequence[GroupPlan]
+) -> tuple[nn.Module, Attributes, float | None]:
+    lost = {
+        group.units[unit]
+        for group, plan in zip(assessed.groups, plans, strict=True)
+        if plan.kept is not None
+        for unit in set(range(group.width)).difference(plan.kept)
+    }
+    pruned = copy.deepcopy(network)
+    attributes = attributes_for(network, assessed.coupling, lambda unit: unit not in lost)
+    apply_plan(pruned, plans, attributes)
+    rescale_queries(pruned, assessed.coupling, lambda unit: unit not in lost)
+    averaged = bool(assessed.coupling.averaged & lost)
+    return pruned, attributes, check_against_masked(network, pruned, plans, _example(source, 2), averaged)
+
+
+def _without_inflexible(
+    network: nn.Module, assessed: Assessment, plans: Sequence[GroupPlan], error: ForwardError
+) -> Assessment:
+    """Leave dense what the forward does not let go; the error again where that was nothing."""
+    pruned = [index for index, plan in enumerate(plans) if plan.kept is not None]
+    stiff = inflexible_groups(network, assessed.coupling, assessed.groups, pruned, error.stack)
+    if not stiff:
+        raise error
+    cause = str(error.__cause__).splitlines()[0][:200]
+    reasons = list(assessed.reasons)
+    for index in stiff:
+        reasons[index] = f"the forward of {error.stack[-1] or 'the network'} relies on this width: {cause}"
+    return replace(assessed, reasons=reasons)
 
 
 def assess(
@@ -169,7 +213,7 @@ def assess(
             f"criterion {options.criterion} with ranking {options.ranking} needs inputs: give a calibration."
         )
     options = settle(options, calibration is not None)
-    groups, cost, reasons = _find(network, source, options, progress)
+    coupling, groups, cost, reasons = _find(network, source, options, progress)
     free = [not reason for reason in reasons]
     measured = options.ranking == "sensitivity"
     scores: list[Scores] | None = None
@@ -185,7 +229,9 @@ def assess(
         widths = [possible_widths(group, options) if ok else None for group, ok in zip(groups, free, strict=True)]
         scores, curves = measure_sensitivity(network, groups, widths, calibration.batches, scores, progress)
     assert scores is not None
-    return Assessment(options=options, groups=groups, cost=cost, reasons=reasons, scores=scores, curves=curves)
+    return Assessment(
+        options=options, coupling=coupling, groups=groups, cost=cost, reasons=reasons, scores=scores, curves=curves
+    )
 
 
 def describe_groups(
@@ -212,7 +258,7 @@ def describe_groups(
         assessed = assess(network, source, options, calibration, progress=progress)
         groups, cost, reasons, curves = assessed.groups, assessed.cost, assessed.reasons, assessed.curves
     else:
-        groups, cost, reasons = _find(network, source, options, progress)
+        _, groups, cost, reasons = _find(network, source, options, progress)
         curves = [None] * len(groups)
     views = [
         GroupView(group=group, cost=cost.hanging_on(index), obstacle=reasons[index], curve=curves[index])
@@ -223,12 +269,18 @@ def describe_groups(
 
 def _find(
     network: nn.Module, source: Source, options: PruneOptions, progress: Callable[[str], None]
-) -> tuple[list[Group], CostModel, list[str]]:
+) -> tuple[Coupling, list[Group], CostModel, list[str]]:
     progress("counting multiply-accumulates")
     macs = count_macs_by_module(network, source.input_shape)
     progress("finding coupled groups")
-    groups = find_groups(network, _example(source, 1))
-    return groups, CostModel(network, groups, macs), _dense_reasons(network, groups, options)
+    coupling = find_coupling(network, _example(source, 1))
+    groups = group_units(network, coupling)
+    return (
+        coupling,
+        groups,
+        CostModel(network, groups, macs, coupling),
+        _dense_reasons(network, groups, options),
+    )
 
 
 def _example(source: Source, batch: int) -> torch.Tensor:

@@ -9,8 +9,9 @@ import numpy as np
 
 __all__ = ["Axis", "Calibrated", "Cost", "Member", "Recovered", "Scope"]
 
-Axis = Literal["out", "in", "channels"]
-"""Dimension of a layer: its outputs, its inputs, or both at once (norms, depthwise convolutions)."""
+Axis = Literal["out", "in", "channels", "dim0", "dim1", "dim2", "dim3", "dim4", "dim5"]
+"""Dimension of a layer: its outputs, its inputs, or both at once (norms, depthwise convolutions); of a bare
+parameter or buffer, its number."""
 
 Scope = Literal["filters", "channels", "representation", "output"]
 

@@ -44,7 +44,7 @@ def rebuild(bundle: Bundle, factory: Factory | None = None, *, trust_source: boo
         )
     network = build(source, factory, initialise=False)
     _drop_values(network)
-    apply_plan(network, bundle.plan.groups)
+    apply_plan(network, bundle.plan.groups, bundle.plan.attributes)
     try:
         _take_values(network, load((bundle.folder / WEIGHTS).read_bytes()))
     except (RuntimeError, safetensors.SafetensorError) as error:

@@ -391,16 +391,19 @@ def test_norms_that_average_over_channels_prove_nothing() -> None:
     assert [unit < 4 for unit in kept or ()] == [True, True, False, False]
 
 
-def test_a_forward_that_relies_on_a_width_is_refused_with_advice() -> None:
+def test_what_a_forward_relies_on_is_left_dense_and_the_plan_says_why() -> None:
     def forward(n: Any, x: Tensor) -> Tensor:
         y = torch.relu(n.a(x))
-        out: Tensor = n.fc(n.b(y.reshape(y.shape[0], 8, 36, 1)).mean((2, 3)))
+        out: Tensor = n.fc(n.c(n.b(y.reshape(y.shape[0], 8, 36, 1))).mean((2, 3)))
         return out
 
-    network = Net(forward, a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 4, 1), fc=nn.Linear(4, 2)).eval()
+    network = Net(forward, a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 6, 1), c=nn.Conv2d(6, 4, 1), fc=nn.Linear(4, 2)).eval()
     before = state_of(network)
-    with pytest.raises(PruningError, match=r"the pruned network does not run: .*--keep PATTERN"):
-        prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1))
+    pruned = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1))
+    plans = {group.name: group for group in pruned.plan.groups}
+    assert plans["a"].kept is None
+    assert "the forward of the network relies on this width: shape '[2, 8, 36, 1]' is invalid" in plans["a"].reason
+    assert plans["b"].kept_width == 3
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 

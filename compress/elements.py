@@ -1,0 +1,62 @@
+"""Elements: single positions on the axes of layers, and which of them must be removed together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+__all__ = ["Elements"]
+
+Key = tuple[str, str]
+"""Layer and axis; of a bare parameter or buffer the axis is "flat": every entry is an element."""
+
+
+class Elements:
+    """Numbers positions from 1 on (0 stands for none) and joins them into units, step by step."""
+
+    def __init__(self) -> None:
+        self.offsets: dict[Key, int] = {}
+        self.sizes: dict[Key, int] = {}
+        self._roots = np.zeros(1, dtype=np.int64)
+
+    def register(self, key: Key, size: int) -> Tensor:
+        """Number the positions of an axis, once; return their numbers (size,)."""
+        if key not in self.offsets:
+            start = len(self._roots)
+            self.offsets[key], self.sizes[key] = start, size
+            self._roots = np.concatenate([self._roots, np.arange(start, start + size)])
+        start = self.offsets[key]
+        return torch.arange(start, start + self.sizes[key])
+
+    def of(self, key: Key) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The unit of every position of an axis: (size,), equal numbers for what goes together."""
+        return self._roots[self.offsets[key] : self.offsets[key] + self.sizes[key]]
+
+    def roots(self, labels: Tensor) -> Tensor:
+        """The unit of each element: the number of one that stands for all."""
+        return torch.from_numpy(self._roots)[labels]
+
+    def key_of(self, element: int) -> Key:
+        """The axis that an element is on."""
+        return next(key for key, start in self.offsets.items() if start <= element < start + self.sizes[key])
+
+    def join(self, left: Tensor, right: Tensor) -> None:
+        """Elements (n,) that go with elements (n,); zeros join nothing."""
+        pairs = self._roots[np.stack([left.numpy().ravel(), right.numpy().ravel()])]
+        pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs != 0).all(0)]
+        if not pairs.size:
+            return
+        nodes, places = np.unique(pairs, return_inverse=True)
+        rows, columns = places.reshape(pairs.shape)
+        graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(len(nodes),) * 2)
+        _, component = connected_components(graph, directed=False)
+        first = np.full(component.max() + 1, np.iinfo(np.int64).max)
+        np.minimum.at(first, component, nodes)
+        renamed = np.arange(len(self._roots))
+        renamed[nodes] = first[component]
+        self._roots = renamed[self._roots]

@@ -1,0 +1,262 @@
+"""The flow of channels: one forward pass in which every tensor carries, beside its values, whose channels they are.
+
+A *map* has the shape of its tensor and names for every entry the element (an output of a layer, an entry of a bare
+parameter) that the entry stands or falls with, or 0. What only moves entries moves the map the same way; what
+combines tensors joins the elements that meet; a layer takes its inputs from the map and starts a new one. So views,
+windows, shuffles and attention need no rules of their own, and nothing depends on how a forward is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from pruneport.compress.elements import Elements
+
+__all__ = ["Flow", "Map", "Product", "Sized"]
+
+_LARGEST_PARAMETER = 2_000_000  # entries; a larger bare parameter is a matrix, not a bias of some kind
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """Element numbers of a tensor's entries, int64; ``bare``: those of a parameter that no layer owns.
+
+    The units of a map that is not bare change along one dimension only.
+    """
+
+    labels: Tensor
+    bare: bool = False
+
+    def compact(self) -> Tensor:
+        """The labels with every dimension along which they were expanded narrowed to one."""
+        labels = self.labels
+        for dim, stride in enumerate(labels.stride()):
+            labels = labels.narrow(dim, 0, 1) if stride == 0 and labels.shape[dim] > 1 else labels
+        return labels
+
+    def line(self, dim: int) -> Tensor:
+        """One element for each place along a dimension: (size,)."""
+        compact = self.compact()
+        dim %= compact.ndim
+        for other in reversed(range(compact.ndim)):
+            if other != dim:
+                compact = compact.select(other, 0)
+        return compact.expand(self.labels.shape[dim])
+
+    def rows(self, dim: int) -> Tensor:
+        """All elements at each place along a dimension: (size, n)."""
+        compact = self.compact().movedim(dim, 0)
+        return compact.reshape(compact.shape[0], -1).expand(self.labels.shape[dim], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Sized:
+    """A module's forward made a tensor of ``dense`` entries along channels, whose elements are ``labels``."""
+
+    module: str
+    dense: int
+    labels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A matrix product of two tensors: its multiply-accumulates, and the elements along the sizes they grow with."""
+
+    macs: int
+    lines: tuple[Tensor, ...]
+
+
+class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches one forward pass of ``network``.
+
+    Args:
+        network: In eval mode.
+        operate: What an operation does to maps: (flow, function, args, kwargs, output).
+        layers: Types whose parameters are theirs to shrink; other parameters are bare.
+        leaves: Types that are not looked into, and what they do: (flow, name, module, inputs, output).
+
+    Attributes:
+        elements: The elements met so far and how they are joined.
+        calls: Names of modules in the order in which their calls end.
+        added: Elements whose channels pass an addition of two tensors.
+        averaged: Elements that are averaged over: there, removing differs from zeroing.
+        broken: Elements that cannot be removed, and why.
+        sized: Where the forward made tensors of a certain width.
+        products: Matrix products that are no layer's.
+        riding: Layers that are applied along other channels than those they read, and the elements of these.
+        scaled: Queries (width, n) of attentions whose scale is that of their own width.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        operate: Callable[..., None],
+        layers: tuple[type[nn.Module], ...],
+        leaves: Mapping[type[nn.Module], Callable[..., None]],
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.network = network
+        self.elements = Elements()
+        self.modules = dict(network.named_modules())
+        self.calls: list[str] = []
+        self.added: list[Tensor] = []
+        self.averaged: list[Tensor] = []
+        self.broken: list[tuple[Tensor, str]] = []
+        self.sized: list[Sized] = []
+        self.scaled: list[Tensor] = []
+        self.products: list[Product] = []
+        self.riding: dict[str, Tensor] = {}
+        self._operate, self._leaves = operate, leaves
+        self._stack: list[str] = [""]
+        self._silent = 0
+        self._maps: Any = WeakTensorKeyDictionary()
+        self._transposed: Any = WeakTensorKeyDictionary()
+        self._owners: dict[int, str] = {}
+        self._bare: dict[int, str] = {}
+        for name, module in network.named_modules():
+            for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                if isinstance(module, layers):
+                    self._owners.setdefault(id(tensor), name)
+                elif tensor.is_floating_point() and 1 < tensor.numel() <= _LARGEST_PARAMETER:
+                    self._bare.setdefault(id(tensor), f"{name}.{key}".lstrip("."))
+
+    def run(self, example: Tensor) -> Any:
+        """The forward pass; returns what the network returns."""
+        with self._watching(), torch.no_grad(), self, _DefaultScales(self):
+            return self.network(example)
+
+    def maps(self, tensor: Tensor) -> list[Map]:
+        """What is known of a tensor's entries; empty where they stand and fall with nothing."""
+        found: list[Map] | None = self._maps.get(tensor)
+        if found is None and id(tensor) in self._bare:
+            labels = self.elements.register((self._bare[id(tensor)], "flat"), tensor.numel())
+            found = self._maps[tensor] = [Map(labels.reshape(tensor.shape), bare=True)]
+        return found or []
+
+    def map_along(self, tensor: Tensor, dim: int) -> Map | None:
+        """The map whose units change along the dimension, or the one of a single channel."""
+        dim %= tensor.ndim
+        found = [entry for entry in self.maps(tensor) if self._fits(entry, dim)]
+        return next((entry for entry in found if not entry.bare), found[0] if found else None)
+
+    def give(self, tensor: Tensor, maps: Sequence[Map]) -> None:
+        """Set a tensor's maps."""
+        self._maps[tensor] = list(maps)
+
+    def give_line(self, tensor: Tensor, dim: int, line: Tensor) -> Map:
+        """Add a map that changes along one dimension: line (size,)."""
+        shape = [1] * tensor.ndim
+        shape[dim] = -1
+        added = Map(line.reshape(shape).expand(tensor.shape))
+        self._maps.setdefault(tensor, []).append(added)
+        return added
+
+    def varies(self, entry: Map) -> tuple[int, ...]:
+        """The dimensions along which the unit changes; where all have become one unit, along which the element does."""
+        compact = entry.compact()
+        units = _varies(self.elements.roots(compact))
+        if units or entry.bare:
+            return units
+        elements = _varies(compact)
+        return (max(elements, key=lambda dim: (compact.shape[dim], dim)),) if elements else ()
+
+    def break_off(self, labels: Tensor, reason: str) -> None:
+        """Note that no unit with one of these elements can be removed."""
+        self.broken.append((torch.unique(labels[labels != 0]), reason))
+
+    @property
+    def place(self) -> str:
+        """Name of the module that is running."""
+        return self._stack[-1]
+
+    def layer_of(self, weight: Tensor | None, kinds: tuple[type[nn.Module], ...]) -> str | None:
+        """The layer whose operation this is: the one that runs, or the one that the weight belongs to."""
+        if isinstance(self.modules[self.place], kinds):
+            return self.place
+        name = None if weight is None else self._owners.get(id(self._transposed.get(weight, weight)))
+        return name if name is not None and isinstance(self.modules[name], kinds) else None
+
+    def owned(self, tensor: Tensor) -> bool:
+        """Whether a layer has this parameter, or it is one transposed."""
+        return id(self._transposed.get(tensor, tensor)) in self._owners
+
+    def note_transposed(self, tensor: Tensor, weight: Tensor) -> None:
+        """Remember that the tensor is a layer's weight, seen another way."""
+        self._transposed[tensor] = self._transposed.get(weight, weight)
+
+    def _fits(self, entry: Map, dim: int) -> bool:
+        varies = self.varies(entry)
+        return dim in varies if entry.bare else varies == (dim,) or (not varies and entry.labels.shape[dim] == 1)
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = function(*args, **(kwargs or {}))
+        if not self._silent:
+            self._operate(self, function, args, kwargs or {}, output)
+        return output
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        handles: list[Any] = []
+        for name, module in self.modules.items():
+            handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(self._leaving(name), with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _entering(self, name: str) -> Callable[..., None]:
+        leaf = isinstance(self.modules[name], tuple(self._leaves))
+
+        def hook(module: nn.Module, inputs: Any, named: Any) -> None:
+            self._stack.append(name)
+            self._silent += leaf
+
+        return hook
+
+    def _leaving(self, name: str) -> Callable[..., None]:
+        leaf = next((leaf for kind, leaf in self._leaves.items() if isinstance(self.modules[name], kind)), None)
+
+        def hook(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
+            self._stack.pop()
+            self.calls.append(name)
+            if leaf is not None:
+                self._silent -= 1
+                leaf(self, name, module, [*inputs, *named.values()], output)
+
+        return hook
+
+
+def _varies(labels: Tensor) -> tuple[int, ...]:
+    return tuple(
+        dim
+        for dim, size in enumerate(labels.shape)
+        if size > 1 and bool((labels != labels.select(dim, 0).unsqueeze(dim)).any())
+    )
+
+
+class _DefaultScales(TorchFunctionMode):
+    """Notes the queries of attentions that take their scale from their own width."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self._flow = flow
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if function is nn.functional.scaled_dot_product_attention and named.get("scale") is None:
+            query = args[0] if args else named["query"]
+            found = self._flow.map_along(query, -1)
+            if found is not None:
+                self._flow.scaled.append(found.rows(query.ndim - 1))
+        return function(*args, **named)

@@ -1,0 +1,155 @@
+"""What a forward takes for granted: widths kept as attributes, scales of attention, and modules that do not bend."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruneport.compress.coupling import Coupling
+from pruneport.compress.groups import Group
+from pruneport.compress.hooks import hooks_restored
+from pruneport.compress.layers import LAYERS
+
+__all__ = ["Attributes", "attributes_for", "inflexible_groups", "rescale_queries", "running"]
+
+Attributes = dict[str, dict[str, int | tuple[int, ...]]]
+"""Module -> attribute -> its value in the pruned network."""
+
+_COUNTS = ("num_heads", "heads", "nhead", "n_heads", "num_groups", "groups", "radix", "cardinality")
+
+
+def attributes_for(network: nn.Module, coupling: Coupling, kept: Callable[[int], bool]) -> Attributes:
+    """Find the attributes that hold widths which its forward asks for, and their new values.
+
+    Args:
+        network: The dense network.
+        coupling: What its forward does.
+        kept: Whether a unit stays.
+
+    Returns:
+        Attributes whose value is a width that the module's own forward makes a tensor of, where that width has
+        one new value; and lists of such widths, in order.
+    """
+    by_module: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for sized in coupling.sized:
+        by_module[sized.module].append((sized.dense, sum(map(kept, sized.units))))
+    found: Attributes = {}
+    for name, sizes in by_module.items():
+        module = network.get_submodule(name)
+        if isinstance(module, LAYERS) or all(dense == left for dense, left in sizes):
+            continue
+        changed = {
+            attribute: new
+            for attribute, value in vars(module).items()
+            if attribute not in _COUNTS and (new := _renewed(value, sizes)) is not None and new != value
+        }
+        if changed:
+            found[name] = changed
+    return found
+
+
+def _renewed(value: Any, sizes: Sequence[tuple[int, int]]) -> int | tuple[int, ...] | None:
+    if type(value) is int:
+        new = {left for dense, left in sizes if dense == value}
+        return new.pop() if len(new) == 1 else None
+    if isinstance(value, list | tuple) and len(value) > 1 and all(type(part) is int for part in value):
+        for start in range(len(sizes) - len(value) + 1):
+            run = sizes[start : start + len(value)]
+            if [dense for dense, _ in run] == list(value):
+                return tuple(left for _, left in run)
+    return None
+
+
+def rescale_queries(pruned: nn.Module, coupling: Coupling, kept: Callable[[int], bool]) -> None:
+    """Keep logits what they were where an attention divides them by the root of its own, now smaller, width."""
+    for places in coupling.scaled:
+        left = sum(map(kept, places))
+        if left == len(places):
+            continue
+        factor = math.sqrt(left / len(places))
+        rows: dict[str, list[int]] = defaultdict(list)
+        for unit, where in places.items():
+            for (name, _), position in where if kept(unit) else ():
+                rows[name].append(position)
+        for name, positions in rows.items():
+            _scale_rows(pruned, coupling, name, sorted(positions), factor, kept)
+
+
+def _scale_rows(
+    pruned: nn.Module,
+    coupling: Coupling,
+    name: str,
+    positions: Sequence[int],
+    factor: float,
+    kept: Callable[[int], bool],
+) -> None:
+    layer: Any = pruned.get_submodule(name)
+    axis = "out" if (name, "out") in coupling.sizes else "channels"
+    left = sorted(
+        position for unit, axes in coupling.units.items() if kept(unit) for position in axes.get((name, axis), ())
+    )
+    place = {position: row for row, position in enumerate(left)}
+    chosen = torch.tensor([place[position] for position in positions])
+    for tensor in (layer.weight, layer.bias):
+        if tensor is not None:
+            tensor.data[chosen] *= factor
+
+
+@contextmanager
+def running(network: nn.Module) -> Iterator[list[str]]:
+    """Yield the names of the modules that are running, outermost first; where a forward raises, they stay."""
+    stack: list[str] = [""]
+
+    def enter(name: str) -> Callable[..., None]:
+        return lambda *_: stack.append(name)
+
+    def leave(*_: Any) -> None:
+        stack.pop()
+
+    with hooks_restored(network):
+        for name, module in network.named_modules():
+            if name:
+                module.register_forward_pre_hook(enter(name))
+                module.register_forward_hook(leave)
+        yield stack
+
+
+def inflexible_groups(
+    network: nn.Module, coupling: Coupling, groups: Sequence[Group], pruned: Sequence[int], stack: Sequence[str]
+) -> list[int]:
+    """The groups to leave dense after a pruned network failed: those that the failing forward shapes, and their like.
+
+    Args:
+        network: The dense network.
+        coupling: What its forward does.
+        groups: All groups.
+        pruned: Indices of those that were pruned.
+        stack: The modules that were running, outermost first.
+
+    Returns:
+        Indices out of ``pruned``; all of them where the failure cannot be placed.
+    """
+    for level in reversed(stack):
+        module = network.get_submodule(level)
+        if isinstance(module, LAYERS):
+            continue
+        shaped = {unit for sized in coupling.sized if sized.module == level for unit in sized.units}
+        inside = [index for index in pruned if any(_under(member.module, level) for member in groups[index].members)]
+        found = [index for index in pruned if shaped.intersection(groups[index].units)] or (inside if level else [])
+        if found:
+            places = [name for name, other in network.named_modules() if type(other) is type(module)]
+            own = {(m.module, m.axis) for index in found for m in groups[index].members if _under(m.module, level)}
+            alike = {(place + name.removeprefix(level), axis) for place in places for name, axis in own}
+            like = {index for index in pruned if any((m.module, m.axis) in alike for m in groups[index].members)}
+            return sorted(like.union(found))
+    return list(pruned)
+
+
+def _under(name: str, level: str) -> bool:
+    return name.startswith(f"{level}.") or not level
