@@ -19,6 +19,7 @@ from torch import nn
 from pruneport.compress.coupling import Coupling
 from pruneport.compress.groups import Group
 from pruneport.compress.hooks import hooks_restored
+from pruneport.compress.layers import removed_whole
 from pruneport.compress.record import Axis, Cost
 from pruneport.errors import ModelError
 
@@ -50,7 +51,9 @@ def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dic
     """
     example = torch.zeros(1, *shape)
     try:
-        with torch.inference_mode():
+        with (
+            torch.no_grad()
+        ):  # not inference_mode: some networks keep tensors of their first pass, which autograd reads
             network(example)
     except Exception as error:
         raise ModelError(
@@ -219,7 +222,9 @@ def _terms(
             continue
         through = axes.get((name, "channels"), -1)
         first = axes.get((name, "out"), through)
-        second = axes.get((name, "in"), -1)
+        second = (
+            -1 if isinstance(layer, nn.modules.conv._ConvNd) and removed_whole(layer) else axes.get((name, "in"), -1)
+        )
         macs.append(_Term(macs_by_module.get(name, 0), *_two([first, second, riding.get(name, -1)], fixed)))
         for key, parameter in layer.named_parameters(recurse=False):
             params.append(_Term(parameter.numel(), first, second if key == "weight" else -1))

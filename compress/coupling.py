@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,7 @@ def find_coupling(network: nn.Module, example: Tensor) -> Coupling:
         units=units,
         sizes=sizes,
         added=_roots(elements, flow.added),
-        averaged=_roots(elements, flow.averaged),
+        averaged=_roots(elements, [*flow.averaged, *_inputs(elements, flow.standardised)]),
         output=_roots(elements, left),
         broken={
             unit: reason
@@ -111,6 +111,11 @@ def find_coupling(network: nn.Module, example: Tensor) -> Coupling:
         riding={name: tuple(elements.roots(line).tolist()) for name, line in flow.riding.items()},
         scaled=tuple(_places(elements, rows) for rows in flow.scaled),
     )
+
+
+def _inputs(elements: Elements, layers: Iterable[str]) -> list[Tensor]:
+    keys = [(name, "in") for name in layers]
+    return [torch.from_numpy(elements.of(key)) for key in keys if key in elements.offsets]
 
 
 def _roots(elements: Elements, labels: list[Tensor]) -> frozenset[int]:

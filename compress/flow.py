@@ -92,6 +92,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         broken: Elements that cannot be removed, and why.
         sized: Where the forward made tensors of a certain width.
         products: Matrix products that are no layer's.
+        standardised: Layers whose weight is normalised over its inputs.
         riding: Layers that are applied along other channels than those they read, and the elements of these.
         scaled: Queries (width, n) of attentions whose scale is that of their own width.
     """
@@ -114,6 +115,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.sized: list[Sized] = []
         self.scaled: list[Tensor] = []
         self.products: list[Product] = []
+        self.standardised: set[str] = set()
         self.riding: dict[str, Tensor] = {}
         self._operate, self._leaves = operate, leaves
         self._stack: list[str] = [""]

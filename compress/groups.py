@@ -6,6 +6,7 @@ split in uneven parts or a flatten before a linear layer all end up in exactly o
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -48,6 +49,11 @@ class Group:
     structure: tuple[tuple[str, str], ...] = ()
     units: tuple[int, ...] = ()
     averaged: bool = False
+
+    @property
+    def span(self) -> int:
+        """Channels in a row that every unit is everywhere made of, such as a channel group of a convolution."""
+        return math.gcd(*(m.positions.shape[1] if _in_a_row(m.positions) else 1 for m in self.members)) or 1
 
     @property
     def producers(self) -> tuple[str, ...]:
@@ -121,6 +127,10 @@ def _group(
         obstacle=obstacle or block_obstacle,
         structure=tuple(sorted((_kind(layers[m.module]), m.axis) for m in members)),
     )
+
+
+def _in_a_row(positions: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
+    return bool((np.diff(positions, axis=1) == 1).all())
 
 
 def _kind(layer: nn.Module | Tensor) -> str:

@@ -12,8 +12,19 @@ from torch import Tensor, nn
 from pruneport.compress.attention import narrow_attention
 from pruneport.errors import PruningError
 
-__all__ = ["LAYERS", "axis_size", "block_count", "narrow", "norm_after", "silence", "unsupported", "weight_by_channel"]
+__all__ = [
+    "LAYERS",
+    "axis_size",
+    "block_count",
+    "narrow",
+    "norm_after",
+    "removed_whole",
+    "silence",
+    "unsupported",
+    "weight_by_channel",
+]
 
+_LEAST_GROUP = 16  # channels; half of them are still a multiple of 8
 _Conv = nn.modules.conv._ConvNd
 _Transposed = nn.modules.conv._ConvTransposeNd
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -64,13 +75,13 @@ def silence(network: nn.Module, name: str, keep: Keep) -> None:
         return
     for axis, kept in keep.items():
         lost = _lost(axis_size(layer, axis), kept)
-        if isinstance(layer, _Conv) and axis == "in" and layer.groups > 1:
+        if isinstance(layer, _Conv) and not isinstance(layer, _Transposed) and axis == "in":
             runs = layer.weight.view(layer.groups, -1, *layer.weight.shape[1:]).transpose(
                 1, 2
             )  # groups, inputs, outputs, …
             runs[lost.reshape(layer.groups, -1)] = 0
             continue
-        by_channel = _handler(layer).by_channel(layer, axis)
+        by_channel = _handler(layer).by_channel(layer, axis)  # of all but that, a view
         if by_channel is not None:
             by_channel[lost] = 0
         bias = getattr(layer, "in_proj_bias" if isinstance(layer, nn.MultiheadAttention) else "bias", None)
@@ -123,10 +134,17 @@ def axis_size(layer: nn.Module | Tensor, axis: str) -> int:
     return int(found[-1] if isinstance(found, tuple) else found)
 
 
+def removed_whole(layer: nn.Module) -> bool:
+    """Whether it is a grouped convolution that loses whole channel groups, too narrow to lose channels in each."""
+    if not isinstance(layer, _Conv) or isinstance(layer, _Transposed) or not 2 < layer.groups < layer.in_channels:
+        return False
+    return min(layer.in_channels, layer.out_channels) // layer.groups < _LEAST_GROUP
+
+
 def block_count(layer: nn.Module | Tensor, axis: str) -> int:
     """Equal runs of channels that must keep the same count on this axis."""
     if isinstance(layer, _Conv) and axis != "channels":
-        return layer.groups
+        return 1 if removed_whole(layer) else layer.groups
     if isinstance(layer, nn.GroupNorm):
         return layer.num_groups
     return 1
@@ -176,9 +194,15 @@ def _narrow_conv(layer: nn.Module, keep: Keep) -> None:
         layer.groups = layer.in_channels = layer.out_channels // multiplier
         return
     transposed = isinstance(layer, _Transposed)
+    if "out" in keep:
+        for name, parameter in list(layer.named_parameters(recurse=False)):
+            if name not in ("weight", "bias") and parameter.shape[0] == layer.out_channels:  # a gain, say
+                _select(layer, name, 0, keep["out"])
     if "in" in keep:
         if layer.groups == 1 or transposed:
             _select(layer, "weight", 0 if transposed else 1, keep["in"])
+        elif removed_whole(layer):
+            layer.groups = len(keep["in"]) * layer.groups // layer.in_channels
         else:
             layer.weight = nn.Parameter(_grouped_inputs(layer, keep["in"]), requires_grad=layer.weight.requires_grad)
         layer.in_channels = len(keep["in"])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pruneport.compress.flow import Flow, Map, Product, Sized
+from pruneport.compress.layers import removed_whole
 
 __all__ = ["LEAVES", "operate"]
 
@@ -150,6 +151,22 @@ def _moved(function: Any, args: Any, kwargs: Any, tensor: Tensor, entry: Map) ->
         args, kwargs = tree_map(lambda value: labels if value is entry.labels else value, (args, kwargs))
         moved = call(*args, **kwargs)
     return [part.long() for part in _tensors(moved)]
+
+
+def _pad(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Places around the others belong to the same channels; channels beside the others belong to nobody."""
+    source, sides = args[0], args[1]
+    maps = []
+    for entry in flow.maps(source):
+        padded = {source.ndim - 1 - side // 2 for side, size in enumerate(sides) if size}
+        dims = flow.varies(entry)
+        if not entry.bare and not padded.intersection(dims):
+            shape = [1 if dim not in dims else -1 for dim in range(source.ndim)]
+            line = entry.line(dims[0]) if dims else entry.compact().flatten()[:1]
+            maps.append(Map(line.reshape(shape).expand(output.shape)))
+        else:
+            maps.append(Map(nn.functional.pad(entry.labels, sides), entry.bare))
+    flow.give(output, maps)
 
 
 def _shape(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -366,7 +383,10 @@ def _convolve(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) ->
     flow.give(output, [])
     name = flow.layer_of(weight, (_Conv,))
     if name is None:
-        _multiply_bare(flow, source, 1)
+        if _argument(function, args, kwargs, "groups", 1) == source.shape[1] == output.shape[1]:
+            _filter(flow, source, weight, output)
+        else:
+            _multiply_bare(flow, source, 1)
         return
     layer: Any = flow.modules[name]
     _pass_on(flow, source, output, 1, f"{name} mixes its channels as if they were places")
@@ -374,6 +394,10 @@ def _convolve(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) ->
     if not depthwise:
         _read(flow, source, 1, lambda: flow.elements.register((name, "in"), layer.in_channels), name)
         out = flow.elements.register((name, "out"), layer.out_channels)
+        if (name, "in") in flow.elements.offsets and removed_whole(layer):
+            inputs = flow.elements.register((name, "in"), layer.in_channels).reshape(layer.groups, -1)
+            both = torch.cat([inputs, out.reshape(layer.groups, -1)], 1)
+            flow.elements.join(both[:, :1].expand_as(both), both)
     else:
         out = flow.elements.register((name, "channels"), layer.out_channels)
         fed = _read(flow, source, 1, lambda: out[:: layer.out_channels // layer.in_channels], name)
@@ -382,6 +406,20 @@ def _convolve(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) ->
         several = out.reshape(layer.in_channels, -1)
         flow.elements.join(several[:, :1].expand_as(several), several)
     flow.give_line(output, 1, out)
+
+
+def _filter(flow: Flow, source: Tensor, weight: Tensor, output: Tensor) -> None:
+    """Each channel filtered for itself, by a kernel that no layer owns (blurring, say)."""
+    entry = flow.map_along(source, 1)
+    if entry is None:
+        return
+    line = entry.line(1)
+    kernel = flow.map_along(weight, 0)
+    if kernel is not None:
+        rows = kernel.rows(0)
+        flow.elements.join(line[:, None].expand_as(rows), rows)
+    flow.sized.append(Sized(flow.place, len(line), line))
+    flow.give_line(output, 1, line)
 
 
 def _multiply_bare(flow: Flow, source: Tensor, dim: int) -> None:
@@ -477,7 +515,8 @@ def _norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False)
         source, out = args[0], _tensors(output)[0]
         weight = _argument(function, args, kwargs, "weight")
         if flow.owned(source):
-            return  # a weight that is standardised
+            flow.standardised.add(flow.place)
+            return
         name = flow.layer_of(weight, kinds)
         flow.give(out, [])
         over = _argument(function, args, kwargs, "normalized_shape", [0])
@@ -521,10 +560,11 @@ def _table() -> dict[str, _Operation]:
     table: dict[str, _Operation] = {}
     for handler, names in (
         (_move, "permute transpose t expand unsqueeze squeeze select unbind roll flip clone _to_copy contiguous alias "
-                "detach index index_select repeat tile constant_pad_nd narrow diagonal movedim lift_fresh gather "
+                "detach index index_select repeat tile narrow diagonal movedim lift_fresh gather "
                 "expand_as view_as repeat_interleave"),
         (_shape, "view _unsafe_view reshape slice split_with_sizes unfold im2col pixel_shuffle pixel_unshuffle "
                  "channel_shuffle native_channel_shuffle as_strided"),
+        (_pad, "constant_pad_nd"),
         (_split, "split chunk"),
         (_concatenate, "cat concat"),
         (_stack, "stack"),

@@ -17,8 +17,8 @@ Scores = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def width_step(group: Group, options: PruneOptions) -> int:
-    """Widths are multiples of this."""
-    return math.lcm(options.round_to, group.blocks)
+    """Widths, in units, are multiples of this."""
+    return math.lcm(options.round_to // math.gcd(options.round_to, group.span), group.blocks)
 
 
 def possible_widths(group: Group, options: PruneOptions) -> Scores:

@@ -249,18 +249,38 @@ def test_flatten_before_linear() -> None:
 def test_a_grouped_convolution_needs_equal_counts() -> None:
     network = Net(
         lambda n, x: n.fc(pooled(n.last(torch.relu(n.grouped(torch.relu(n.a(x))))))),
+        a=conv(3, 64),
+        grouped=conv(64, 96, groups=4),
+        last=conv(96, 4),
+        fc=nn.Linear(4, 2),
+    )
+    groups = by_name(network)
+    assert positions(groups["a"]) == {("a", "out"): singles(0, 64), ("grouped", "in"): singles(0, 64)}
+    assert positions(groups["grouped"]) == {("grouped", "out"): singles(0, 96), ("last", "in"): singles(0, 96)}
+    assert groups["a"].blocks == groups["grouped"].blocks == 4
+    assert not groups["a"].obstacle
+    assert not groups["grouped"].obstacle
+    assert groups["last"].blocks == 1
+
+
+def test_narrow_channel_groups_are_removed_as_a_whole() -> None:
+    network = Net(
+        lambda n, x: n.fc(pooled(n.last(torch.relu(n.grouped(torch.relu(n.a(x))))))),
         a=conv(3, 8),
         grouped=conv(8, 12, groups=4),
         last=conv(12, 4),
         fc=nn.Linear(4, 2),
     )
-    groups = by_name(network)
-    assert positions(groups["a"]) == {("a", "out"): singles(0, 8), ("grouped", "in"): singles(0, 8)}
-    assert positions(groups["grouped"]) == {("grouped", "out"): singles(0, 12), ("last", "in"): singles(0, 12)}
-    assert groups["a"].blocks == groups["grouped"].blocks == 4
-    assert not groups["a"].obstacle
-    assert not groups["grouped"].obstacle
-    assert groups["last"].blocks == 1
+    group = by_name(network)["a"]
+    twos = [[2 * unit, 2 * unit + 1] for unit in range(4)]
+    threes = [[3 * unit, 3 * unit + 1, 3 * unit + 2] for unit in range(4)]
+    assert positions(group) == {
+        ("a", "out"): twos,
+        ("grouped", "in"): twos,
+        ("grouped", "out"): threes,
+        ("last", "in"): threes,
+    }
+    assert (group.width, group.blocks, group.span) == (4, 1, 1)
 
 
 def test_a_grouped_convolution_fed_by_two_branches_stays_dense() -> None:

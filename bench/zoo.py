@@ -1,0 +1,259 @@
+"""Every network of the zoo: compressed, reloaded, exported and compared, one subprocess a network.
+
+``python bench/zoo.py --out bench/results/zoo.jsonl`` builds each with random weights (norms drawn at random too, so
+that outputs are alive), prunes it to 0.6 of its multiply-accumulates, writes and reads back the bundle bit for bit,
+exports ONNX with a dynamic batch and compares it with torch at batches 1 and 3. A network in the file already is not
+run again; ``--summary FILE`` writes the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruneport.bench.devices import library_versions
+from pruneport.bench.zoo_networks import NETWORKS, family, input_size
+from pruneport.compress.options import PruneOptions
+from pruneport.compress.prune import Pruned, prune
+from pruneport.errors import InputError, ParityError, PruneportError
+from pruneport.export.bundle import Bundle
+from pruneport.export.onnx_file import write_onnx
+from pruneport.export.parity import check_seeded, open_cpu_session
+from pruneport.export.weights import rebuild, write_network
+from pruneport.models.options import SourceOptions
+from pruneport.models.record import Source
+from pruneport.models.source import open_source
+
+__all__ = ["compress_one", "enliven", "main"]
+
+_KEPT = 0.6
+_BATCHES = (1, 3)
+
+
+def main() -> None:
+    """Run what is not in the file yet; one JSON line a network, written when it is done."""
+    parser = argparse.ArgumentParser(description="Compress every network of the zoo.")
+    parser.add_argument("--out", type=Path, help="JSON lines; appended to")
+    parser.add_argument("--networks", nargs="+", help=f"sources, or of {', '.join(NETWORKS)}", default=list(NETWORKS))
+    parser.add_argument("--timeout", type=float, default=900, help="seconds a network")
+    parser.add_argument("--memory", type=float, default=16, help="GiB a network")
+    parser.add_argument("--summary", type=Path, help="write a table of the results here")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(compress_one(arguments.one)))
+        return
+    if arguments.out is None:
+        parser.error("--out FILE is needed")
+    done = _read(arguments.out)
+    specs = [spec for name in arguments.networks for spec in NETWORKS.get(name, [name])]
+    waiting = [spec for spec in specs if spec not in done]
+    for number, spec in enumerate(waiting, start=1):
+        row = _in_subprocess(spec, arguments.timeout, arguments.memory)
+        done[spec] = row
+        with arguments.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{number}/{len(waiting)} {spec}: {row['outcome']} ({row['seconds']:.0f} s) {row.get('error', '')}"[:240])
+        sys.stdout.flush()
+    if arguments.summary:
+        arguments.summary.write_text(_summary([done[spec] for spec in specs if spec in done]), encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {row["network"]: row for row in map(json.loads, lines)}
+
+
+def _in_subprocess(spec: str, timeout: float, memory: float) -> dict[str, Any]:
+    limit = int(memory * 2**30)
+    start = time.monotonic()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pruneport.bench.zoo", "--one", spec],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
+            check=True,
+        )
+        row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        row = {"outcome": "timeout", "error": f"not done within {timeout:.0f} s"}
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines() or [f"ended with {error.returncode}"]
+        row = {"outcome": "crashed", "error": lines[-1][:400]}
+    return {"network": spec, "family": family(spec), "seconds": round(time.monotonic() - start, 1)} | row
+
+
+def compress_one(spec: str) -> dict[str, Any]:
+    """Take one network all the way; the outcome names the step that failed, if one did.
+
+    Returns:
+        ``outcome`` is ``ok``, or the step that failed, with ``error``; then what was measured.
+    """
+    warnings.simplefilter("ignore")
+    row: dict[str, Any] = {"outcome": "build", "versions": library_versions()}
+    seconds: dict[str, float] = {}
+
+    def timed(step: str, work: Callable[[], Any]) -> Any:
+        row["outcome"], start = step, time.monotonic()
+        result = work()
+        seconds[step] = round(time.monotonic() - start, 2)
+        return result
+
+    try:
+        size = input_size(spec)
+        options = SourceOptions(source=spec, input_shape=(3, size, size))
+        network, source = timed("build", lambda: open_source(options))
+        enliven(network, source.input_shape, source.seed)
+        seconds["forward"] = _forward_seconds(network, source.input_shape)
+        pruned = timed("compress", lambda: _prune(network, source))
+        plan = pruned.plan
+        row |= {
+            "scope": plan.request.scope,
+            "macs": plan.dense.macs,
+            "params": plan.dense.params,
+            "macs_kept": round(plan.pruned.macs / plan.dense.macs, 4),
+            "masked_error": plan.masked_error,
+            "groups": len(plan.groups),
+            "pruned_groups": sum(group.kept is not None for group in plan.groups),
+            "left_dense": dict(Counter(_reason(group.reason) for group in plan.groups if group.kept is None)),
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            timed("reload", lambda: _reload(Path(folder), pruned.network, plan))
+            file = Path(folder) / "model.onnx"
+            timed("export", lambda: write_onnx(pruned.network, source.input_shape, file, {}))
+            checks = timed(
+                "parity",
+                lambda: check_seeded("pruned", pruned.network, open_cpu_session(file), source.input_shape, _BATCHES),
+            )
+        row["parity_error"] = max(check.max_rel_error for check in checks)
+        if not all(check.ok for check in checks):
+            raise ParityError(f"torch and ONNX Runtime differ by {row['parity_error']:.1e} of the largest output.")
+        row["outcome"] = "ok"
+    except PruneportError as error:
+        row["error"] = str(error)
+    row["step_s"] = seconds
+    return row
+
+
+def _prune(network: nn.Module, source: Source) -> Pruned:
+    """Filters inside blocks; where a network has too few, its residual streams too."""
+    asked = PruneOptions(flops=_KEPT, criterion="l1", ranking="uniform")
+    try:
+        return prune(network, source, asked)
+    except InputError as error:
+        try:
+            return prune(network, source, replace(asked, scope="channels"))
+        except InputError:
+            raise error from None
+
+
+def enliven(network: nn.Module, shape: tuple[int, int, int], seed: int) -> None:
+    """Draw norms and scales at random, since fresh ones do nothing, and measure statistics that keep outputs alive.
+
+    The statistics of each BatchNorm are those of random inputs (4, C, H, W), times random factors; freely drawn ones
+    would let a deep network blow up until float32 says nothing.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    norms: list[Any] = []
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
+            norms.append(module)
+        for name, parameter in module.named_parameters(recurse=False):
+            flat = parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all())
+            if flat and bool(parameter.flatten()[0] == 1):
+                parameter.data.uniform_(0.5, 1.5, generator=generator)
+            elif flat and name != "weight":
+                parameter.data += torch.empty_like(parameter).uniform_(-0.2, 0.2, generator=generator)
+            elif flat:
+                parameter.data += torch.empty_like(parameter).uniform_(0.05, 0.2, generator=generator)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network(torch.randn(4, *shape, generator=generator))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval()
+        norm.momentum = momentum
+        norm.running_mean += 0.1 * norm.running_var.sqrt() * torch.randn(len(norm.running_mean), generator=generator)
+        norm.running_var *= torch.empty(len(norm.running_var)).uniform_(0.7, 1.4, generator=generator)
+
+
+def _forward_seconds(network: nn.Module, shape: tuple[int, int, int]) -> float:
+    inputs = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        network(inputs)
+        start = time.monotonic()
+        network(inputs)
+    return round(time.monotonic() - start, 3)
+
+
+def _reload(folder: Path, network: nn.Module, plan: Any) -> None:
+    write_network(folder, network, plan)
+    again = rebuild(Bundle(folder=folder, plan=plan, files={}))
+    ours, theirs = network.state_dict(), again.state_dict()
+    inputs = torch.randn(2, *plan.source.input_shape, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        same = all(torch.equal(ours[name], theirs[name]) for name in ours) and ours.keys() == theirs.keys()
+        if not same or not torch.equal(_first(network(inputs)), _first(again(inputs))):
+            raise ParityError("the network read back from disk is not the pruned one, bit for bit.")
+
+
+def _first(output: Any) -> torch.Tensor:
+    while not isinstance(output, torch.Tensor):
+        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    return output
+
+
+def _reason(text: str) -> str:
+    """Of a group's reason what does not name the group."""
+    known = ("relies on this width", "residual stream", "outputs always stay", "representation", "leaves no smaller")
+    for words in known:
+        if words in text:
+            return words
+    return " ".join(text.split()[1:])[:80]
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> str:
+    """A table by library and family, and every network that was not compressed, with its error."""
+    by_family: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_family[row["network"].split(":")[0], row["family"]].append(row)
+    lines = ["| library | family | networks | ok | removal error, at most | parity error, at most |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for (library, name), members in sorted(by_family.items()):
+        good = [row for row in members if row["outcome"] == "ok"]
+        removal = max((row["masked_error"] or 0 for row in good), default=0)
+        parity = max((row["parity_error"] for row in good), default=0)
+        lines.append(f"| {library} | {name} | {len(members)} | {len(good)} | {removal:.1e} | {parity:.1e} |")
+    totals = Counter(row["network"].split(":")[0] for row in rows)
+    passed = Counter(row["network"].split(":")[0] for row in rows if row["outcome"] == "ok")
+    head = [f"{library}: {passed[library]} of {total} networks." for library, total in sorted(totals.items())]
+    failed = [
+        f"- `{row['network']}` ({row['outcome']}): {row.get('error', '')[:300]}"
+        for row in rows
+        if row["outcome"] != "ok"
+    ]
+    return "\n".join(
+        ["# The zoo", "", *head, "", *lines, "", *(["Not compressed:", ""] if failed else []), *failed, ""]
+    )
+
+
+if __name__ == "__main__":
+    main()
