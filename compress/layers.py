@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 
 from pruneport.compress.attention import narrow_attention
 from pruneport.errors import PruningError
@@ -55,10 +56,11 @@ def narrow(network: nn.Module, name: str, keep: Keep) -> None:
         PruningError: The layer cannot be resized.
     """
     try:
-        layer: nn.Module | Tensor = network.get_submodule(name)
+        layer = network.get_submodule(name)
     except AttributeError:
         _narrow_bare(network, name, keep)
         return
+    _fold(layer)
     _handler(layer).narrow(layer, keep)
 
 
@@ -89,6 +91,17 @@ def silence(network: nn.Module, name: str, keep: Keep) -> None:
             bias[lost] = 0
 
 
+def _fold(layer: nn.Module) -> None:
+    """Make a weight that is computed from others (weight norm, spectral norm) a plain one, of the present value."""
+    if parametrize.is_parametrized(layer):
+        for name in list(layer.parametrizations):  # type: ignore[arg-type]
+            parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
+    if hasattr(layer, "weight_g"):
+        remove_weight_norm(layer)
+    if hasattr(layer, "weight_orig"):
+        remove_spectral_norm(layer)
+
+
 def _lost(size: int, kept: Sequence[int]) -> Tensor:
     lost = torch.ones(size, dtype=torch.bool)
     lost[list(kept)] = False
@@ -114,8 +127,6 @@ def unsupported(layer: nn.Module | Tensor, name: str, axis: str, size: int) -> s
     handler = next((entry for kinds, entry in _HANDLERS if isinstance(layer, kinds)), None)
     if handler is None or axis not in handler.axes:
         return f"{name} is a {kind}, which cannot be resized"
-    if any(hasattr(layer, hidden) for hidden in ("parametrizations", "weight_g", "weight_orig")):
-        return f"{name} has a re-parametrised weight"
     if isinstance(layer, _Transposed) and axis != "channels" and layer.groups > 1:
         return f"{name} is a grouped transposed convolution"
     return ""

@@ -47,7 +47,7 @@ def solvable_layers(pruned: nn.Module, kept: Mapping[str, Mapping[str, Sequence[
     """
     names = []
     for name, layer in pruned.named_modules():
-        solvable = is_plain(layer) and getattr(layer, "groups", 1) == 1
+        solvable = is_plain(layer) and getattr(layer, "groups", 1) == 1 and "weight" in layer._parameters
         if solvable and (isinstance(layer, nn.Conv2d) or "in" in kept.get(name, {})):
             names.append(name)
     return names

@@ -8,10 +8,13 @@ import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from pruneport.errors import ExportError
 
@@ -38,8 +41,8 @@ def write_onnx(network: nn.Module, shape: tuple[int, int, int], path: Path, meta
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # of torch's tracers, which say in pages what the error below says in a line
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # it prints graphs there
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), _PlainAttention():
+            warnings.simplefilter("ignore")  # and the exporter prints graphs on stderr
             program = torch.onnx.export(
                 network,
                 (example,),
@@ -67,6 +70,21 @@ def write_onnx(network: nn.Module, shape: tuple[int, int, int], path: Path, meta
         node.metadata_props.clear()  # stack traces with the paths of this machine
     program.model.metadata_props.update({f"pruneport.{key}": value for key, value in metadata.items()})
     program.save(str(path), external_data=size > _INLINE_LIMIT_BYTES)
+
+
+class _PlainAttention(TorchFunctionMode):
+    """Gives attention the four dimensions (batch, heads, places, width) that the exporter knows.
+
+    Its result is copied: the layout that fused attention returns is not the one that the exporter's has.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if function is not F.scaled_dot_product_attention or len(args) < 3:
+            return function(*args, **named)
+        query, key, value = (part.flatten(0, part.ndim - 4) if part.ndim > 4 else part for part in args[:3])
+        attended = function(query, key, value, *args[3:], **named)
+        return attended.reshape(*args[0].shape[:-1], args[2].shape[-1]).clone(memory_format=torch.contiguous_format)
 
 
 def check_onnx(path: Path) -> str:

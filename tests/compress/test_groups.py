@@ -411,11 +411,11 @@ def test_prelu(slopes: int, member: bool) -> None:
 def test_a_layer_that_cannot_be_resized_is_an_obstacle() -> None:
     network = Net(
         lambda n, x: n.fc(pooled(n.b(n.a(x)))),
-        a=torch.nn.utils.parametrizations.weight_norm(conv(3, 6)),
-        b=conv(6, 4),
+        a=conv(3, 6),
+        b=nn.ConvTranspose2d(6, 4, 3, groups=2),
         fc=nn.Linear(4, 2),
     )
-    assert "a has a re-parametrised weight" in by_name(network)["a"].obstacle
+    assert by_name(network)["a"].obstacle == "b is a grouped transposed convolution"
 
 
 # Properties
