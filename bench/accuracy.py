@@ -28,7 +28,7 @@ from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import assess, prune
 from pruneport.compress.record import Calibrated
 from pruneport.compress.recovery import recover
-from pruneport.compress.synthesis import synthesise
+from pruneport.compress.synthesis import ENOUGH, synthesise
 from pruneport.models.images import ImageSet, open_images
 from pruneport.models.options import ImageOptions, SourceOptions
 from pruneport.models.source import open_source
@@ -47,7 +47,6 @@ class _Case:
     round_to: int
     kept: tuple[float, ...]
     calibration: int
-    synthetic: int
 
 
 _CASES = {
@@ -58,7 +57,6 @@ _CASES = {
         round_to=1,
         kept=(0.69, 0.51),
         calibration=512,
-        synthetic=512,
     ),
     "resnet56": _Case(
         source=f"{_NETWORKS}:resnet56",
@@ -67,7 +65,6 @@ _CASES = {
         round_to=1,
         kept=(0.78, 0.59, 0.5),
         calibration=512,
-        synthetic=256,
     ),
     "resnet50_v1": _Case(
         source=f"{_NETWORKS}:resnet50_v1",
@@ -76,7 +73,6 @@ _CASES = {
         round_to=8,
         kept=(0.87, 0.75, 0.63, 0.53),
         calibration=256,
-        synthetic=64,
     ),
     "mobilenet_v2": _Case(
         source="torchvision:mobilenet_v2",
@@ -85,7 +81,6 @@ _CASES = {
         round_to=8,
         kept=(0.87, 0.75, 0.63),
         calibration=256,
-        synthetic=64,
     ),
 }
 _Recipe = tuple[str, str, str, tuple[str, ...]]  # inputs, criterion, ranking, recoveries
@@ -151,8 +146,8 @@ def _measure(
         dense_top1 = dense_top1 or _top1(dense, test)
         if inputs not in calibrations:
             start = time.monotonic()
-            calibrations[inputs] = synthesise(dense, case.shape, case.synthetic, source.seed)
-            print(f"{name}: {case.synthetic} synthetic inputs in {time.monotonic() - start:.0f} s", flush=True)
+            calibrations[inputs] = synthesise(dense, case.shape, ENOUGH, source.seed)
+            print(f"{name}: {ENOUGH} synthetic inputs in {time.monotonic() - start:.0f} s", flush=True)
         calibration, start = calibrations[inputs], time.monotonic()
         asked = PruneOptions(flops=0.5, round_to=case.round_to, criterion=criterion, ranking=ranking)  # type: ignore[arg-type]
         assessment = assess(dense, source, asked, calibration)

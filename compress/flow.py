@@ -21,7 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from pruneport.compress.elements import Elements
 
-__all__ = ["Flow", "Map", "Product", "Sized"]
+__all__ = ["Flow", "Map", "Operation", "Product", "Sized"]
 
 _LARGEST_PARAMETER = 2_000_000  # entries; a larger bare parameter is a matrix, not a bias of some kind
 
@@ -245,6 +245,10 @@ def _varies(labels: Tensor) -> tuple[int, ...]:
         for dim, size in enumerate(labels.shape)
         if size > 1 and bool((labels != labels.select(dim, 0).unsqueeze(dim)).any())
     )
+
+
+Operation = Callable[[Flow, Any, Any, Any, Any], None]
+"""What an operation does to maps: (flow, function, args, kwargs, output)."""
 
 
 class _DefaultScales(TorchFunctionMode):

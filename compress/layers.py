@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils import remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from pruneport.compress.attention import narrow_attention
 from pruneport.errors import PruningError
@@ -75,6 +76,7 @@ def silence(network: nn.Module, name: str, keep: Keep) -> None:
                 (slice(None),) * _DIMENSIONS.index(axis) + (_lost(tensor.shape[_DIMENSIONS.index(axis)], kept),)
             ] = 0
         return
+    _fold(layer)
     for axis, kept in keep.items():
         lost = _lost(axis_size(layer, axis), kept)
         if isinstance(layer, _Conv) and not isinstance(layer, _Transposed) and axis == "in":
@@ -93,9 +95,12 @@ def silence(network: nn.Module, name: str, keep: Keep) -> None:
 
 def _fold(layer: nn.Module) -> None:
     """Make a weight that is computed from others (weight norm, spectral norm) a plain one, of the present value."""
-    if parametrize.is_parametrized(layer):
-        for name in list(layer.parametrizations):  # type: ignore[arg-type]
-            parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
+    if is_parametrized(layer):  # torch's own way takes the property away from all copies of the layer
+        values = {name: getattr(layer, name).detach() for name in layer.parametrizations}  # type: ignore[union-attr]
+        del layer.parametrizations
+        layer.__class__ = type(layer).__bases__[0]
+        for name, value in values.items():
+            layer.register_parameter(name, nn.Parameter(value))
     if hasattr(layer, "weight_g"):
         remove_weight_norm(layer)
     if hasattr(layer, "weight_orig"):

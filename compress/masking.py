@@ -84,7 +84,7 @@ def _largest_error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> floa
             raise PruningError(
                 f"the pruned network's output has shape {tuple(ours.shape)}, the dense one's {tuple(masked.shape)}."
             )
-        largest = masked.abs().max().item()
+        largest = masked.abs().max().item() if masked.numel() else 0
         if largest > 0:
             errors.append((ours - masked).abs().max().item() / largest)
     if any(error != error for error in errors):

@@ -35,7 +35,6 @@ _LIBRARIES = (
     "torch",
     "torchvision",
     "timm",
-    "torch-pruning",
     "fvcore",
     "onnx",
     "onnxruntime-gpu",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from torch import nn
 
 from pruneport.errors import SourceError
@@ -64,7 +67,10 @@ def _build_torchvision(source: Source, weights: str | None) -> nn.Module:
             raise SourceError(
                 f"torchvision:{name} has no weights {weights!r}; expected DEFAULT or one of {', '.join(offered)}."
             )
-    return _fetch(lambda **args: models.get_model(name, weights=weights, **args), source, weights)
+    fixed: dict[str, Any] = {"weights": weights}
+    if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+        fixed["weights_backbone"] = None  # else torchvision fetches them
+    return _fetch(lambda **args: models.get_model(name, **fixed, **args), source, weights)
 
 
 def _build_timm(source: Source, weights: str | None) -> nn.Module:

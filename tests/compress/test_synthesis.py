@@ -45,14 +45,15 @@ def test_batch_norms_see_what_they_remember(trained: nn.Module) -> None:
     before = copy.deepcopy(trained.state_dict())
     made = synthesise(trained, SHAPE, 40, seed=3)
     sizes = [len(load()) for load in made.batches]
-    assert sizes == [20, 20]
+    assert sizes == [20, 20] * 4, "each is shown in four views"
     assert max(sizes) <= BATCH
     inputs = torch.cat([load() for load in made.batches])
+    assert len(torch.unique(inputs.flatten(1), dim=0)) == 160
     start = dead_leaves(40, SHAPE, torch.Generator().manual_seed(3))
     noise = torch.randn(40, *SHAPE, generator=torch.Generator().manual_seed(3))
     assert mismatch(trained, inputs) < 0.3 * mismatch(trained, start)
     assert mismatch(trained, inputs) < 0.3 * mismatch(trained, noise)
-    assert (made.record.inputs, made.record.count, made.labels) == ("synthetic", 40, None)
+    assert (made.record.inputs, made.record.count, made.labels) == ("synthetic", 160, None)
     after = trained.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert not any(module._forward_pre_hooks for module in trained.modules())

@@ -242,7 +242,7 @@ def test_calibration_images_win_accuracy_back(tmp_path: Path, run: Any) -> None:
         if name == "plain":
             assert recovery is inputs is None
             continue
-        count, kind = (64, "synthetic") if name == "data-free" else (256, "images")
+        count, kind = (256, "synthetic") if name == "data-free" else (256, "images")
         assert recovery["name"] == {"bn": "bn", "data-free": "data-free"}.get(name, "reconstruct")
         assert (recovery["images"], inputs["count"], inputs["inputs"]) == (count, count, kind)
         assert recovery["error_after"] < recovery["error_before"]

@@ -1,0 +1,25 @@
+"""Reading the arguments of torch's operators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+__all__ = ["argument", "tensors_in"]
+
+
+def argument(function: Any, args: Any, kwargs: Any, name: str, default: Any = None) -> Any:
+    """An operator's argument by its name, however it was given."""
+    for place, known in enumerate(function._schema.arguments):
+        if known.name == name:
+            return args[place] if place < len(args) and not known.kwarg_only else kwargs.get(name, default)
+    return default
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """All tensors in nested arguments, in order."""
+    found: list[Tensor] = []
+    tree_map(lambda value: found.append(value) if isinstance(value, Tensor) else None, values)
+    return found

@@ -1,0 +1,148 @@
+"""Operations in which tensors meet: what lies at the same place stands or falls together (see ``flow``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruneport.compress.aten import argument, tensors_in
+from pruneport.compress.flow import Flow, Map
+
+__all__ = ["MEETS_FIXED", "combine", "concatenate", "meeting", "share", "stack", "write"]
+
+MEETS_FIXED = "{} combines its channels with values whose width does not follow any layer"
+
+
+def combine(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Entries at the same place of the broadcast shape, one by one."""
+    tensors = tensors_in((args, kwargs))
+    for out in tensors_in(output):
+        flow.give(out, meeting(flow, tensors, out.shape))
+    if str(function).startswith(("aten.add", "aten.sub")):
+        _note_added(flow, tensors)
+
+
+def _note_added(flow: Flow, tensors: Sequence[Tensor]) -> None:
+    """Sums of channels that were made in different places; x + f(x) with x's own channels is no residual stream."""
+    maps = [entry for tensor in tensors for entry in flow.maps(tensor) if not entry.bare]
+    for entry in maps:
+        for dim in flow.varies(entry):
+            others = [other for other in maps if other is not entry and flow.varies(other) == (dim,)]
+            if any(not torch.equal(entry.line(dim), other.line(dim)) for other in others):
+                flow.added.append(entry.compact())
+
+
+def meeting(flow: Flow, tensors: Sequence[Tensor], shape: Sequence[int]) -> list[Map]:
+    """Join what meets at the same place of the broadcast shape; return the maps of the result."""
+    wide = [_broadcast(flow, tensor, shape) for tensor in tensors if tensor.ndim and not flow.owned(tensor)]
+    result: dict[tuple[int, ...], Map] = {}
+    for number, (_, maps) in enumerate(wide):
+        for entry, dims in maps:
+            if entry.bare:
+                continue
+            for other, (sizes, others) in enumerate(wide):
+                if other != number and dims and sizes[dims[0]] > 1:
+                    _meet(flow, entry, dims[0], others)
+            if dims or shape == entry.labels.shape:
+                result.setdefault(dims, entry)
+    bare = [entry for _, maps in wide for entry, _ in maps if entry.bare]
+    return list(result.values()) or bare
+
+
+def _broadcast(flow: Flow, tensor: Tensor, shape: Sequence[int]) -> tuple[list[int], list[tuple[Map, tuple[int, ...]]]]:
+    """The tensor's own sizes and its maps, on the dimensions of the result."""
+    sizes = [1] * (len(shape) - tensor.ndim) + list(tensor.shape)
+    maps = [Map(entry.labels.expand(tuple(shape)), entry.bare) for entry in flow.maps(tensor)]
+    return sizes, [(entry, flow.varies(entry)) for entry in maps]
+
+
+def _meet(flow: Flow, entry: Map, dim: int, others: Sequence[tuple[Map, tuple[int, ...]]]) -> None:
+    line, partners = entry.line(dim), 0
+    for other, dims in others:
+        if other.bare and dim in dims:
+            rows = other.rows(dim)
+            flow.elements.join(line[:, None].expand_as(rows), rows)
+        elif not other.bare and dims == (dim,):
+            flow.elements.join(line, other.line(dim))
+            alone = torch.cat([line[other.line(dim) == 0], other.line(dim)[line == 0]])
+            flow.break_off(alone, MEETS_FIXED.format(flow.place))
+        else:
+            continue
+        partners += 1
+    if not partners:
+        flow.break_off(line, MEETS_FIXED.format(flow.place))
+
+
+def concatenate(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Channels side by side stay what they are; all other dimensions are shared."""
+    parts = [part for part in tensors_in(args) if part.numel()]
+    dim = argument(function, args, kwargs, "dim", 0) % output.ndim
+    flow.give(output, [])
+    if _only_bare(flow, parts, lambda labels: torch.cat(labels, dim), output):
+        return
+    found = [flow.map_along(part, dim) for part in parts]
+    if any(entry is not None and not entry.bare for entry in found):
+        lines = [
+            torch.zeros(part.shape[dim], dtype=torch.long) if entry is None or entry.bare else entry.line(dim)
+            for part, entry in zip(parts, found, strict=True)
+        ]
+        flow.give_line(output, dim, torch.cat(lines))
+    for other in range(output.ndim):
+        if other != dim:
+            share(flow, parts, other, output, other)
+
+
+def stack(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """A new dimension; all others are shared."""
+    parts = tensors_in(args)
+    dim = argument(function, args, kwargs, "dim", 0) % output.ndim
+    flow.give(output, [])
+    if not _only_bare(flow, parts, lambda labels: torch.stack(labels, dim), output):
+        for own in range(output.ndim - 1):
+            share(flow, parts, own, output, own + (own >= dim))
+
+
+def _only_bare(flow: Flow, parts: Sequence[Tensor], joined: Callable[[list[Tensor]], Tensor], output: Tensor) -> bool:
+    """Whether there are only bare parameters' entries, which are then moved."""
+    maps = [next(iter(flow.maps(part)), None) for part in parts]
+    known = [entry for entry in maps if entry is not None]
+    if not known or not all(entry.bare for part in parts for entry in flow.maps(part)):
+        return False
+    labels = [
+        torch.zeros(part.shape, dtype=torch.long) if entry is None else entry.labels
+        for part, entry in zip(parts, maps, strict=True)
+    ]
+    flow.give(output, [Map(joined(labels), bare=True)])
+    return True
+
+
+def share(flow: Flow, parts: Sequence[Tensor], dim: int, output: Tensor, out_dim: int) -> None:
+    """Parts side by side have the same sizes on the other dimensions: what is there goes together."""
+    found = [flow.map_along(part, dim) for part in parts]
+    first = next((entry for entry in found if entry is not None and not entry.bare), None)
+    if first is None:
+        return
+    line = first.line(dim)
+    flow.give_line(output, out_dim, line)
+    for entry in found:
+        if entry is None:
+            flow.break_off(line, MEETS_FIXED.format(flow.place))
+        else:
+            rows = entry.rows(dim)
+            flow.elements.join(line[:, None].expand_as(rows), rows)
+
+
+def write(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Into another tensor: understood where that is read as a whole, channel by channel."""
+    target, source = args[0], args[1]
+    if flow.maps(target):
+        flow.give(output, meeting(flow, [target, source], target.shape))
+    elif isinstance(source, Tensor) and target._base is None:
+        flow.give(output, meeting(flow, [source], target.shape))
+    elif isinstance(source, Tensor):
+        for entry in flow.maps(source):
+            if not entry.bare:
+                flow.break_off(entry.compact(), f"{flow.place or 'the network'} writes its channels into a slice")

@@ -1,0 +1,80 @@
+"""Operations that mix entries along a dimension: places, or channels (see ``flow``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pruneport.compress.aten import argument, tensors_in
+from pruneport.compress.flow import Flow, Map
+
+__all__ = ["fold", "normalise", "pool", "reduce"]
+
+
+def pool(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Places are mixed, each channel for itself: dimensions from the third on."""
+    source, out = tensors_in((args, kwargs))[0], tensors_in(output)[0]
+    first = 2 if source.ndim > 3 or out.shape[:2] == source.shape[:2] else 1
+    maps = []
+    for entry in flow.maps(source):
+        dims = flow.varies(entry)
+        if entry.bare:
+            for channel in entry.labels.flatten(0, first - 1).reshape(-1, *entry.labels.shape[first:]):
+                flow.elements.join(channel.flatten()[:1].expand(channel.numel()), channel.flatten())
+        elif dims and dims[0] >= first:
+            flow.break_off(entry.compact(), f"{flow.place} mixes its channels by {function}")
+            continue
+        inner = entry.labels
+        for dim in range(first, source.ndim):
+            inner = inner.narrow(dim, 0, 1)
+        maps.append(Map(inner.expand(out.shape), entry.bare))
+    flow.give(out, maps)
+
+
+def reduce(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Over other dimensions channels stay; over themselves they end, zeros adding nothing to a sum."""
+    source = tensors_in((args, kwargs))[0]
+    dims = argument(function, args, kwargs, "dim")
+    dims = list(range(source.ndim)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else list(dims)
+    dims = sorted({dim % source.ndim for dim in dims}) if source.ndim else []
+    maps = []
+    for entry in flow.maps(source):
+        varies = flow.varies(entry)
+        if not entry.bare and set(varies) & set(dims):
+            if not str(function).startswith("aten.sum"):
+                flow.averaged.append(entry.compact())
+            continue
+        labels = entry.labels
+        for dim in reversed(dims):
+            labels = labels.narrow(dim, 0, 1) if labels.shape[dim] else labels
+        maps.append(Map(labels, entry.bare))
+    for out in tensors_in(output):
+        shaped = []
+        for entry in maps:
+            labels = entry.labels
+            if out.ndim < source.ndim:
+                for dim in reversed(dims):
+                    labels = labels.select(dim, 0)
+            shaped.append(Map(labels, entry.bare))
+        flow.give(out, shaped)
+
+
+def normalise(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Softmax and the like: over channels, removing one differs from zeroing it."""
+    source = args[0]
+    dim = argument(function, args, kwargs, "dim", -1) % max(1, source.ndim)
+    for entry in flow.maps(source):
+        if not entry.bare and dim in flow.varies(entry):
+            flow.averaged.append(entry.compact())
+    flow.give(output, flow.maps(source))
+
+
+def fold(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Overlapping windows summed up again: (B, C * places, windows) to (B, C, H, W)."""
+    source = args[0]
+    for entry in flow.maps(source):
+        labels = entry.labels.reshape(source.shape[0], output.shape[1], -1, source.shape[-1])
+        whole = Map(labels)
+        if flow.varies(whole) not in ((), (1,)):
+            flow.break_off(entry.compact(), f"{flow.place} mixes its channels by {function}")
+        else:
+            flow.give_line(output, 1, whole.line(1))

@@ -1,0 +1,244 @@
+"""Operations with weights, and products of tensors: they read channels and make new ones (see ``flow``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruneport.compress.aten import argument, tensors_in
+from pruneport.compress.flow import Flow, Map, Operation, Product, Sized
+from pruneport.compress.layers import removed_whole
+from pruneport.compress.meetings import meeting, share
+
+__all__ = ["attend", "attend_by_layer", "convolve", "multiply", "norm", "prelu"]
+
+_Conv = nn.modules.conv._ConvNd
+
+
+def _read(flow: Flow, tensor: Tensor, dim: int, elements: Callable[[], Tensor], label: str) -> bool:
+    """Join a tensor's channels along ``dim`` with a layer's elements; False where it has none there."""
+    entry = flow.map_along(tensor, dim)
+    if entry is None:
+        return False
+    rows = entry.rows(dim % tensor.ndim) if entry.bare else entry.line(dim)[:, None]
+    own = elements()
+    if len(own) != len(rows):
+        flow.break_off(rows, f"{label} reads {len(rows)} channels as {len(own)}")
+        return False
+    flow.elements.join(own[:, None].expand_as(rows), rows)
+    return True
+
+
+def _pass_on(flow: Flow, source: Tensor, output: Tensor, dim: int, reason: str = "") -> None:
+    """Maps on other dimensions than ``dim`` stay, or are broken where the layer mixes along them."""
+    for entry in flow.maps(source):
+        varies = () if entry.bare else flow.varies(entry)
+        if varies and varies[0] != dim % source.ndim:
+            if reason:
+                flow.break_off(entry.compact(), reason)
+            else:
+                flow.give_line(output, varies[0], entry.line(varies[0]))
+
+
+def convolve(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """A convolution's inputs end and its outputs begin; depthwise ones go through."""
+    source, weight = args[0], args[1]
+    flow.give(output, [])
+    name = flow.layer_of(weight, (_Conv,))
+    if name is None:
+        if argument(function, args, kwargs, "groups", 1) == source.shape[1] == output.shape[1]:
+            _filter(flow, source, weight, output)
+        else:
+            _multiply_bare(flow, source, 1)
+        return
+    layer: Any = flow.modules[name]
+    _pass_on(flow, source, output, 1, f"{name} mixes its channels as if they were places")
+    depthwise = layer.groups > 1 and layer.groups == layer.in_channels
+    if not depthwise:
+        _read(flow, source, 1, lambda: flow.elements.register((name, "in"), layer.in_channels), name)
+        out = flow.elements.register((name, "out"), layer.out_channels)
+        if (name, "in") in flow.elements.offsets and removed_whole(layer):
+            inputs = flow.elements.register((name, "in"), layer.in_channels).reshape(layer.groups, -1)
+            both = torch.cat([inputs, out.reshape(layer.groups, -1)], 1)
+            flow.elements.join(both[:, :1].expand_as(both), both)
+    else:
+        out = flow.elements.register((name, "channels"), layer.out_channels)
+        fed = _read(flow, source, 1, lambda: out[:: layer.out_channels // layer.in_channels], name)
+        if not fed:
+            flow.break_off(out, f"{name} reads channels whose width does not follow any layer")
+        several = out.reshape(layer.in_channels, -1)
+        flow.elements.join(several[:, :1].expand_as(several), several)
+    flow.give_line(output, 1, out)
+
+
+def _filter(flow: Flow, source: Tensor, weight: Tensor, output: Tensor) -> None:
+    """Each channel filtered for itself, by a kernel that no layer owns (blurring, say)."""
+    entry = flow.map_along(source, 1)
+    if entry is None:
+        return
+    line = entry.line(1)
+    kernel = flow.map_along(weight, 0)
+    if kernel is not None:
+        rows = kernel.rows(0)
+        flow.elements.join(line[:, None].expand_as(rows), rows)
+    flow.sized.append(Sized(flow.place, len(line), line))
+    flow.give_line(output, 1, line)
+
+
+def _multiply_bare(flow: Flow, source: Tensor, dim: int) -> None:
+    entry = flow.map_along(source, dim)
+    if entry is not None:
+        flow.break_off(entry.compact(), f"{flow.place or 'the network'} multiplies its channels by a computed weight")
+
+
+def _linear(flow: Flow, name: str, source: Tensor, output: Tensor, bias: Tensor | None) -> None:
+    layer: Any = flow.modules[name]
+    flow.give(output, [])
+    _pass_on(flow, source, output, -1)
+    for ridden in flow.maps(output):
+        flow.riding[name] = ridden.line(flow.varies(ridden)[0])
+    _read(flow, source, -1, lambda: flow.elements.register((name, "in"), layer.in_features), name)
+    out = flow.elements.register((name, "out"), layer.out_features)
+    if bias is not None and not flow.owned(bias):
+        _read(flow, bias, -1, lambda: out, name)
+    flow.give_line(output, output.ndim - 1, out)
+
+
+def multiply(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Matrix products: with a layer's weight, or of two tensors (…, I, K) and (…, K, J)."""
+    *bias, left, right = args[:3] if str(function).startswith(("aten.addmm", "aten.baddbmm")) else args[:2]
+    name = flow.layer_of(right, (nn.Linear,)) if flow.owned(right) or not flow.maps(right) else None
+    if name is not None:
+        _linear(flow, name, left, output, bias[0] if bias else None)
+        return
+    last = left.ndim - 1
+    rows, columns = flow.map_along(left, last), flow.map_along(right, last - 1)
+    for entry, other in ((rows, columns), (columns, rows)):
+        if entry is not None and other is None and not entry.bare:
+            flow.break_off(entry.compact(), f"{flow.place} multiplies its channels with values of a fixed width")
+    if rows is not None and columns is not None:
+        if rows.bare or columns.bare:
+            for entry in (rows, columns):
+                flow.break_off(entry.compact(), f"{flow.place} multiplies its channels by a bare parameter")
+        else:
+            flow.elements.join(rows.line(last), columns.line(last - 1))
+    lines = (
+        _line(rows, last),
+        _line(flow.map_along(left, last - 1), last - 1),
+        _line(flow.map_along(right, last), last),
+    )
+    flow.products.append(Product(output.numel() * left.shape[-1], tuple(line for line in lines if line is not None)))
+    flow.give(output, [])
+    for batch in range(last - 1):
+        share(flow, [left, right], batch, output, batch)
+    for tensor, dim in ((left, last - 1), (right, last)):
+        entry = flow.map_along(tensor, dim)
+        if entry is not None and not entry.bare:
+            flow.give_line(output, dim, entry.line(dim))
+    if bias:
+        flow.give(output, meeting(flow, [output, bias[0]], output.shape))
+
+
+def _line(entry: Map | None, dim: int) -> Tensor | None:
+    return None if entry is None or entry.bare else entry.line(dim)
+
+
+def attend(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Fused attention of queries (…, L, E), keys (…, S, E) and values (…, S, V)."""
+    query, key, value = args[:3]
+    out = tensors_in(output)[0]
+    flow.give(out, [])
+    heads, last = range(query.ndim - 2), query.ndim - 1
+    width, other = flow.map_along(query, last), flow.map_along(key, last)
+    if width is not None and other is not None and not width.bare and not other.bare:
+        flow.elements.join(width.line(last), other.line(last))
+    else:
+        for entry in (width, other):
+            if entry is not None:
+                flow.break_off(entry.compact(), f"{flow.place} multiplies its channels by a bare parameter")
+    for dim in heads:
+        share(flow, [query, key, value], dim, out, dim)
+    entry = flow.map_along(value, last)
+    places = query.numel() // query.shape[-1] * key.shape[-2]
+    for macs, line in ((places * query.shape[-1], _line(width, last)), (places * value.shape[-1], _line(entry, last))):
+        flow.products.append(Product(macs, () if line is None else (line,)))
+    if entry is not None:
+        flow.give_line(out, last, entry.line(last))
+    mask = argument(function, args, kwargs, "attn_mask")
+    mask = mask if mask is not None else argument(function, args, kwargs, "attn_bias")
+    if isinstance(mask, Tensor):
+        for dim in heads:
+            own = dim - (query.ndim - mask.ndim)
+            if own >= 0 and mask.shape[own] > 1:
+                share(flow, [query, mask.expand(*query.shape[:-2], *mask.shape[-2:])], dim, out, dim)
+
+
+def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) -> Operation:
+    """What a norm does along ``dim``: its own channels go on; ``averaging`` where it mixes them."""
+
+    def handler(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+        source, out = args[0], tensors_in(output)[0]
+        weight = argument(function, args, kwargs, "weight")
+        if flow.owned(source):
+            flow.standardised.add(flow.place)
+            return
+        name = flow.layer_of(weight, kinds)
+        flow.give(out, [])
+        over = argument(function, args, kwargs, "normalized_shape", [0])
+        entry = flow.map_along(source, dim) if source.ndim else None
+        if len(over) > 1:
+            for found in flow.maps(source):
+                flow.break_off(found.compact(), f"{flow.place} normalises over channels and places at once")
+            return
+        _pass_on(flow, source, out, dim)
+        if entry is None:
+            return
+        if averaging:
+            flow.averaged.append(entry.compact())
+        if name is None:
+            for tensor in (weight, argument(function, args, kwargs, "bias")):
+                if tensor is not None:
+                    _read(flow, source, dim, partial(_entries, flow, tensor), flow.place)
+            flow.give_line(out, dim % source.ndim, entry.line(dim))
+            return
+        own = flow.elements.register((name, "channels"), source.shape[dim])
+        _read(flow, source, dim, lambda: own, name)
+        flow.give_line(out, dim % source.ndim, own)
+
+    return handler
+
+
+def _entries(flow: Flow, tensor: Tensor) -> Tensor:
+    maps = flow.maps(tensor)
+    return maps[0].labels.flatten() if maps else torch.zeros(tensor.numel(), dtype=torch.long)
+
+
+def prelu(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """One slope a channel, or one for all."""
+    source, weight = args[0], args[1]
+    flow.give(output, flow.maps(source))
+    name = flow.layer_of(weight, (nn.PReLU,))
+    if name is not None and weight.numel() > 1:
+        _read(flow, source, 1, lambda: flow.elements.register((name, "channels"), weight.numel()), name)
+
+
+def attend_by_layer(flow: Flow, name: str, layer: Any, inputs: Any, output: Any) -> None:
+    """Torch's attention layer: its embedding follows the stream; its heads shrink in width, all of them together."""
+    out = output[0]
+    flow.give(out, [])
+    if layer.in_proj_weight is None or layer.bias_k is not None or layer.add_zero_attn:
+        for tensor in inputs[:3]:
+            for entry in flow.maps(tensor):
+                flow.break_off(entry.compact(), f"{name} has separate or additional projections")
+        return
+    for tensor in inputs[:3]:
+        _read(flow, tensor, -1, lambda: flow.elements.register((name, "in"), layer.embed_dim), name)
+    rows = flow.elements.register((name, "channels"), 3 * layer.embed_dim).reshape(-1, layer.head_dim)
+    columns = flow.elements.register((f"{name}.out_proj", "in"), layer.embed_dim).reshape(-1, layer.head_dim)
+    for head in (*rows[1:], *columns):
+        flow.elements.join(rows[0], head)
+    flow.give_line(out, out.ndim - 1, flow.elements.register((f"{name}.out_proj", "out"), layer.embed_dim))
