@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pruneport.compress.plan import Plan, apply_plan
 from pruneport.errors import BundleError
 from pruneport.export.bundle import PLAN, WEIGHTS, Bundle, plan_hash, process_umask
+from pruneport.models.checkpoint import with_versions
 from pruneport.models.record import Factory
 from pruneport.models.source import build
 
@@ -77,7 +78,7 @@ def _take_values(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     tied = list(network.named_parameters(remove_duplicate=False))
     for name, parameter in tied:
         names.setdefault(id(parameter), []).append(name)
-    network.load_state_dict(state, assign=True)
+    network.load_state_dict(with_versions(network, state), assign=True)
     for first, *others in names.values():
         for other in others:
             owner, _, attribute = other.rpartition(".")

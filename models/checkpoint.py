@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from pruneport.errors import CheckpointError
 
-__all__ = ["load_weights", "read_checkpoint"]
+__all__ = ["load_weights", "read_checkpoint", "with_versions"]
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "network", "net", "params", "weights")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
@@ -77,7 +78,14 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path) ->
             f"checkpoint {path} does not fit the network:\n" + "\n".join(lines) + "\n"
             "Check that the source is the architecture it was trained with (--model-arg num_classes=N, say)."
         )
-    network.load_state_dict(dict(state), strict=False)
+    network.load_state_dict(with_versions(network, state), strict=False)
+
+
+def with_versions(network: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state with the network's own format versions, which files lose and some networks (MNASNet) insist on."""
+    versioned = OrderedDict(state)
+    versioned._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
+    return versioned
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ SAMPLE = [
     "torchvision:shufflenet_v2_x0_5",  # splits and shuffles
     "torchvision:squeezenet1_1",  # branches, a convolution as head
     "torchvision:regnet_y_400mf",  # narrow channel groups
+    "torchvision:mnasnet0_5",  # insists on the version of its state
     "timm:convnext_atto",  # layer norm, layer scale
     "timm:vit_tiny_patch16_224",  # fused queries, keys and values
     "timm:levit_128s",  # attention with norms and tables of biases
