@@ -263,6 +263,8 @@ class _DefaultScales(TorchFunctionMode):
         if function is nn.functional.scaled_dot_product_attention and named.get("scale") is None:
             query = args[0] if args else named["query"]
             found = self._flow.map_along(query, -1)
-            if found is not None:
+            if found is not None and found.bare:
+                self._flow.break_off(found.compact(), f"the queries of {self._flow.place} are a bare parameter")
+            elif found is not None:
                 self._flow.scaled.append(found.rows(query.ndim - 1))
         return function(*args, **named)

@@ -25,6 +25,7 @@ SAMPLE = [
 ]
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("spec", SAMPLE)
 def test_all_the_way(spec: str) -> None:
     row = zoo.compress_one(spec)
@@ -35,6 +36,7 @@ def test_all_the_way(spec: str) -> None:
     assert row["pruned_groups"] > 0
 
 
+@pytest.mark.zoo
 def test_a_sweep_notes_a_timeout_resumes_and_sums_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
