@@ -303,4 +303,6 @@ def _difference(group: Group, asked: float, kept: int, options: PruneOptions) ->
 def _nothing_prunable(groups: Sequence[Group], reasons: Sequence[str]) -> str:
     lines = [f"  {group.name} ({group.width}): {reason}" for group, reason in zip(groups, reasons, strict=True)]
     shown = lines[:12] + ([f"  … and {len(lines) - 12} more"] if len(lines) > 12 else [])
+    if any("outside --scope filters" in reason for reason in reasons):
+        shown.append("--scope channels prunes residual streams too.")
     return "nothing can be pruned with these options:\n" + "\n".join(shown or ["  the network has no groups"])

@@ -240,6 +240,7 @@ def test_nothing_prunable_lists_every_reason() -> None:
         "  head (10): the network's outputs always stay",
         "  odd (64): odd is a Mystery, which cannot be resized",
         "  kept (64): kept by --keep 'x*'",
+        "--scope channels prunes residual streams too.",
     ]
 
 
