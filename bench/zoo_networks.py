@@ -1,9 +1,10 @@
-"""The networks of ``bench/zoo.py``: all of torchvision's for classification, and of timm's families one or more."""
+"""The networks of ``bench/zoo.py``: all of torchvision's for classification and segmentation, and of timm's families one or more."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from types import ModuleType
 
 import timm
 import torchvision
@@ -103,11 +104,15 @@ def _timm_names() -> list[str]:
     return [f"timm:{name}" for name in _TIMM.split()]
 
 
-def _torchvision_names() -> list[str]:
-    return [f"torchvision:{name}" for name in torchvision.models.list_models(module=torchvision.models)]
+def _torchvision_names(module: ModuleType) -> list[str]:
+    return [f"torchvision:{name}" for name in torchvision.models.list_models(module=module)]
 
 
-NETWORKS: Mapping[str, list[str]] = {"torchvision": _torchvision_names(), "timm": _timm_names()}
+NETWORKS: Mapping[str, list[str]] = {
+    "torchvision": _torchvision_names(torchvision.models),
+    "segmentation": _torchvision_names(torchvision.models.segmentation),
+    "timm": _timm_names(),
+}
 """Sources by the name under which ``bench/zoo.py`` takes them together."""
 
 

@@ -22,6 +22,7 @@ SAMPLE = [
     "timm:levit_128s",  # attention with norms and tables of biases
     "timm:repvgg_a0",  # re-parametrised branches: all streams
     "timm:nf_resnet26",  # standardised weights with gains
+    "torchvision:lraspp_mobilenet_v3_large",  # segmentation: a dict of maps
 ]
 
 
@@ -34,6 +35,21 @@ def test_all_the_way(spec: str) -> None:
     assert row["masked_error"] is None or row["masked_error"] < 1e-4
     assert row["parity_error"] < 1e-4
     assert row["pruned_groups"] > 0
+
+
+@pytest.mark.zoo
+def test_a_detectors_backbone(tmp_path: Path) -> None:
+    file = tmp_path / "detector.py"
+    file.write_text(
+        "from torchvision.models.detection import ssdlite320_mobilenet_v3_large\n\n\n"
+        "def backbone():\n"
+        "    return ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).backbone\n",
+        encoding="utf-8",
+    )
+    row = zoo.compress_one(f"{file}:backbone")
+    assert row["outcome"] == "ok", row.get("error")
+    assert row["macs_kept"] == pytest.approx(0.6, abs=0.02)
+    assert row["masked_error"] < 1e-4
 
 
 @pytest.mark.zoo
