@@ -1,4 +1,4 @@
-"""The networks of ``bench/zoo.py``: all of torchvision's for classification and segmentation, and of timm's families one or more."""
+"""The networks of ``bench/zoo.py``: torchvision's for classification and segmentation, one or more of each timm family."""
 
 from __future__ import annotations
 
