@@ -1,4 +1,4 @@
-"""The networks of ``bench/zoo.py``: torchvision's for classification and segmentation, one or more of each timm family."""
+"""The networks of ``bench/zoo.py``: torchvision's for classification and segmentation, some of every timm family."""
 
 from __future__ import annotations
 
