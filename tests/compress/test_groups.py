@@ -203,6 +203,32 @@ def test_chunks_in_uneven_parts() -> None:
     assert positions(found["c"]) == {("a", "out"): [[6], [7]], ("c", "in"): singles(0, 2)}
 
 
+def test_equal_chunks_stay_equal() -> None:
+    def forward(n: Any, x: Tensor) -> Tensor:
+        first, second = n.a(x).chunk(2, dim=1)
+        out: Tensor = n.fc(pooled(n.b(first) + n.c(second)))
+        return out
+
+    groups = by_name(Net(forward, a=conv(3, 8), b=conv(4, 6), c=conv(4, 6), fc=nn.Linear(6, 2)))
+    assert positions(groups["a"]) == {
+        ("a", "out"): [[unit, unit + 4] for unit in range(4)],
+        ("b", "in"): singles(0, 4),
+        ("c", "in"): singles(0, 4),
+    }
+
+
+def test_channels_that_meet_the_image_or_a_constant_are_obstacles() -> None:
+    def forward(n: Any, x: Tensor) -> Tensor:
+        y = n.b(n.a(x) + x) * torch.arange(4.0).reshape(4, 1, 1)
+        out: Tensor = n.fc(pooled(n.c(torch.cat([y, x], 1))))
+        return out
+
+    groups = by_name(Net(forward, a=conv(3, 3), b=conv(3, 4), c=conv(7, 5), fc=nn.Linear(5, 2)))
+    for name in ("a", "b"):
+        assert "combines its channels with values whose width does not follow any layer" in groups[name].obstacle
+    assert positions(groups["b"])["c", "in"] == singles(0, 4)
+
+
 def test_a_split_whose_parts_are_read_twice_or_never() -> None:
     def forward(n: Any, x: Tensor) -> Tensor:
         _, first, second = torch.split(n.a(x), [2, 3, 5], dim=1)
