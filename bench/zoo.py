@@ -245,6 +245,8 @@ def _summary(rows: Sequence[dict[str, Any]]) -> str:
     totals = Counter(row["network"].split(":")[0] for row in rows)
     passed = Counter(row["network"].split(":")[0] for row in rows if row["outcome"] == "ok")
     head = [f"{library}: {passed[library]} of {total} networks." for library, total in sorted(totals.items())]
+    listed = sum(map(len, NETWORKS.values()))
+    head.append(f"{listed} are listed in `bench/zoo_networks.py`; those without a row were not run yet.")
     failed = [
         f"- `{row['network']}` ({row['outcome']}): {row.get('error', '')[:300]}"
         for row in rows
