@@ -33,8 +33,9 @@ from pruneport.errors import InputError, ParityError, PruneportError
 from pruneport.export.bundle import Bundle
 from pruneport.export.onnx_file import write_onnx
 from pruneport.export.parity import check_seeded, open_cpu_session
-from pruneport.export.weights import rebuild, write_network
+from pruneport.export.weights import rebuild, same_bits, write_network
 from pruneport.models.options import SourceOptions
+from pruneport.models.outputs import tensor_leaves
 from pruneport.models.record import Source
 from pruneport.models.source import open_source
 
@@ -207,18 +208,11 @@ def _forward_seconds(network: nn.Module, shape: tuple[int, int, int]) -> float:
 def _reload(folder: Path, network: nn.Module, plan: Any) -> None:
     write_network(folder, network, plan)
     again = rebuild(Bundle(folder=folder, plan=plan, files={}), trust_source=True)
-    ours, theirs = network.state_dict(), again.state_dict()
     inputs = torch.randn(2, *plan.source.input_shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        same = all(torch.equal(ours[name], theirs[name]) for name in ours) and ours.keys() == theirs.keys()
-        if not same or not torch.equal(_first(network(inputs)), _first(again(inputs))):
+        ours, theirs = tensor_leaves(network(inputs)), tensor_leaves(again(inputs))
+        if not same_bits(network, again) or not all(map(torch.equal, ours, theirs)):
             raise ParityError("the network read back from disk is not the pruned one, bit for bit.")
-
-
-def _first(output: Any) -> torch.Tensor:
-    while not isinstance(output, torch.Tensor):
-        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
-    return output
 
 
 def _reason(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-__all__ = ["argument", "tensors_in"]
+__all__ = ["argument", "operator_name", "tensors_in"]
 
 
 def argument(function: Any, args: Any, kwargs: Any, name: str, default: Any = None) -> Any:
@@ -16,6 +16,11 @@ def argument(function: Any, args: Any, kwargs: Any, name: str, default: Any = No
         if known.name == name:
             return args[place] if place < len(args) and not known.kwarg_only else kwargs.get(name, default)
     return default
+
+
+def operator_name(function: Any) -> str:
+    """``add_`` of aten.add_.Tensor."""
+    return str(function).split(".")[1]
 
 
 def tensors_in(values: Any) -> list[Tensor]:

@@ -13,30 +13,15 @@ from torch import Tensor, nn
 
 from pruneport.compress.elements import Elements
 from pruneport.compress.flow import Flow
-from pruneport.compress.layers import LAYERS
+from pruneport.compress.layers import LAYERS, bare_tensor
 from pruneport.compress.operators import LEAVES, operate
 from pruneport.errors import PruningError
 from pruneport.models.outputs import tensor_leaves
 
-__all__ = ["Coupling", "Sized", "find_coupling"]
+__all__ = ["Coupling", "find_coupling"]
 
 Key = tuple[str, str]
 Array = np.ndarray[Any, np.dtype[np.int64]]
-
-
-@dataclass(frozen=True)
-class Sized:
-    """A module's forward makes a tensor that holds, of each of these units, so many channels.
-
-    Attributes:
-        module: The module whose forward it is.
-        dense: All channels together.
-        units: The unit of each channel.
-    """
-
-    module: str
-    dense: int
-    units: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +36,7 @@ class Coupling:
         output: Units whose channels leave the network.
         broken: Units that cannot be removed, and why.
         order: Place of each module in the order of execution.
-        sized: Widths that forwards ask for.
+        sized: Modules whose forward makes a tensor of a certain width, with the unit of each channel along it.
         products: Multiply-accumulates of matrix products that are no layer's, with the units along each of the sizes
             that they are proportional to.
         riding: Layers that are applied along other channels than those they read, and the units of these.
@@ -66,7 +51,7 @@ class Coupling:
     output: frozenset[int]
     broken: Mapping[int, str]
     order: Mapping[str, int]
-    sized: tuple[Sized, ...]
+    sized: tuple[tuple[str, tuple[int, ...]], ...]
     products: tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
     riding: Mapping[str, tuple[int, ...]]
     scaled: tuple[dict[int, tuple[tuple[Key, int], ...]], ...]
@@ -102,7 +87,7 @@ def find_coupling(network: nn.Module, example: Tensor) -> Coupling:
             for unit in torch.unique(elements.roots(labels)).tolist()
         },
         order={name: place for place, name in enumerate(dict.fromkeys(flow.calls))},
-        sized=tuple(Sized(s.module, s.dense, tuple(elements.roots(s.labels).tolist())) for s in flow.sized),
+        sized=tuple((module, tuple(elements.roots(line).tolist())) for module, line in flow.sized),
         products=tuple(
             (product.macs, tuple(tuple(elements.roots(line).tolist()) for line in product.lines))
             for product in flow.products
@@ -137,30 +122,20 @@ def _places(elements: Elements, rows: Tensor) -> dict[int, tuple[tuple[Key, int]
 
 def _settle_parameters(flow: Flow) -> None:
     """A bare parameter's entries shrink along one dimension or not at all."""
-    layers = [key for key in flow.elements.offsets if key[1] != "flat"]
-    for name, axis in [key for key in flow.elements.offsets if key[1] == "flat"]:
-        if not _coupled(flow.elements, (name, axis), layers):
+    elements = flow.elements
+    of_layers = {unit for key in elements.offsets if key[1] != "flat" for unit in elements.of(key).tolist()}
+    for name, axis in [key for key in elements.offsets if key[1] == "flat"]:
+        if of_layers.isdisjoint(elements.of((name, axis)).tolist()):
             continue
-        roots = flow.elements.of((name, axis)).reshape(_tensor(flow.network, name).shape)
+        roots = elements.of((name, axis)).reshape(bare_tensor(flow.network, name).shape)
         if _dimension(roots) is None:
             flow.break_off(torch.from_numpy(roots), f"the entries of {name} do not follow one of its dimensions")
-
-
-def _coupled(elements: Elements, key: Key, layers: list[Key]) -> bool:
-    own = np.unique(elements.of(key))
-    return any(np.isin(own, elements.of(layer)).any() for layer in layers)
 
 
 def _dimension(roots: Array) -> int | None:
     """The dimension along which the unit changes, if it is one alone."""
     varying = [d for d, size in enumerate(roots.shape) if size > 1 and (roots != roots.take([0], axis=d)).any()]
     return varying[0] if len(varying) == 1 else None
-
-
-def _tensor(network: nn.Module, name: str) -> Tensor:
-    owner, _, attribute = name.rpartition(".")
-    tensor: Tensor = getattr(network.get_submodule(owner), attribute)
-    return tensor
 
 
 def _units(elements: Elements, network: nn.Module) -> tuple[dict[int, dict[Key, list[int]]], dict[Key, int]]:
@@ -175,7 +150,7 @@ def _units(elements: Elements, network: nn.Module) -> tuple[dict[int, dict[Key, 
         for position, unit in enumerate(elements.of(key).tolist()):
             units[unit].setdefault(key, []).append(position)
     for name, _ in flat:
-        roots = elements.of((name, "flat")).reshape(_tensor(network, name).shape)
+        roots = elements.of((name, "flat")).reshape(bare_tensor(network, name).shape)
         dim = _dimension(roots)
         if dim is None:
             continue

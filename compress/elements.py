@@ -46,8 +46,8 @@ class Elements:
         return next(key for key, start in self.offsets.items() if start <= element < start + self.sizes[key])
 
     def join(self, left: Tensor, right: Tensor) -> None:
-        """Elements (n,) that go with elements (n,); zeros join nothing."""
-        pairs = self._roots[np.stack([left.numpy().ravel(), right.numpy().ravel()])]
+        """Elements that go with elements, place by place of the broadcast shape; zeros join nothing."""
+        pairs = self._roots[np.stack([side.ravel() for side in np.broadcast_arrays(left.numpy(), right.numpy())])]
         pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs != 0).all(0)]
         if not pairs.size:
             return

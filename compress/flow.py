@@ -20,8 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pruneport.compress.elements import Elements
+from pruneport.compress.hooks import hooks_restored
 
-__all__ = ["Flow", "Map", "Operation", "Product", "Sized"]
+__all__ = ["Flow", "Map", "Operation", "Product"]
 
 _LARGEST_PARAMETER = 2_000_000  # entries; a larger bare parameter is a matrix, not a bias of some kind
 
@@ -59,15 +60,6 @@ class Map:
 
 
 @dataclass(frozen=True, eq=False)
-class Sized:
-    """A module's forward made a tensor of ``dense`` entries along channels, whose elements are ``labels``."""
-
-    module: str
-    dense: int
-    labels: Tensor
-
-
-@dataclass(frozen=True, eq=False)
 class Product:
     """A matrix product of two tensors: its multiply-accumulates, and the elements along the sizes they grow with."""
 
@@ -90,7 +82,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         added: Elements whose channels pass an addition of two tensors.
         averaged: Elements that are averaged over: there, removing differs from zeroing.
         broken: Elements that cannot be removed, and why.
-        sized: Where the forward made tensors of a certain width.
+        sized: Modules whose forward made a tensor of a certain width, with the elements along it.
         products: Matrix products that are no layer's.
         standardised: Layers whose weight is normalised over its inputs.
         riding: Layers that are applied along other channels than those they read, and the elements of these.
@@ -112,7 +104,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.added: list[Tensor] = []
         self.averaged: list[Tensor] = []
         self.broken: list[tuple[Tensor, str]] = []
-        self.sized: list[Sized] = []
+        self.sized: list[tuple[str, Tensor]] = []
         self.scaled: list[Tensor] = []
         self.products: list[Product] = []
         self.standardised: set[str] = set()
@@ -207,15 +199,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
-        handles: list[Any] = []
-        for name, module in self.modules.items():
-            handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(self._leaving(name), with_kwargs=True))
-        try:
+        with hooks_restored(self.network):
+            for name, module in self.modules.items():
+                module.register_forward_pre_hook(self._entering(name), with_kwargs=True)
+                module.register_forward_hook(self._leaving(name), with_kwargs=True)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _entering(self, name: str) -> Callable[..., None]:
         leaf = isinstance(self.modules[name], tuple(self._leaves))

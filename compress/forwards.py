@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +12,9 @@ from torch import nn
 
 from pruneport.compress.coupling import Coupling
 from pruneport.compress.groups import Group
-from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.layers import LAYERS
 
-__all__ = ["Attributes", "attributes_for", "inflexible_groups", "rescale_queries", "running"]
+__all__ = ["Attributes", "attributes_for", "inflexible_groups", "rescale_queries"]
 
 Attributes = dict[str, dict[str, int | tuple[int, ...]]]
 """Module -> attribute -> its value in the pruned network."""
@@ -37,8 +35,8 @@ def attributes_for(network: nn.Module, coupling: Coupling, kept: Callable[[int],
         one new value; and lists of such widths, in order.
     """
     by_module: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for sized in coupling.sized:
-        by_module[sized.module].append((sized.dense, sum(map(kept, sized.units))))
+    for place, units in coupling.sized:
+        by_module[place].append((len(units), sum(map(kept, units))))
     found: Attributes = {}
     for name, sizes in by_module.items():
         module = network.get_submodule(name)
@@ -101,25 +99,6 @@ def _scale_rows(
             tensor.data[chosen] *= factor
 
 
-@contextmanager
-def running(network: nn.Module) -> Iterator[list[str]]:
-    """Yield the names of the modules that are running, outermost first; where a forward raises, they stay."""
-    stack: list[str] = [""]
-
-    def enter(name: str) -> Callable[..., None]:
-        return lambda *_: stack.append(name)
-
-    def leave(*_: Any) -> None:
-        stack.pop()
-
-    with hooks_restored(network):
-        for name, module in network.named_modules():
-            if name:
-                module.register_forward_pre_hook(enter(name))
-                module.register_forward_hook(leave)
-        yield stack
-
-
 def inflexible_groups(
     network: nn.Module, coupling: Coupling, groups: Sequence[Group], pruned: Sequence[int], stack: Sequence[str]
 ) -> list[int]:
@@ -139,7 +118,7 @@ def inflexible_groups(
         module = network.get_submodule(level)
         if isinstance(module, LAYERS):
             continue
-        shaped = {unit for sized in coupling.sized if sized.module == level for unit in sized.units}
+        shaped = {unit for place, units in coupling.sized if place == level for unit in units}
         inside = [index for index in pruned if any(_under(member.module, level) for member in groups[index].members)]
         found = [index for index in pruned if shaped.intersection(groups[index].units)] or (inside if level else [])
         if found:

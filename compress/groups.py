@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pruneport.compress.coupling import Coupling, find_coupling
-from pruneport.compress.layers import block_count, unsupported
+from pruneport.compress.layers import block_count, parts_by_name, unsupported
 from pruneport.compress.record import Member, Scope
 from pruneport.errors import PruningError
 
@@ -88,7 +88,7 @@ def group_units(network: nn.Module, coupling: Coupling) -> list[Group]:
     if not coupling.units:
         raise PruningError("no convolution or linear layer was found on the way from the input to the outputs.")
     order = coupling.order
-    layers = {**dict(network.named_parameters()), **dict(network.named_buffers()), **dict(network.named_modules())}
+    layers = parts_by_name(network)
     by_axes: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for unit, axes in coupling.units.items():
         by_axes[tuple((key, len(positions)) for key, positions in axes.items())].append(unit)
@@ -112,7 +112,7 @@ def _group(
     )
     obstacle = next((coupling.broken[unit] for unit in units if unit in coupling.broken), "")
     obstacle = obstacle or next(
-        (reason for m in members if (reason := unsupported(layers[m.module], m.module, m.axis, m.size))), ""
+        (reason for m in members if (reason := unsupported(layers[m.module], m.module, m.axis))), ""
     )
     blocks, block_obstacle = _blocks(members, layers, len(units))
     producers = [m.module for m in members if m.axis == "out"] or [members[0].module]

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["calls_recorded", "hooks_restored"]
+__all__ = ["calls_recorded", "hooks_restored", "running"]
 
 
 @contextmanager
@@ -39,3 +39,22 @@ def calls_recorded(network: nn.Module) -> Iterator[list[str]]:
         for name, module in network.named_modules():
             module.register_forward_hook(remember(name))
         yield calls
+
+
+@contextmanager
+def running(network: nn.Module) -> Iterator[list[str]]:
+    """Yield the names of the modules that are running, outermost first; where a forward raises, they stay."""
+    stack: list[str] = [""]
+
+    def enter(name: str) -> Callable[..., None]:
+        return lambda *_: stack.append(name)
+
+    def leave(*_: Any) -> None:
+        stack.pop()
+
+    with hooks_restored(network):
+        for name, module in network.named_modules():
+            if name:
+                module.register_forward_pre_hook(enter(name))
+                module.register_forward_hook(leave)
+        yield stack

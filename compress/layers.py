@@ -17,9 +17,11 @@ from pruneport.errors import PruningError
 __all__ = [
     "LAYERS",
     "axis_size",
+    "bare_tensor",
     "block_count",
     "narrow",
     "norm_after",
+    "parts_by_name",
     "removed_whole",
     "silence",
     "unsupported",
@@ -70,7 +72,7 @@ def silence(network: nn.Module, name: str, keep: Keep) -> None:
     try:
         layer: Any = network.get_submodule(name)
     except AttributeError:
-        tensor = _bare(network, name)
+        tensor = bare_tensor(network, name)
         for axis, kept in keep.items():
             tensor.data[
                 (slice(None),) * _DIMENSIONS.index(axis) + (_lost(tensor.shape[_DIMENSIONS.index(axis)], kept),)
@@ -118,13 +120,13 @@ def weight_by_channel(network: nn.Module, name: str, axis: str) -> Tensor | None
     try:
         layer = network.get_submodule(name)
     except AttributeError:
-        tensor = _bare(network, name).detach().movedim(_DIMENSIONS.index(axis), 0)
+        tensor = bare_tensor(network, name).detach().movedim(_DIMENSIONS.index(axis), 0)
         return tensor.reshape(len(tensor), -1)
     weight = _handler(layer).by_channel(layer, axis)
     return None if weight is None else weight.detach().flatten(1)
 
 
-def unsupported(layer: nn.Module | Tensor, name: str, axis: str, size: int) -> str:
+def unsupported(layer: nn.Module | Tensor, name: str, axis: str) -> str:
     """Why this axis cannot shrink, or an empty string."""
     if isinstance(layer, Tensor):
         return ""
@@ -135,6 +137,11 @@ def unsupported(layer: nn.Module | Tensor, name: str, axis: str, size: int) -> s
     if isinstance(layer, _Transposed) and axis != "channels" and layer.groups > 1:
         return f"{name} is a grouped transposed convolution"
     return ""
+
+
+def parts_by_name(network: nn.Module) -> dict[str, nn.Module | Tensor]:
+    """All that a member of a group can name: modules, parameters and buffers."""
+    return {**dict(network.named_parameters()), **dict(network.named_buffers()), **dict(network.named_modules())}
 
 
 def axis_size(layer: nn.Module | Tensor, axis: str) -> int:
@@ -285,7 +292,8 @@ def _narrow_prelu(layer: nn.Module, keep: Keep) -> None:
         layer.num_parameters = len(keep["channels"])
 
 
-def _bare(network: nn.Module, name: str) -> Tensor:
+def bare_tensor(network: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer that no layer of the table owns."""
     owner, _, attribute = name.rpartition(".")
     tensor = getattr(network.get_submodule(owner), attribute)
     assert isinstance(tensor, Tensor)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.forwards import running
+from pruneport.compress.hooks import running
 from pruneport.compress.layers import silence
 from pruneport.compress.plan import GroupPlan, positions_kept
 from pruneport.errors import PruningError

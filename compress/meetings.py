@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruneport.compress.aten import argument, tensors_in
+from pruneport.compress.aten import argument, operator_name, tensors_in
 from pruneport.compress.flow import Flow, Map
 
 __all__ = ["MEETS_FIXED", "combine", "concatenate", "meeting", "share", "stack", "write"]
@@ -21,7 +21,7 @@ def combine(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> N
     tensors = tensors_in((args, kwargs))
     for out in tensors_in(output):
         flow.give(out, meeting(flow, tensors, out.shape))
-    if str(function).startswith(("aten.add", "aten.sub")):
+    if operator_name(function).startswith(("add", "sub")):
         _note_added(flow, tensors)
 
 
@@ -64,7 +64,7 @@ def _meet(flow: Flow, entry: Map, dim: int, others: Sequence[tuple[Map, tuple[in
     for other, dims in others:
         if other.bare and dim in dims:
             rows = other.rows(dim)
-            flow.elements.join(line[:, None].expand_as(rows), rows)
+            flow.elements.join(line[:, None], rows)
         elif not other.bare and dims == (dim,):
             flow.elements.join(line, other.line(dim))
             alone = torch.cat([line[other.line(dim) == 0], other.line(dim)[line == 0]])
@@ -132,7 +132,7 @@ def share(flow: Flow, parts: Sequence[Tensor], dim: int, output: Tensor, out_dim
             flow.break_off(line, MEETS_FIXED.format(flow.place))
         else:
             rows = entry.rows(dim)
-            flow.elements.join(line[:, None].expand_as(rows), rows)
+            flow.elements.join(line[:, None], rows)
 
 
 def write(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:

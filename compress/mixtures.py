@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pruneport.compress.aten import argument, tensors_in
+from pruneport.compress.aten import argument, operator_name, tensors_in
 from pruneport.compress.flow import Flow, Map
 
 __all__ = ["fold", "normalise", "pool", "reduce"]
@@ -19,7 +19,7 @@ def pool(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None
         dims = flow.varies(entry)
         if entry.bare:
             for channel in entry.labels.flatten(0, first - 1).reshape(-1, *entry.labels.shape[first:]):
-                flow.elements.join(channel.flatten()[:1].expand(channel.numel()), channel.flatten())
+                flow.elements.join(channel.flatten()[:1], channel.flatten())
         elif dims and dims[0] >= first:
             flow.break_off(entry.compact(), f"{flow.place} mixes its channels by {function}")
             continue
@@ -40,20 +40,16 @@ def reduce(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> No
     for entry in flow.maps(source):
         varies = flow.varies(entry)
         if not entry.bare and set(varies) & set(dims):
-            if not str(function).startswith("aten.sum"):
+            if not operator_name(function).startswith("sum"):
                 flow.averaged.append(entry.compact())
             continue
-        labels = entry.labels
-        for dim in reversed(dims):
-            labels = labels.narrow(dim, 0, 1) if labels.shape[dim] else labels
-        maps.append(Map(labels, entry.bare))
+        maps.append(entry)
     for out in tensors_in(output):
         shaped = []
         for entry in maps:
             labels = entry.labels
-            if out.ndim < source.ndim:
-                for dim in reversed(dims):
-                    labels = labels.select(dim, 0)
+            for dim in reversed(dims):
+                labels = labels.select(dim, 0) if out.ndim < source.ndim else labels.narrow(dim, 0, 1)
             shaped.append(Map(labels, entry.bare))
         flow.give(out, shaped)
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from pruneport.compress.aten import argument, tensors_in
-from pruneport.compress.flow import Flow, Map, Sized
+from pruneport.compress.aten import argument, operator_name, tensors_in
+from pruneport.compress.flow import Flow, Map
 
 __all__ = ["embed", "move", "pad", "shape", "split"]
 
@@ -30,7 +30,7 @@ def move(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None
 
 
 def _moved(function: Any, args: Any, kwargs: Any, tensor: Tensor, entry: Map) -> list[Tensor]:
-    name = str(function).split(".")[1]
+    name = operator_name(function)
     call = torch.ops.aten.reshape.default if name in ("view", "_unsafe_view") else function
     labels = entry.labels
 
@@ -65,14 +65,13 @@ def pad(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
 
 
 def shape(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
-    """A move after which channels may lie on several dimensions: all but one are joined."""
+    """A move to a shape that the forward asks for: the widths along channels are noted."""
     move(flow, function, args, kwargs, output)
     for out in tensors_in(output):
         for entry in flow.maps(out):
             dims = () if entry.bare else flow.varies(entry)
             if len(dims) == 1:
-                line = entry.line(dims[0])
-                flow.sized.append(Sized(flow.place, len(line), line))
+                flow.sized.append((flow.place, entry.line(dims[0])))
 
 
 def _settle(flow: Flow, entry: Map) -> None:
@@ -84,7 +83,7 @@ def _settle(flow: Flow, entry: Map) -> None:
     if len(dims) > 1:
         kept = max(dims, key=lambda dim: (entry.labels.shape[dim], dim))
         rows = entry.rows(kept)
-        flow.elements.join(rows[:, :1].expand_as(rows), rows)
+        flow.elements.join(rows[:, :1], rows)
 
 
 def split(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:

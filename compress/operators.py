@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruneport.compress.aten import tensors_in
+from pruneport.compress.aten import operator_name, tensors_in
 from pruneport.compress.flow import Flow, Operation
 from pruneport.compress.meetings import combine, concatenate, stack, write
 from pruneport.compress.mixtures import fold, normalise, pool, reduce
@@ -25,7 +25,7 @@ def operate(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> N
     inputs = tensors_in((args, kwargs))
     if inputs and not any(tensor.numel() for tensor in inputs):
         return  # nothing is in it that could be removed
-    name = str(function).split(".")[1]
+    name = operator_name(function)
     handler = _TABLE.get(name) or _TABLE.get(name.removesuffix("_"))
     if handler is None:
         handler = combine if torch.Tag.pointwise in function.tags else _unknown

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from torch import nn
 
-from pruneport.compress.layers import axis_size, narrow
+from pruneport.compress.layers import axis_size, narrow, parts_by_name
 from pruneport.compress.record import Axis, Calibrated, Cost, Member, Recovered, Scope
 from pruneport.errors import BundleError
 from pruneport.models.record import Source
@@ -154,7 +154,7 @@ def apply_plan(
         PruningError: A layer cannot be resized.
     """
     kept = [(member, group.kept) for group in groups if group.kept is not None for member in group.members]
-    layers = {**dict(network.named_parameters()), **dict(network.named_buffers()), **dict(network.named_modules())}
+    layers = parts_by_name(network)
     for member, _ in kept:
         layer = layers.get(member.module)
         size = 0 if layer is None else axis_size(layer, member.axis)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.aten import argument, tensors_in
-from pruneport.compress.flow import Flow, Map, Operation, Product, Sized
+from pruneport.compress.aten import argument, operator_name, tensors_in
+from pruneport.compress.flow import Flow, Map, Operation, Product
 from pruneport.compress.layers import removed_whole
 from pruneport.compress.meetings import meeting, share
 
@@ -29,7 +29,7 @@ def _read(flow: Flow, tensor: Tensor, dim: int, elements: Callable[[], Tensor], 
     if len(own) != len(rows):
         flow.break_off(rows, f"{label} reads {len(rows)} channels as {len(own)}")
         return False
-    flow.elements.join(own[:, None].expand_as(rows), rows)
+    flow.elements.join(own[:, None], rows)
     return True
 
 
@@ -53,7 +53,7 @@ def convolve(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
         if argument(function, args, kwargs, "groups", 1) == source.shape[1] == output.shape[1]:
             _filter(flow, source, weight, output)
         else:
-            _multiply_bare(flow, source, 1)
+            _multiply_bare(flow, source)
         return
     layer: Any = flow.modules[name]
     _pass_on(flow, source, output, 1, f"{name} mixes its channels as if they were places")
@@ -64,14 +64,14 @@ def convolve(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
         if (name, "in") in flow.elements.offsets and removed_whole(layer):
             inputs = flow.elements.register((name, "in"), layer.in_channels).reshape(layer.groups, -1)
             both = torch.cat([inputs, out.reshape(layer.groups, -1)], 1)
-            flow.elements.join(both[:, :1].expand_as(both), both)
+            flow.elements.join(both[:, :1], both)
     else:
         out = flow.elements.register((name, "channels"), layer.out_channels)
         fed = _read(flow, source, 1, lambda: out[:: layer.out_channels // layer.in_channels], name)
         if not fed:
             flow.break_off(out, f"{name} reads channels whose width does not follow any layer")
         several = out.reshape(layer.in_channels, -1)
-        flow.elements.join(several[:, :1].expand_as(several), several)
+        flow.elements.join(several[:, :1], several)
     flow.give_line(output, 1, out)
 
 
@@ -84,13 +84,13 @@ def _filter(flow: Flow, source: Tensor, weight: Tensor, output: Tensor) -> None:
     kernel = flow.map_along(weight, 0)
     if kernel is not None:
         rows = kernel.rows(0)
-        flow.elements.join(line[:, None].expand_as(rows), rows)
-    flow.sized.append(Sized(flow.place, len(line), line))
+        flow.elements.join(line[:, None], rows)
+    flow.sized.append((flow.place, line))
     flow.give_line(output, 1, line)
 
 
-def _multiply_bare(flow: Flow, source: Tensor, dim: int) -> None:
-    entry = flow.map_along(source, dim)
+def _multiply_bare(flow: Flow, source: Tensor) -> None:
+    entry = flow.map_along(source, 1)
     if entry is not None:
         flow.break_off(entry.compact(), f"{flow.place or 'the network'} multiplies its channels by a computed weight")
 
@@ -110,7 +110,7 @@ def _linear(flow: Flow, name: str, source: Tensor, output: Tensor, bias: Tensor 
 
 def multiply(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
     """Matrix products: with a layer's weight, or of two tensors (…, I, K) and (…, K, J)."""
-    *bias, left, right = args[:3] if str(function).startswith(("aten.addmm", "aten.baddbmm")) else args[:2]
+    *bias, left, right = args[:3] if operator_name(function).startswith(("addmm", "baddbmm")) else args[:2]
     name = flow.layer_of(right, (nn.Linear,)) if flow.owned(right) or not flow.maps(right) else None
     if name is not None:
         _linear(flow, name, left, output, bias[0] if bias else None)

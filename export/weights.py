@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
+import torch
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from pruneport.models.checkpoint import with_versions
 from pruneport.models.record import Factory
 from pruneport.models.source import build
 
-__all__ = ["rebuild", "write_network"]
+__all__ = ["rebuild", "same_bits", "write_network"]
 
 
 def write_network(folder: Path, network: nn.Module, plan: Plan) -> None:
@@ -53,6 +54,12 @@ def rebuild(bundle: Bundle, factory: Factory | None = None, *, trust_source: boo
             f"{bundle.folder / WEIGHTS} does not fit the network of {source.spec} after its plan: {error}"
         ) from error
     return network.eval()
+
+
+def same_bits(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks hold the same tensors under the same names."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def _drop_values(network: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruneport.compress.forwards import running
+from pruneport.compress.hooks import running
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import apply_plan
 from pruneport.compress.prune import prune

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from pruneport.bench.latency import check_required, measure, preflight
 from pruneport.compress.prune import Pruned
 from pruneport.errors import BundleError
@@ -20,7 +17,7 @@ from pruneport.export.bundle import (
     plan_hash,
 )
 from pruneport.export.verify import Check, require_parity, verify_files
-from pruneport.export.weights import rebuild, write_network
+from pruneport.export.weights import rebuild, same_bits, write_network
 from pruneport.verbs.configs import ShipConfig
 from pruneport.verbs.results import ShipResult
 from pruneport.verbs.steps import (
@@ -69,13 +66,8 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
 def _check_reload(folder: Path, pruned: Pruned) -> Check:
     """Load the network back from disk and compare it bit for bit with the one in memory."""
     reloaded = rebuild(Bundle(folder=folder, plan=pruned.plan, files={}), trust_source=True)
-    if not _same_bits(reloaded, pruned.network):
+    if not same_bits(reloaded, pruned.network):
         raise BundleError(
             f"{pruned.plan.source.spec} does not build the same network twice; make its factory deterministic."
         )
     return Check(name="reload", ok=True, detail="the network read back from disk is the pruned one, bit for bit")
-
-
-def _same_bits(one: nn.Module, other: nn.Module) -> bool:
-    ours, theirs = one.state_dict(), other.state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
