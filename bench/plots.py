@@ -1,28 +1,19 @@
-"""Plots as inline SVG: what was removed from every group, and how long dense and pruned take.
-
-The text in them is real text. Every colour is a CSS variable with a fallback, so that a page can restyle the
-plots for a dark scheme, and every id carries a hash of the plot, so that several can stand on one page.
-"""
+"""Plots as inline SVG: what was removed from every group, and how long dense and pruned take."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from pruneport.bench.svg import DENSE, INK, KEPT, MUTED, REMOVED, WIDTH_INCHES, inline_svg, quiet, styled, write
 from pruneport.errors import OutputError
 from pruneport.export.summary import clean, milliseconds
 
@@ -30,44 +21,12 @@ __all__ = ["check_plot", "groups_plot", "latency_plot", "sensitivity_plot"]
 
 Json = Mapping[str, Any]
 
-_NAMESPACE = "http://www.w3.org/2000/svg"
-_WIDTH_INCHES = 7.2
 _ROW_INCHES = 0.165
 _NAME_CHARS = 46
 _STRIP_SAMPLES = 150
 _NAMED_CURVES = 6
 _LEAST_ERROR = 1e-9
 _BEYOND = 3.0  # multiples of the slower median at which the time axis ends: one hiccup must not squash the rest
-
-# Light-scheme colours; each becomes var(--plot-NAME, COLOUR) in the SVG, so no two may be equal.
-_INK, _MUTED, _GRID = "#1f2a33", "#5d6b76", "#dde3e7"
-_KEPT, _REMOVED, _DENSE = "#14688c", "#b9d3df", "#7b8791"
-_VARIABLES = {
-    _INK: "ink",
-    _MUTED: "muted",
-    _GRID: "grid",
-    _KEPT: "kept",
-    _REMOVED: "removed",
-    _DENSE: "dense",
-}
-
-_STYLE: Any = {  # matplotlib's type for it lists every key
-    "svg.fonttype": "none",
-    "svg.hashsalt": "pruneport",
-    "text.parse_math": False,
-    "font.size": 7.5,
-    "text.color": _INK,
-    "axes.labelcolor": _MUTED,
-    "axes.edgecolor": _GRID,
-    "xtick.color": _GRID,
-    "xtick.labelcolor": _MUTED,
-    "ytick.color": _GRID,
-    "ytick.labelcolor": _INK,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
 
 
 def groups_plot(plan: Json) -> str:
@@ -83,23 +42,23 @@ def groups_plot(plan: Json) -> str:
     """
     groups = plan["groups"]
     pruned = sum(group["kept"] is not None for group in groups)
-    with _style():
+    with styled():
         height = 0.75 + _ROW_INCHES * max(1, len(groups))
-        figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
         axes = figure.add_subplot(facecolor="none")
         _draw_groups(axes, groups)
         axes.set_xlabel("filters (logarithmic: from one line to the next is a factor of two)")
         axes.set_ylim(max(1, len(groups)) - 0.4, -0.6)
         axes.set_yticks(range(len(groups)), [_shorten(group["name"]) for group in groups])
-        _quiet(axes)
+        quiet(axes)
         handles = [
-            Patch(color=_KEPT, label="kept"),
-            Patch(color=_REMOVED, label="removed"),
-            Patch(facecolor="none", edgecolor=_DENSE, label="left dense"),
+            Patch(color=KEPT, label="kept"),
+            Patch(color=REMOVED, label="removed"),
+            Patch(facecolor="none", edgecolor=DENSE, label="left dense"),
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=3)
         label = f"Filters kept and removed: {pruned} of {len(groups)} groups pruned"
-        return _inline_svg(figure, "groups", label)
+        return inline_svg(figure, "groups", label)
 
 
 def latency_plot(bench: Json) -> str:
@@ -112,31 +71,31 @@ def latency_plot(bench: Json) -> str:
         An ``<svg>`` element.
     """
     batches = bench["batches"]
-    with _style():
-        figure = Figure(figsize=(_WIDTH_INCHES, 0.45 + 0.95 * max(1, len(batches))), layout="constrained")
+    with styled():
+        figure = Figure(figsize=(WIDTH_INCHES, 0.45 + 0.95 * max(1, len(batches))), layout="constrained")
         for index, entry in enumerate(batches):
             axes = figure.add_subplot(len(batches), 1, index + 1, facecolor="none")
             limit = _BEYOND * max(entry["dense"]["p50_ms"], entry["pruned"]["p50_ms"])
-            dense_end = _draw_samples(axes, 0, entry["dense"], limit, _DENSE)
-            pruned_end = _draw_samples(axes, 1, entry["pruned"], limit, _KEPT)
+            dense_end = _draw_samples(axes, 0, entry["dense"], limit, DENSE)
+            pruned_end = _draw_samples(axes, 1, entry["pruned"], limit, KEPT)
             axes.set_xlim(0, 1.04 * max(dense_end, pruned_end))
             axes.set_ylim(1.5, -0.5)
             axes.set_yticks([0, 1], ["dense", "pruned"])
             axes.set_title(f"batch {entry['batch']}", loc="left", fontsize=8.5, fontweight="bold")
             axes.set_title(_interval(entry["speedup"]), loc="right", fontsize=7.5)
-            _quiet(axes)
+            quiet(axes)
         if batches:
             figure.axes[-1].set_xlabel("milliseconds per batch")
         handles = [
-            Line2D([], [], color=_MUTED, linewidth=0, marker="o", markersize=2.5, label="one run"),
-            Line2D([], [], color=_MUTED, linewidth=0, marker="|", mew=2, markersize=9, label="median (p50)"),
-            Line2D([], [], color=_MUTED, linewidth=1.6, label="p50 to p90"),
+            Line2D([], [], color=MUTED, linewidth=0, marker="o", markersize=2.5, label="one run"),
+            Line2D([], [], color=MUTED, linewidth=0, marker="|", mew=2, markersize=9, label="median (p50)"),
+            Line2D([], [], color=MUTED, linewidth=1.6, label="p50 to p90"),
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=3)
         label = "Latency of dense and pruned: " + "; ".join(
             f"batch {entry['batch']}, {_interval(entry['speedup'])}" for entry in batches
         )
-        return _inline_svg(figure, "latency", label)
+        return inline_svg(figure, "latency", label)
 
 
 def check_plot(path: Path) -> None:
@@ -159,18 +118,18 @@ def sensitivity_plot(groups: Sequence[Json]) -> str:
     measured = [group for group in groups if group["sensitivity"]]
     ends = sorted(measured, key=lambda group: max(group["sensitivity"]["output_error"]), reverse=True)
     named = [group["name"] for group in ends[:_NAMED_CURVES]]
-    with _style():
-        figure = Figure(figsize=(_WIDTH_INCHES, 4.2), layout="constrained")
+    with styled():
+        figure = Figure(figsize=(WIDTH_INCHES, 4.2), layout="constrained")
         axes = figure.add_subplot(facecolor="none")
         for group in reversed(ends):
             curve = group["sensitivity"]
             removed = [1 - width / group["width"] for width in curve["widths"]]
             errors = [max(_LEAST_ERROR, error) for error in curve["output_error"]]
             stands_out = group["name"] in named
-            colour = _KEPT if stands_out else _DENSE
+            colour = KEPT if stands_out else DENSE
             axes.plot(removed[1:], errors[1:], color=colour, linewidth=1.4 if stands_out else 0.7, marker="o", ms=2)
             if stands_out:
-                _write(axes, _shorten(group["name"]), removed[-1], errors[-1], color=_INK, size=6.5)
+                write(axes, _shorten(group["name"]), removed[-1], errors[-1], color=INK, size=6.5)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlim(0, 1.25)
@@ -178,10 +137,10 @@ def sensitivity_plot(groups: Sequence[Json]) -> str:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         axes.set_xlabel("filters of the group removed, alone, its consumers solved anew")
         axes.set_ylabel("squared error of the outputs / their variance")
-        _quiet(axes)
+        quiet(axes)
         axes.grid(axis="y")
         label = f"Sensitivity of {len(measured)} groups; the most sensitive: {', '.join(named)}"
-        return _inline_svg(figure, "sensitivity", label)
+        return inline_svg(figure, "sensitivity", label)
 
 
 def _draw_groups(axes: Axes, groups: Sequence[Json]) -> None:
@@ -195,11 +154,11 @@ def _draw_groups(axes: Axes, groups: Sequence[Json]) -> None:
         text = f"{after} of {width}"
         if group["kept"] is None:
             text = f"{width}"
-            axes.barh(row, width - left, 0.6, left, facecolor="none", edgecolor=_DENSE, linewidth=0.8)
+            axes.barh(row, width - left, 0.6, left, facecolor="none", edgecolor=DENSE, linewidth=0.8)
         else:
-            axes.barh(row, width - left, 0.72, left, color=_REMOVED)
-            axes.barh(row, max(0.0, after - left), 0.72, left, color=_KEPT)
-        _write(axes, text, width, row, color=_MUTED, size=6.5)
+            axes.barh(row, width - left, 0.72, left, color=REMOVED)
+            axes.barh(row, max(0.0, after - left), 0.72, left, color=KEPT)
+        write(axes, text, width, row, color=MUTED, size=6.5)
     axes.set_xscale("log", base=2)
     axes.set_xlim(left, 2 ** (last + 0.14 * (last - first)))  # room for the figures right of the bars
     axes.xaxis.set_major_locator(FixedLocator([2.0**exponent for exponent in range(first, last + 1)]))
@@ -219,12 +178,8 @@ def _draw_samples(axes: Axes, row: int, timing: Json, limit: float, colour: str)
     axes.plot([p50, p50], [row - 0.36, row + 0.36], color=colour, linewidth=2, solid_capstyle="butt")
     beyond = sum(sample > limit for sample in timing["samples_ms"])
     hidden = f"; {beyond} beyond {milliseconds(limit)} ms not shown" if beyond else ""
-    _write(axes, f"{milliseconds(p50)} ms{hidden}", 0, row, color=_INK)
+    write(axes, f"{milliseconds(p50)} ms{hidden}", 0, row, color=INK)
     return max([p50, p90, *shown])
-
-
-def _write(axes: Axes, text: str, x: float, y: float, **style: Any) -> None:
-    axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center_baseline", **style)
 
 
 def _thin(samples: Sequence[float]) -> list[float]:
@@ -244,54 +199,3 @@ def _shorten(name: object) -> str:
     """Shorten a long name in its middle: its ends tell where in the network it is."""
     text, half = clean(name), _NAME_CHARS // 2
     return text if len(text) <= _NAME_CHARS else f"{text[: half - 1]}…{text[-half:]}"
-
-
-def _quiet(axes: Axes) -> None:
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.tick_params(length=0)
-    axes.grid(axis="x")
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Apply our style to what is drawn inside, and keep quiet about glyphs: the browser brings the fonts."""
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()  # a user's own matplotlibrc must not change the plots
-        matplotlib.rcParams.update(_STYLE)
-        warnings.filterwarnings("ignore", message=r".*Glyph .* missing from font")
-        warnings.filterwarnings("ignore", message=r".*Matplotlib currently does not support .* natively")
-        yield
-
-
-def _inline_svg(figure: Figure, name: str, label: str) -> str:
-    """Render without date, metadata and page-wide style; label it, prefix its ids, free its colours."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    prefix = f"{name}-{hashlib.sha256(buffer.getvalue()).hexdigest()[:8]}-"
-    root = ElementTree.fromstring(buffer.getvalue())
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag.endswith(("}metadata", "}style")):
-                parent.remove(child)
-    for element in root.iter():
-        element.tag = element.tag.partition("}")[2] or element.tag
-        element.attrib = {key.partition("}")[2] or key: value for key, value in element.attrib.items()}
-        for key, value in element.attrib.items():
-            element.set(key, _restyle(key, value, prefix))
-    for size in ("width", "height", "version"):
-        root.attrib.pop(size, None)
-    root.attrib |= {"xmlns": _NAMESPACE, "role": "img", "aria-label": clean(label), "class": "plot"}
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _restyle(key: str, value: str, prefix: str) -> str:
-    if key == "id":
-        return prefix + value
-    if key == "href":
-        return value.replace("#", f"#{prefix}")
-    if key == "clip-path":
-        return value.replace("url(#", f"url(#{prefix}")
-    if key == "style":
-        for colour, name in _VARIABLES.items():
-            value = value.replace(colour, f"var(--plot-{name}, {colour})")
-    return value

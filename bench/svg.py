@@ -1,0 +1,113 @@
+"""Plots as inline SVG, in one style.
+
+The text in them is real text. Every colour is a CSS variable with a fallback, so that a page can restyle the
+plots for a dark scheme, and every id carries a hash of the plot, so that several can stand on one page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pruneport.export.summary import clean
+
+__all__ = ["DENSE", "GRID", "INK", "KEPT", "MUTED", "REMOVED", "WIDTH_INCHES", "inline_svg", "quiet", "styled", "write"]
+
+_NAMESPACE = "http://www.w3.org/2000/svg"
+WIDTH_INCHES = 7.2
+
+# Light-scheme colours; each becomes var(--plot-NAME, COLOUR) in the SVG, so no two may be equal.
+INK, MUTED, GRID = "#1f2a33", "#5d6b76", "#dde3e7"
+KEPT, REMOVED, DENSE = "#14688c", "#b9d3df", "#7b8791"
+_VARIABLES = {
+    INK: "ink",
+    MUTED: "muted",
+    GRID: "grid",
+    KEPT: "kept",
+    REMOVED: "removed",
+    DENSE: "dense",
+}
+
+_STYLE: Any = {  # matplotlib's type for it lists every key
+    "svg.fonttype": "none",
+    "svg.hashsalt": "pruneport",
+    "text.parse_math": False,
+    "font.size": 7.5,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": GRID,
+    "xtick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.color": GRID,
+    "ytick.labelcolor": INK,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Apply our style to what is drawn inside, and keep quiet about glyphs: the browser brings the fonts."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()  # a user's own matplotlibrc must not change the plots
+        matplotlib.rcParams.update(_STYLE)
+        warnings.filterwarnings("ignore", message=r".*Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message=r".*Matplotlib currently does not support .* natively")
+        yield
+
+
+def inline_svg(figure: Figure, name: str, label: str) -> str:
+    """Render without date, metadata and page-wide style; label it, prefix its ids, free its colours."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    prefix = f"{name}-{hashlib.sha256(buffer.getvalue()).hexdigest()[:8]}-"
+    root = ElementTree.fromstring(buffer.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.endswith(("}metadata", "}style")):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = element.tag.partition("}")[2] or element.tag
+        element.attrib = {key.partition("}")[2] or key: value for key, value in element.attrib.items()}
+        for key, value in element.attrib.items():
+            element.set(key, _restyle(key, value, prefix))
+    for size in ("width", "height", "version"):
+        root.attrib.pop(size, None)
+    root.attrib |= {"xmlns": _NAMESPACE, "role": "img", "aria-label": clean(label), "class": "plot"}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def quiet(axes: Axes) -> None:
+    """Leave only the left spine and light vertical lines."""
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.tick_params(length=0)
+    axes.grid(axis="x")
+
+
+def write(axes: Axes, text: str, x: float, y: float, **style: Any) -> None:
+    """Write text a little to the right of a point."""
+    axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center_baseline", **style)
+
+
+def _restyle(key: str, value: str, prefix: str) -> str:
+    if key == "id":
+        return prefix + value
+    if key == "href":
+        return value.replace("#", f"#{prefix}")
+    if key == "clip-path":
+        return value.replace("url(#", f"url(#{prefix}")
+    if key == "style":
+        for colour, name in _VARIABLES.items():
+            value = value.replace(colour, f"var(--plot-{name}, {colour})")
+    return value

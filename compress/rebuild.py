@@ -1,0 +1,67 @@
+"""The pruned network again, from its plan and weights: nothing is traced, and shrinking moves no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from pruneport.compress.plan import Plan, apply_plan
+from pruneport.models.checkpoint import with_versions
+from pruneport.models.record import Factory
+from pruneport.models.source import build
+
+__all__ = ["rebuild_network"]
+
+
+def rebuild_network(plan: Plan, weights: Mapping[str, Tensor], factory: Factory | None = None) -> nn.Module:
+    """Build the dense architecture, shrink it by the plan and give it ``weights``.
+
+    Args:
+        plan: Names the source and what is kept.
+        weights: The state dict of the pruned network; its tensors become the network's own.
+        factory: Builds the dense architecture in place of the one that the plan names.
+
+    Returns:
+        The network in eval mode.
+
+    Raises:
+        BundleError: The plan does not fit the network.
+        RuntimeError: The weights do not fit it.
+        SourceError: The factory fails.
+    """
+    network = build(plan.source, factory, initialise=False)
+    _drop_values(network)
+    apply_plan(network, plan.groups, plan.attributes)
+    _take_values(network, weights)
+    return network.eval()
+
+
+def _drop_values(network: nn.Module) -> None:
+    """Leave only the shapes of what the weights file holds: shrinking then moves no memory; ties are kept."""
+    saved = {id(tensor) for tensor in network.state_dict(keep_vars=True).values()}
+    shells: dict[int, tuple[Tensor, Tensor]] = {}  # with the original, so that no other tensor gets its id
+    for module in network.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and id(tensor) in saved:
+                    shells.setdefault(id(tensor), (tensor, _shell(tensor)))
+                    tensors[name] = shells[id(tensor)][1]  # type: ignore[assignment]
+
+
+def _shell(tensor: Tensor) -> Tensor:
+    empty = tensor.detach().to("meta")
+    return nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+def _take_values(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Make ``state``'s tensors the network's own; what was one parameter under two names stays one."""
+    names: dict[int, list[str]] = {}
+    tied = list(network.named_parameters(remove_duplicate=False))
+    for name, parameter in tied:
+        names.setdefault(id(parameter), []).append(name)
+    network.load_state_dict(with_versions(network, state), assign=True)
+    for first, *others in names.values():
+        for other in others:
+            owner, _, attribute = other.rpartition(".")
+            setattr(network.get_submodule(owner), attribute, network.get_parameter(first))
