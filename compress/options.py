@@ -8,17 +8,23 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pruneport.models.options import PreparationOptions
+from pruneport.models.options import AugmentName, PreparationOptions
 
 __all__ = [
+    "AcceleratorName",
     "CalibrationOptions",
+    "CompressOptions",
     "CriterionName",
     "LabelsName",
+    "OptimizerName",
+    "PrecisionName",
     "PruneOptions",
     "RankingName",
     "RecoverName",
     "RecoveryOptions",
+    "ScheduleName",
     "ScopeName",
+    "TrainOptions",
 ]
 
 CriterionName = Literal[
@@ -41,6 +47,10 @@ ScopeName = Literal["filters", "channels"]
 RankingName = Literal["auto", "uniform", "global", "isomorphic", "sensitivity"]
 RecoverName = Literal["auto", "none", "bn", "reconstruct", "data-free"]
 LabelsName = Literal["auto", "folder", "predicted"]
+OptimizerName = Literal["sgd", "adamw"]
+PrecisionName = Literal["auto", "32", "bf16"]
+AcceleratorName = Literal["auto", "cpu", "cuda"]
+ScheduleName = Literal["none", "loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,3 +102,57 @@ class RecoveryOptions(CalibrationOptions):
     recover: RecoverName = "auto"
     """bn: measure BatchNorm statistics anew; reconstruct: solve weights by least squares; data-free: the same on
     synthetic inputs that match the BatchNorm statistics; auto: the best that the given images allow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressOptions(RecoveryOptions, PruneOptions):
+    """How much is pruned, and how accuracy is won back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(PreparationOptions):
+    """How a network is trained on a task. At most one of epochs, steps and budget is given."""
+
+    task: Path
+    """A folder with train/CLASS/* and test/CLASS/* (or val)."""
+    epochs: float | None = None
+    """Passes over the training images; 10 where nothing else is given."""
+    steps: int | None = None
+    """Steps of the optimizer."""
+    budget: float | None = None
+    """Training FLOPs to spend, such as 1e14: forward and backward of every image, validation not counted."""
+    batch_size: int = 32
+    """Images a step, over all devices."""
+    optimizer: OptimizerName = "sgd"
+    """sgd: with Nesterov momentum 0.9; adamw."""
+    learning_rate: float | None = None
+    """Highest learning rate of the pretrained layers; 0.01 for sgd, 0.0003 for adamw."""
+    head_rate: float = 10
+    """A new head learns this many times as fast."""
+    weight_decay: float = 1e-4
+    """On weights; norms and biases have none."""
+    warmup: float = 0.05
+    """Share of the training in which the rate rises from zero; then it falls as a cosine."""
+    augment: AugmentName = "crop-flip"
+    """crop: a part of random size and place, half of the area at least; crop-flip: half of them mirrored, too."""
+    distill: float = 0
+    """Weight of the squared distance to the dense network's representation, beside the loss on labels; 0: none."""
+    schedule: ScheduleName = "none"
+    """loss: prune to --flops while training, in steps: each waits until the training loss has come back to where it was
+    before the last."""
+    cuts: int = 4
+    """Steps in which the schedule reaches its target, all of them in the first two thirds of the training."""
+    evaluations: int = 10
+    """How often accuracy is measured on the test images, evenly over the training."""
+    precision: PrecisionName = "auto"
+    """auto: bf16 mixed precision on GPUs, float32 elsewhere."""
+    accelerator: AcceleratorName = "auto"
+    """Where to train."""
+    devices: int = 1
+    """How many GPUs, or processes on the CPU; each takes its share of every batch."""
+    workers: int = 0
+    """Processes a device that decode images."""
+    save_every: float = 60
+    """Seconds between saved states, from which a run that was stopped goes on bit for bit."""
+    keep_head: bool = False
+    """Train the head that is there; its outputs must be the task's classes in sorted order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from pruneport.compress.layers import axis_size, narrow, parts_by_name
-from pruneport.compress.record import Axis, Calibrated, Cost, Member, Recovered, Scope
+from pruneport.compress.record import Axis, Calibrated, Cost, Member, Recovered, Scope, Trained
 from pruneport.errors import BundleError
 from pruneport.models.record import Source
 
@@ -26,6 +26,7 @@ __all__ = [
     "Plan",
     "Request",
     "apply_plan",
+    "compose",
     "group_plan",
     "parse_plan",
     "positions_kept",
@@ -86,6 +87,7 @@ class Plan:
             average over channels, all outputs zero).
         calibration: The inputs that were used, or None.
         recovery: What was done after pruning, or None.
+        training: How it was fine-tuned, or None.
     """
 
     source: Source
@@ -100,10 +102,16 @@ class Plan:
     masked_error: float | None = None
     calibration: Calibrated | None = None
     recovery: Recovered | None = None
+    training: Trained | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights were trained, by whoever made them or here."""
+        return self.source.trained or self.training is not None
 
     def to_json(self) -> str:
         """The content of plan.json."""
-        source = asdict(self.source) | {"trained": self.source.trained}
+        source = asdict(self.source) | {"trained": self.trained}
         content = {
             "format_version": FORMAT_VERSION,
             "created": self.created,
@@ -117,6 +125,7 @@ class Plan:
             "masked_error": self.masked_error,
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "recovery": None if self.recovery is None else asdict(self.recovery),
+            "training": None if self.training is None else asdict(self.training),
             "groups": [_group_to_dict(group) for group in self.groups],
         }
         return json.dumps(content, indent=1) + "\n"
@@ -219,6 +228,7 @@ def parse_plan(text: str) -> Plan:
             masked_error=content["masked_error"],
             calibration=_calibrated(content.get("calibration")),
             recovery=Recovered(**recovery) if (recovery := content.get("recovery")) else None,
+            training=_trained(content.get("training")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"plan.json is not a well-formed plan: {error!r}. Compress again.") from error
@@ -233,6 +243,48 @@ def _attributes(entry: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, i
 
 def _calibrated(entry: Any) -> Calibrated | None:
     return Calibrated(**entry | {"skipped": tuple(entry["skipped"])}) if entry else None
+
+
+def _trained(entry: Any) -> Trained | None:
+    listed = ("classes", "mean", "std")
+    return Trained(**entry | {name: tuple(entry[name]) for name in listed}) if entry else None
+
+
+def compose(plan: Plan, further: Plan) -> Plan:
+    """The plan that does both: ``further`` prunes what ``plan`` left, and knows no other layers.
+
+    Args:
+        plan: Of the dense network, or of none of its groups.
+        further: Of the network that ``plan`` makes.
+    """
+    before = {group.name: group for group in plan.groups}
+    after = {group.name for group in further.groups}
+    groups = (
+        *(_composed(before[group.name], group) if group.name in before else group for group in further.groups),
+        *(group for group in plan.groups if group.name not in after),
+    )
+    attributes = {
+        name: {**plan.attributes.get(name, {}), **further.attributes.get(name, {})}
+        for name in (*plan.attributes, *further.attributes)
+    }
+    errors = [error for error in (plan.masked_error, further.masked_error) if error is not None]
+    return replace(
+        further,
+        source=plan.source,
+        dense=plan.dense,
+        groups=groups,
+        attributes=attributes,
+        recovery=plan.recovery,
+        note=None,
+        masked_error=max(errors, default=None),
+    )
+
+
+def _composed(before: GroupPlan, after: GroupPlan) -> GroupPlan:
+    if after.kept is None:
+        return before
+    kept = after.kept if before.kept is None else tuple(before.kept[unit] for unit in after.kept)
+    return replace(before, kept=kept, asked=after.asked, reason=after.reason)
 
 
 def group_plan(group: Group, kept: Sequence[int] | None, asked: float, reason: str, cost: Cost) -> GroupPlan:

@@ -28,7 +28,7 @@ from pruneport.compress.widths import Scores, choose_units, possible_widths
 from pruneport.errors import ImageFolderError, TargetError
 from pruneport.models.record import Source
 
-__all__ = ["Assessment", "GroupView", "Pruned", "assess", "describe_groups", "prune"]
+__all__ = ["Assessment", "GroupView", "Pruned", "assess", "describe_groups", "library_versions", "prune", "request_of"]
 
 _LIBRARIES = (
     "pruneport",
@@ -123,12 +123,12 @@ def prune(
         network=pruned,
         plan=Plan(
             source=source,
-            request=_request(target, value, options),
+            request=request_of(target, value, options),
             dense=cost.dense,
             pruned=count_cost(pruned, source.input_shape),
             groups=group_plans,
             attributes=attributes,
-            libraries=_versions(),
+            libraries=library_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             note=allocation.note or _counted_note(cost, allocation.kept, pruned, group_plans),
             masked_error=masked_error,
@@ -306,7 +306,8 @@ def _kept_by(group: Group, patterns: Sequence[str]) -> str | None:
     return None
 
 
-def _request(target: str, value: float, options: PruneOptions) -> Request:
+def request_of(target: str, value: float, options: PruneOptions) -> Request:
+    """What the plan says of a request."""
     return Request(
         target=target,
         value=value,
@@ -327,7 +328,8 @@ def _counted_note(cost: CostModel, kept: Sequence[int], pruned: nn.Module, group
     return f"predicted {predicted:.0f} parameters, counted {counted}: some parameters are shared between layers."
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that a plan depends on, as far as they are installed."""
     found = {}
     for name in _LIBRARIES:
         try:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["Axis", "Calibrated", "Cost", "Member", "Recovered", "Scope"]
+__all__ = ["Axis", "Calibrated", "Cost", "Member", "Recovered", "Scope", "Trained"]
 
 Axis = Literal["out", "in", "channels", "dim0", "dim1", "dim2", "dim3", "dim4", "dim5"]
 """Dimension of a layer: its outputs, its inputs, or both at once (norms, depthwise convolutions); of a bare
@@ -76,3 +76,32 @@ class Recovered:
     images: int
     error_before: float
     error_after: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a fine-tuning did.
+
+    Attributes:
+        task: Name of the task's folder.
+        classes: Names of the classes, in the order of the outputs.
+        images: Training images.
+        steps: Steps of the optimizer.
+        flops: Training FLOPs: forward and backward of every image at 2 x MACs each pass of the forward's size (the
+            backward has two), and of a teacher; validation is left out, as in Nevis'22.
+        top1: Share of the test images that are classified right.
+        test_images: How many there are.
+        resize: Pixels of the images' shorter side before the centre crop to the input.
+        mean: Of pixels in [0, 1], per channel; inputs are less it, over ``std``.
+    """
+
+    task: str
+    classes: tuple[str, ...]
+    images: int
+    steps: int
+    flops: float
+    top1: float
+    test_images: int
+    resize: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]

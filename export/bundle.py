@@ -30,11 +30,13 @@ __all__ = [
     "MODEL_ONNX",
     "PLAN",
     "REPORT",
+    "TRAINING",
     "VERIFY",
     "WEIGHTS",
     "Bundle",
     "check_hashes",
     "check_output",
+    "is_bundle",
     "new_bundle",
     "open_bundle",
     "plan_hash",
@@ -44,7 +46,7 @@ __all__ = [
 
 PLAN, WEIGHTS, MANIFEST = "plan.json", "weights.safetensors", "manifest.json"
 MODEL_ONNX, DENSE_ONNX = "model.onnx", "dense.onnx"
-VERIFY, BENCH, REPORT = "verify.json", "bench.json", "report.html"
+VERIFY, BENCH, REPORT, TRAINING = "verify.json", "bench.json", "report.html", "training.json"
 _FORMAT_VERSION = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -141,6 +143,11 @@ def update_bundle(bundle: Bundle, command: str) -> Iterator[Path]:
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether there is a bundle, sound or not."""
+    return (folder / MANIFEST).is_file()
 
 
 def open_bundle(folder: Path) -> Bundle:

@@ -62,9 +62,17 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None) -> str:
 
 def _limits(plan: Json, verify: Json | None, bench: Json | None) -> list[str]:
     accuracy = (verify or {}).get("accuracy")
+    training = plan.get("training")
     sentences = ["`plan.json` says which filters were removed; pruning itself trains nothing."]
+    if training:
+        sentences.append(
+            f"Its outputs are the classes of {_code(training['task'])}, in the order in `plan.json`; the dense network "
+            "beside it has the same head, untrained: compare latency with it, not accuracy."
+        )
     if not plan["source"]["trained"]:
         sentences.append("Accuracy says nothing here: the weights are untrained.")
+    elif training and not accuracy:
+        sentences.append(f"Accuracy was measured on {training['test_images']} test images of the task only.")
     elif accuracy:
         folder = _code(accuracy["folder"])
         sentences.append(f"Accuracy was measured on {accuracy['images']} images of {folder} only.")

@@ -64,7 +64,7 @@ class Accuracy:
 
     images: int
     folder: str
-    dense_torch: float
+    dense_torch: float | None
     pruned_torch: float
     pruned_onnx: float
 
@@ -92,9 +92,9 @@ def check_seeded(
 
 
 def check_images(
-    images: ImageSet, dense: nn.Module, pruned: nn.Module, pruned_session: Any
+    images: ImageSet, dense: nn.Module | None, pruned: nn.Module, pruned_session: Any
 ) -> tuple[Parity, Accuracy | None]:
-    """Compare the pruned network on images, and count top-1 of dense, pruned and pruned ONNX where labelled.
+    """Compare the pruned network on images, and count top-1 of dense (if given), pruned and pruned ONNX where labelled.
 
     Raises:
         ImageFolderError: An image is unreadable, or the folder's classes are not the network's.
@@ -113,7 +113,7 @@ def check_images(
                     f"{images.folder} has {len(images.classes)} class folders; the network's output has shape "
                     f"{torch_outputs[0].shape[1:]}. Use the folder it was trained for, or a flat one without labels."
                 )
-            dense_outputs = _run_torch(dense, inputs)
+            dense_outputs = _run_torch(dense, inputs) if dense is not None else torch_outputs
             for column, outputs in enumerate((dense_outputs[0], torch_outputs[0], onnx_outputs[0])):
                 right[column] += (outputs.argmax(1) == labels.numpy()).sum()
     parity = _compare("pruned", [np.concatenate(theirs)], [np.concatenate(ours)], "images", _IMAGE_BATCH)
@@ -123,7 +123,7 @@ def check_images(
     return parity, Accuracy(
         images=len(images),
         folder=images.folder.name,
-        dense_torch=dense_torch,
+        dense_torch=dense_torch if dense is not None else None,
         pruned_torch=pruned_torch,
         pruned_onnx=pruned_onnx,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -96,6 +96,8 @@ def headline(plan: Json, verify: Json | None, bench: Json | None) -> str:
         parts.append("latency not measured")
     if not plan["source"]["trained"]:
         parts.append("architecture only")
+    elif training := plan.get("training"):
+        parts.append(f"fine-tuned on {training['task']} to top-1 {percent(training['top1'])}")
     elif accuracy := (verify or {}).get("accuracy"):
         known = [accuracy.get(name) for name in ("pruned_onnx", "pruned_torch") if accuracy.get(name) is not None]
         if known and accuracy.get("dense_torch") is not None:
@@ -152,6 +154,9 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
         "params": f"keep {share} of the parameters",
         "ratio": f"remove {share} of the filters",
     }
+    asked = (
+        targets.get(request["target"], f"{request['target']} {share}") if request["value"] < 1 else "nothing removed"
+    )
     achieved = (
         f"{percent(plan['pruned']['macs'] / plan['dense']['macs'], 2)} of the MACs, "
         f"{percent(plan['pruned']['params'] / plan['dense']['params'], 2)} of the parameters"
@@ -161,12 +166,13 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
         ("Model arguments", arguments),
         ("Weights", weights),
         ("Input, C × H × W", " × ".join(str(size) for size in source["input_shape"])),
-        ("Asked", targets.get(request["target"], f"{request['target']} {share}")),
+        ("Asked", asked),
         ("Achieved", achieved),
         ("Note", plan["note"] or ""),
         ("Surgery", _SURGERY.format(plan["masked_error"]) if plan.get("masked_error") is not None else ""),
         ("Calibration", _calibration(plan.get("calibration"))),
         ("Recovery", _recovery(plan.get("recovery"))),
+        ("Fine-tuning", _training(plan.get("training"))),
         ("Criterion", _WORDS.get(request["criterion"], request["criterion"])),
         ("Scope", _WORDS.get(request["scope"], request["scope"])),
         ("Ranking", _WORDS.get(request["ranking"], request["ranking"])),
@@ -222,6 +228,21 @@ def _calibration(used: Json | None) -> str:
     kind = "images" if used["inputs"] == "images" else "synthetic inputs that match the BatchNorm statistics"
     skipped = f"; left out as unreadable: {', '.join(used['skipped'])}" if used["skipped"] else ""
     return f"{used['count']} {kind}{skipped}"
+
+
+def _training(done: Json | None) -> str:
+    if not done:
+        return ""
+    return (
+        f"{done['steps']} steps on {done['images']} images of {done['task']} ({len(done['classes'])} classes), "
+        f"{done['flops']:.3g} training FLOPs; top-1 {percent(done['top1'])} on its {done['test_images']} test images. "
+        f"Inputs: shorter side {done['resize']} pixels, centre crop, pixels in 0 to 1, less {_numbers(done['mean'])}, "
+        f"over {_numbers(done['std'])}"
+    )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def _recovery(done: Json | None) -> str:

@@ -66,6 +66,7 @@ def verify_files(
     shape: tuple[int, int, int],
     options: ParityOptions,
     checks: Sequence[Check] = (),
+    comparable: bool = True,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Verification:
     """Check the ONNX files in ``folder`` against the torch networks.
@@ -77,6 +78,8 @@ def verify_files(
         shape: C, H, W of the input.
         options: Batch sizes, and images where the user gives some.
         checks: What was checked before, put first.
+        comparable: Whether the dense network's accuracy says anything beside the pruned one's; a fine-tuned network's
+            dense original does not.
         progress: Told what is being done.
 
     Raises:
@@ -104,12 +107,12 @@ def verify_files(
         parity += check_seeded(name, network, session, shape, options.parity_batches)
         if name == "pruned" and images is not None:
             progress(f"running {len(images)} images")
-            on_images, accuracy = check_images(images, dense or pruned, pruned, session)
+            on_images, accuracy = check_images(images, dense if comparable else None, pruned, session)
             parity.append(on_images)
     return Verification(
         checks=tuple(done),
         parity=tuple(parity),
-        accuracy=accuracy if dense is not None else None,
+        accuracy=accuracy,
         files={path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx*"))},
     )
 

@@ -88,19 +88,35 @@ class ImageSet:
                 f"image {path} cannot be read ({error}); remove it from {self.folder} or replace it."
             ) from error
 
-    def _prepare(self, path: Path) -> Tensor:
-        channels, height, width = self.shape
+    def shrunk(self, path: Path) -> Image.Image:
+        """The image with its shorter side at ``resize`` pixels.
+
+        Raises:
+            ImageFolderError: It cannot be decoded; the message names it.
+        """
         image = self._decode(path)
         shorter = min(image.size)
-        if shorter != self.resize:
-            # torchvision's Resize: the longer side is cut down to a whole number.
-            size = (self.resize * image.width // shorter, self.resize * image.height // shorter)
-            image = image.resize(size, Image.Resampling.BILINEAR)
+        if shorter == self.resize:
+            return image
+        # torchvision's Resize: the longer side is cut down to a whole number.
+        size = (self.resize * image.width // shorter, self.resize * image.height // shorter)
+        return image.resize(size, Image.Resampling.BILINEAR)
+
+    def centre(self, image: Image.Image) -> Image.Image:
+        """The middle of a shrunk image, in the size of the input."""
+        _, height, width = self.shape
         left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-        image = image.crop((left, top, left + width, top + height))
+        return image.crop((left, top, left + width, top + height))
+
+    def normalised(self, image: Image.Image) -> Tensor:
+        """An image in the size of the input as a tensor (C, H, W), less the mean, over the deviation."""
+        channels, height, width = self.shape
         pixels = np.asarray(image, dtype=np.float32).reshape(height, width, channels) / 255
         normalised = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1), dtype=np.float32))
+
+    def _prepare(self, path: Path) -> Tensor:
+        return self.normalised(self.centre(self.shrunk(path)))
 
 
 def open_images(options: ImageOptions, shape: tuple[int, int, int]) -> ImageSet | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-__all__ = ["ImageOptions", "PreparationOptions", "SourceOptions"]
+__all__ = ["AugmentName", "ImageOptions", "PreparationOptions", "SourceOptions"]
+
+AugmentName = Literal["none", "crop", "crop-flip"]
 
 
 @dataclass(frozen=True, kw_only=True)

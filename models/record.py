@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -18,7 +18,11 @@ LIBRARIES = ("torchvision", "timm", "pruneport")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Everything needed to build the dense network again; the plan records it as JSON."""
+    """Everything needed to build the dense network again; the plan records it as JSON.
+
+    Attributes:
+        heads: Layers that were replaced for other classes: number of outputs by layer name.
+    """
 
     spec: str
     model_args: dict[str, Scalar]
@@ -27,6 +31,7 @@ class Source:
     weights: str | None = None
     checkpoint: str | None = None
     checkpoint_sha256: str | None = None
+    heads: dict[str, int] = field(default_factory=dict)
 
     @property
     def library(self) -> str | None:

@@ -19,6 +19,7 @@ from torch import nn
 from pruneport.errors import CheckpointError, ModelError, SourceError
 from pruneport.models.checkpoint import load_weights, read_checkpoint
 from pruneport.models.factories import call_factory, load_factory
+from pruneport.models.heads import replace_heads
 from pruneport.models.libraries import build_from_library, library_input_shape
 from pruneport.models.options import SourceOptions
 from pruneport.models.record import Factory, Scalar, Source
@@ -68,7 +69,7 @@ def build_dense(source: Source, factory: Factory | None = None) -> nn.Module:
         SourceError: The factory cannot be found or fails.
         CheckpointError: The checkpoint is not where it was, or its content changed.
     """
-    network = build(source, factory)
+    network = build(replace(source, heads={}), factory)
     if source.checkpoint is not None:
         path = Path(source.checkpoint)
         state = read_checkpoint(path)
@@ -79,6 +80,7 @@ def build_dense(source: Source, factory: Factory | None = None) -> nn.Module:
                 f"the plan records {source.checkpoint_sha256}. Restore the original file and try again."
             )
         load_weights(network, state, path)
+    _replace_heads(network, source)
     return network
 
 
@@ -108,7 +110,14 @@ def build(source: Source, factory: Factory | None = None, *, initialise: bool = 
                     "Give the file with --checkpoint."
                 )
             network = call_factory(load_factory(source.spec), source)
+    _replace_heads(network, source)
     return network.eval()
+
+
+def _replace_heads(network: nn.Module, source: Source) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(source.seed)
+        replace_heads(network, source.heads)
 
 
 def _parse_model_args(items: Iterable[str]) -> dict[str, Scalar]:

@@ -54,6 +54,11 @@ class _Ship(_Display, verbs.ShipConfig):
     __doc__ = verbs.ShipConfig.__doc__
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Finetune(_Display, verbs.FinetuneConfig):
+    __doc__ = verbs.FinetuneConfig.__doc__
+
+
 _COMMANDS: dict[str, Callable[..., _Display]] = {
     "ship": _Ship,
     "inspect": _Inspect,
@@ -61,6 +66,7 @@ _COMMANDS: dict[str, Callable[..., _Display]] = {
     "export": _Export,
     "verify": _Verify,
     "bench": _Bench,
+    "finetune": _Finetune,
 }
 _SILENT = {"inspect", "verify"}  # write nothing, so no command line is recorded
 

@@ -10,6 +10,7 @@
     │   ├── ImageFolderError    no images, unreadable images, labels that do not fit
     │   ├── OutputError         the output folder is taken, not writable, or the disk is full
     │   ├── BundleError         a changed file, a newer format, indices or paths out of range
+    │   ├── TrainingError       a budget below one step, a loss that is not finite, a state of another training
     │   ├── ExportError         the network cannot be expressed in ONNX
     │   └── ProviderError       the execution provider is not there or does not run the whole graph
     └── CheckFailed             the work was done and did not pass: the command line exits with 1
@@ -37,6 +38,7 @@ __all__ = [
     "SourceError",
     "SpeedupError",
     "TargetError",
+    "TrainingError",
 ]
 
 
@@ -80,6 +82,10 @@ class OutputError(InputError):
 
 class BundleError(InputError):
     """The bundle is damaged, was changed, or is of a newer format."""
+
+
+class TrainingError(InputError):
+    """The training cannot start, go on or be resumed with what was given."""
 
 
 class ExportError(InputError):

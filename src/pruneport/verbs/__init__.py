@@ -14,12 +14,14 @@ from pruneport.verbs.configs import (
     BenchConfig,
     CompressConfig,
     ExportConfig,
+    FinetuneConfig,
     InspectConfig,
     ShipConfig,
     VerifyConfig,
 )
 
 if TYPE_CHECKING:
+    from pruneport.verbs.finetuning import finetune
     from pruneport.verbs.shipping import ship
     from pruneport.verbs.steps import bench, compress, export, inspect, verify
 
@@ -27,18 +29,22 @@ __all__ = [
     "BenchConfig",
     "CompressConfig",
     "ExportConfig",
+    "FinetuneConfig",
     "InspectConfig",
     "ShipConfig",
     "VerifyConfig",
     "bench",
     "compress",
     "export",
+    "finetune",
     "inspect",
     "ship",
     "verify",
 ]
 
-_HOMES = {"ship": "shipping"} | dict.fromkeys(("bench", "compress", "export", "inspect", "verify"), "steps")
+_HOMES = {"ship": "shipping", "finetune": "finetuning"} | dict.fromkeys(
+    ("bench", "compress", "export", "inspect", "verify"), "steps"
+)
 
 
 def __getattr__(name: str) -> Any:

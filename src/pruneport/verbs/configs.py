@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from pruneport.bench.options import BenchOptions
-from pruneport.compress.options import CalibrationOptions, PruneOptions, RecoveryOptions, ScopeName
+from pruneport.compress.options import CalibrationOptions, CompressOptions, PruneOptions, ScopeName, TrainOptions
 from pruneport.export.options import ParityOptions
 from pruneport.models.options import SourceOptions
 
@@ -18,6 +18,7 @@ __all__ = [
     "BundleOptions",
     "CompressConfig",
     "ExportConfig",
+    "FinetuneConfig",
     "InspectConfig",
     "ShipConfig",
     "VerifyConfig",
@@ -43,7 +44,7 @@ class InspectConfig(CalibrationOptions, SourceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressConfig(RecoveryOptions, PruneOptions, SourceOptions):
+class CompressConfig(CompressOptions, SourceOptions):
     """Prune a network to a target, recover accuracy where images are given, and write it as a bundle."""
 
     out: Path
@@ -88,3 +89,19 @@ class BenchConfig(BenchOptions):
 @dataclass(frozen=True, kw_only=True)
 class ShipConfig(BenchOptions, ParityOptions, CompressConfig):
     """The main job: compress, export, verify, bench and report, in one command."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(TrainOptions, PruneOptions, SourceOptions):
+    """Train a bundle, or a dense network, on a task of your own: labelled images in folders. The result is a bundle.
+
+    The source is a bundle's folder or anything that compress takes. What says how to prune is for --schedule.
+    """
+
+    out: Path
+    """The new bundle's folder; it must not exist yet, or be empty. Beside it, OUT.training holds what a run that was
+    stopped needs to go on: give the same command again."""
+    overwrite: bool = False
+    """Replace the bundle that is there."""
+    factory: str | None = None
+    """For a bundle that was made from code of your own: path/to/file.py:factory or package.module:factory."""

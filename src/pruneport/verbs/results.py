@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pruneport.compress.cost import Cost
 from pruneport.compress.plan import Plan
 from pruneport.compress.prune import GroupView
+from pruneport.compress.train_state import Event
 from pruneport.export.verify import Verification
 
-__all__ = ["BenchResult", "CompressResult", "ExportResult", "InspectResult", "ShipResult", "VerifyResult"]
+__all__ = [
+    "BenchResult",
+    "CompressResult",
+    "ExportResult",
+    "FinetuneResult",
+    "InspectResult",
+    "ShipResult",
+    "VerifyResult",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,4 +137,23 @@ class ShipResult:
             "verify": self.verification.to_dict(),
             "bench": dict(self.bench),
             "report": str(self.report),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneResult:
+    """The trained bundle, and its accuracy on the way."""
+
+    folder: Path
+    plan: Plan
+    events: tuple[Event, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        training = self.plan.training
+        return {
+            "folder": str(self.folder),
+            "macs": {"dense": self.plan.dense.macs, "pruned": self.plan.pruned.macs},
+            "training": None if training is None else asdict(training),
+            "events": [asdict(event) for event in self.events],
         }

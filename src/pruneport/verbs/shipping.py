@@ -49,7 +49,9 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         write_network(staging, pruned.network, plan)
         reload = _check_reload(staging, pruned)
         write_onnx_pair(staging, plan_hash(staging), plan, dense, pruned.network, progress)
-        verification = verify_files(staging, dense, pruned.network, plan.source.input_shape, config, [reload], progress)
+        verification = verify_files(
+            staging, dense, pruned.network, plan.source.input_shape, config, [reload], progress=progress
+        )
         verified = verification.to_dict()
         write_json(staging / VERIFY, verified)
         measured = measure(staging / DENSE_ONNX, staging / MODEL_ONNX, config, progress)

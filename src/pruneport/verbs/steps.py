@@ -15,13 +15,10 @@ from pruneport.bench.latency import check_required, measure
 from pruneport.bench.plots import check_plot, sensitivity_plot
 from pruneport.bench.report import render_report
 from pruneport.compress.allocation import target_of
-from pruneport.compress.calibration import Calibration, open_calibration
-from pruneport.compress.criteria import wants_inputs
-from pruneport.compress.options import CalibrationOptions, PruneOptions
+from pruneport.compress.compressing import calibration_inputs, compress_network
+from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan
-from pruneport.compress.prune import Pruned, assess, describe_groups, prune
-from pruneport.compress.recovery import choose_recovery, recover
-from pruneport.compress.synthesis import ENOUGH, synthesise
+from pruneport.compress.prune import Pruned, describe_groups
 from pruneport.errors import CheckpointError, SourceError
 from pruneport.export.bundle import (
     BENCH,
@@ -43,7 +40,7 @@ from pruneport.export.options import ParityOptions
 from pruneport.export.verify import Check, open_parity_images, require_parity, verify_files
 from pruneport.export.weights import rebuild, write_network
 from pruneport.models.factories import load_factory
-from pruneport.models.record import Factory, Source
+from pruneport.models.record import Factory
 from pruneport.models.source import build_dense, open_source
 from pruneport.verbs.configs import (
     BenchConfig,
@@ -94,7 +91,9 @@ def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult
         dense, views = describe_groups(network, source, options, progress=progress)
         return InspectResult(source=source.spec, dense=dense, groups=tuple(views))
     options = replace(options, criterion="block-hessian", ranking="sensitivity")
-    dense, views = describe_groups(network, source, options, _inputs(config, network, source, progress), progress)
+    dense, views = describe_groups(
+        network, source, options, calibration_inputs(config, network, source, progress), progress
+    )
     result = InspectResult(source=source.spec, dense=dense, groups=tuple(views), plot=config.plot)
     write_whole(config.plot, sensitivity_plot(result.to_dict()["groups"]))
     return result
@@ -151,7 +150,14 @@ def verify(config: VerifyConfig, progress: Progress = silent) -> VerifyResult:
     except (CheckpointError, SourceError):
         dense = None
     verification = verify_files(
-        bundle.folder, dense, pruned, bundle.plan.source.input_shape, config, [hashes], progress
+        bundle.folder,
+        dense,
+        pruned,
+        bundle.plan.source.input_shape,
+        config,
+        [hashes],
+        comparable=bundle.plan.training is None,
+        progress=progress,
     )
     require_parity(verification)
     return VerifyResult(folder=config.folder, verification=verification)
@@ -189,26 +195,7 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     dense, source = open_source(config)
     if isinstance(config, ParityOptions):
         open_parity_images(config, source.input_shape)
-    name = choose_recovery(config, dense, source.trained)
-    calibration = None
-    if config.calibration is not None or wants_inputs(config, calibrated=False) or name == "data-free":
-        calibration = _inputs(config, dense, source, progress)
-    assessment = assess(dense, source, config, calibration, config.calibration_labels, progress)
-    pruned = prune(dense, source, config, progress, assessment)
-    if calibration is None:
-        return dense, pruned
-    plan = replace(pruned.plan, calibration=calibration.record)
-    if name != "none":
-        done = recover(name, dense, pruned.network, plan.groups, calibration.batches, progress)
-        plan = replace(plan, recovery=done)
-    return dense, replace(pruned, plan=plan)
-
-
-def _inputs(config: CalibrationOptions, network: nn.Module, source: Source, progress: Progress) -> Calibration:
-    """The calibration images, or synthetic inputs where there are none."""
-    given = open_calibration(config, source.input_shape)
-    count = min(config.calibration_images, ENOUGH)
-    return given or synthesise(network, source.input_shape, count, source.seed, progress)
+    return dense, compress_network(dense, source, config, progress)
 
 
 def write_onnx_pair(

@@ -17,6 +17,7 @@ from pruneport.verbs.results import (
     BenchResult,
     CompressResult,
     ExportResult,
+    FinetuneResult,
     InspectResult,
     ShipResult,
     VerifyResult,
@@ -80,6 +81,24 @@ def _(result: ExportResult, console: Console) -> None:
 
 
 @show.register
+def _(result: FinetuneResult, console: Console) -> None:
+    table = _table(">step", ">training FLOPs", ">MACs", ">loss", ">top-1", ">seconds")
+    for event in result.events:
+        macs = _scaled(event.macs)
+        table.add_row(
+            str(event.step),
+            f"{event.flops:.3g}",
+            macs,
+            f"{event.loss:.3f}",
+            f"{1 - event.error:.2%}",
+            f"{event.seconds:.0f}",
+        )
+    console.print(table)
+    _show_plan(result.plan, console, every_group=False)
+    console.print(f"Bundle: {result.folder}. Next: pruneport export {result.folder}", markup=False, soft_wrap=True)
+
+
+@show.register
 def _(result: VerifyResult, console: Console) -> None:
     _show_verification(result.verification, console)
 
@@ -134,7 +153,7 @@ def _show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
         )
     if plan.note:
         console.print(f"Note: {plan.note}", markup=False, soft_wrap=True)
-    if not plan.source.trained:
+    if not plan.trained:
         console.print(
             "Architecture only, with initial weights: latency is meaningful, accuracy is not. "
             "Give trained weights with --checkpoint or --weights."
@@ -164,7 +183,7 @@ def _show_verification(verification: Verification, console: Console) -> None:
         accuracy = verification.accuracy
         table = _table(f"top-1 on {accuracy.images} images", ">dense", ">pruned", ">pruned ONNX")
         values = (accuracy.dense_torch, accuracy.pruned_torch, accuracy.pruned_onnx)
-        table.add_row(Text(accuracy.folder), *(f"{value:.2%}" for value in values))
+        table.add_row(Text(accuracy.folder), *("" if value is None else f"{value:.2%}" for value in values))
         console.print(table)
 
 

@@ -1,0 +1,44 @@
+"""Which layers make the outputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pruneport.compress.groups import find_groups
+from pruneport.errors import PruningError
+
+__all__ = ["find_heads"]
+
+
+def find_heads(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
+    """Outputs of every layer whose outputs leave the network as they are, by its name.
+
+    Args:
+        network: In eval mode; it is run once.
+        shape: C, H, W of its input.
+
+    Raises:
+        PruningError: The outputs are no layer's, so there is no head to replace.
+    """
+    groups = find_groups(network, torch.zeros(1, *shape))
+    heads = {
+        member.module: member.size
+        for group in groups
+        if group.scope == "output" and not group.consumers
+        for member in group.members
+        if member.axis == "out"
+    }
+    layers = {name: layer for name in heads if isinstance(layer := _layer(network, name), nn.Linear | nn.Conv2d)}
+    if not heads or len(layers) != len(heads):
+        raise PruningError(
+            "the network's outputs are not made by a linear layer or a convolution, so there is no head to replace; "
+            "give a factory that builds it for your classes, and train that head with --keep-head."
+        )
+    return heads
+
+
+def _layer(network: nn.Module, name: str) -> nn.Module | Tensor:
+    owner, _, attribute = name.rpartition(".")
+    found: nn.Module | Tensor = getattr(network.get_submodule(owner), attribute)
+    return found

@@ -1,0 +1,118 @@
+"""Pruning while training: widths are cut in steps, each when the loss has come back from the one before.
+
+The first paper names pruning that adapts to the target loss as future work (arXiv 2304.13164); how it waits is ours.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from pruneport.compress.calibration import BATCH, Calibration, held
+from pruneport.compress.criteria import settle, wants_inputs
+from pruneport.compress.options import PruneOptions
+from pruneport.compress.plan import Plan, apply_plan, compose
+from pruneport.compress.prune import assess, prune
+from pruneport.compress.record import Calibrated
+from pruneport.compress.train_state import TrainState
+from pruneport.models.images import ImageSet
+
+__all__ = ["average_loss", "cut", "is_due"]
+
+_MEMORY = 0.9  # of the exponential average
+_SETTLED = 10  # steps after a cut before its average means anything
+_LAST = 2 / 3  # of the training, when all cuts have been made
+_CALIBRATION = 128  # training images that a criterion sees
+_SLACK = 1.02  # the loss has come back when it is this close
+
+
+def average_loss(state: TrainState, loss: float) -> float:
+    """The exponential average with this step's loss."""
+    return loss if state.average is None else _MEMORY * state.average + (1 - _MEMORY) * loss
+
+
+def is_due(state: TrainState, progress: float, warmup: float, cuts: int, since: int) -> bool:
+    """Whether the next cut is made now.
+
+    Args:
+        state: With the cuts made so far, the average loss, and its level before the last cut.
+        progress: Share of the training that is done.
+        warmup: No cut is made earlier.
+        cuts: How many there are in all.
+        since: Steps since the last one.
+    """
+    if state.cuts >= cuts or progress < warmup:
+        return False
+    if progress >= warmup + (_LAST - warmup) * (state.cuts + 1) / cuts:
+        return True  # waiting any longer would leave the last ones no time
+    recovered = state.level is None or (state.average is not None and state.average <= _SLACK * state.level)
+    return since >= _SETTLED and recovered
+
+
+def cut(
+    network: nn.Module,
+    state: TrainState,
+    options: PruneOptions,
+    share: float,
+    images: ImageSet,
+    progress: Callable[[str], None] = lambda message: None,
+) -> tuple[nn.Module, Plan, dict[str, Tensor]]:
+    """Prune a network in training to a share of its present compute.
+
+    Args:
+        network: On the CPU; it is left as it is.
+        state: Its plan and the optimizer's momenta.
+        options: Scope, criterion and widths; the target is replaced.
+        share: Of the present multiply-accumulates.
+        images: Labelled ones, for criteria that look at data.
+        progress: Told what is being done.
+
+    Returns:
+        The smaller network in training mode, the plan of all that was cut so far, and the momenta without what is gone.
+
+    Raises:
+        TargetError: The share is out of reach.
+    """
+    dense = copy.deepcopy(network).eval()
+    source, options = state.plan.source, settle(replace(options, flops=share), calibrated=False)
+    calibration = _calibration(images) if wants_inputs(options, calibrated=True) else None
+    assessment = assess(dense, source, options, calibration, progress=progress)
+    further = prune(dense, source, options, progress, assessment)
+    momenta: dict[str, Tensor] = {}
+    for quantity in dict.fromkeys(key.partition("/")[0] for key in state.momenta):
+        momenta |= _narrowed(dense, quantity, state.momenta, further.plan)
+    return further.network.train(), compose(state.plan, further.plan), momenta
+
+
+def _calibration(images: ImageSet) -> Calibration:
+    count = min(_CALIBRATION, len(images))
+    parts = images.part([row * len(images) // count for row in range(count)]).spread(BATCH)
+    loaded = [next(part.batches(len(part))) for part in parts]
+    return Calibration(
+        batches=held([inputs for inputs, _ in loaded]),
+        labels=tuple(labels for _, labels in loaded if labels is not None),
+        classes=len(images.classes),
+        record=Calibrated(inputs="images", count=count),
+    )
+
+
+def _narrowed(network: nn.Module, quantity: str, momenta: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+    """Shrink one quantity of the optimizer as the parameters shrink: a network that holds it in their place."""
+    shadow = copy.deepcopy(network)
+    held = {}
+    with torch.no_grad():
+        for name, parameter in shadow.named_parameters():
+            value = momenta.get(f"{quantity}/{name}")
+            if value is not None and value.shape == parameter.shape:
+                parameter.copy_(value)
+            elif value is not None:
+                held[f"{quantity}/{name}"] = value  # a number, such as Adam's count of steps
+    apply_plan(shadow, plan.groups, plan.attributes)
+    known = {name for name, _ in shadow.named_parameters() if f"{quantity}/{name}" in momenta} - {
+        key.partition("/")[2] for key in held
+    }
+    return held | {f"{quantity}/{name}": value.detach() for name, value in shadow.named_parameters() if name in known}

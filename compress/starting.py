@@ -1,0 +1,111 @@
+"""Where a training starts and what it ends as: the plan of a dense network, a new head, what training did."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+from torch import nn
+
+from pruneport.compress.cost import count_cost
+from pruneport.compress.heads import find_heads
+from pruneport.compress.plan import GroupPlan, Plan, Request
+from pruneport.compress.prune import library_versions
+from pruneport.compress.record import Cost, Trained
+from pruneport.compress.train_state import TrainState
+from pruneport.errors import InputError
+from pruneport.models.heads import replace_heads
+from pruneport.models.record import Source
+from pruneport.models.tasks import Task
+
+__all__ = ["dense_plan", "trained_plan", "with_head"]
+
+
+def dense_plan(network: nn.Module, source: Source) -> Plan:
+    """A plan that removes nothing.
+
+    Raises:
+        ModelError: The network refuses the input shape.
+    """
+    cost = count_cost(network, source.input_shape)
+    nothing = Request(
+        target="flops", value=1.0, criterion="none", scope="filters", ranking="none", round_to=1, max_pruning_ratio=0.0
+    )
+    return Plan(
+        source=source,
+        request=nothing,
+        dense=cost,
+        pruned=cost,
+        groups=(),
+        libraries=library_versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def with_head(network: nn.Module, plan: Plan, task: Task, keep: bool = False) -> tuple[nn.Module, Plan]:
+    """A copy of the network with a fresh head for the task's classes, and its plan.
+
+    Args:
+        network: In eval mode.
+        plan: How it came from its source.
+        task: What the head is for.
+        keep: Leave the head that is there.
+
+    Raises:
+        InputError: The head is to be kept, and has another number of outputs.
+        PruningError: The outputs are no layer's.
+    """
+    found, classes = find_heads(network, plan.source.input_shape), len(task.classes)
+    if keep and set(found.values()) != {classes}:
+        raise InputError(
+            f"--keep-head: the network has {next(iter(found.values()))} outputs and {task.name} has {classes} classes; "
+            "leave it out to train a new head."
+        )
+    if keep:
+        return network, plan
+    heads = dict.fromkeys(found, classes)
+    network = copy.deepcopy(network)
+    replace_heads(network, heads)
+    pruned = count_cost(network, plan.source.input_shape)
+    more = Cost(macs=pruned.macs - plan.pruned.macs, params=pruned.params - plan.pruned.params)
+    # The head reads the representation, whose width is the dense network's: both gain the same.
+    dense = Cost(macs=plan.dense.macs + more.macs, params=plan.dense.params + more.params)
+    groups = tuple(_resized(group, classes) if group.name in heads else group for group in plan.groups)
+    source = replace(plan.source, heads=heads)
+    return network, replace(plan, source=source, dense=dense, pruned=pruned, groups=groups)
+
+
+def trained_plan(state: TrainState, task: Task) -> Plan:
+    """The plan of a training's last state, which says what the training did."""
+    return replace(
+        state.plan,
+        training=Trained(
+            task=task.name,
+            classes=task.classes,
+            images=len(task.train),
+            steps=state.step,
+            flops=state.flops,
+            top1=1 - state.events[-1].error,
+            test_images=len(task.test),
+            resize=task.test.resize,
+            mean=task.test.mean,
+            std=task.test.std,
+        ),
+    )
+
+
+def _resized(group: GroupPlan, classes: int) -> GroupPlan:
+    """The head's own group, whose every unit is one output."""
+    members = tuple(
+        replace(member, size=classes, positions=np.arange(classes, dtype=np.int64)[:, None]) for member in group.members
+    )
+    return replace(
+        group,
+        width=classes,
+        asked=float(classes),
+        macs=round(group.macs * classes / group.width),
+        params=round(group.params * classes / group.width),
+        members=members,
+    )

@@ -1,0 +1,59 @@
+"""Distillation from the dense network: its representation, which has the same width in the pruned one.
+
+The representation is what the head reads, whatever the classes, so that a dense network trained on others can teach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from pruneport.compress.cost import count_cost
+from pruneport.compress.hooks import hooks_restored
+from pruneport.models.record import Factory, Source
+from pruneport.models.source import build_dense
+
+__all__ = ["Teacher", "representation"]
+
+
+class Teacher:
+    """The dense network as its source builds it, in eval mode.
+
+    Args:
+        source: Its heads are those that it was trained with.
+        head: Reads the representation.
+        factory: Builds the architecture in place of the source's.
+        device: Where it runs.
+
+    Raises:
+        CheckpointError: Its checkpoint is not where it was.
+    """
+
+    def __init__(self, source: Source, head: str, factory: Factory | None, device: torch.device) -> None:
+        dense = build_dense(replace(source, heads={}), factory)
+        self.macs = count_cost(dense, source.input_shape).macs
+        self._dense, self._head = dense.to(device), head
+
+    @torch.no_grad()
+    def _represent(self, inputs: Tensor) -> Tensor:
+        with representation(self._dense, self._head) as seen:
+            self._dense(inputs)
+        return seen[-1]
+
+    def distance(self, inputs: Tensor, student: Tensor) -> Tensor:
+        """Mean squared distance to the teacher's representation, over its variance."""
+        wanted = self._represent(inputs)
+        return (student.float() - wanted).square().mean() / wanted.var().clamp_min(1e-12)
+
+
+@contextmanager
+def representation(network: nn.Module, head: str) -> Iterator[list[Tensor]]:
+    """Yield a list that fills with what the head reads."""
+    seen: list[Tensor] = []
+    with hooks_restored(network):
+        network.get_submodule(head).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        yield seen

@@ -1,0 +1,146 @@
+"""What training needs to go on: one file that appears whole, without pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pruneport.compress.plan import Plan, parse_plan
+from pruneport.errors import CheckpointError
+
+__all__ = ["Event", "TrainState", "optimizer_tensors", "read_state", "restore_optimizer", "write_state"]
+
+_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One measurement on the test images.
+
+    Attributes:
+        step: Steps of the optimizer so far.
+        flops: Training FLOPs so far.
+        error: Share of the test images classified wrong.
+        loss: Mean training loss since the event before.
+        macs: Multiply-accumulates of the network at this step.
+        seconds: Time spent on training steps.
+    """
+
+    step: int
+    flops: float
+    error: float
+    loss: float
+    macs: int
+    seconds: float
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """A training at one moment.
+
+    Attributes:
+        plan: What has been pruned so far.
+        weights: The network's state dict.
+        momenta: The optimizer's state: "QUANTITY/PARAMETER" -> tensor.
+        config: What the training was started with; another one does not go on with it.
+        losses: Sum and number of the losses since the last event.
+        average: Exponential average of the training loss, and the level that the schedule waits for.
+    """
+
+    plan: Plan
+    weights: dict[str, Tensor]
+    config: dict[str, Any]
+    momenta: dict[str, Tensor] = field(default_factory=dict)
+    step: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    events: list[Event] = field(default_factory=list)
+    losses: list[float] = field(default_factory=lambda: [0.0, 0])
+    average: float | None = None
+    level: float | None = None
+    cuts: int = 0
+
+
+_PLAIN = ("config", "step", "flops", "seconds", "losses", "average", "level", "cuts")
+
+
+def write_state(path: Path, state: TrainState) -> None:
+    """Write the state beside its place and move it there.
+
+    Raises:
+        OSError: The disk is full or the folder cannot be written; what was there stays.
+    """
+    content = {name: getattr(state, name) for name in _PLAIN}
+    content |= {"format_version": _FORMAT_VERSION, "events": [asdict(event) for event in state.events]}
+    tensors = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
+    tensors |= {f"momenta/{name}": tensor for name, tensor in state.momenta.items()}
+    staging = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(
+            {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()},
+            staging,
+            metadata={"state": json.dumps(content), "plan": state.plan.to_json()},
+        )
+        staging.replace(path)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def read_state(path: Path) -> TrainState:
+    """Read a state.
+
+    Raises:
+        CheckpointError: It is not one, or of a newer format.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        content = json.loads(metadata["state"])
+        version = content["format_version"]
+        if version != _FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} has format {version}; this pruneport reads format {_FORMAT_VERSION}. "
+                "Upgrade with: pip install --upgrade pruneport, or delete the file to start anew."
+            )
+        return TrainState(
+            plan=parse_plan(metadata["plan"]),
+            weights=_below("weights/", tensors),
+            momenta=_below("momenta/", tensors),
+            events=[Event(**event) for event in content["events"]],
+            **{name: content[name] for name in _PLAIN},
+        )
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not the state of a training ({error}); delete it to start anew.") from error
+
+
+def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state by quantity and parameter name."""
+    return {
+        f"{quantity}/{name}": value
+        for name, parameter in network.named_parameters()
+        for quantity, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, momenta: Mapping[str, Tensor]) -> None:
+    """Give the optimizer the state that ``optimizer_tensors`` returned."""
+    parameters = dict(network.named_parameters())
+    for key, value in momenta.items():
+        quantity, _, name = key.partition("/")
+        optimizer.state[parameters[name]][quantity] = value
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

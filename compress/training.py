@@ -1,0 +1,311 @@
+"""Fine-tuning: a network trained on a task, every step's compute counted, stopped and resumed bit for bit.
+
+Each step follows from the seed, its number and the state before it. So a state file is all that a stopped run needs,
+and a run that starts begins from one, too. Lightning Fabric places it on one CPU or several GPUs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruneport.compress.cost import count_cost
+from pruneport.compress.options import PruneOptions, TrainOptions
+from pruneport.compress.rebuild import rebuild_network
+from pruneport.compress.schedule import average_loss, cut, is_due
+from pruneport.compress.teacher import Teacher, representation
+from pruneport.compress.train_state import (
+    Event,
+    TrainState,
+    optimizer_tensors,
+    read_state,
+    restore_optimizer,
+    write_state,
+)
+from pruneport.errors import InputError, TrainingError
+from pruneport.models.factories import load_factory
+from pruneport.models.outputs import tensor_leaves
+from pruneport.models.tasks import Pictures, Task, images_a_step, mix, test_batches, train_batches
+
+__all__ = ["Job", "check_training", "train", "training_flops"]
+
+_MOMENTUM = 0.9
+_RATES = {"sgd": 0.01, "adamw": 3e-4}
+_EPOCHS = 10.0
+_SAY_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training, as each of its processes gets it.
+
+    Attributes:
+        state: The state file that it begins with, and goes on writing.
+        task: The images.
+        options: How it is trained.
+        heads: Names of the layers that make the outputs.
+        pruning: What the schedule cuts; None where nothing is cut.
+        seed: Orders and augments the images, and drops out.
+        factory: Builds the architecture in place of the source's, as path/to/file.py:factory.
+    """
+
+    state: Path
+    task: Task
+    options: TrainOptions
+    heads: tuple[str, ...]
+    pruning: PruneOptions | None = None
+    seed: int = 0
+    factory: str | None = None
+
+
+def check_training(options: TrainOptions) -> None:
+    """Check what needs no network.
+
+    Raises:
+        InputError: A number is out of range, two lengths are given, or there is no such device.
+    """
+    lengths = [name for name in ("epochs", "steps", "budget") if getattr(options, name) is not None]
+    if len(lengths) > 1:
+        raise InputError(f"--{' and --'.join(lengths)} were given; the training's length comes from one of them.")
+    at_least = {"epochs": 0, "steps": 1, "budget": 0, "evaluations": 0, "save_every": 0, "workers": 0, "distill": 0}
+    at_least |= {"devices": 1, "cuts": 1, "weight_decay": 0, "learning_rate": 0, "head_rate": 0}
+    for name, least in at_least.items():
+        value = getattr(options, name)
+        if value is not None and not least <= value < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} is {value}; expected at least {least}.")
+    if not 0 <= options.warmup < 1:
+        raise InputError(f"--warmup is {options.warmup}; expected a share of the training, from 0 to below 1.")
+    if options.batch_size < 2 * options.devices:
+        raise InputError(
+            f"--batch-size is {options.batch_size} on {options.devices} device(s); expected at least 2 on each, "
+            "since BatchNorm needs two."
+        )
+    if options.accelerator == "cuda" and torch.cuda.device_count() < options.devices:
+        raise InputError(
+            f"--accelerator cuda --devices {options.devices}: torch sees {torch.cuda.device_count()} GPU(s). Use "
+            "--accelerator cpu, or a torch build and driver that see the GPU."
+        )
+
+
+def training_flops(macs: int, teacher_macs: int = 0) -> float:
+    """FLOPs of one image: 2 a multiply-accumulate, forward once and backward twice that; a teacher forward only."""
+    return 2.0 * (3 * macs + teacher_macs)
+
+
+def train(job: Job, progress: Callable[[str], None] = lambda message: None) -> TrainState:
+    """Train from the state on disk to the end.
+
+    Returns:
+        The last state, which is also on disk.
+
+    Raises:
+        TrainingError: The budget is below one step, or the loss is not finite; the state on disk is the last saved.
+    """
+    from lightning_fabric import Fabric  # takes seconds to import
+
+    options = job.options
+    check_training(options)
+    precision = {"32": "32-true", "bf16": "bf16-mixed"}.get(options.precision)
+    on_gpu = options.accelerator == "cuda" or (options.accelerator == "auto" and torch.cuda.is_available())
+    fabric = Fabric(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        strategy="ddp_spawn" if options.devices > 1 else "auto",
+        precision=precision or ("bf16-mixed" if on_gpu else "32-true"),  # type: ignore[arg-type]
+    )
+    if options.devices > 1:
+        fabric.launch(partial(_train, job=job))
+    else:
+        _train(fabric, job, progress)
+    return read_state(job.state)
+
+
+def _train(fabric: Any, job: Job, progress: Callable[[str], None] = lambda message: None) -> None:
+    _Training(fabric, job, progress).run()
+
+
+class _Training:
+    def __init__(self, fabric: Any, job: Job, progress: Callable[[str], None]) -> None:
+        self._fabric, self._job, self._options, self._progress = fabric, job, job.options, progress
+        self._state = read_state(job.state)
+        self._factory = load_factory(job.factory) if job.factory else None
+        self._images = images_a_step(job.task.train, self._options.batch_size)
+        self._test = Pictures(job.task.test)
+        self._teacher: Teacher | None = None
+        if self._options.distill:
+            self._teacher = Teacher(self._state.plan.source, job.heads[0], self._factory, fabric.device)
+        self._since_cut = self._state.step
+        self._said = -math.inf
+        self._set_up(rebuild_network(self._state.plan, self._state.weights, self._factory), self._state.momenta)
+
+    def run(self) -> None:
+        """Step until the end, which is measured and saved."""
+        state, options = self._state, self._options
+        batches: Iterator[Any] = iter(
+            train_batches(
+                Pictures(self._job.task.train, options.augment),
+                options.batch_size,
+                self._job.seed,
+                state.step,
+                self._fabric.global_rank,
+                self._fabric.world_size,
+                options.workers,
+            )
+        )
+        if not state.step and self._share(1) > 1 + 1e-9:
+            raise TrainingError(
+                f"a step of {self._images} images costs {self._step_flops:.2e} FLOPs, which is more than the budget of "
+                f"{options.budget:.2e}; give a larger --budget or a smaller --batch-size."
+            )
+        saved = time.monotonic()
+        while self._share(1) <= 1 + 1e-9:
+            if self._job.pruning is not None and is_due(
+                state, self._share(), options.warmup, options.cuts, state.step - self._since_cut
+            ):
+                self._cut()
+            self._step(*next(batches))
+            if math.floor(self._share() * options.evaluations + 1e-9) > len(state.events):
+                self._measure()
+            if time.monotonic() - saved >= options.save_every:
+                self._save()
+                saved = time.monotonic()
+        if not state.events or state.events[-1].step != state.step:
+            self._measure()
+        self._save()
+
+    def _set_up(self, network: nn.Module, momenta: dict[str, Tensor]) -> None:
+        """Wrap the network and make its optimizer anew; after a cut, too."""
+        self._state.plan = replace(self._state.plan, pruned=count_cost(network, self._state.plan.source.input_shape))
+        teacher_macs = self._teacher.macs if self._teacher else 0
+        self._step_flops = self._images * training_flops(self._state.plan.pruned.macs, teacher_macs)
+        self._network = network.to(memory_format=torch.channels_last)
+        optimizer = _optimizer(network, self._options, self._job.heads)
+        self._model, self._wrapped = self._fabric.setup(self._network.train(), optimizer)
+        device = self._fabric.device
+        restore_optimizer(
+            self._network,
+            optimizer,
+            {name: value if name.startswith("step/") else value.to(device) for name, value in momenta.items()},
+        )
+        self._optimizer = optimizer
+
+    def _share(self, ahead: float = 0) -> float:
+        """Share of the training that is done, or would be some steps ahead."""
+        state, options = self._state, self._options
+        if options.budget is not None:
+            return (state.flops + ahead * self._step_flops) / options.budget
+        each = len(self._job.task.train) // self._images
+        steps = options.steps or max(1, round((_EPOCHS if options.epochs is None else options.epochs) * each))
+        return (state.step + ahead) / steps
+
+    def _step(self, inputs: Tensor, labels: Tensor) -> None:
+        state, start = self._state, time.monotonic()
+        device = self._fabric.device
+        inputs = inputs.to(device, memory_format=torch.channels_last)
+        torch.manual_seed(mix(self._job.seed, state.step))  # drop-outs, too, follow from the step
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["highest"] * _rate(self._share(0.5), self._options.warmup)
+        with representation(self._network, self._job.heads[0]) as seen:
+            outputs = tensor_leaves(self._model(inputs))[0]
+        loss = nn.functional.cross_entropy(outputs.float(), labels.to(device))
+        if self._teacher is not None:
+            loss = loss + self._options.distill * self._teacher.distance(inputs, seen[-1])
+        self._optimizer.zero_grad()
+        self._fabric.backward(loss)
+        self._wrapped.step()
+        value = float(self._fabric.all_reduce(loss.detach()))
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at step {state.step}; lower --learning-rate (now "
+                f"{self._optimizer.param_groups[0]['highest']:g}) or lengthen --warmup."
+            )
+        state.step += 1
+        state.flops += self._step_flops
+        state.losses = [state.losses[0] + value, state.losses[1] + 1]
+        state.average = average_loss(state, value)
+        state.seconds += time.monotonic() - start
+        if time.monotonic() - self._said > _SAY_EVERY_S:
+            self._said = time.monotonic()
+            self._progress(f"step {state.step}: {self._share():.0%} of the training, loss {state.average:.3f}")
+
+    def _measure(self) -> None:
+        state = self._state
+        total, count = state.losses
+        state.events.append(
+            Event(
+                step=state.step,
+                flops=state.flops,
+                error=self._error(),
+                loss=total / max(1, count),
+                macs=state.plan.pruned.macs,
+                seconds=state.seconds,
+            )
+        )
+        state.losses = [0.0, 0]
+
+    @torch.no_grad()
+    def _error(self) -> float:
+        self._progress(f"step {self._state.step}: measuring accuracy")
+        self._model.eval()
+        wrong = sum(
+            int((tensor_leaves(self._model(inputs.to(self._fabric.device)))[0].argmax(1).cpu() != labels).sum())
+            for inputs, labels in test_batches(self._test)
+        )
+        self._model.train()
+        return wrong / len(self._test.images)
+
+    def _cut(self) -> None:
+        state, pruning = self._state, self._job.pruning
+        assert pruning is not None
+        assert pruning.flops is not None
+        now = state.plan.pruned.macs / state.plan.dense.macs
+        share = (pruning.flops / now) ** (1 / (self._options.cuts - state.cuts))
+        state.level, state.cuts, self._since_cut = state.average, state.cuts + 1, state.step
+        self._take()
+        network, plan, momenta = cut(self._network.cpu(), state, pruning, share, self._job.task.train, self._progress)
+        state.plan = plan
+        self._set_up(network, momenta)
+
+    def _take(self) -> None:
+        """Bring weights and momenta into the state."""
+        self._state.weights = {name: value.detach() for name, value in self._network.state_dict().items()}
+        self._state.momenta = optimizer_tensors(self._network, self._optimizer)
+        self._state.momenta = {name: value.detach().cpu() for name, value in self._state.momenta.items()}
+
+    def _save(self) -> None:
+        self._take()
+        if self._fabric.global_rank == 0:
+            write_state(self._job.state, self._state)
+        self._fabric.barrier()
+
+
+def _rate(share: float, warmup: float) -> float:
+    """Linear rise, then a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983)."""
+    if share < warmup:
+        return share / warmup
+    return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
+
+
+def _optimizer(network: nn.Module, options: TrainOptions, heads: tuple[str, ...]) -> torch.optim.Optimizer:
+    rate = options.learning_rate if options.learning_rate is not None else _RATES[options.optimizer]
+    head_rate = rate * (1 if options.keep_head else options.head_rate)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        is_head = any(name.startswith(f"{head}.") for head in heads)
+        decay = options.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((head_rate if is_head else rate, decay), []).append(parameter)
+    listed = [
+        {"params": parameters, "lr": highest, "highest": highest, "weight_decay": decay}
+        for (highest, decay), parameters in groups.items()
+    ]
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(listed)
+    return torch.optim.SGD(listed, lr=rate, momentum=_MOMENTUM, nesterov=True)

@@ -1,0 +1,170 @@
+"""A task to train on: labelled images in two splits, and the batches that training sees.
+
+Every batch follows from the seed and its number alone, so that a run that was stopped goes on with what it would have
+seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from pruneport.errors import ImageFolderError
+from pruneport.models.images import ImageSet, open_images
+from pruneport.models.options import AugmentName, ImageOptions, PreparationOptions
+
+__all__ = ["Pictures", "Task", "images_a_step", "mix", "open_task", "test_batches", "train_batches"]
+
+_TESTS = ("test", "val", "validation")
+_SCALE = (0.5, 1.0)  # share of the area that a random crop takes
+_HELD_BYTES = 2**30  # decoded images kept in memory at most
+_TEST_BATCH = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Labelled images of the same classes: ``train`` to learn from, ``test`` to measure on."""
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the outputs."""
+        return self.train.classes
+
+
+def open_task(folder: Path, options: PreparationOptions, shape: tuple[int, int, int]) -> Task:
+    """List both splits, and decode every image once, so that an unreadable one is met before any work.
+
+    Args:
+        folder: Holds ``train/CLASS/IMAGE`` and ``test/CLASS/IMAGE`` (or ``val``).
+        options: How images become inputs.
+        shape: C, H, W of the input.
+
+    Raises:
+        ImageFolderError: A split is missing, empty or unlabelled, there are fewer than two classes, the splits'
+            classes differ, or an image cannot be read.
+    """
+    if not folder.is_dir():
+        raise ImageFolderError(
+            f"no task folder {folder}; expected FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE."
+        )
+    held_out = next((name for name in _TESTS if (folder / name).is_dir()), None)
+    if not (folder / "train").is_dir() or held_out is None:
+        raise ImageFolderError(
+            f"{folder} is no task: it needs the folders train and {_TESTS[0]} (or {' or '.join(_TESTS[1:])}), each "
+            "with one folder of images a class."
+        )
+    train, test = (_split(folder / name, options, shape) for name in ("train", held_out))
+    if train.classes != test.classes:
+        lacking = sorted(set(train.classes).symmetric_difference(test.classes))
+        raise ImageFolderError(
+            f"{folder}: the classes of train and {held_out} differ ({', '.join(lacking)} in one only); "
+            "give both the same class folders."
+        )
+    if len(train.classes) < 2:
+        raise ImageFolderError(f"{folder} has one class, {train.classes[0]}; expected at least two to tell apart.")
+    return Task(name=folder.resolve().name, train=train, test=test)
+
+
+def _split(folder: Path, options: PreparationOptions, shape: tuple[int, int, int]) -> ImageSet:
+    found = open_images(ImageOptions(images=folder, resize=options.resize, mean=options.mean, std=options.std), shape)
+    assert found is not None
+    if found.labels is None:
+        raise ImageFolderError(f"{folder} has no class folders; expected {folder}/CLASS/IMAGE.")
+    empty = [name for index, name in enumerate(found.classes) if index not in set(found.labels)]
+    if empty:
+        raise ImageFolderError(f"{folder}: no images of {', '.join(empty)}; add some, or remove the folder.")
+    if unreadable := found.unreadable():
+        shown = list(unreadable.values())
+        more = f" And {len(shown) - 3} more." if len(shown) > 3 else ""
+        raise ImageFolderError(" ".join(shown[:3]) + more)
+    return found
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Inputs and labels by row and seed; shrunk images are kept in memory while there is room.
+
+    Args:
+        images: One split.
+        augment: What is done to each image: ``crop`` takes a part of random size and place, ``crop-flip`` also mirrors
+            half of them.
+    """
+
+    def __init__(self, images: ImageSet, augment: AugmentName = "none") -> None:
+        self.images = images
+        _, height, width = images.shape
+        steps: dict[AugmentName, list[v2.Transform]] = {
+            "none": [],
+            "crop": [v2.RandomResizedCrop((height, width), _SCALE)],
+            "crop-flip": [v2.RandomResizedCrop((height, width), _SCALE), v2.RandomHorizontalFlip()],
+        }
+        self._augment = v2.Compose(steps[augment]) if steps[augment] else self.images.centre
+        self._held: dict[int, Image.Image] = {}
+        self._room = _HELD_BYTES // (4 * images.resize**2)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        """The row's input (C, H, W), augmented as the seed says, and its label."""
+        row, seed = key
+        image = self._held.get(row)
+        if image is None:
+            image = self.images.shrunk(self.images.paths[row])
+            if len(self._held) < self._room:
+                self._held[row] = image
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            image = self._augment(image)
+        assert self.images.labels is not None
+        return self.images.normalised(image), self.images.labels[row]
+
+
+def train_batches(
+    pictures: Pictures, batch: int, seed: int, start: int = 0, rank: int = 0, ranks: int = 1, workers: int = 0
+) -> DataLoader[tuple[Tensor, int]]:
+    """Inputs (B, C, H, W) and labels (B,) for ever, each epoch in another order.
+
+    Args:
+        pictures: The training split.
+        batch: Images a step over all processes, see ``images_a_step``; those that fill no batch are left out.
+        seed: Orders and augments.
+        start: The step to begin with.
+        rank: Which process this is; each takes its share of every batch.
+        ranks: How many there are.
+        workers: Processes that decode; 0 decodes here.
+    """
+    steps = (_rows(len(pictures.images), batch, seed, step)[rank::ranks] for step in itertools.count(start))
+    return DataLoader(pictures, batch_sampler=steps, num_workers=workers)
+
+
+def test_batches(pictures: Pictures) -> DataLoader[tuple[Tensor, int]]:
+    """Every image of a split once, in order."""
+    rows = [(row, 0) for row in range(len(pictures.images))]
+    return DataLoader(pictures, batch_sampler=[rows[i : i + _TEST_BATCH] for i in range(0, len(rows), _TEST_BATCH)])
+
+
+def images_a_step(images: ImageSet, batch: int) -> int:
+    """A batch is never larger than its split."""
+    return min(batch, len(images))
+
+
+def _rows(count: int, batch: int, seed: int, step: int) -> list[tuple[int, int]]:
+    size = min(batch, count)
+    epoch, place = divmod(step, count // size)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(mix(seed, epoch))).tolist()
+    return [(row, mix(seed, step, row)) for row in order[place * size : (place + 1) * size]]
+
+
+def mix(*numbers: int) -> int:
+    """A seed that is another one for any other numbers."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

@@ -1,0 +1,133 @@
+"""Fine-tuning as a verb: from a bundle or a dense network, and a task, to a bundle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pruneport.compress.allocation import target_of
+from pruneport.compress.criteria import settle
+from pruneport.compress.heads import find_heads
+from pruneport.compress.options import PruneOptions
+from pruneport.compress.plan import Plan
+from pruneport.compress.prune import request_of
+from pruneport.compress.rebuild import rebuild_network
+from pruneport.compress.starting import dense_plan, trained_plan, with_head
+from pruneport.compress.train_state import TrainState, read_state, write_state
+from pruneport.compress.training import Job, check_training, train
+from pruneport.errors import SourceError, TargetError, TrainingError
+from pruneport.export.bundle import TRAINING, check_output, is_bundle, new_bundle, open_bundle
+from pruneport.export.weights import rebuild, write_network
+from pruneport.models.factories import load_factory
+from pruneport.models.options import SourceOptions
+from pruneport.models.record import Factory
+from pruneport.models.source import open_source
+from pruneport.models.tasks import open_task
+from pruneport.verbs.configs import FinetuneConfig
+from pruneport.verbs.results import FinetuneResult
+from pruneport.verbs.steps import Progress, silent, write_card, write_json
+
+__all__ = ["finetune"]
+
+
+def finetune(config: FinetuneConfig, progress: Progress = silent, command: str = "") -> FinetuneResult:
+    """Train on a task and write the bundle; a run that was stopped goes on where it was last saved.
+
+    Raises:
+        InputError: Something that was given cannot be used; nothing is written.
+        TrainingError: The budget is below one step, the loss is not finite, or the state beside ``out`` is another
+            training's.
+    """
+    check_output(config.out, config.overwrite)
+    check_training(config)
+    _check_schedule(config)
+    factory = load_factory(config.factory) if config.factory else None
+    state_file = config.out.absolute().with_name(f"{config.out.name}.training")
+    settings = _settings(config)
+    progress(f"opening {config.source}")
+    network, plan = _open(config, factory)
+    progress(f"reading the images of {config.task}")
+    task = open_task(config.task, config, plan.source.input_shape)
+    heads = tuple(find_heads(network, plan.source.input_shape))
+    if state_file.exists():
+        state = read_state(state_file)
+        _check_same(state, settings, state_file)
+        progress(f"going on at step {state.step} of {state_file}")
+    else:
+        network, plan = with_head(network, plan, task, config.keep_head)
+        state_file.parent.mkdir(parents=True, exist_ok=True)
+        write_state(state_file, TrainState(plan=plan, weights=dict(network.state_dict()), config=settings))
+    pruning = PruneOptions(**{name: getattr(config, name) for name in PruneOptions.__dataclass_fields__})
+    job = Job(
+        state=state_file,
+        task=task,
+        options=config,
+        heads=heads,
+        pruning=pruning if config.schedule != "none" else None,
+        seed=config.seed,
+        factory=config.factory,
+    )
+    state = train(job, progress)
+    plan = trained_plan(state, task)
+    if job.pruning is not None:
+        plan = replace(plan, request=request_of(*target_of(config), settle(config, calibrated=False)))
+    with new_bundle(config.out, config.overwrite, command) as staging:
+        write_network(staging, rebuild_network(plan, state.weights, factory), plan)
+        write_json(staging / TRAINING, {"format_version": 1, "events": [asdict(event) for event in state.events]})
+        write_card(staging, plan)
+    state_file.unlink()
+    return FinetuneResult(folder=config.out, plan=plan, events=tuple(state.events))
+
+
+def _open(options: FinetuneConfig, factory: Factory | None = None) -> tuple[nn.Module, Plan]:
+    """The network that training starts from, and its plan: a bundle's, or one that prunes nothing."""
+    folder = Path(options.source)
+    if is_bundle(folder):
+        given = [
+            f"--{name.replace('_', '-')}"
+            for name in ("checkpoint", "weights", "model_arg", "input_shape")
+            if getattr(options, name) != getattr(SourceOptions, name)
+        ]
+        if given:
+            raise SourceError(f"{folder} is a bundle, which knows its own source: leave out {', '.join(given)}.")
+        bundle = open_bundle(folder)
+        return rebuild(bundle, factory), bundle.plan
+    network, source = open_source(options)
+    return network, dense_plan(network, source)
+
+
+def _check_schedule(config: FinetuneConfig) -> None:
+    if config.schedule == "none":
+        given = [f"--{name}" for name in ("flops", "params", "ratio") if getattr(config, name) is not None]
+        if given:
+            raise TargetError(
+                f"{', '.join(given)} without --schedule: add --schedule loss to prune while training, or prune first "
+                "with pruneport compress and train that bundle."
+            )
+    elif target_of(config)[0] != "flops":
+        raise TargetError("--schedule counts compute: give --flops in place of --params or --ratio.")
+
+
+def _settings(config: FinetuneConfig) -> dict[str, Any]:
+    """What makes two trainings the same one, as JSON would give it back."""
+    free = {"out", "overwrite", "save_every", "workers"}
+    given = {name: value for name, value in asdict(config).items() if name not in free}
+    settings: dict[str, Any] = json.loads(json.dumps(given, default=str))
+    return settings
+
+
+def _check_same(state: TrainState, settings: dict[str, Any], file: Path) -> None:
+    changed = [
+        f"--{name.replace('_', '-')} ({state.config.get(name)}, now {value})"
+        for name, value in settings.items()
+        if state.config.get(name) != value
+    ]
+    if changed:
+        raise TrainingError(
+            f"{file} is the state of a training with other settings: {', '.join(changed)}. Give those again to go on, "
+            "delete the file to start anew, or choose another --out."
+        )
