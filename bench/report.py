@@ -23,7 +23,7 @@ from pruneport.export.summary import (
     runs_own_code,
 )
 
-__all__ = ["render_report"]
+__all__ = ["environment", "render_report"]
 
 Json = Mapping[str, Any]
 
@@ -43,26 +43,31 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None) -> str:
     Returns:
         An HTML document that is well-formed XML too.
     """
-    template = _environment().from_string(files("pruneport.bench").joinpath(_TEMPLATE).read_text(encoding="utf-8"))
-    return template.render(
-        plan=plan,
-        verify=verify,
-        bench=bench,
-        headline=_unbroken(headline(plan, verify, bench)),
-        comparisons=comparisons(plan, verify, bench),
-        provenance=provenance(plan),
-        groups=[_group_cells(group) for group in plan["groups"]],
-        groups_plot=Markup(groups_plot(plan)),
-        latency_plot=Markup(latency_plot(bench)) if bench else "",
-        device=device_name(bench) if bench else "",
-        circumstances=_circumstances(bench) if bench else [],
-        onnx_example=Markup(escape(onnx_example(plan))),
-        own_code=OWN_CODE if runs_own_code(plan) else "",
+    return (
+        environment()
+        .get_template(_TEMPLATE)
+        .render(
+            plan=plan,
+            verify=verify,
+            bench=bench,
+            headline=_unbroken(headline(plan, verify, bench)),
+            comparisons=comparisons(plan, verify, bench),
+            provenance=provenance(plan),
+            groups=[_group_cells(group) for group in plan["groups"]],
+            groups_plot=Markup(groups_plot(plan)),
+            latency_plot=Markup(latency_plot(bench)) if bench else "",
+            device=device_name(bench) if bench else "",
+            circumstances=_circumstances(bench) if bench else [],
+            onnx_example=Markup(escape(onnx_example(plan))),
+            own_code=OWN_CODE if runs_own_code(plan) else "",
+        )
     )
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Our templates, with what they all use; every text in them is escaped."""
     environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: files("pruneport.bench").joinpath(name).read_text(encoding="utf-8")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=_finalize,

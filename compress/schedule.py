@@ -35,7 +35,7 @@ def average_loss(state: TrainState, loss: float) -> float:
     return loss if state.average is None else _MEMORY * state.average + (1 - _MEMORY) * loss
 
 
-def is_due(state: TrainState, progress: float, warmup: float, cuts: int, since: int) -> bool:
+def is_due(state: TrainState, progress: float, warmup: float, cuts: int) -> bool:
     """Whether the next cut is made now.
 
     Args:
@@ -43,14 +43,13 @@ def is_due(state: TrainState, progress: float, warmup: float, cuts: int, since: 
         progress: Share of the training that is done.
         warmup: No cut is made earlier.
         cuts: How many there are in all.
-        since: Steps since the last one.
     """
     if state.cuts >= cuts or progress < warmup:
         return False
     if progress >= warmup + (_LAST - warmup) * (state.cuts + 1) / cuts:
         return True  # waiting any longer would leave the last ones no time
     recovered = state.level is None or (state.average is not None and state.average <= _SLACK * state.level)
-    return since >= _SETTLED and recovered
+    return recovered and (not state.cuts or state.step >= state.cut_step + _SETTLED)
 
 
 def cut(
@@ -72,7 +71,7 @@ def cut(
         progress: Told what is being done.
 
     Returns:
-        The smaller network in training mode, the plan of all that was cut so far, and the momenta without what is gone.
+        The smaller network, the plan of all that was cut so far, and the momenta without what is gone.
 
     Raises:
         TargetError: The share is out of reach.
@@ -85,7 +84,7 @@ def cut(
     momenta: dict[str, Tensor] = {}
     for quantity in dict.fromkeys(key.partition("/")[0] for key in state.momenta):
         momenta |= _narrowed(dense, quantity, state.momenta, further.plan)
-    return further.network.train(), compose(state.plan, further.plan), momenta
+    return further.network, compose(state.plan, further.plan), momenta
 
 
 def _calibration(images: ImageSet) -> Calibration:

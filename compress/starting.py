@@ -16,8 +16,8 @@ from pruneport.compress.prune import library_versions
 from pruneport.compress.record import Cost, Trained
 from pruneport.compress.train_state import TrainState
 from pruneport.errors import InputError
-from pruneport.models.heads import replace_heads
 from pruneport.models.record import Source
+from pruneport.models.source import give_heads
 from pruneport.models.tasks import Task
 
 __all__ = ["dense_plan", "trained_plan", "with_head"]
@@ -66,14 +66,13 @@ def with_head(network: nn.Module, plan: Plan, task: Task, keep: bool = False) ->
     if keep:
         return network, plan
     heads = dict.fromkeys(found, classes)
-    network = copy.deepcopy(network)
-    replace_heads(network, heads)
+    network, source = copy.deepcopy(network), replace(plan.source, heads=heads)
+    give_heads(network, source)
     pruned = count_cost(network, plan.source.input_shape)
     more = Cost(macs=pruned.macs - plan.pruned.macs, params=pruned.params - plan.pruned.params)
     # The head reads the representation, whose width is the dense network's: both gain the same.
     dense = Cost(macs=plan.dense.macs + more.macs, params=plan.dense.params + more.params)
     groups = tuple(_resized(group, classes) if group.name in heads else group for group in plan.groups)
-    source = replace(plan.source, heads=heads)
     return network, replace(plan, source=source, dense=dense, pruned=pruned, groups=groups)
 
 

@@ -53,6 +53,7 @@ class TrainState:
         config: What the training was started with; another one does not go on with it.
         losses: Sum and number of the losses since the last event.
         average: Exponential average of the training loss, and the level that the schedule waits for.
+        cuts: How many it has made, the last one at ``cut_step``.
     """
 
     plan: Plan
@@ -67,9 +68,10 @@ class TrainState:
     average: float | None = None
     level: float | None = None
     cuts: int = 0
+    cut_step: int = 0
 
 
-_PLAIN = ("config", "step", "flops", "seconds", "losses", "average", "level", "cuts")
+_PLAIN = ("config", "step", "flops", "seconds", "losses", "average", "level", "cuts", "cut_step")
 
 
 def write_state(path: Path, state: TrainState) -> None:

@@ -142,7 +142,6 @@ class _Training:
         self._teacher: Teacher | None = None
         if self._options.distill:
             self._teacher = Teacher(self._state.plan.source, job.heads[0], self._factory, fabric.device)
-        self._since_cut = self._state.step
         self._said = -math.inf
         self._set_up(rebuild_network(self._state.plan, self._state.weights, self._factory), self._state.momenta)
 
@@ -167,9 +166,7 @@ class _Training:
             )
         saved = time.monotonic()
         while self._share(1) <= 1 + 1e-9:
-            if self._job.pruning is not None and is_due(
-                state, self._share(), options.warmup, options.cuts, state.step - self._since_cut
-            ):
+            if self._job.pruning is not None and is_due(state, self._share(), options.warmup, options.cuts):
                 self._cut()
             self._step(*next(batches))
             if math.floor(self._share() * options.evaluations + 1e-9) > len(state.events):
@@ -183,7 +180,9 @@ class _Training:
 
     def _set_up(self, network: nn.Module, momenta: dict[str, Tensor]) -> None:
         """Wrap the network and make its optimizer anew; after a cut, too."""
-        self._state.plan = replace(self._state.plan, pruned=count_cost(network, self._state.plan.source.input_shape))
+        self._state.plan = replace(
+            self._state.plan, pruned=count_cost(network.eval(), self._state.plan.source.input_shape)
+        )
         teacher_macs = self._teacher.macs if self._teacher else 0
         self._step_flops = self._images * training_flops(self._state.plan.pruned.macs, teacher_macs)
         self._network = network.to(memory_format=torch.channels_last)
@@ -210,7 +209,7 @@ class _Training:
         state, start = self._state, time.monotonic()
         device = self._fabric.device
         inputs = inputs.to(device, memory_format=torch.channels_last)
-        torch.manual_seed(mix(self._job.seed, state.step))  # drop-outs, too, follow from the step
+        self._seed(mix(self._job.seed, state.step))  # drop-outs, too, follow from the step
         for group in self._optimizer.param_groups:
             group["lr"] = group["highest"] * _rate(self._share(0.5), self._options.warmup)
         with representation(self._network, self._job.heads[0]) as seen:
@@ -235,6 +234,11 @@ class _Training:
         if time.monotonic() - self._said > _SAY_EVERY_S:
             self._said = time.monotonic()
             self._progress(f"step {state.step}: {self._share():.0%} of the training, loss {state.average:.3f}")
+
+    def _seed(self, seed: int) -> None:
+        torch.default_generator.manual_seed(seed)
+        if self._fabric.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _measure(self) -> None:
         state = self._state
@@ -268,7 +272,7 @@ class _Training:
         assert pruning.flops is not None
         now = state.plan.pruned.macs / state.plan.dense.macs
         share = (pruning.flops / now) ** (1 / (self._options.cuts - state.cuts))
-        state.level, state.cuts, self._since_cut = state.average, state.cuts + 1, state.step
+        state.level, state.cuts, state.cut_step = state.average, state.cuts + 1, state.step
         self._take()
         network, plan, momenta = cut(self._network.cpu(), state, pruning, share, self._job.task.train, self._progress)
         state.plan = plan

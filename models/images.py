@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ class ImageSet:
         labels: Index of each image's class in sorted order, or None for a flat, unlabelled folder.
         classes: Folder names in sorted order; empty where unlabelled.
         shape: C, H, W of the network's input.
+        held: Shrunk images that training has read, kept from one epoch, or one training, to the next.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class ImageSet:
     resize: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    held: dict[Path, Image.Image] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Number of images."""

@@ -24,7 +24,7 @@ from pruneport.models.libraries import build_from_library, library_input_shape
 from pruneport.models.options import SourceOptions
 from pruneport.models.record import Factory, Scalar, Source
 
-__all__ = ["build", "build_dense", "open_source"]
+__all__ = ["build", "build_dense", "give_heads", "open_source"]
 
 
 def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
@@ -80,7 +80,7 @@ def build_dense(source: Source, factory: Factory | None = None) -> nn.Module:
                 f"the plan records {source.checkpoint_sha256}. Restore the original file and try again."
             )
         load_weights(network, state, path)
-    _replace_heads(network, source)
+    give_heads(network, source)
     return network
 
 
@@ -110,11 +110,16 @@ def build(source: Source, factory: Factory | None = None, *, initialise: bool = 
                     "Give the file with --checkpoint."
                 )
             network = call_factory(load_factory(source.spec), source)
-    _replace_heads(network, source)
+    give_heads(network, source)
     return network.eval()
 
 
-def _replace_heads(network: nn.Module, source: Source) -> None:
+def give_heads(network: nn.Module, source: Source) -> None:
+    """Replace the heads that the source records, with initial weights that follow from its seed.
+
+    Raises:
+        SourceError: No such layer, or one of another kind.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
         replace_heads(network, source.heads)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -109,21 +108,27 @@ class Pictures(Dataset[tuple[Tensor, int]]):
             "crop": [v2.RandomResizedCrop((height, width), _SCALE)],
             "crop-flip": [v2.RandomResizedCrop((height, width), _SCALE), v2.RandomHorizontalFlip()],
         }
-        self._augment = v2.Compose(steps[augment]) if steps[augment] else self.images.centre
-        self._held: dict[int, Image.Image] = {}
+        self._augment = v2.Compose(steps[augment]) if steps[augment] else None
+        self._held = images.held
         self._room = _HELD_BYTES // (4 * images.resize**2)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         """The row's input (C, H, W), augmented as the seed says, and its label."""
         row, seed = key
-        image = self._held.get(row)
+        path = self.images.paths[row]
+        image = self._held.get(path)
         if image is None:
-            image = self.images.shrunk(self.images.paths[row])
+            image = self.images.shrunk(path)
             if len(self._held) < self._room:
-                self._held[row] = image
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            image = self._augment(image)
+                self._held[path] = image
+        if self._augment is None:
+            image = self.images.centre(image)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(
+                    seed
+                )  # torch.manual_seed asks every kind of device, a millisecond long
+                image = self._augment(image)
         assert self.images.labels is not None
         return self.images.normalised(image), self.images.labels[row]
 

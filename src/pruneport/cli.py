@@ -59,6 +59,11 @@ class _Finetune(_Display, verbs.FinetuneConfig):
     __doc__ = verbs.FinetuneConfig.__doc__
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Transfer(_Display, verbs.TransferConfig):
+    __doc__ = verbs.TransferConfig.__doc__
+
+
 _COMMANDS: dict[str, Callable[..., _Display]] = {
     "ship": _Ship,
     "inspect": _Inspect,
@@ -67,7 +72,9 @@ _COMMANDS: dict[str, Callable[..., _Display]] = {
     "verify": _Verify,
     "bench": _Bench,
     "finetune": _Finetune,
+    "transfer": _Transfer,
 }
+_RESUMES = {"finetune", "transfer"}
 _SILENT = {"inspect", "verify"}  # write nothing, so no command line is recorded
 
 
@@ -81,6 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if not arguments:
         arguments = ["--help"]
+    console = Console(file=sys.stderr, highlight=False)
+    try:
+        arguments = _with_study(arguments)
+    except PruneportError as error:
+        return _failed(error, console)
     config = tyro.extras.subcommand_cli_from_dict(
         _COMMANDS,
         prog="pruneport",
@@ -89,20 +101,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     verb = next(name for name, kind in _COMMANDS.items() if kind is type(config))
-    console = Console(file=sys.stderr, highlight=False)
     try:
         result = _run(verb, config, arguments, console)
     except PruneportError as error:
-        kind = "check failed" if isinstance(error, CheckFailed) else "error"
-        console.print(f"[bold red]{kind}:[/] ", end="")
-        console.print(str(error), markup=False, soft_wrap=True)
-        return error.exit_code
+        return _failed(error, console)
     except OSError as error:  # a path that the system refuses; what went wrong with our own files is named above
         reason = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
         console.print(f"error: {reason}. Check the path and its permissions.", markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        console.print("interrupted; nothing was kept")
+        console.print(f"interrupted; {'what was done is kept' if verb in _RESUMES else 'nothing was kept'}")
         return 130
     if config.json:
         print(json.dumps(result.to_dict(), indent=1))
@@ -111,6 +119,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         show(result, Console(highlight=False))
     return 0
+
+
+def _with_study(arguments: list[str]) -> list[str]:
+    """Put the options of a study's file before the flags, which then have the last word."""
+    if arguments[0] != "transfer" or len(arguments) < 2 or not arguments[1].endswith((".yaml", ".yml")):
+        return arguments
+    from pathlib import Path
+
+    from pruneport.verbs.transferring import study_flags
+
+    return [*arguments[:2], *study_flags(Path(arguments[1])), *arguments[2:]]
+
+
+def _failed(error: PruneportError, console: Console) -> int:
+    kind = "check failed" if isinstance(error, CheckFailed) else "error"
+    console.print(f"[bold red]{kind}:[/] ", end="")
+    console.print(str(error), markup=False, soft_wrap=True)
+    return error.exit_code
 
 
 def _run(verb: str, config: Any, arguments: Sequence[str], console: Console) -> Any:

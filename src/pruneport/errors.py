@@ -10,6 +10,7 @@
     │   ├── ImageFolderError    no images, unreadable images, labels that do not fit
     │   ├── OutputError         the output folder is taken, not writable, or the disk is full
     │   ├── BundleError         a changed file, a newer format, indices or paths out of range
+    │   ├── StoreError          a study's store is another study's, of a newer format, or in use
     │   ├── TrainingError       a budget below one step, a loss that is not finite, a state of another training
     │   ├── ExportError         the network cannot be expressed in ONNX
     │   └── ProviderError       the execution provider is not there or does not run the whole graph
@@ -37,6 +38,7 @@ __all__ = [
     "PruningError",
     "SourceError",
     "SpeedupError",
+    "StoreError",
     "TargetError",
     "TrainingError",
 ]
@@ -82,6 +84,10 @@ class OutputError(InputError):
 
 class BundleError(InputError):
     """The bundle is damaged, was changed, or is of a newer format."""
+
+
+class StoreError(InputError):
+    """The study's store cannot be used: another study's, of a newer format, damaged, or in use."""
 
 
 class TrainingError(InputError):

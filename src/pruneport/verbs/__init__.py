@@ -17,6 +17,7 @@ from pruneport.verbs.configs import (
     FinetuneConfig,
     InspectConfig,
     ShipConfig,
+    TransferConfig,
     VerifyConfig,
 )
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pruneport.verbs.finetuning import finetune
     from pruneport.verbs.shipping import ship
     from pruneport.verbs.steps import bench, compress, export, inspect, verify
+    from pruneport.verbs.transferring import transfer
 
 __all__ = [
     "BenchConfig",
@@ -32,6 +34,7 @@ __all__ = [
     "FinetuneConfig",
     "InspectConfig",
     "ShipConfig",
+    "TransferConfig",
     "VerifyConfig",
     "bench",
     "compress",
@@ -39,10 +42,11 @@ __all__ = [
     "finetune",
     "inspect",
     "ship",
+    "transfer",
     "verify",
 ]
 
-_HOMES = {"ship": "shipping", "finetune": "finetuning"} | dict.fromkeys(
+_HOMES = {"finetune": "finetuning", "ship": "shipping", "transfer": "transferring"} | dict.fromkeys(
     ("bench", "compress", "export", "inspect", "verify"), "steps"
 )
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from pruneport.bench.options import BenchOptions
+from pruneport.bench.study_options import StudyOptions
 from pruneport.compress.options import CalibrationOptions, CompressOptions, PruneOptions, ScopeName, TrainOptions
 from pruneport.export.options import ParityOptions
 from pruneport.models.options import SourceOptions
@@ -21,6 +22,7 @@ __all__ = [
     "FinetuneConfig",
     "InspectConfig",
     "ShipConfig",
+    "TransferConfig",
     "VerifyConfig",
 ]
 
@@ -105,3 +107,25 @@ class FinetuneConfig(TrainOptions, PruneOptions, SourceOptions):
     """Replace the bundle that is there."""
     factory: str | None = None
     """For a bundle that was made from code of your own: path/to/file.py:factory or package.module:factory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig(StudyOptions):
+    """How much to prune before fine-tuning: train every network of a grid on every task with every budget, and say.
+
+    What has run is kept in OUT/study.sqlite, so a run that was stopped goes on when the command is given again, and a
+    finished one does nothing.
+    """
+
+    study: tyro.conf.Positional[Path | None] = None
+    """A .yaml file with any of the options below, as NAME: VALUE; flags go before it."""
+    out: Path | None = None
+    """Holds the store, the pruned networks and report.html; default: the study's name."""
+    advise: bool = False
+    """Train nothing: say from the store what to keep at --budget."""
+    budget: float | None = None
+    """With --advise: training FLOPs, such as 1e12."""
+    task: str | None = None
+    """With --advise: one of the study's tasks; default: a task like them."""
+    network: str | None = None
+    """With --advise: one of the study's networks, where there are several."""

@@ -58,6 +58,8 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
         _check_same(state, settings, state_file)
         progress(f"going on at step {state.step} of {state_file}")
     else:
+        if plan.source.trained:  # else the seed stands for the weights themselves
+            plan = replace(plan, source=replace(plan.source, seed=config.seed))
         network, plan = with_head(network, plan, task, config.keep_head)
         state_file.parent.mkdir(parents=True, exist_ok=True)
         write_state(state_file, TrainState(plan=plan, weights=dict(network.state_dict()), config=settings))

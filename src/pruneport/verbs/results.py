@@ -157,3 +157,31 @@ class FinetuneResult:
             "training": None if training is None else asdict(training),
             "events": [asdict(event) for event in self.events],
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferResult:
+    """A study's folder and what it says so far: the content of summary.json."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+
+    @property
+    def report(self) -> Path:
+        """The page to open."""
+        return self.folder / "report.html"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"folder": str(self.folder), "report": str(self.report), **self.summary}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdviceResult:
+    """What to keep at a budget, with the evidence."""
+
+    advice: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return dict(self.advice)

@@ -9,17 +9,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pruneport.bench.transfer_report import claim
 from pruneport.compress.plan import Plan
 from pruneport.compress.prune import GroupView
 from pruneport.export.parity import TOLERANCES
 from pruneport.export.verify import Verification
 from pruneport.verbs.results import (
+    AdviceResult,
     BenchResult,
     CompressResult,
     ExportResult,
     FinetuneResult,
     InspectResult,
     ShipResult,
+    TransferResult,
     VerifyResult,
 )
 
@@ -116,6 +119,50 @@ def _(result: ShipResult, console: Console) -> None:
     report = result.report.resolve()
     console.print(f"Report: {report}", markup=False, soft_wrap=True)
     console.print(f"Open it with: python -m webbrowser {report.as_uri()}", markup=False, soft_wrap=True)
+
+
+@show.register
+def _(result: TransferResult, console: Console) -> None:
+    trials = result.summary["trials"]
+    for network in result.summary["networks"]:
+        table = _table(network["name"], ">kept", ">area under the curve", ">dense is better from, FLOPs")
+        crossings = {(entry["scope"], entry["recover"], entry["kept"]): entry for entry in network["stream"]}
+        for row in network["areas"]:
+            if not row["task"]:
+                entry = crossings[row["scope"], row["recover"], row["kept"]]
+                crossing = (
+                    "" if row["kept"] == 1 else "never" if entry["crossing"] is None else f"{entry['crossing']:.2g}"
+                )
+                way = "dense" if row["kept"] == 1 else f"{row['scope']}, {row['recover']}"
+                table.add_row(Text(way), f"{row['kept']:.0%}", f"{row['area']:.3f}", crossing)
+        console.print(table)
+        console.print(claim(network), markup=False, soft_wrap=True)
+    for failure in trials["failed"]:
+        console.print(f"failed: {failure['error']}", markup=False, soft_wrap=True)
+    console.print(f"{trials['done']} of {trials['wanted']} trials. Report: {result.report.resolve()}", markup=False)
+
+
+@show.register
+def _(result: AdviceResult, console: Console) -> None:
+    advice, budget = result.advice["advice"], result.advice["budget"]
+    task = result.advice["task"] or "a task like those of the study"
+    console.print(
+        f"With {budget:.3g} training FLOPs on {task}, keep {advice['kept']:.0%} of the MACs "
+        f"({advice['scope']}, recovery {advice['recover']}).",
+        markup=False,
+        soft_wrap=True,
+    )
+    table = _table(">kept", ">predicted error")
+    for kept, error in advice["predicted"].items():
+        table.add_row(f"{float(kept):.0%}", f"{error:.1%}")
+    console.print(table)
+    console.print(
+        f"By the law {advice['law']!r}: on tasks it was not fitted on it errs by {advice['error_rms']:.1%}, and its "
+        f"share costs {advice['regret']:.1%} more error than the best; always dense costs {advice['dense_regret']:.1%}."
+        + (" The budget lies outside the study's." if advice["extrapolated"] else ""),
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _inputs(plan: Plan) -> str:

@@ -1,0 +1,120 @@
+"""Where trials run: processes of this machine, or a Ray cluster.
+
+A worker that dies is replaced, and its trial run again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NamedTuple
+
+import psutil
+
+from pruneport.bench.devices import available_cores
+from pruneport.bench.study import set_threads
+from pruneport.errors import InputError, PruneportError
+
+__all__ = ["Outcome", "run_local", "run_ray", "workers_that_fit"]
+
+_ATTEMPTS = 3
+Work = Callable[[Any], Any]
+
+
+class Outcome(NamedTuple):
+    """What became of one piece of work."""
+
+    todo: Any
+    result: Any
+    error: str | None
+    wall_s: float
+    host: str
+
+
+def workers_that_fit(memory: float, jobs: int | None) -> int:
+    """How many trials of ``memory`` GiB run side by side here: one a core at most."""
+    if jobs is not None:
+        return jobs
+    return max(1, min(available_cores(), int(psutil.virtual_memory().available / (memory * 2**30))))
+
+
+def run_local(work: Work, todo: Sequence[Any], workers: int) -> Iterator[Outcome]:
+    """Yield outcomes as they come, from ``workers`` fresh processes.
+
+    A process that is killed takes the pool with it; what it had not finished is run again, up to three times each.
+    """
+    attempts = dict.fromkeys(range(len(todo)), 0)
+    threads = max(1, available_cores() // workers)
+    while attempts:
+        with ProcessPoolExecutor(
+            workers, mp_context=multiprocessing.get_context("spawn"), initializer=set_threads, initargs=(threads,)
+        ) as pool:
+            running: dict[Future[Outcome], int] = {}
+            waiting = list(attempts)
+            broken = False
+            while True:
+                try:
+                    while waiting and len(running) < workers and not broken:
+                        running[pool.submit(_timed, work, todo[waiting[0]])] = waiting[0]
+                        del waiting[0]
+                except BrokenProcessPool:
+                    broken = True
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    index = running.pop(future)
+                    try:
+                        outcome = future.result()
+                    except BrokenProcessPool:
+                        broken = True
+                        attempts[index] += 1
+                        if attempts[index] < _ATTEMPTS:
+                            continue
+                        outcome = Outcome(todo[index], None, "its process was killed, three times over", 0.0, "")
+                    del attempts[index]
+                    yield outcome
+
+
+def run_ray(work: Work, todo: Sequence[Any], memory: float, address: str | None) -> Iterator[Outcome]:
+    """The same over a Ray cluster: Ray places, counts memory and retries.
+
+    Raises:
+        InputError: Ray is not installed, or there is no cluster at the address.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(
+            "--executor ray needs Ray: pip install 'pruneport[cluster]', or use --executor local."
+        ) from error
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(f"no Ray cluster at --address {address}: {error}. Start one with: ray start --head") from error
+    try:
+        remote = ray.remote(num_cpus=1, memory=int(memory * 2**30), max_retries=_ATTEMPTS - 1)(_timed)
+        running = {remote.remote(work, item): item for item in todo}
+        while running:
+            done, _ = ray.wait(list(running))
+            for reference in done:
+                item = running.pop(reference)
+                try:
+                    yield ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    yield Outcome(item, None, str(error).splitlines()[0], 0.0, "")
+    finally:
+        ray.shutdown()
+
+
+def _timed(work: Work, todo: Any) -> Outcome:
+    start = time.monotonic()
+    try:
+        result, error = work(todo), None
+    except PruneportError as wrong:
+        result, error = None, str(wrong)
+    return Outcome(todo, result, error, time.monotonic() - start, os.uname().nodename)

@@ -1,0 +1,183 @@
+"""The study's store: every trial and every prediction event, in SQLite's write-ahead mode.
+
+A trial is written in one transaction when it is done, so a killed run loses what was in hand and nothing else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pruneport.bench.study import Trial
+from pruneport.compress.train_state import Event
+from pruneport.errors import OutputError, StoreError
+
+__all__ = ["FILE", "Finished", "Store", "open_store"]
+
+FILE = "study.sqlite"
+_FORMAT_VERSION = 1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS trials (
+    id INTEGER PRIMARY KEY, trial TEXT UNIQUE NOT NULL, host TEXT NOT NULL, wall_s REAL NOT NULL, error TEXT);
+CREATE TABLE IF NOT EXISTS events (
+    trial INTEGER NOT NULL REFERENCES trials(id), step INTEGER NOT NULL, flops REAL NOT NULL, error REAL NOT NULL,
+    loss REAL NOT NULL, macs INTEGER NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (trial, step));
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A trial that is done: its events, or why it cannot be done."""
+
+    trial: Trial
+    events: tuple[Event, ...]
+    wall_s: float
+    host: str
+    error: str | None = None
+
+
+class Store:
+    """Reads and writes; see ``open_store``."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection, self._path = connection, path
+
+    def add(self, finished: Finished) -> None:
+        """Write one trial, whole or not at all; one that failed before is replaced.
+
+        Raises:
+            OutputError: The disk is full or the file cannot be written; nothing of the trial was kept.
+        """
+        try:
+            with self._connection as connection:
+                connection.execute("DELETE FROM trials WHERE trial = ? AND error IS NOT NULL", (finished.trial.key,))
+                row = connection.execute(
+                    "INSERT INTO trials (trial, host, wall_s, error) VALUES (?, ?, ?, ?)",
+                    (finished.trial.key, finished.host, finished.wall_s, finished.error),
+                ).lastrowid
+                connection.executemany(
+                    "INSERT INTO events VALUES (:trial, :step, :flops, :error, :loss, :macs, :seconds)",
+                    [asdict(event) | {"trial": row} for event in finished.events],
+                )
+        except sqlite3.OperationalError as error:
+            raise OutputError(
+                f"{self._path} cannot be written ({error}); what was there is kept. Make room and run the study again."
+            ) from error
+
+    def finished(self) -> list[Finished]:
+        """Every trial in the store, in the order in which they ended."""
+        events: dict[int, list[Event]] = {}
+        fields = ("step", "flops", "error", "loss", "macs", "seconds")
+        for row, *values in self._connection.execute(f"SELECT trial, {', '.join(fields)} FROM events ORDER BY step"):
+            events.setdefault(row, []).append(Event(**dict(zip(fields, values, strict=True))))
+        return [
+            Finished(
+                trial=Trial(**json.loads(trial)),
+                events=tuple(events.get(row, ())),
+                wall_s=wall_s,
+                host=host,
+                error=error,
+            )
+            for row, trial, host, wall_s, error in self._connection.execute(
+                "SELECT id, trial, host, wall_s, error FROM trials ORDER BY id"
+            )
+        ]
+
+    def missing(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The trials that are not in the store, or failed."""
+        done = {key for (key,) in self._connection.execute("SELECT trial FROM trials WHERE error IS NULL")}
+        return [trial for trial in trials if trial.key not in done]
+
+
+@contextmanager
+def open_store(folder: Path, study: dict[str, Any] | None) -> Iterator[Store]:
+    """Open the store of a study, for one process at a time; without a ``study``, only to read.
+
+    Args:
+        folder: Holds ``study.sqlite``; made where there is none.
+        study: What all its trials share.
+
+    Raises:
+        StoreError: It is of another study or a newer format, no store at all, or another process has it open.
+        OutputError: The folder cannot be written.
+    """
+    path = folder / FILE
+    if study is None and not path.is_file():
+        raise StoreError(f"there is no study at {folder}; run one with: pruneport transfer STUDY.yaml --out {folder}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / "study.lock", wanted=study is not None):
+            connection = sqlite3.connect(path)
+            try:
+                if study is not None:
+                    connection.execute("PRAGMA journal_mode=WAL")
+                    connection.execute("PRAGMA synchronous=FULL")
+                    with connection:
+                        connection.executescript(_TABLES)
+                _check(connection, path, study)
+                yield Store(connection, path)
+            finally:
+                connection.close()
+    except sqlite3.OperationalError as error:
+        raise OutputError(f"{path} cannot be used ({error}); nothing was lost of what it holds.") from error
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"{path} is not a study's store ({error}); choose another --out.") from error
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise OutputError(f"--out {folder} cannot be written: {error.strerror}; choose another folder.") from error
+
+
+def _check(connection: sqlite3.Connection, path: Path, study: dict[str, Any] | None) -> None:
+    known = dict(connection.execute("SELECT key, value FROM study"))
+    if not known and study is not None:
+        with connection:
+            connection.executemany(
+                "INSERT INTO study VALUES (?, ?)",
+                [("format_version", str(_FORMAT_VERSION)), ("study", json.dumps(study, sort_keys=True))],
+            )
+        return
+    version = known.get("format_version")
+    if version != str(_FORMAT_VERSION):
+        raise StoreError(
+            f"{path} has format {version}; this pruneport reads format {_FORMAT_VERSION}. Upgrade with: "
+            "pip install --upgrade pruneport, or choose another --out."
+        )
+    before = json.loads(known["study"])
+    if study is not None and before != study:
+        changed = ", ".join(
+            f"{name} ({before.get(name)}, now {study.get(name)})"
+            for name in sorted({*before, *study})
+            if before.get(name) != study.get(name)
+        )
+        raise StoreError(
+            f"{path} holds another study, with other settings: {changed}. Give the same ones, or choose another --out. "
+            "(Networks, tasks, shares, budgets, seeds, scopes and recoveries may be added.)"
+        )
+
+
+@contextmanager
+def _locked(path: Path, *, wanted: bool) -> Iterator[None]:
+    """Hold the lock while the block runs; the system lets go of it where the process dies."""
+    if not wanted:
+        yield
+        return
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise StoreError(
+                f"another process (pid {file.read().strip() or 'unknown'}) works on {path.parent}; wait for it, or "
+                "choose another --out."
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,257 @@
+"""A transfer study as a list of trials, and one trial from a pruned network to its events."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruneport.bench.study_options import StudyOptions
+from pruneport.compress.compressing import compress_to
+from pruneport.compress.heads import find_heads
+from pruneport.compress.options import CompressOptions, TrainOptions
+from pruneport.compress.starting import dense_plan, with_head
+from pruneport.compress.train_state import Event, TrainState, write_state
+from pruneport.compress.training import Job, check_training, train
+from pruneport.errors import InputError
+from pruneport.export.bundle import is_bundle, new_bundle, open_bundle
+from pruneport.export.weights import rebuild, write_network
+from pruneport.models.digits_tasks import DIGITS_TASKS, write_digits_task
+from pruneport.models.options import PreparationOptions, SourceOptions
+from pruneport.models.source import open_source
+from pruneport.models.tasks import Task, open_task
+
+__all__ = ["Preparation", "Trial", "check_study", "identity", "preparations", "prepare", "run_trial", "trials"]
+
+_DIGITS = "pruneport:digits-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """One network, pruned in one way to several shares; the dense one, too, is a bundle."""
+
+    network: str
+    scope: str
+    recover: str
+    kept: tuple[float, ...]
+    folder: Path
+
+    def bundle(self, kept: float) -> Path:
+        """Where the network with this share lies."""
+        name = re.sub(r"[^A-Za-z0-9]+", "-", self.network.partition("=")[0].rpartition("/")[2])
+        digest = hashlib.sha256(f"{self.network} {self.scope} {self.recover}".encode()).hexdigest()[:8]
+        return self.folder / (f"{name}-{digest}-{kept:g}" if kept < 1 else f"{name}-dense")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training: everything it depends on, but for what all trials of a study share."""
+
+    network: str
+    task: str
+    kept: float
+    scope: str
+    recover: str
+    budget: float
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Names the trial in the store."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def check_study(options: StudyOptions) -> None:
+    """Check a study before any work: numbers, and that every task can be read.
+
+    Raises:
+        InputError: Something is missing or out of range.
+        ImageFolderError: A task cannot be used.
+    """
+    for name in ("networks", "tasks", "kept", "budgets", "seeds", "scopes", "recover"):
+        if not getattr(options, name):
+            raise InputError(f"the study has no {name}: give --{name}, or {name} in its file.")
+        if len(set(getattr(options, name))) < len(getattr(options, name)):
+            raise InputError(f"--{name} names something twice: {', '.join(map(str, getattr(options, name)))}.")
+    if wrong := [kept for kept in options.kept if not 0 < kept <= 1]:
+        raise InputError(f"--kept is {wrong[0]:g}; expected shares above 0, and at most 1 for the dense network.")
+    if wrong := [budget for budget in options.budgets if not budget > 0]:
+        raise InputError(f"--budgets has {wrong[0]:g}; expected training FLOPs above 0, such as 1e12.")
+    if options.test_images is not None and options.test_images < 1:
+        raise InputError(f"--test-images is {options.test_images}; expected at least 1.")
+    if options.jobs is not None and options.jobs < 1:
+        raise InputError(f"--jobs is {options.jobs}; expected at least 1.")
+    check_training(_train_options(options, Path(), options.budgets[0]))
+    for task in options.tasks:
+        if task.startswith(_DIGITS):
+            if task.removeprefix(_DIGITS) not in DIGITS_TASKS:
+                raise InputError(f"no task {task}; there are {', '.join(_DIGITS + name for name in DIGITS_TASKS)}.")
+        elif not Path(task).is_dir():
+            raise InputError(f"no task folder {task}; expected FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE.")
+
+
+def identity(options: StudyOptions) -> dict[str, Any]:
+    """What all trials share: trials of another study do not belong beside them. Lists may grow."""
+    shared = asdict(options)
+    for name in ("networks", "tasks", "kept", "budgets", "seeds", "scopes", "recover"):
+        del shared[name]
+    for name in ("executor", "address", "jobs", "memory"):
+        del shared[name]
+    plain: dict[str, Any] = json.loads(json.dumps(shared, default=str))
+    return plain
+
+
+def trials(options: StudyOptions) -> list[Trial]:
+    """Every trial, cheap ones first, so that the answer sharpens as the study goes on.
+
+    The dense network is one, whatever the scope and the recovery.
+    """
+    ways = list(itertools.product(options.scopes, options.recover))
+    grid = itertools.product(options.budgets, options.seeds, options.networks, options.tasks, options.kept)
+    return [
+        Trial(network=network, task=task, kept=kept, scope=scope, recover=recover, budget=budget, seed=seed)
+        for budget, seed, network, task, kept in sorted(grid, key=lambda cell: cell[:2])
+        for scope, recover in (ways if kept < 1 else [("dense", "none")])
+    ]
+
+
+def preparations(options: StudyOptions, folder: Path) -> list[Preparation]:
+    """Every network to prune, with all its shares."""
+    return [
+        Preparation(network=network, scope=scope, recover=recover, kept=options.kept, folder=folder)
+        for network in options.networks
+        for scope, recover in itertools.product(options.scopes, options.recover)
+    ]
+
+
+def prepare(todo: Preparation, options: StudyOptions, progress: Callable[[str], None] = lambda message: None) -> None:
+    """Write the bundles that are not there yet.
+
+    Raises:
+        InputError: The network cannot be pruned to one of the shares, or not written.
+    """
+    missing = [kept for kept in todo.kept if not is_bundle(todo.bundle(kept))]
+    if not missing:
+        return
+    dense, source = open_source(_source_options(todo.network, options.input_shape))
+    if 1.0 in missing:
+        with new_bundle(todo.bundle(1.0), overwrite=False, command="pruneport transfer") as staging:
+            write_network(staging, dense, dense_plan(dense, source))
+    targets = [
+        CompressOptions(
+            flops=kept,
+            criterion=options.criterion,
+            ranking=options.ranking,
+            round_to=options.round_to,
+            scope=todo.scope,  # type: ignore[arg-type]
+            recover=todo.recover,  # type: ignore[arg-type]
+            calibration=options.calibration,
+            resize=options.resize,
+            mean=options.mean,
+            std=options.std,
+        )
+        for kept in missing
+        if kept < 1
+    ]
+    if targets:
+        for target, pruned in zip(targets, compress_to(targets, dense, source, progress), strict=True):
+            assert target.flops is not None
+            with new_bundle(todo.bundle(target.flops), overwrite=False, command="pruneport transfer") as staging:
+                write_network(staging, pruned.network, pruned.plan)
+
+
+def run_trial(
+    trial: Trial, options: StudyOptions, folder: Path, progress: Callable[[str], None] = lambda message: None
+) -> list[Event]:
+    """Train the trial's network on its task.
+
+    Args:
+        trial: Which.
+        options: The study.
+        folder: Holds the bundles that ``prepare`` wrote.
+        progress: Told how far it is.
+
+    Raises:
+        InputError: The budget is below one step, or the task does not fit the network.
+    """
+    where = Preparation(
+        network=trial.network, scope=trial.scope, recover=trial.recover, kept=(trial.kept,), folder=folder
+    )
+    bundle = open_bundle(where.bundle(trial.kept))
+    plan = replace(bundle.plan, source=replace(bundle.plan.source, seed=trial.seed))
+    with tempfile.TemporaryDirectory() as scratch:
+        preparation = PreparationOptions(resize=options.resize, mean=options.mean, std=options.std)
+        task = _task(trial.task, preparation, plan.source.input_shape, options.test_images)
+        network, plan = with_head(rebuild(bundle, trust_source=True), plan, task)
+        state = Path(scratch) / "state"
+        write_state(state, TrainState(plan=plan, weights=dict(network.state_dict()), config={}))
+        job = Job(
+            state=state,
+            task=task,
+            options=_train_options(options, Path(trial.task), trial.budget),
+            heads=tuple(find_heads(network, plan.source.input_shape)),
+            seed=trial.seed,
+        )
+        return train(job, progress).events
+
+
+def _source_options(network: str, shape: tuple[int, int, int] | None) -> SourceOptions:
+    source, _, checkpoint = network.partition("=")
+    source, _, weights = source.partition("@")
+    return SourceOptions(
+        source=source,
+        checkpoint=Path(checkpoint) if checkpoint else None,
+        weights=weights or None,
+        input_shape=shape,
+    )
+
+
+def _train_options(options: StudyOptions, task: Path, budget: float) -> TrainOptions:
+    return TrainOptions(
+        task=task,
+        budget=budget,
+        batch_size=options.batch_size,
+        optimizer=options.optimizer,
+        learning_rate=options.learning_rate,
+        augment=options.augment,
+        evaluations=options.evaluations,
+        precision=options.precision,
+        resize=options.resize,
+        mean=options.mean,
+        std=options.std,
+        save_every=1e9,  # a trial is the least that is lost
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _task(name: str, options: PreparationOptions, shape: tuple[int, int, int], most: int | None) -> Task:
+    """The task, with its images kept in memory from one trial of this process to the next."""
+    if name.startswith(_DIGITS):
+        folder = Path(tempfile.mkdtemp(prefix="pruneport-digits-"))
+        write_digits_task(name.removeprefix(_DIGITS), folder)
+    else:
+        folder = Path(name)
+    task = open_task(folder, options, shape)
+    count = len(task.test)
+    if most is not None and most < count:
+        task = replace(task, test=task.test.part([row * count // most for row in range(most)]))
+    return replace(task, name=name)
+
+
+def set_threads(count: int) -> None:
+    """Bind this process to so many threads; trials side by side must not fight for cores."""
+    torch.set_num_threads(count)
+
+
+def names(items: Sequence[str]) -> dict[str, str]:
+    """Short names for networks and tasks, by what tells them apart."""
+    return {item: item.partition("=")[0].partition("@")[0].rstrip("/").rpartition("/")[2] for item in items}

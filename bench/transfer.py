@@ -1,0 +1,113 @@
+"""The study, run: what is missing in the store is prepared, trained and written, and nothing twice."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pruneport.bench.executors import Outcome, run_local, run_ray, workers_that_fit
+from pruneport.bench.store import Finished, Store, open_store
+from pruneport.bench.study import (
+    Trial,
+    check_study,
+    identity,
+    preparations,
+    prepare,
+    run_trial,
+    trials,
+)
+from pruneport.bench.study_options import StudyOptions
+from pruneport.compress.training import training_flops
+from pruneport.errors import InputError
+from pruneport.export.bundle import open_bundle
+
+__all__ = ["run_study"]
+
+Progress = Callable[[str], None]
+
+
+def run_study(options: StudyOptions, folder: Path, progress: Progress = lambda message: None) -> list[Finished]:
+    """Run every trial that the store lacks.
+
+    Args:
+        options: The grid.
+        folder: Holds the store and the pruned networks; made where there is none.
+        progress: Told how far it is, with an estimate of the time left.
+
+    Returns:
+        The study's trials, those of earlier runs included.
+
+    Raises:
+        InputError: The study cannot be run; what is in the store stays.
+    """
+    check_study(options)
+    wanted = trials(options)
+    with open_store(folder, identity(options)) as store:
+        missing = store.missing(wanted)
+        if missing:
+            _prepare(options, folder, missing, progress)
+            _check_budgets(options, folder)
+            _run(options, folder, missing, store, progress)
+        asked = {trial.key for trial in wanted}
+        return [done for done in store.finished() if done.trial.key in asked]
+
+
+def _prepare(options: StudyOptions, folder: Path, missing: Sequence[Trial], progress: Progress) -> None:
+    needed = {trial.network for trial in missing}
+    todo = [item for item in preparations(options, (folder / "networks").absolute()) if item.network in needed]
+    progress(f"pruning {len(needed)} networks to {len(options.kept)} shares")
+    for outcome in run_local(functools.partial(prepare, options=options), todo, _workers(options, len(todo))):
+        if outcome.error is not None:
+            raise InputError(f"{outcome.todo.network} cannot be prepared: {outcome.error}")
+        progress(f"{outcome.todo.network} is pruned ({outcome.wall_s:.0f} s)")
+
+
+def _check_budgets(options: StudyOptions, folder: Path) -> None:
+    """Raise where the smallest budget does not pay for one step of the largest network."""
+    least = min(options.budgets)
+    for item in preparations(options, (folder / "networks").absolute()):
+        for kept in options.kept:
+            macs = open_bundle(item.bundle(kept)).plan.pruned.macs
+            step = options.batch_size * training_flops(macs)
+            if step > least:
+                raise InputError(
+                    f"a step of {options.batch_size} images costs {item.network} at {kept:g} {step:.2e} FLOPs, which "
+                    f"is more than the smallest budget, {least:.2e}; give larger --budgets or a smaller --batch-size."
+                )
+
+
+def _run(options: StudyOptions, folder: Path, missing: Sequence[Trial], store: Store, progress: Progress) -> None:
+    start, spent = time.monotonic(), 0.0
+    total = sum(trial.budget for trial in missing)
+    work = functools.partial(run_trial, options=options, folder=(folder / "networks").absolute())
+    for number, outcome in enumerate(_outcomes(options, work, missing), start=1):
+        trial: Trial = outcome.todo
+        store.add(
+            Finished(
+                trial=trial,
+                events=tuple(outcome.result or ()),
+                wall_s=outcome.wall_s,
+                host=outcome.host,
+                error=outcome.error,
+            )
+        )
+        spent += trial.budget
+        left = (time.monotonic() - start) * (total - spent) / spent
+        said = outcome.error or f"error {outcome.result[-1].error:.1%}"
+        progress(
+            f"{number}/{len(missing)} {trial.task} at {trial.kept:g} with {trial.budget:.1e} FLOPs, seed {trial.seed}: "
+            f"{said}; about {left / 60:.0f} min left"
+        )
+
+
+def _outcomes(options: StudyOptions, work: Any, missing: Sequence[Trial]) -> Iterator[Outcome]:
+    if options.executor == "ray":
+        return run_ray(work, missing, options.memory, options.address)
+    return run_local(work, missing, _workers(options, len(missing)))
+
+
+def _workers(options: StudyOptions, todo: int) -> int:
+    return max(1, min(todo, workers_that_fit(options.memory, options.jobs)))

@@ -1,0 +1,106 @@
+"""Plots of a study: errors against budgets with their spread over seeds, and the frontier of every task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from pruneport.bench.svg import DENSE, INK, KEPT, WIDTH_INCHES, inline_svg, quiet, styled, write
+
+__all__ = ["frontier_plot", "stream_plot", "tasks_plot"]
+
+Json = Mapping[str, Any]
+
+_COLUMNS = 2
+_ROW_INCHES = 2.4
+_STYLES = {"filters": "-", "channels": ":"}
+
+
+def stream_plot(network: Json) -> str:
+    """Draw the mean error over the tasks against the budget, a line for every way of pruning.
+
+    Args:
+        network: An entry of the summary's ``networks``.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    with styled():
+        figure = Figure(figsize=(WIDTH_INCHES, 3.6), layout="constrained")
+        axes = figure.add_subplot(facecolor="none")
+        _draw_curves(axes, network["stream"], named=True)
+        axes.set_ylabel("error, mean over the tasks")
+        axes.set_xlabel("budget, training FLOPs")
+        label = f"{network['name']}: error against the training budget, mean over {', '.join(network['tasks'])}"
+        return inline_svg(figure, "stream", label)
+
+
+def tasks_plot(network: Json) -> str:
+    """Draw the same for every task alone."""
+    tasks = network["tasks"]
+    with styled():
+        figure, panels = _panels(len(tasks))
+        for axes, task in zip(panels, tasks, strict=True):
+            _draw_curves(axes, [entry for entry in network["curves"] if entry["task"] == task], named=False)
+            axes.set_title(task, loc="left", fontsize=8.5, fontweight="bold")
+        return inline_svg(figure, "tasks", f"{network['name']}: error against the training budget, task by task")
+
+
+def frontier_plot(network: Json) -> str:
+    """Draw, for every task, the least error reached with so much compute, and which share of the MACs reached it."""
+    tasks = network["tasks"]
+    with styled():
+        figure, panels = _panels(len(tasks))
+        for axes, task in zip(panels, tasks, strict=True):
+            points = network["frontier"][task]
+            flops, errors = [point["flops"] for point in points], [point["error"] for point in points]
+            axes.step(flops, errors, where="post", color=KEPT, linewidth=1.2)
+            axes.scatter(flops, errors, s=8, color=KEPT)
+            for point in points:
+                write(axes, _share(point["kept"]), point["flops"], point["error"], size=6, color=INK)
+            _scales(axes)
+            axes.set_title(task, loc="left", fontsize=8.5, fontweight="bold")
+        return inline_svg(figure, "frontier", f"{network['name']}: least error by training FLOPs, with the share kept")
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    rows = -(-count // _COLUMNS)
+    figure = Figure(figsize=(WIDTH_INCHES, _ROW_INCHES * rows), layout="constrained")
+    return figure, [figure.add_subplot(rows, _COLUMNS, index + 1, facecolor="none") for index in range(count)]
+
+
+def _draw_curves(axes: Axes, entries: Sequence[Json], *, named: bool) -> None:
+    for entry in entries:
+        points = entry["points"]
+        if not points:
+            continue
+        budgets = [point["budget"] for point in points]
+        errors = [point["error"] for point in points]
+        dense = entry["kept"] == 1
+        colour, strength = (DENSE, 1.0) if dense else (KEPT, 0.35 + 0.65 * (1 - entry["kept"]))
+        style = "--" if dense else _STYLES.get(entry["scope"], "-")
+        axes.plot(budgets, errors, style, color=colour, alpha=strength, linewidth=1.4, marker="o", markersize=2.5)
+        low = [point["error"] - point["spread"] for point in points]
+        high = [point["error"] + point["spread"] for point in points]
+        axes.fill_between(budgets, low, high, color=colour, alpha=0.1, linewidth=0)
+        if named:
+            text = "dense" if dense else f"{_share(entry['kept'])} {entry['scope']}"
+            write(axes, text, budgets[-1], errors[-1], size=6.5, color=INK)
+    _scales(axes)
+    if named:
+        axes.margins(x=0.14)
+
+
+def _scales(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    quiet(axes)
+    axes.grid(axis="y")
+
+
+def _share(kept: float) -> str:
+    return f"{kept:.0%}"

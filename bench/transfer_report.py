@@ -1,0 +1,52 @@
+"""The study's report: one HTML page with its plots inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from pruneport.bench.report import environment
+from pruneport.bench.transfer_plots import frontier_plot, stream_plot, tasks_plot
+
+__all__ = ["claim", "render_transfer"]
+
+Json = Mapping[str, Any]
+
+
+def render_transfer(summary: Json, title: str) -> str:
+    """Return the report as one HTML page: no script, nothing fetched; it is well-formed XML, too.
+
+    Args:
+        summary: From ``summarise``.
+        title: Names the study.
+    """
+    plots = [
+        {
+            "stream": Markup(stream_plot(network)),
+            "tasks": Markup(tasks_plot(network)),
+            "frontier": Markup(frontier_plot(network)),
+        }
+        for network in summary["networks"]
+    ]
+    return (
+        environment()
+        .get_template("transfer.html.jinja")
+        .render(summary=summary, title=title, networks=list(zip(summary["networks"], plots, strict=True)), claim=claim)
+    )
+
+
+def claim(network: Json) -> str:
+    """Say in one sentence whether the paper's claim holds for a network, as measured."""
+    rows = network["low_budgets"]
+    if not rows:
+        return "Not enough trials yet to compare dense and pruned at low budgets."
+    held = [row for row in rows if row["claimed"]]
+    gains = ", ".join(
+        f"{row['gain']:+.0%} at {row['budget']:.2g} FLOPs ({row['accuracy']:.1%} with {row['kept']:.0%} of the MACs "
+        f"against {row['dense_accuracy']:.1%} dense, ± {row['deviation']:.1%})"
+        for row in rows
+    )
+    verdict = "holds" if len(held) == len(rows) else "holds in part" if held else "does not hold"
+    return f"More than 20 % better at low budgets: {verdict}. Accuracy over the tasks: {gains}."

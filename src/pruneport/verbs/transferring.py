@@ -1,0 +1,83 @@
+"""The transfer study as a verb: run what is missing, report, advise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import yaml
+
+from pruneport.bench.store import open_store
+from pruneport.bench.study import trials
+from pruneport.bench.study_options import StudyOptions
+from pruneport.bench.transfer import run_study
+from pruneport.bench.transfer_report import render_transfer
+from pruneport.bench.transfer_summary import advise, summarise
+from pruneport.errors import InputError
+from pruneport.models.factories import did_you_mean
+from pruneport.verbs.configs import TransferConfig
+from pruneport.verbs.results import AdviceResult, TransferResult
+from pruneport.verbs.steps import Progress, silent, write_json, write_whole
+
+__all__ = ["study_flags", "transfer"]
+
+REPORT, SUMMARY = "report.html", "summary.json"
+
+
+def transfer(config: TransferConfig, progress: Progress = silent, command: str = "") -> TransferResult | AdviceResult:
+    """Run the trials that the store lacks, then summarise and report; or advise from what is there.
+
+    Raises:
+        InputError: The study cannot be run or read; what is in the store stays.
+    """
+    folder = config.out or (Path(config.study.stem) if config.study else None)
+    if folder is None:
+        raise InputError("there is no --out, and no study file to name it after; give --out FOLDER.")
+    if config.advise:
+        if config.budget is None:
+            raise InputError("--advise needs --budget: the training FLOPs you can spend, such as 1e12.")
+        with open_store(folder, None) as store:
+            return AdviceResult(advice=advise(store.finished(), config.budget, config.task, config.network))
+    given = [name for name in ("budget", "task", "network") if getattr(config, name) is not None]
+    if given:
+        raise InputError(
+            f"--{', --'.join(given)} without --advise; a study takes lists: --budgets, --tasks, --networks."
+        )
+    finished = run_study(config, folder, progress)
+    progress("writing the report")
+    summary = summarise(finished, trials(config))
+    write_json(folder / SUMMARY, summary)
+    write_whole(folder / REPORT, render_transfer(summary, folder.resolve().name))
+    return TransferResult(folder=folder, summary=summary)
+
+
+def study_flags(file: Path) -> list[str]:
+    """The flags that a study's file stands for; ``$NAME`` in it is the environment's.
+
+    Raises:
+        InputError: No such file, not YAML, an option that does not exist, or a variable that is not set.
+    """
+    try:
+        text = os.path.expandvars(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"study {file} cannot be read ({error}); expected a .yaml file.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"study {file} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"study {file} holds no options; expected lines such as kept: [1.0, 0.5].")
+    known = {field.name for field in fields(StudyOptions)}
+    for name in content:
+        if name not in known:
+            raise InputError(f"study {file} has no option {name!r}.{did_you_mean(str(name), sorted(known))}")
+    flags: list[str] = []
+    for name, value in content.items():
+        values = [
+            str(item) for item in (value if isinstance(value, Sequence) and not isinstance(value, str) else [value])
+        ]
+        if unset := next((item for item in values if "$" in item), None):
+            raise InputError(f"study {file}: {unset} names a variable that is not set; set it, or write the path out.")
+        flags += [f"--{name.replace('_', '-')}", *values]
+    return flags
