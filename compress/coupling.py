@@ -40,8 +40,8 @@ class Coupling:
         products: Multiply-accumulates of matrix products that are no layer's, with the units along each of the sizes
             that they are proportional to.
         riding: Layers that are applied along other channels than those they read, and the units of these.
-        scaled: Units of queries whose attention is scaled by the root of its own width, with the positions of
-            the query's channels.
+        scaled: Units of keys whose attention is scaled by the root of its own width, with the positions of the
+            key's channels.
     """
 
     units: Mapping[int, dict[Key, list[int]]]
@@ -94,7 +94,7 @@ def find_coupling(network: nn.Module, example: Tensor) -> Coupling:
             if product.lines
         ),
         riding={name: tuple(elements.roots(line).tolist()) for name, line in flow.riding.items()},
-        scaled=tuple(_places(elements, rows) for rows in flow.scaled),
+        scaled=tuple(_places(elements, _with_biases(rows, flow.biases)) for rows in flow.scaled),
     )
 
 
@@ -110,10 +110,16 @@ def _roots(elements: Elements, labels: list[Tensor]) -> frozenset[int]:
     return frozenset(found - {0})
 
 
-def _places(elements: Elements, rows: Tensor) -> dict[int, tuple[tuple[Key, int], ...]]:
-    """For each unit of a query the places of its channels on their layer's axis."""
+def _with_biases(rows: Tensor, biases: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    return torch.cat(
+        [rows.flatten(), *(bias[torch.isin(line.contiguous(), rows.contiguous())].flatten() for line, bias in biases)]
+    )
+
+
+def _places(elements: Elements, labels: Tensor) -> dict[int, tuple[tuple[Key, int], ...]]:
+    """For each unit of a key the places of its elements on their axes."""
     found: dict[int, set[tuple[Key, int]]] = defaultdict(set)
-    for element in torch.unique(rows).tolist():
+    for element in torch.unique(labels).tolist():
         if element:
             key = elements.key_of(element)
             found[int(elements.roots(torch.tensor(element)))].add((key, element - elements.offsets[key]))

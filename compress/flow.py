@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from pruneport.compress.adapters import RESHAPES, is_adapted, is_scaled_by_input
 from pruneport.compress.elements import Elements
 from pruneport.compress.hooks import hooks_restored
 
@@ -86,7 +87,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         products: Matrix products that are no layer's.
         standardised: Layers whose weight is normalised over its inputs.
         riding: Layers that are applied along other channels than those they read, and the elements of these.
-        scaled: Queries (width, n) of attentions whose scale is that of their own width.
+        biases: Elements along a dimension (size,), and those of bare parameters that are added there (size, n).
+        scaled: Keys (width, n) of attentions whose scale is that of their own width.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.averaged: list[Tensor] = []
         self.broken: list[tuple[Tensor, str]] = []
         self.sized: list[tuple[str, Tensor]] = []
+        self.biases: list[tuple[Tensor, Tensor]] = []
         self.scaled: list[Tensor] = []
         self.products: list[Product] = []
         self.standardised: set[str] = set()
@@ -125,7 +128,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def run(self, example: Tensor) -> Any:
         """The forward pass; returns what the network returns."""
-        with self._watching(), torch.no_grad(), self, _DefaultScales(self):
+        with self._watching(), torch.no_grad(), self, _Calls(self):
             return self.network(example)
 
     def maps(self, tensor: Tensor) -> list[Map]:
@@ -211,6 +214,9 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def hook(module: nn.Module, inputs: Any, named: Any) -> None:
             self._stack.append(name)
             self._silent += leaf
+            if is_scaled_by_input(module):
+                for entry in self.maps(inputs[0]):
+                    self.break_off(entry.compact(), f"{name} scales its logits by the width of its input")
 
         return hook
 
@@ -239,8 +245,8 @@ Operation = Callable[[Flow, Any, Any, Any, Any], None]
 """What an operation does to maps: (flow, function, args, kwargs, output)."""
 
 
-class _DefaultScales(TorchFunctionMode):
-    """Notes the queries of attentions that take their scale from their own width."""
+class _Calls(TorchFunctionMode):
+    """Notes what no operation shows: attentions that take their scale from their own width, and sizes asked for."""
 
     def __init__(self, flow: Flow) -> None:
         super().__init__()
@@ -249,10 +255,21 @@ class _DefaultScales(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         if function is nn.functional.scaled_dot_product_attention and named.get("scale") is None:
-            query = args[0] if args else named["query"]
-            found = self._flow.map_along(query, -1)
-            if found is not None and found.bare:
-                self._flow.break_off(found.compact(), f"the queries of {self._flow.place} are a bare parameter")
-            elif found is not None:
-                self._flow.scaled.append(found.rows(query.ndim - 1))
-        return function(*args, **named)
+            self._note_scaled(args[1] if len(args) > 1 else named["key"])
+        output = function(*args, **named)
+        if function in RESHAPES and is_adapted(self._flow.modules[self._flow.place]):
+            self._note_inner(output)
+        return output
+
+    def _note_scaled(self, key: Tensor) -> None:
+        flow, found = self._flow, self._flow.map_along(key, -1)
+        if found is not None and found.bare:
+            flow.break_off(found.compact(), f"the keys of {flow.place} are a bare parameter")
+        elif found is not None:
+            flow.scaled.append(found.rows(key.ndim - 1))
+
+    def _note_inner(self, output: Tensor) -> None:
+        for entry in self._flow.maps(output):
+            if not entry.bare and self._flow.varies(entry) not in ((), (output.ndim - 1,)):
+                reason = f"{self._flow.place} asks for this width where it is not the last size of a shape"
+                self._flow.break_off(entry.compact(), reason)

@@ -7,14 +7,15 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pruneport.compress.coupling import Coupling
 from pruneport.compress.groups import Group
-from pruneport.compress.layers import LAYERS
+from pruneport.compress.layers import LAYERS, parts_by_name
 
-__all__ = ["Attributes", "attributes_for", "inflexible_groups", "rescale_queries"]
+__all__ = ["Attributes", "attributes_for", "inflexible_groups", "rescale_keys"]
 
 Attributes = dict[str, dict[str, int | tuple[int, ...]]]
 """Module -> attribute -> its value in the pruned network."""
@@ -64,7 +65,7 @@ def _renewed(value: Any, sizes: Sequence[tuple[int, int]]) -> int | tuple[int, .
     return None
 
 
-def rescale_queries(pruned: nn.Module, coupling: Coupling, kept: Callable[[int], bool]) -> None:
+def rescale_keys(pruned: nn.Module, coupling: Coupling, kept: Callable[[int], bool]) -> None:
     """Keep logits what they were where an attention divides them by the root of its own, now smaller, width."""
     for places in coupling.scaled:
         left = sum(map(kept, places))
@@ -87,16 +88,22 @@ def _scale_rows(
     factor: float,
     kept: Callable[[int], bool],
 ) -> None:
-    layer: Any = pruned.get_submodule(name)
-    axis = "out" if (name, "out") in coupling.sizes else "channels"
+    axis = next(axis for owner, axis in coupling.sizes if owner == name and axis != "in")
     left = sorted(
         position for unit, axes in coupling.units.items() if kept(unit) for position in axes.get((name, axis), ())
     )
+    part: Any = parts_by_name(pruned)[name]
+    tensors, dim = [part], 0
+    if isinstance(part, Tensor):  # a bare parameter, whose elements are numbered entry by entry
+        dim = int(axis[-1])
+        shape = [*part.shape[:dim], coupling.sizes[name, axis], *part.shape[dim + 1 :]]
+        positions = sorted(set(np.unravel_index(positions, shape)[dim].tolist()))
+    else:
+        tensors = [tensor for tensor in (part.weight, part.bias) if tensor is not None]
     place = {position: row for row, position in enumerate(left)}
     chosen = torch.tensor([place[position] for position in positions])
-    for tensor in (layer.weight, layer.bias):
-        if tensor is not None:
-            tensor.data[chosen] *= factor
+    for tensor in tensors:
+        tensor.data.movedim(dim, 0)[chosen] *= factor
 
 
 def inflexible_groups(

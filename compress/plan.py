@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from torch import nn
 
+from pruneport.compress.adapters import adapt
 from pruneport.compress.layers import axis_size, narrow, parts_by_name
 from pruneport.compress.record import Axis, Calibrated, Cost, Member, Recovered, Scope
 from pruneport.errors import BundleError
@@ -164,13 +165,15 @@ def apply_plan(
                 f"the plan does not fit the network at {member.module}: the plan shrinks its {member.size} channels "
                 f"({member.axis}), the network has {found}. Load it with the factory it was made with."
             )
-    for name, keep in positions_kept(kept).items():
+    shrunk = positions_kept(kept)
+    for name, keep in shrunk.items():
         try:
             narrow(network, name, keep)
         except (AttributeError, IndexError, RuntimeError) as error:
             raise BundleError(
                 f"the plan does not fit the network at {name}: {error}. Load it with the factory it was made with."
             ) from error
+    adapt(network, shrunk)
     modules = dict(network.named_modules())
     for name, own in attributes.items():
         for attribute, value in own.items():

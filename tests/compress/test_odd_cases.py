@@ -6,15 +6,20 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from timm.models.beit import Attention as BeitAttention
+from timm.models.cait import ClassAttn, TalkingHeadAttn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
+from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan, apply_plan, parse_plan
-from pruneport.compress.prune import prune
+from pruneport.compress.prune import assess, prune
 from pruneport.models.record import Source
 
 SHAPE = (3, 8, 8)
@@ -110,6 +115,22 @@ class TorchAttention(nn.Module):
         return out
 
 
+class TableAttention(nn.Module):
+    """Fused attention with biases of its own, whose mask is the queries' product with a table of places, as SAM's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 8
+        self.qkv, self.proj = nn.Linear(16, 48, bias=False), nn.Linear(16, 16)
+        self.bias, self.shift, self.table = parameter(48), parameter(1, 5, 48), parameter(5, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = F.linear(x, self.qkv.weight, self.bias) + self.shift
+        q, k, v = qkv.reshape(len(x), 5, 3, 2, self.width).permute(2, 0, 3, 1, 4)
+        out: Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=q @ self.table.T)
+        return self.proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
 class Windows(nn.Module):
     """Attention in windows of 2 x 2 after a roll, with a table of relative biases."""
 
@@ -132,6 +153,24 @@ class Windows(nn.Module):
         mixed = self.proj(mixed.transpose(1, 2).reshape(-1, 4, self.heads * self.width))
         whole = mixed.reshape(batch, height // 2, width // 2, 2, 2, channels).transpose(2, 3)
         return torch.roll(whole.reshape(batch, height, width, channels), (1, 1), (1, 2)).permute(0, 3, 1, 2)
+
+
+def windowed(attention: nn.Module) -> Net:
+    """Attention that reads (B, H, W, C) on the way between two convolutions."""
+    return Net(
+        lambda n, x: n.fc(pooled(n.last(n.attention(n.stem(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)))),
+        stem=conv(3, 16, stride=2),
+        attention=alive(attention),
+        last=conv(16, 8),
+        fc=nn.Linear(8, 3),
+    )
+
+
+def alive(module: nn.Module) -> nn.Module:
+    """With tables and biases that do something."""
+    for parameter in module.parameters():
+        nn.init.uniform_(parameter, -0.5, 0.5)
+    return module
 
 
 def shuffled(n: Any, x: Tensor) -> Tensor:
@@ -231,6 +270,22 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
     "separate attention": (lambda: transformer(Attention(fused=False)), {"attention.q": 8, "attention.v": 8}),
     "attention with a bias": (lambda: transformer(Attention(plain=True)), {"attention.qkv": 24}),
     "torch's attention": (lambda: transformer(TorchAttention()), {"up": 16}),
+    "beit's attention": (lambda: transformer(alive(BeitAttention(16, 2, qkv_bias=True))), {"attention.qkv": 24}),
+    "cait's class attention": (lambda: transformer(ClassAttn(16, 2)), {"attention.q": 8, "attention.v": 8}),
+    "cait's talking heads": (lambda: transformer(TalkingHeadAttn(16, 2)), {"attention.qkv": 24}),
+    "maxvit's attention": (
+        lambda: windowed(RelativePositionalMultiHeadAttention(16, 8, 4)),
+        {"attention.to_qkv": 24, "stem": 8},
+    ),
+    "swin's windows": (
+        lambda: windowed(ShiftedWindowAttention(16, [2, 2], [1, 1], 2)),
+        {"attention.qkv": 24, "stem": 16},
+    ),
+    "swin's cosine windows": (
+        lambda: windowed(ShiftedWindowAttentionV2(16, [2, 2], [1, 1], 2)),
+        {"attention.qkv": 24, "stem": 8},
+    ),
+    "queries that meet a table": (lambda: transformer(TableAttention()), {"attention.qkv": 24}),
     "windows with relative bias": (
         lambda: Net(
             lambda n, x: n.fc(pooled(n.last(residual(n.windows, n.stem(x))))),
@@ -315,7 +370,7 @@ def zeroed(dense: nn.Module, plan: Plan) -> nn.Module:
             gone = member.positions[removed].ravel()
             owner, _, attribute = member.module.rpartition(".")
             part = getattr(network.get_submodule(owner), attribute)
-            if isinstance(part, nn.Parameter):
+            if isinstance(part, Tensor):
                 part.data.index_fill_(int(member.axis[-1]), torch.from_numpy(gone), 0)
                 continue
             if isinstance(part, nn.MultiheadAttention):
@@ -376,6 +431,14 @@ def test_removing_is_zeroing(case: tuple[nn.Module, Callable[[], nn.Module], dic
     with torch.inference_mode():
         for ours, theirs in zip(leaves(again(single)), leaves(pruned.network(single)), strict=True):
             assert torch.equal(ours, theirs)
+
+
+def test_what_is_left_costs_what_was_foreseen(case: tuple[nn.Module, Callable[[], nn.Module], dict[str, int]]) -> None:
+    options = PruneOptions(ratio=0.5, round_to=1)
+    assessed = assess(case[0], SOURCE, options)
+    plan = prune(case[0], SOURCE, options, assessment=assessed).plan
+    kept = np.array([group.kept_width for group in plan.groups], dtype=np.float64)
+    assert assessed.cost.macs(kept) == pytest.approx(plan.pruned.macs, rel=0.01)
 
 
 def test_heads_of_torchs_attention_lose_width_and_keep_their_scale() -> None:
