@@ -76,6 +76,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operate: What an operation does to maps: (flow, function, args, kwargs, output).
         layers: Types whose parameters are theirs to shrink; other parameters are bare.
         leaves: Types that are not looked into, and what they do: (flow, name, module, inputs, output).
+        whole_heads: Whether heads of attention go as a whole, where a module says how many it has; else their width.
 
     Attributes:
         elements: The elements met so far and how they are joined.
@@ -84,6 +85,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         averaged: Elements that are averaged over: there, removing differs from zeroing.
         broken: Elements that cannot be removed, and why.
         sized: Modules whose forward made a tensor of a certain width, with the elements along it.
+        heads: Elements along dimensions whose units are whole heads.
         products: Matrix products that are no layer's.
         standardised: Layers whose weight is normalised over its inputs.
         riding: Layers that are applied along other channels than those they read, and the elements of these.
@@ -97,9 +99,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operate: Callable[..., None],
         layers: tuple[type[nn.Module], ...],
         leaves: Mapping[type[nn.Module], Callable[..., None]],
+        whole_heads: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.network = network
+        self.whole_heads = whole_heads
         self.elements = Elements()
         self.modules = dict(network.named_modules())
         self.calls: list[str] = []
@@ -109,6 +113,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.sized: list[tuple[str, Tensor]] = []
         self.biases: list[tuple[Tensor, Tensor]] = []
         self.scaled: list[Tensor] = []
+        self.heads: list[Tensor] = []
         self.products: list[Product] = []
         self.standardised: set[str] = set()
         self.riding: dict[str, Tensor] = {}
@@ -169,6 +174,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def break_off(self, labels: Tensor, reason: str) -> None:
         """Note that no unit with one of these elements can be removed."""
         self.broken.append((torch.unique(labels[labels != 0]), reason))
+
+    def is_heads(self, line: Tensor) -> bool:
+        """Whether the units along a line are whole heads, one at each place."""
+        units, heads = (torch.unique(self.elements.roots(part)) for part in (line, torch.cat([line[:0], *self.heads])))
+        return len(units) == len(line) and bool(torch.isin(units, heads).all())
 
     @property
     def place(self) -> str:
@@ -270,6 +280,7 @@ class _Calls(TorchFunctionMode):
 
     def _note_inner(self, output: Tensor) -> None:
         for entry in self._flow.maps(output):
-            if not entry.bare and self._flow.varies(entry) not in ((), (output.ndim - 1,)):
+            dims = () if entry.bare else self._flow.varies(entry)
+            if dims not in ((), (output.ndim - 1,)) and not self._flow.is_heads(entry.line(dims[0])):
                 reason = f"{self._flow.place} asks for this width where it is not the last size of a shape"
                 self._flow.break_off(entry.compact(), reason)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.attention import HEAD_COUNTS
 from pruneport.compress.coupling import Coupling
 from pruneport.compress.groups import Group
 from pruneport.compress.layers import LAYERS, parts_by_name
@@ -20,7 +21,10 @@ __all__ = ["Attributes", "attributes_for", "inflexible_groups", "rescale_keys"]
 Attributes = dict[str, dict[str, int | tuple[int, ...]]]
 """Module -> attribute -> its value in the pruned network."""
 
-_COUNTS = ("num_heads", "heads", "nhead", "n_heads", "num_groups", "groups", "radix", "cardinality")
+_COUNTS = ("num_groups", "groups", "radix", "cardinality")
+
+_Size = tuple[int, int]
+"""Of a tensor that a forward made: its dense size along its channels, and the one in the pruned network."""
 
 
 def attributes_for(network: nn.Module, coupling: Coupling, kept: Callable[[int], bool]) -> Attributes:
@@ -33,27 +37,35 @@ def attributes_for(network: nn.Module, coupling: Coupling, kept: Callable[[int],
 
     Returns:
         Attributes whose value is a width that the module's own forward makes a tensor of, where that width has
-        one new value; and lists of such widths, in order.
+        one new value; lists of such widths, in order; and numbers of heads, where whole heads go.
     """
-    by_module: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    widths: dict[str, list[_Size]] = defaultdict(list)
+    counts: dict[str, list[_Size]] = defaultdict(list)
     for place, units in coupling.sized:
-        by_module[place].append((len(units), sum(map(kept, units))))
+        heads = coupling.heads.issuperset(units) and len(set(units)) == len(units)
+        (counts if heads else widths)[place].append((len(units), sum(map(kept, units))))
     found: Attributes = {}
-    for name, sizes in by_module.items():
+    for name in dict.fromkeys(place for place, _ in coupling.sized):
         module = network.get_submodule(name)
-        if isinstance(module, LAYERS) or all(dense == left for dense, left in sizes):
-            continue
         changed = {
             attribute: new
             for attribute, value in vars(module).items()
-            if attribute not in _COUNTS and (new := _renewed(value, sizes)) is not None and new != value
+            if (sizes := _sizes_for(attribute, module, widths[name], counts[name]))
+            and (new := _renewed(value, sizes)) is not None
+            and new != value
         }
         if changed:
             found[name] = changed
     return found
 
 
-def _renewed(value: Any, sizes: Sequence[tuple[int, int]]) -> int | tuple[int, ...] | None:
+def _sizes_for(attribute: str, module: nn.Module, widths: list[_Size], counts: list[_Size]) -> list[_Size]:
+    if attribute in HEAD_COUNTS:
+        return counts
+    return [] if attribute in _COUNTS or isinstance(module, LAYERS) else widths
+
+
+def _renewed(value: Any, sizes: Sequence[_Size]) -> int | tuple[int, ...] | None:
     if type(value) is int:
         new = {left for dense, left in sizes if dense == value}
         return new.pop() if len(new) == 1 else None

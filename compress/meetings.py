@@ -26,7 +26,9 @@ def combine(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> N
 
 
 def _note_added(flow: Flow, tensors: Sequence[Tensor], shape: Sequence[int]) -> None:
-    """Sums of channels that were made in different places; x + f(x) with x's own channels is no residual stream."""
+    """Sums of channels that were made in different places; x + f(x) with x's own channels is no residual stream,
+    and neither are the heads of logits and of a bias.
+    """
     wide = [entry for tensor in tensors for entry, _ in _broadcast(flow, tensor, shape)[1]]
     maps = [entry for entry in wide if not entry.bare]
     for entry in maps:
@@ -35,7 +37,8 @@ def _note_added(flow: Flow, tensors: Sequence[Tensor], shape: Sequence[int]) -> 
                 (entry.line(dim), bias.rows(dim)) for bias in wide if bias.bare and dim in flow.varies(bias)
             ]
             others = [other for other in maps if other is not entry and flow.varies(other) == (dim,)]
-            if any(not torch.equal(entry.line(dim), other.line(dim)) for other in others):
+            unlike = any(not torch.equal(entry.line(dim), other.line(dim)) for other in others)
+            if unlike and not flow.is_heads(entry.line(dim)):
                 flow.added.append(entry.compact())
 
 

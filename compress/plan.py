@@ -47,6 +47,7 @@ class Request:
     round_to: int
     max_pruning_ratio: float
     keep: tuple[str, ...] = ()
+    attention: str = "width"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class GroupPlan:
         reason: Why it was left dense, or why kept differs from asked; else empty.
         macs: Dense multiply-accumulates that hang on the group.
         params: Dense parameters that hang on the group.
+        heads: Whether its units are whole heads of an attention.
     """
 
     name: str
@@ -69,6 +71,7 @@ class GroupPlan:
     macs: int
     params: int
     members: tuple[Member, ...]
+    heads: bool = False
 
     @property
     def kept_width(self) -> int:
@@ -250,12 +253,15 @@ def group_plan(group: Group, kept: Sequence[int] | None, asked: float, reason: s
         macs=cost.macs,
         params=cost.params,
         members=group.members,
+        heads=group.heads,
     )
 
 
 def _group_to_dict(group: GroupPlan) -> dict[str, Any]:
     content = {key: getattr(group, key) for key in ("name", "scope", "width", "asked", "reason", "macs", "params")}
     content["asked"] = round(group.asked, 3)
+    if group.heads:
+        content["heads"] = True
     content["kept"] = None if group.kept is None else list(group.kept)
     content["members"] = [
         {"module": member.module, "axis": member.axis, "size": member.size} | _positions_to_dict(member.positions)
@@ -293,6 +299,7 @@ def _group_from_dict(entry: Mapping[str, Any]) -> GroupPlan:
         macs=int(entry["macs"]),
         params=int(entry["params"]),
         members=tuple(_member_from_dict(member, width, str(entry["name"])) for member in entry["members"]),
+        heads=bool(entry.get("heads", False)),
     )
 
 

@@ -272,7 +272,7 @@ def _find(
     progress("counting multiply-accumulates")
     macs = count_macs_by_module(network, source.input_shape)
     progress("finding coupled groups")
-    coupling = find_coupling(network, _example(source, 1))
+    coupling = find_coupling(network, _example(source, 1), options.attention == "heads")
     groups = group_units(network, coupling)
     return (
         coupling,
@@ -312,6 +312,7 @@ def _request(target: str, value: float, options: PruneOptions) -> Request:
         value=value,
         criterion=options.criterion,
         scope=options.scope,
+        attention=options.attention,
         ranking=options.ranking,
         round_to=options.round_to,
         max_pruning_ratio=options.max_pruning_ratio,

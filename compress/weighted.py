@@ -133,6 +133,7 @@ def multiply(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
         _line(rows, last),
         _line(flow.map_along(left, last - 1), last - 1),
         _line(flow.map_along(right, last), last),
+        *(_line(flow.map_along(left, batch), batch) for batch in range(last - 1)),
     )
     flow.products.append(Product(output.numel() * left.shape[-1], _known(lines)))
     flow.give(output, [])
@@ -176,8 +177,9 @@ def attend(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> No
         share(flow, [query, key, value], dim, out, dim)
     entry = flow.map_along(value, last)
     places = query.numel() // query.shape[-1] * key.shape[-2]
-    for macs, line in ((places * query.shape[-1], _line(width, last)), (places * value.shape[-1], _line(entry, last))):
-        flow.products.append(Product(macs, () if line is None else (line,)))
+    lines = [_line(flow.map_along(query, dim), dim) for dim in heads]
+    for size, line in ((query.shape[-1], _line(width, last)), (value.shape[-1], _line(entry, last))):
+        flow.products.append(Product(places * size, _known((line, *lines))))
     if entry is not None:
         flow.give_line(out, last, entry.line(last))
     mask = argument(function, args, kwargs, "attn_mask")
@@ -239,7 +241,7 @@ def prelu(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> Non
 
 
 def attend_by_layer(flow: Flow, name: str, layer: Any, inputs: Any, output: Any) -> None:
-    """Torch's attention layer: its embedding follows the stream; its heads shrink in width, all of them together."""
+    """Torch's attention layer: its embedding follows the stream; its heads go, or shrink in width, all alike."""
     out = output[0]
     flow.give(out, [])
     if layer.in_proj_weight is None or layer.bias_k is not None or layer.add_zero_attn:
@@ -249,8 +251,14 @@ def attend_by_layer(flow: Flow, name: str, layer: Any, inputs: Any, output: Any)
         return
     for tensor in inputs[:3]:
         _read(flow, tensor, -1, lambda: flow.elements.register((name, "in"), layer.embed_dim), name)
-    rows = flow.elements.register((name, "channels"), 3 * layer.embed_dim).reshape(-1, layer.head_dim)
-    columns = flow.elements.register((f"{name}.out_proj", "in"), layer.embed_dim).reshape(-1, layer.head_dim)
-    for head in (*rows[1:], *columns):
-        flow.elements.join(rows[0], head)
+    rows = flow.elements.register((name, "channels"), len(layer.in_proj_weight))
+    columns = flow.elements.register((f"{name}.out_proj", "in"), layer.out_proj.in_features)
+    grid = torch.cat([rows, columns]).reshape(4, layer.num_heads, -1)
+    if flow.whole_heads:
+        heads = grid.transpose(0, 1).flatten(1)
+        flow.elements.join(heads[:, :1], heads)
+        flow.heads.append(heads[:, 0])
+        flow.sized.append((name, heads[:, 0]))
+    else:
+        flow.elements.join(grid[:1, :1], grid)
     flow.give_line(out, out.ndim - 1, flow.elements.register((f"{name}.out_proj", "out"), layer.embed_dim))

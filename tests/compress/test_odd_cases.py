@@ -11,6 +11,7 @@ import pytest
 import torch
 from timm.models.beit import Attention as BeitAttention
 from timm.models.cait import ClassAttn, TalkingHeadAttn
+from timm.models.xcit import XCA
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
@@ -19,7 +20,7 @@ from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedW
 
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan, apply_plan, parse_plan
-from pruneport.compress.prune import assess, prune
+from pruneport.compress.prune import Pruned, assess, prune
 from pruneport.models.record import Source
 
 SHAPE = (3, 8, 8)
@@ -106,9 +107,9 @@ def transformer(attention: nn.Module) -> Net:
 class TorchAttention(nn.Module):
     """torch's layer, called as torchvision does."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: int = 2) -> None:
         super().__init__()
-        self.inner = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.inner = nn.MultiheadAttention(16, heads, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.inner(x, x, x, need_weights=False)[0]
@@ -132,13 +133,13 @@ class TableAttention(nn.Module):
 
 
 class Windows(nn.Module):
-    """Attention in windows of 2 x 2 after a roll, with a table of relative biases."""
+    """Attention in windows of 2 x 2 after a roll, with a table of relative biases; heads are 4 wide."""
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int = 8) -> None:
         super().__init__()
-        self.heads, self.width = 2, 4
-        self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8)
-        self.table = parameter(9, 2)
+        self.heads, self.width = dim // 4, 4
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.table = parameter(9, self.heads)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
@@ -164,6 +165,14 @@ def windowed(attention: nn.Module) -> Net:
         last=conv(16, 8),
         fc=nn.Linear(8, 3),
     )
+
+
+class Channels(nn.Sequential):
+    """Runs what reads (B, C, H, W) on (B, H, W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return out
 
 
 def alive(module: nn.Module) -> nn.Module:
@@ -418,9 +427,14 @@ def test_removing_is_zeroing(case: tuple[nn.Module, Callable[[], nn.Module], dic
     for name, width in widths.items():
         layer: Any = pruned.network.get_submodule(name)
         assert layer.weight.shape[1 if isinstance(layer, nn.ConvTranspose2d) else 0] == width, name
+    check(network, pruned, build)
+
+
+def check(dense: nn.Module, pruned: Pruned, build: Callable[[], nn.Module]) -> None:
+    """Removing is zeroing, in float64, and the plan makes the pruned network again."""
     inputs = torch.randn(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        expected = leaves(zeroed(network, pruned.plan)(inputs))
+        expected = leaves(zeroed(dense, pruned.plan)(inputs))
         actual = leaves(copy.deepcopy(pruned.network).double()(inputs))
     for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6 * float(theirs.abs().max()))
@@ -431,6 +445,50 @@ def test_removing_is_zeroing(case: tuple[nn.Module, Callable[[], nn.Module], dic
     with torch.inference_mode():
         for ours, theirs in zip(leaves(again(single)), leaves(pruned.network(single)), strict=True):
             assert torch.equal(ours, theirs)
+
+
+HEADS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "fused": (lambda: transformer(Attention(heads=4)), "attention"),
+    "separate": (lambda: transformer(Attention(heads=4, fused=False)), "attention"),
+    "with a bias": (lambda: transformer(Attention(heads=4, plain=True)), "attention"),
+    "torch's": (lambda: transformer(TorchAttention(4)), "attention.inner"),
+    "in windows": (lambda: windowed(Channels(Windows(16))), "attention.0"),
+    "beit's": (lambda: transformer(alive(BeitAttention(16, 4, qkv_bias=True))), "attention"),
+    "cait's class": (lambda: transformer(ClassAttn(16, 4)), "attention"),
+    "cait's talking": (lambda: transformer(TalkingHeadAttn(16, 4)), "attention"),
+    "xcit's": (lambda: transformer(alive(XCA(16, 4))), "attention"),
+    "swin's cosine windows": (lambda: windowed(ShiftedWindowAttentionV2(16, [2, 2], [1, 1], 4)), "attention"),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_whole_heads_go(name: str) -> None:
+    build, place = HEADS[name]
+    torch.manual_seed(0)
+    network = build().eval()
+    options = PruneOptions(ratio=0.5, round_to=1, attention="heads")
+    assessed = assess(network, SOURCE, options)
+    pruned = prune(network, SOURCE, options, assessment=assessed)
+    kept = np.array([group.kept_width for group in pruned.plan.groups], dtype=np.float64)
+    assert assessed.cost.macs(kept) == pytest.approx(pruned.plan.pruned.macs, rel=0.01)
+    module = pruned.network.get_submodule(place)
+    count = next(name for name in ("num_heads", "heads") if hasattr(module, name))
+    dense = network.get_submodule(place)
+    assert getattr(module, count) == pruned.plan.attributes[place][count] == getattr(dense, count) // 2
+    assert getattr(module, "head_dim", 4) == 4
+    check(network, pruned, build)
+
+
+def test_heads_that_are_few_are_not_rounded_away() -> None:
+    torch.manual_seed(0)
+    network = transformer(Attention(dim=32, heads=4, plain=True)).eval()
+    network.stem, network.scale = nn.Conv2d(3, 32, 4, stride=4), parameter(32)  # type: ignore[assignment]
+    network.token, network.places, network.fc = parameter(1, 1, 32), parameter(1, 5, 32), nn.Linear(32, 5)  # type: ignore[assignment]
+    network.up, network.down = nn.Linear(32, 32), nn.Linear(32, 32)  # type: ignore[assignment]
+    plan = prune(network, SOURCE, PruneOptions(ratio=0.25, round_to=8, attention="heads")).plan
+    group = next(group for group in plan.groups if group.name == "attention.qkv")
+    assert (group.width, group.kept_width) == (4, 3)
+    assert {member.module for member in group.members} == {"attention.qkv", "attention.bias", "attention.proj"}
 
 
 def test_what_is_left_costs_what_was_foreseen(case: tuple[nn.Module, Callable[[], nn.Module], dict[str, int]]) -> None:
