@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.layers import DropPath
 from timm.models.beit import Attention as BeitAttention
 from timm.models.cait import ClassAttn, TalkingHeadAttn
 from timm.models.xcit import XCA
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
+from torchvision.ops import StochasticDepth
 
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan, apply_plan, parse_plan
@@ -39,6 +42,14 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.function(self, x)
+
+
+def folded(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with a BatchNorm behind it folded into its weights."""
+    norm = alive(nn.BatchNorm2d(layer.out_channels))
+    nn.init.uniform_(norm.running_mean, -1, 1)  # type: ignore[arg-type]
+    nn.init.uniform_(norm.running_var, 0.5, 2)  # type: ignore[arg-type]
+    return fuse_conv_bn_eval(layer.eval(), norm.eval())  # type: ignore[type-var]
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, **options: Any) -> nn.Conv2d:
@@ -333,6 +344,29 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
             fc=nn.Linear(6, 3),
         ),
         {"a": 4},
+    ),
+    "a batch norm folded away": (
+        lambda: Net(
+            lambda n, x: n.fc(pooled(n.last(torch.relu(n.depth(torch.relu(n.a(x))))))),
+            a=folded(conv(3, 8, bias=False)),
+            depth=folded(conv(8, 8, groups=8, bias=False)),
+            last=conv(8, 6),
+            fc=nn.Linear(6, 3),
+        ),
+        {"a": 4, "depth": 4},
+    ),
+    "drop paths": (
+        lambda: Net(
+            lambda n, x: n.fc(pooled(n.last(n.drop(n.c(torch.relu(n.b(y := n.a(x))))) + n.skip(y)))),
+            a=conv(3, 8),
+            b=conv(8, 8),
+            c=conv(8, 8),
+            drop=StochasticDepth(0.9, "row"),
+            skip=DropPath(0.9),
+            last=conv(8, 6),
+            fc=nn.Linear(6, 3),
+        ),
+        {"a": 8, "b": 4, "c": 8},
     ),
     "a head that is a convolution": (
         lambda: Net(
