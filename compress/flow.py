@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pruneport.compress.adapters import RESHAPES, is_adapted, is_scaled_by_input
+from pruneport.compress.attention import head_counts
 from pruneport.compress.elements import Elements
 from pruneport.compress.hooks import hooks_restored
 
@@ -279,8 +280,9 @@ class _Calls(TorchFunctionMode):
             flow.scaled.append(found.rows(key.ndim - 1))
 
     def _note_inner(self, output: Tensor) -> None:
+        counts = head_counts(self._flow.modules[self._flow.place])
         for entry in self._flow.maps(output):
             dims = () if entry.bare else self._flow.varies(entry)
-            if dims not in ((), (output.ndim - 1,)) and not self._flow.is_heads(entry.line(dims[0])):
+            if dims not in ((), (output.ndim - 1,)) and output.shape[dims[0]] not in counts:
                 reason = f"{self._flow.place} asks for this width where it is not the last size of a shape"
                 self._flow.break_off(entry.compact(), reason)

@@ -36,8 +36,8 @@ def attributes_for(network: nn.Module, coupling: Coupling, kept: Callable[[int],
         kept: Whether a unit stays.
 
     Returns:
-        Attributes whose value is a width that the module's own forward makes a tensor of, where that width has
-        one new value; lists of such widths, in order; and numbers of heads, where whole heads go.
+        Attributes whose value is a width that the module's own forward makes a tensor of, where that width,
+        if it changes, has one new value; lists of such widths, in order; and numbers of heads, where whole heads go.
     """
     widths: dict[str, list[_Size]] = defaultdict(list)
     counts: dict[str, list[_Size]] = defaultdict(list)
@@ -67,7 +67,7 @@ def _sizes_for(attribute: str, module: nn.Module, widths: list[_Size], counts: l
 
 def _renewed(value: Any, sizes: Sequence[_Size]) -> int | tuple[int, ...] | None:
     if type(value) is int:
-        new = {left for dense, left in sizes if dense == value}
+        new = {left for dense, left in sizes if dense == value != left}
         return new.pop() if len(new) == 1 else None
     if isinstance(value, list | tuple) and len(value) > 1 and all(type(part) is int for part in value):
         for start in range(len(sizes) - len(value) + 1):

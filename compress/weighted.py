@@ -185,10 +185,12 @@ def attend(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> No
     mask = argument(function, args, kwargs, "attn_mask")
     mask = mask if mask is not None else argument(function, args, kwargs, "attn_bias")
     if isinstance(mask, Tensor):
+        wide = mask.expand(*query.shape[:-2], *mask.shape[-2:])
+        flow.give(wide, [Map(entry.labels.expand(wide.shape), entry.bare) for entry in flow.maps(mask)])
         for dim in heads:
             own = dim - (query.ndim - mask.ndim)
             if own >= 0 and mask.shape[own] > 1:
-                share(flow, [query, mask.expand(*query.shape[:-2], *mask.shape[-2:])], dim, out, dim)
+                share(flow, [query, wide], dim, out, dim)
 
 
 def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) -> Operation:

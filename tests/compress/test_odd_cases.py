@@ -487,7 +487,7 @@ HEADS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "with a bias": (lambda: transformer(Attention(heads=4, plain=True)), "attention"),
     "torch's": (lambda: transformer(TorchAttention(4)), "attention.inner"),
     "in windows": (lambda: windowed(Channels(Windows(16))), "attention.0"),
-    "beit's": (lambda: transformer(alive(BeitAttention(16, 4, qkv_bias=True))), "attention"),
+    "beit's": (lambda: transformer(alive(BeitAttention(16, 4, qkv_bias=True, window_size=(2, 2)))), "attention"),
     "cait's class": (lambda: transformer(ClassAttn(16, 4)), "attention"),
     "cait's talking": (lambda: transformer(TalkingHeadAttn(16, 4)), "attention"),
     "xcit's": (lambda: transformer(alive(XCA(16, 4))), "attention"),
