@@ -9,7 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["NarrowAttention", "narrow_attention"]
+from pruneport.compress.adapters import is_scaled_by_input
+
+__all__ = ["HEAD_COUNTS", "NarrowAttention", "head_counts", "narrow_attention"]
+
+HEAD_COUNTS = ("num_heads", "heads", "nhead", "n_heads", "num_kv_heads")
+"""Attributes in which modules keep how many heads they have."""
+
+
+def head_counts(module: nn.Module) -> set[int]:
+    """How many heads the module says it has; nothing where their number decides on the scale of its logits."""
+    values = {getattr(module, name, None) for name in HEAD_COUNTS}
+    return set() if is_scaled_by_input(module) else {value for value in values if type(value) is int}
 
 
 class NarrowAttention(nn.MultiheadAttention):
@@ -55,7 +66,10 @@ class NarrowAttention(nn.MultiheadAttention):
 
 
 def narrow_attention(layer: Any, keep: Mapping[str, Sequence[int]]) -> None:
-    """Keep the given inputs ("in") and rows of the three projections ("channels", equally many a head), in place."""
+    """Keep the given inputs ("in") and rows of the three projections ("channels", equally many a head), in place.
+
+    Where whole heads go, ``num_heads`` is the caller's to set.
+    """
     if not isinstance(layer, NarrowAttention):
         layer.scale = layer.head_dim**-0.5
         layer.__class__ = NarrowAttention

@@ -37,11 +37,12 @@ class Coupling:
         broken: Units that cannot be removed, and why.
         order: Place of each module in the order of execution.
         sized: Modules whose forward makes a tensor of a certain width, with the unit of each channel along it.
+        heads: Units that are whole heads of an attention.
         products: Multiply-accumulates of matrix products that are no layer's, with the units along each of the sizes
             that they are proportional to.
         riding: Layers that are applied along other channels than those they read, and the units of these.
-        scaled: Units of queries whose attention is scaled by the root of its own width, with the positions of
-            the query's channels.
+        scaled: Units of keys whose attention is scaled by the root of its own width, with the positions of the
+            key's channels.
     """
 
     units: Mapping[int, dict[Key, list[int]]]
@@ -52,18 +53,24 @@ class Coupling:
     broken: Mapping[int, str]
     order: Mapping[str, int]
     sized: tuple[tuple[str, tuple[int, ...]], ...]
+    heads: frozenset[int]
     products: tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
     riding: Mapping[str, tuple[int, ...]]
     scaled: tuple[dict[int, tuple[tuple[Key, int], ...]], ...]
 
 
-def find_coupling(network: nn.Module, example: Tensor) -> Coupling:
+def find_coupling(network: nn.Module, example: Tensor, whole_heads: bool = False) -> Coupling:
     """Run the network once on ``example`` (B, C, H, W) and follow its channels; nothing is changed.
+
+    Args:
+        network: In eval mode.
+        example: Its input.
+        whole_heads: Whether heads of attention go as a whole, or lose width.
 
     Raises:
         PruningError: The network does not run.
     """
-    flow = Flow(network, operate, LAYERS, LEAVES)
+    flow = Flow(network, operate, LAYERS, LEAVES, whole_heads)
     try:
         outputs = flow.run(example)
     except Exception as error:
@@ -88,13 +95,14 @@ def find_coupling(network: nn.Module, example: Tensor) -> Coupling:
         },
         order={name: place for place, name in enumerate(dict.fromkeys(flow.calls))},
         sized=tuple((module, tuple(elements.roots(line).tolist())) for module, line in flow.sized),
+        heads=_roots(elements, flow.heads),
         products=tuple(
             (product.macs, tuple(tuple(elements.roots(line).tolist()) for line in product.lines))
             for product in flow.products
             if product.lines
         ),
         riding={name: tuple(elements.roots(line).tolist()) for name, line in flow.riding.items()},
-        scaled=tuple(_places(elements, rows) for rows in flow.scaled),
+        scaled=tuple(_places(elements, _with_biases(rows, flow.biases)) for rows in flow.scaled),
     )
 
 
@@ -110,10 +118,16 @@ def _roots(elements: Elements, labels: list[Tensor]) -> frozenset[int]:
     return frozenset(found - {0})
 
 
-def _places(elements: Elements, rows: Tensor) -> dict[int, tuple[tuple[Key, int], ...]]:
-    """For each unit of a query the places of its channels on their layer's axis."""
+def _with_biases(rows: Tensor, biases: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    return torch.cat(
+        [rows.flatten(), *(bias[torch.isin(line.contiguous(), rows.contiguous())].flatten() for line, bias in biases)]
+    )
+
+
+def _places(elements: Elements, labels: Tensor) -> dict[int, tuple[tuple[Key, int], ...]]:
+    """For each unit of a key the places of its elements on their axes."""
     found: dict[int, set[tuple[Key, int]]] = defaultdict(set)
-    for element in torch.unique(rows).tolist():
+    for element in torch.unique(labels).tolist():
         if element:
             key = elements.key_of(element)
             found[int(elements.roots(torch.tensor(element)))].add((key, element - elements.offsets[key]))

@@ -19,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from pruneport.compress.adapters import RESHAPES, is_adapted, is_scaled_by_input
+from pruneport.compress.attention import head_counts
 from pruneport.compress.elements import Elements
 from pruneport.compress.hooks import hooks_restored
 
@@ -75,6 +77,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operate: What an operation does to maps: (flow, function, args, kwargs, output).
         layers: Types whose parameters are theirs to shrink; other parameters are bare.
         leaves: Types that are not looked into, and what they do: (flow, name, module, inputs, output).
+        whole_heads: Whether heads of attention go as a whole, where a module says how many it has; else their width.
 
     Attributes:
         elements: The elements met so far and how they are joined.
@@ -83,10 +86,12 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         averaged: Elements that are averaged over: there, removing differs from zeroing.
         broken: Elements that cannot be removed, and why.
         sized: Modules whose forward made a tensor of a certain width, with the elements along it.
+        heads: Elements along dimensions whose units are whole heads.
         products: Matrix products that are no layer's.
         standardised: Layers whose weight is normalised over its inputs.
         riding: Layers that are applied along other channels than those they read, and the elements of these.
-        scaled: Queries (width, n) of attentions whose scale is that of their own width.
+        biases: Elements along a dimension (size,), and those of bare parameters that are added there (size, n).
+        scaled: Keys (width, n) of attentions whose scale is that of their own width.
     """
 
     def __init__(
@@ -95,9 +100,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operate: Callable[..., None],
         layers: tuple[type[nn.Module], ...],
         leaves: Mapping[type[nn.Module], Callable[..., None]],
+        whole_heads: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.network = network
+        self.whole_heads = whole_heads
         self.elements = Elements()
         self.modules = dict(network.named_modules())
         self.calls: list[str] = []
@@ -105,7 +112,9 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.averaged: list[Tensor] = []
         self.broken: list[tuple[Tensor, str]] = []
         self.sized: list[tuple[str, Tensor]] = []
+        self.biases: list[tuple[Tensor, Tensor]] = []
         self.scaled: list[Tensor] = []
+        self.heads: list[Tensor] = []
         self.products: list[Product] = []
         self.standardised: set[str] = set()
         self.riding: dict[str, Tensor] = {}
@@ -125,7 +134,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def run(self, example: Tensor) -> Any:
         """The forward pass; returns what the network returns."""
-        with self._watching(), torch.no_grad(), self, _DefaultScales(self):
+        with self._watching(), torch.no_grad(), self, _Calls(self):
             return self.network(example)
 
     def maps(self, tensor: Tensor) -> list[Map]:
@@ -166,6 +175,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def break_off(self, labels: Tensor, reason: str) -> None:
         """Note that no unit with one of these elements can be removed."""
         self.broken.append((torch.unique(labels[labels != 0]), reason))
+
+    def is_heads(self, line: Tensor) -> bool:
+        """Whether the units along a line are whole heads, one at each place."""
+        units, heads = (torch.unique(self.elements.roots(part)) for part in (line, torch.cat([line[:0], *self.heads])))
+        return len(units) == len(line) and bool(torch.isin(units, heads).all())
 
     @property
     def place(self) -> str:
@@ -211,6 +225,9 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def hook(module: nn.Module, inputs: Any, named: Any) -> None:
             self._stack.append(name)
             self._silent += leaf
+            if is_scaled_by_input(module):
+                for entry in self.maps(inputs[0]):
+                    self.break_off(entry.compact(), f"{name} scales its logits by the width of its input")
 
         return hook
 
@@ -239,8 +256,8 @@ Operation = Callable[[Flow, Any, Any, Any, Any], None]
 """What an operation does to maps: (flow, function, args, kwargs, output)."""
 
 
-class _DefaultScales(TorchFunctionMode):
-    """Notes the queries of attentions that take their scale from their own width."""
+class _Calls(TorchFunctionMode):
+    """Notes what no operation shows: attentions that take their scale from their own width, and sizes asked for."""
 
     def __init__(self, flow: Flow) -> None:
         super().__init__()
@@ -249,10 +266,23 @@ class _DefaultScales(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         if function is nn.functional.scaled_dot_product_attention and named.get("scale") is None:
-            query = args[0] if args else named["query"]
-            found = self._flow.map_along(query, -1)
-            if found is not None and found.bare:
-                self._flow.break_off(found.compact(), f"the queries of {self._flow.place} are a bare parameter")
-            elif found is not None:
-                self._flow.scaled.append(found.rows(query.ndim - 1))
-        return function(*args, **named)
+            self._note_scaled(args[1] if len(args) > 1 else named["key"])
+        output = function(*args, **named)
+        if function in RESHAPES and is_adapted(self._flow.modules[self._flow.place]):
+            self._note_inner(output)
+        return output
+
+    def _note_scaled(self, key: Tensor) -> None:
+        flow, found = self._flow, self._flow.map_along(key, -1)
+        if found is not None and found.bare:
+            flow.break_off(found.compact(), f"the keys of {flow.place} are a bare parameter")
+        elif found is not None:
+            flow.scaled.append(found.rows(key.ndim - 1))
+
+    def _note_inner(self, output: Tensor) -> None:
+        counts = head_counts(self._flow.modules[self._flow.place])
+        for entry in self._flow.maps(output):
+            dims = () if entry.bare else self._flow.varies(entry)
+            if dims not in ((), (output.ndim - 1,)) and output.shape[dims[0]] not in counts:
+                reason = f"{self._flow.place} asks for this width where it is not the last size of a shape"
+                self._flow.break_off(entry.compact(), reason)

@@ -7,19 +7,24 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from pruneport.compress.attention import HEAD_COUNTS
 from pruneport.compress.coupling import Coupling
 from pruneport.compress.groups import Group
-from pruneport.compress.layers import LAYERS
+from pruneport.compress.layers import LAYERS, parts_by_name
 
-__all__ = ["Attributes", "attributes_for", "inflexible_groups", "rescale_queries"]
+__all__ = ["Attributes", "attributes_for", "inflexible_groups", "rescale_keys"]
 
 Attributes = dict[str, dict[str, int | tuple[int, ...]]]
 """Module -> attribute -> its value in the pruned network."""
 
-_COUNTS = ("num_heads", "heads", "nhead", "n_heads", "num_groups", "groups", "radix", "cardinality")
+_COUNTS = ("num_groups", "groups", "radix", "cardinality")
+
+_Size = tuple[int, int]
+"""Of a tensor that a forward made: its dense size along its channels, and the one in the pruned network."""
 
 
 def attributes_for(network: nn.Module, coupling: Coupling, kept: Callable[[int], bool]) -> Attributes:
@@ -31,30 +36,38 @@ def attributes_for(network: nn.Module, coupling: Coupling, kept: Callable[[int],
         kept: Whether a unit stays.
 
     Returns:
-        Attributes whose value is a width that the module's own forward makes a tensor of, where that width has
-        one new value; and lists of such widths, in order.
+        Attributes whose value is a width that the module's own forward makes a tensor of, where that width,
+        if it changes, has one new value; lists of such widths, in order; and numbers of heads, where whole heads go.
     """
-    by_module: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    widths: dict[str, list[_Size]] = defaultdict(list)
+    counts: dict[str, list[_Size]] = defaultdict(list)
     for place, units in coupling.sized:
-        by_module[place].append((len(units), sum(map(kept, units))))
+        heads = coupling.heads.issuperset(units) and len(set(units)) == len(units)
+        (counts if heads else widths)[place].append((len(units), sum(map(kept, units))))
     found: Attributes = {}
-    for name, sizes in by_module.items():
+    for name in dict.fromkeys(place for place, _ in coupling.sized):
         module = network.get_submodule(name)
-        if isinstance(module, LAYERS) or all(dense == left for dense, left in sizes):
-            continue
         changed = {
             attribute: new
             for attribute, value in vars(module).items()
-            if attribute not in _COUNTS and (new := _renewed(value, sizes)) is not None and new != value
+            if (sizes := _sizes_for(attribute, module, widths[name], counts[name]))
+            and (new := _renewed(value, sizes)) is not None
+            and new != value
         }
         if changed:
             found[name] = changed
     return found
 
 
-def _renewed(value: Any, sizes: Sequence[tuple[int, int]]) -> int | tuple[int, ...] | None:
+def _sizes_for(attribute: str, module: nn.Module, widths: list[_Size], counts: list[_Size]) -> list[_Size]:
+    if attribute in HEAD_COUNTS:
+        return counts
+    return [] if attribute in _COUNTS or isinstance(module, LAYERS) else widths
+
+
+def _renewed(value: Any, sizes: Sequence[_Size]) -> int | tuple[int, ...] | None:
     if type(value) is int:
-        new = {left for dense, left in sizes if dense == value}
+        new = {left for dense, left in sizes if dense == value != left}
         return new.pop() if len(new) == 1 else None
     if isinstance(value, list | tuple) and len(value) > 1 and all(type(part) is int for part in value):
         for start in range(len(sizes) - len(value) + 1):
@@ -64,7 +77,7 @@ def _renewed(value: Any, sizes: Sequence[tuple[int, int]]) -> int | tuple[int, .
     return None
 
 
-def rescale_queries(pruned: nn.Module, coupling: Coupling, kept: Callable[[int], bool]) -> None:
+def rescale_keys(pruned: nn.Module, coupling: Coupling, kept: Callable[[int], bool]) -> None:
     """Keep logits what they were where an attention divides them by the root of its own, now smaller, width."""
     for places in coupling.scaled:
         left = sum(map(kept, places))
@@ -87,16 +100,22 @@ def _scale_rows(
     factor: float,
     kept: Callable[[int], bool],
 ) -> None:
-    layer: Any = pruned.get_submodule(name)
-    axis = "out" if (name, "out") in coupling.sizes else "channels"
+    axis = next(axis for owner, axis in coupling.sizes if owner == name and axis != "in")
     left = sorted(
         position for unit, axes in coupling.units.items() if kept(unit) for position in axes.get((name, axis), ())
     )
+    part: Any = parts_by_name(pruned)[name]
+    tensors, dim = [part], 0
+    if isinstance(part, Tensor):  # a bare parameter, whose elements are numbered entry by entry
+        dim = int(axis[-1])
+        shape = [*part.shape[:dim], coupling.sizes[name, axis], *part.shape[dim + 1 :]]
+        positions = sorted(set(np.unravel_index(positions, shape)[dim].tolist()))
+    else:
+        tensors = [tensor for tensor in (part.weight, part.bias) if tensor is not None]
     place = {position: row for row, position in enumerate(left)}
     chosen = torch.tensor([place[position] for position in positions])
-    for tensor in (layer.weight, layer.bias):
-        if tensor is not None:
-            tensor.data[chosen] *= factor
+    for tensor in tensors:
+        tensor.data.movedim(dim, 0)[chosen] *= factor
 
 
 def inflexible_groups(

@@ -37,6 +37,7 @@ class Group:
         obstacle: Why no unit can be removed correctly, or an empty string.
         units: Their numbers in the coupling.
         averaged: Whether its channels are averaged over, so that removing one differs from zeroing it.
+        heads: Whether its units are whole heads of an attention.
         structure: Layer type and axis of every member, sorted: groups that share it are isomorphic.
     """
 
@@ -49,11 +50,12 @@ class Group:
     structure: tuple[tuple[str, str], ...] = ()
     units: tuple[int, ...] = ()
     averaged: bool = False
+    heads: bool = False
 
     @property
     def span(self) -> int:
-        """Channels in a row that every unit is everywhere made of, such as a channel group of a convolution."""
-        return math.gcd(*(m.positions.shape[1] if _in_a_row(m.positions) else 1 for m in self.members)) or 1
+        """Channels in a row that every unit is made of in every layer: a channel group of a convolution, a head."""
+        return math.gcd(*(_run(m.positions) for m in self.members if not m.axis.startswith("dim"))) or 1
 
     @property
     def producers(self) -> tuple[str, ...]:
@@ -123,14 +125,17 @@ def _group(
         scope="output" if coupling.output.intersection(units) else "filters",
         units=tuple(units),
         averaged=bool(coupling.averaged.intersection(units)),
+        heads=coupling.heads.issuperset(units),
         blocks=blocks,
         obstacle=obstacle or block_obstacle,
         structure=tuple(sorted((_kind(layers[m.module]), m.axis) for m in members)),
     )
 
 
-def _in_a_row(positions: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
-    return bool((np.diff(positions, axis=1) == 1).all())
+def _run(positions: np.ndarray[Any, np.dtype[np.int64]]) -> int:
+    """The length that all runs of positions in a row are multiples of."""
+    ends = np.flatnonzero(np.diff(positions, axis=1, append=-1) != 1) + 1
+    return int(np.gcd.reduce(np.diff(ends, prepend=0)))
 
 
 def _kind(layer: nn.Module | Tensor) -> str:

@@ -22,16 +22,23 @@ def combine(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> N
     for out in tensors_in(output):
         flow.give(out, meeting(flow, tensors, out.shape))
     if operator_name(function).startswith(("add", "sub")):
-        _note_added(flow, tensors)
+        _note_added(flow, tensors, tensors_in(output)[0].shape)
 
 
-def _note_added(flow: Flow, tensors: Sequence[Tensor]) -> None:
-    """Sums of channels that were made in different places; x + f(x) with x's own channels is no residual stream."""
-    maps = [entry for tensor in tensors for entry in flow.maps(tensor) if not entry.bare]
+def _note_added(flow: Flow, tensors: Sequence[Tensor], shape: Sequence[int]) -> None:
+    """Sums of channels that were made in different places; x + f(x) with x's own channels is no residual stream,
+    and neither are the heads of logits and of a bias.
+    """
+    wide = [entry for tensor in tensors for entry, _ in _broadcast(flow, tensor, shape)[1]]
+    maps = [entry for entry in wide if not entry.bare]
     for entry in maps:
         for dim in flow.varies(entry):
+            flow.biases += [
+                (entry.line(dim), bias.rows(dim)) for bias in wide if bias.bare and dim in flow.varies(bias)
+            ]
             others = [other for other in maps if other is not entry and flow.varies(other) == (dim,)]
-            if any(not torch.equal(entry.line(dim), other.line(dim)) for other in others):
+            unlike = any(not torch.equal(entry.line(dim), other.line(dim)) for other in others)
+            if unlike and not flow.is_heads(entry.line(dim)):
                 flow.added.append(entry.compact())
 
 
@@ -53,8 +60,9 @@ def meeting(flow: Flow, tensors: Sequence[Tensor], shape: Sequence[int]) -> list
 
 
 def _broadcast(flow: Flow, tensor: Tensor, shape: Sequence[int]) -> tuple[list[int], list[tuple[Map, tuple[int, ...]]]]:
-    """The tensor's own sizes and its maps, on the dimensions of the result."""
-    sizes = [1] * (len(shape) - tensor.ndim) + list(tensor.shape)
+    """The tensor's own sizes, one where it was expanded, and its maps, on the dimensions of the result."""
+    own = [1 if stride == 0 else size for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
+    sizes = [1] * (len(shape) - tensor.ndim) + own
     maps = [Map(entry.labels.expand(tuple(shape)), entry.bare) for entry in flow.maps(tensor)]
     return sizes, [(entry, flow.varies(entry)) for entry in maps]
 
@@ -126,13 +134,15 @@ def share(flow: Flow, parts: Sequence[Tensor], dim: int, output: Tensor, out_dim
     if first is None:
         return
     line = first.line(dim)
+    if None in found:
+        for entry in found:
+            if entry is not None and not entry.bare:
+                flow.break_off(entry.line(dim), MEETS_FIXED.format(flow.place))
+        return
     flow.give_line(output, out_dim, line)
     for entry in found:
-        if entry is None:
-            flow.break_off(line, MEETS_FIXED.format(flow.place))
-        else:
-            rows = entry.rows(dim)
-            flow.elements.join(line[:, None], rows)
+        if entry is not None:
+            flow.elements.join(line[:, None], entry.rows(dim))
 
 
 def write(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:

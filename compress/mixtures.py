@@ -31,7 +31,7 @@ def pool(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None
 
 
 def reduce(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
-    """Over other dimensions channels stay; over themselves they end, zeros adding nothing to a sum."""
+    """Over other dimensions channels stay; over themselves they end, zeros adding nothing to a sum or a norm."""
     source = tensors_in((args, kwargs))[0]
     dims = argument(function, args, kwargs, "dim")
     dims = list(range(source.ndim)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else list(dims)
@@ -40,7 +40,7 @@ def reduce(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> No
     for entry in flow.maps(source):
         varies = flow.varies(entry)
         if not entry.bare and set(varies) & set(dims):
-            if not operator_name(function).startswith("sum"):
+            if not operator_name(function).startswith(("sum", "norm", "linalg_vector_norm")):
                 flow.averaged.append(entry.compact())
             continue
         maps.append(entry)

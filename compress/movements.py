@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pruneport.compress.aten import argument, operator_name, tensors_in
+from pruneport.compress.attention import head_counts
 from pruneport.compress.flow import Flow, Map
 
 __all__ = ["embed", "move", "pad", "shape", "split"]
@@ -77,13 +78,18 @@ def shape(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> Non
 def _settle(flow: Flow, entry: Map) -> None:
     """Where channels lie on several dimensions, such as heads and their width, keep the longest: the last of equals.
 
-    A removal must leave a full grid, so what shares a place on the dimension that is kept goes together.
+    A removal must leave a full grid, so what shares a place on the dimension that is kept goes together. Where whole
+    heads go, it is the dimension as long as the module has heads, which their width lies within.
     """
     dims = () if entry.bare else flow.varies(entry)
     if len(dims) > 1:
-        kept = max(dims, key=lambda dim: (entry.labels.shape[dim], dim))
+        counts = head_counts(flow.modules[flow.place]) if flow.whole_heads else set()
+        heads = [dim for dim in dims[:-1] if entry.labels.shape[dim] in counts]
+        kept = heads[-1] if heads else max(dims, key=lambda dim: (entry.labels.shape[dim], dim))
         rows = entry.rows(kept)
         flow.elements.join(rows[:, :1], rows)
+        if heads:
+            flow.heads.append(rows[:, 0])
 
 
 def split(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:

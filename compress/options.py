@@ -12,6 +12,7 @@ from pruneport.models.options import AugmentName, PreparationOptions
 
 __all__ = [
     "AcceleratorName",
+    "AttentionName",
     "CalibrationOptions",
     "CompressOptions",
     "CriterionName",
@@ -43,6 +44,7 @@ CriterionName = Literal[
     "grasp",
     "fisher",
 ]
+AttentionName = Literal["width", "heads"]
 ScopeName = Literal["filters", "channels"]
 RankingName = Literal["auto", "uniform", "global", "isomorphic", "sensitivity"]
 RecoverName = Literal["auto", "none", "bn", "reconstruct", "data-free"]
@@ -68,6 +70,8 @@ class PruneOptions:
     activation on they need inputs; the last four need images."""
     scope: ScopeName = "filters"
     """filters: only groups inside a block; channels: the residual streams too."""
+    attention: AttentionName = "width"
+    """width: all heads of an attention lose the same channels; heads: whole heads go."""
     ranking: RankingName = "auto"
     """auto: sensitivity where there are inputs to calibrate with, else uniform. uniform: the same share of every group;
     global: filters compete across groups; isomorphic: among groups of the same structure; sensitivity: the damage of

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from torch import nn
 
+from pruneport.compress.adapters import adapt
 from pruneport.compress.layers import axis_size, narrow, parts_by_name
 from pruneport.compress.record import Axis, Calibrated, Cost, Member, Recovered, Scope, Trained
 from pruneport.errors import BundleError
@@ -47,6 +48,7 @@ class Request:
     round_to: int
     max_pruning_ratio: float
     keep: tuple[str, ...] = ()
+    attention: str = "width"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ class GroupPlan:
         reason: Why it was left dense, or why kept differs from asked; else empty.
         macs: Dense multiply-accumulates that hang on the group.
         params: Dense parameters that hang on the group.
+        heads: Whether its units are whole heads of an attention.
     """
 
     name: str
@@ -69,6 +72,7 @@ class GroupPlan:
     macs: int
     params: int
     members: tuple[Member, ...]
+    heads: bool = False
 
     @property
     def kept_width(self) -> int:
@@ -173,13 +177,15 @@ def apply_plan(
                 f"the plan does not fit the network at {member.module}: the plan shrinks its {member.size} channels "
                 f"({member.axis}), the network has {found}. Load it with the factory it was made with."
             )
-    for name, keep in positions_kept(kept).items():
+    shrunk = positions_kept(kept)
+    for name, keep in shrunk.items():
         try:
             narrow(network, name, keep)
         except (AttributeError, IndexError, RuntimeError) as error:
             raise BundleError(
                 f"the plan does not fit the network at {name}: {error}. Load it with the factory it was made with."
             ) from error
+    adapt(network, shrunk)
     modules = dict(network.named_modules())
     for name, own in attributes.items():
         for attribute, value in own.items():
@@ -299,12 +305,15 @@ def group_plan(group: Group, kept: Sequence[int] | None, asked: float, reason: s
         macs=cost.macs,
         params=cost.params,
         members=group.members,
+        heads=group.heads,
     )
 
 
 def _group_to_dict(group: GroupPlan) -> dict[str, Any]:
     content = {key: getattr(group, key) for key in ("name", "scope", "width", "asked", "reason", "macs", "params")}
     content["asked"] = round(group.asked, 3)
+    if group.heads:
+        content["heads"] = True
     content["kept"] = None if group.kept is None else list(group.kept)
     content["members"] = [
         {"module": member.module, "axis": member.axis, "size": member.size} | _positions_to_dict(member.positions)
@@ -342,6 +351,7 @@ def _group_from_dict(entry: Mapping[str, Any]) -> GroupPlan:
         macs=int(entry["macs"]),
         params=int(entry["params"]),
         members=tuple(_member_from_dict(member, width, str(entry["name"])) for member in entry["members"]),
+        heads=bool(entry.get("heads", False)),
     )
 
 

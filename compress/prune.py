@@ -18,7 +18,7 @@ from pruneport.compress.calibration import Calibration
 from pruneport.compress.cost import Cost, CostModel, count_cost, count_macs_by_module
 from pruneport.compress.coupling import Coupling, find_coupling
 from pruneport.compress.criteria import score_groups, settle, wants_inputs
-from pruneport.compress.forwards import Attributes, attributes_for, inflexible_groups, rescale_queries
+from pruneport.compress.forwards import Attributes, attributes_for, inflexible_groups, rescale_keys
 from pruneport.compress.groups import Group, group_units
 from pruneport.compress.masking import ForwardError, check_against_masked
 from pruneport.compress.options import PruneOptions
@@ -163,7 +163,7 @@ def _remove(
     pruned = copy.deepcopy(network)
     attributes = attributes_for(network, assessed.coupling, lambda unit: unit not in lost)
     apply_plan(pruned, plans, attributes)
-    rescale_queries(pruned, assessed.coupling, lambda unit: unit not in lost)
+    rescale_keys(pruned, assessed.coupling, lambda unit: unit not in lost)
     averaged = bool(assessed.coupling.averaged & lost)
     return pruned, attributes, check_against_masked(network, pruned, plans, _example(source, 2), averaged)
 
@@ -272,7 +272,7 @@ def _find(
     progress("counting multiply-accumulates")
     macs = count_macs_by_module(network, source.input_shape)
     progress("finding coupled groups")
-    coupling = find_coupling(network, _example(source, 1))
+    coupling = find_coupling(network, _example(source, 1), options.attention == "heads")
     groups = group_units(network, coupling)
     return (
         coupling,
@@ -313,6 +313,7 @@ def request_of(target: str, value: float, options: PruneOptions) -> Request:
         value=value,
         criterion=options.criterion,
         scope=options.scope,
+        attention=options.attention,
         ranking=options.ranking,
         round_to=options.round_to,
         max_pruning_ratio=options.max_pruning_ratio,

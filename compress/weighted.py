@@ -24,7 +24,7 @@ def _read(flow: Flow, tensor: Tensor, dim: int, elements: Callable[[], Tensor], 
     entry = flow.map_along(tensor, dim)
     if entry is None:
         return False
-    rows = entry.rows(dim % tensor.ndim) if entry.bare else entry.line(dim)[:, None]
+    rows = _entries_along(entry, dim % tensor.ndim)
     own = elements()
     if len(own) != len(rows):
         flow.break_off(rows, f"{label} reads {len(rows)} channels as {len(own)}")
@@ -86,6 +86,7 @@ def _filter(flow: Flow, source: Tensor, weight: Tensor, output: Tensor) -> None:
         rows = kernel.rows(0)
         flow.elements.join(line[:, None], rows)
     flow.sized.append((flow.place, line))
+    flow.products.append(Product(output.numel() * weight[0].numel(), (line,)))
     flow.give_line(output, 1, line)
 
 
@@ -103,8 +104,12 @@ def _linear(flow: Flow, name: str, source: Tensor, output: Tensor, bias: Tensor 
         flow.riding[name] = ridden.line(flow.varies(ridden)[0])
     _read(flow, source, -1, lambda: flow.elements.register((name, "in"), layer.in_features), name)
     out = flow.elements.register((name, "out"), layer.out_features)
+    if flow.place != name:  # a forward that takes the layer's weight: who counts by module does not see the layer
+        lines = (_line(flow.map_along(source, -1), source.ndim - 1), out)
+        flow.products.append(Product(output.numel() * layer.in_features, _known(lines)))
     if bias is not None and not flow.owned(bias):
         _read(flow, bias, -1, lambda: out, name)
+        flow.biases += [(out, entry.rows(0)) for entry in flow.maps(bias) if entry.bare and bias.ndim == 1]
     flow.give_line(output, output.ndim - 1, out)
 
 
@@ -121,17 +126,16 @@ def multiply(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
         if entry is not None and other is None and not entry.bare:
             flow.break_off(entry.compact(), f"{flow.place} multiplies its channels with values of a fixed width")
     if rows is not None and columns is not None:
-        if rows.bare or columns.bare:
-            for entry in (rows, columns):
-                flow.break_off(entry.compact(), f"{flow.place} multiplies its channels by a bare parameter")
-        else:
-            flow.elements.join(rows.line(last), columns.line(last - 1))
+        left_rows, right_rows = _entries_along(rows, last), _entries_along(columns, last - 1)
+        flow.elements.join(left_rows[:, :1], right_rows)
+        flow.elements.join(left_rows, right_rows[:, :1])
     lines = (
         _line(rows, last),
         _line(flow.map_along(left, last - 1), last - 1),
         _line(flow.map_along(right, last), last),
+        *(_line(flow.map_along(left, batch), batch) for batch in range(last - 1)),
     )
-    flow.products.append(Product(output.numel() * left.shape[-1], tuple(line for line in lines if line is not None)))
+    flow.products.append(Product(output.numel() * left.shape[-1], _known(lines)))
     flow.give(output, [])
     for batch in range(last - 1):
         share(flow, [left, right], batch, output, batch)
@@ -143,8 +147,17 @@ def multiply(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
         flow.give(output, meeting(flow, [output, bias[0]], output.shape))
 
 
+def _entries_along(entry: Map, dim: int) -> Tensor:
+    """The elements at each place along a dimension, (size, n); one of a map whose units change along it alone."""
+    return entry.rows(dim) if entry.bare else entry.line(dim)[:, None]
+
+
 def _line(entry: Map | None, dim: int) -> Tensor | None:
     return None if entry is None or entry.bare else entry.line(dim)
+
+
+def _known(lines: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    return tuple(line for line in lines if line is not None)
 
 
 def attend(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -164,17 +177,20 @@ def attend(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> No
         share(flow, [query, key, value], dim, out, dim)
     entry = flow.map_along(value, last)
     places = query.numel() // query.shape[-1] * key.shape[-2]
-    for macs, line in ((places * query.shape[-1], _line(width, last)), (places * value.shape[-1], _line(entry, last))):
-        flow.products.append(Product(macs, () if line is None else (line,)))
+    lines = [_line(flow.map_along(query, dim), dim) for dim in heads]
+    for size, line in ((query.shape[-1], _line(width, last)), (value.shape[-1], _line(entry, last))):
+        flow.products.append(Product(places * size, _known((line, *lines))))
     if entry is not None:
         flow.give_line(out, last, entry.line(last))
     mask = argument(function, args, kwargs, "attn_mask")
     mask = mask if mask is not None else argument(function, args, kwargs, "attn_bias")
     if isinstance(mask, Tensor):
+        wide = mask.expand(*query.shape[:-2], *mask.shape[-2:])
+        flow.give(wide, [Map(entry.labels.expand(wide.shape), entry.bare) for entry in flow.maps(mask)])
         for dim in heads:
             own = dim - (query.ndim - mask.ndim)
             if own >= 0 and mask.shape[own] > 1:
-                share(flow, [query, mask.expand(*query.shape[:-2], *mask.shape[-2:])], dim, out, dim)
+                share(flow, [query, wide], dim, out, dim)
 
 
 def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) -> Operation:
@@ -227,7 +243,7 @@ def prelu(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> Non
 
 
 def attend_by_layer(flow: Flow, name: str, layer: Any, inputs: Any, output: Any) -> None:
-    """Torch's attention layer: its embedding follows the stream; its heads shrink in width, all of them together."""
+    """Torch's attention layer: its embedding follows the stream; its heads go, or shrink in width, all alike."""
     out = output[0]
     flow.give(out, [])
     if layer.in_proj_weight is None or layer.bias_k is not None or layer.add_zero_attn:
@@ -237,8 +253,14 @@ def attend_by_layer(flow: Flow, name: str, layer: Any, inputs: Any, output: Any)
         return
     for tensor in inputs[:3]:
         _read(flow, tensor, -1, lambda: flow.elements.register((name, "in"), layer.embed_dim), name)
-    rows = flow.elements.register((name, "channels"), 3 * layer.embed_dim).reshape(-1, layer.head_dim)
-    columns = flow.elements.register((f"{name}.out_proj", "in"), layer.embed_dim).reshape(-1, layer.head_dim)
-    for head in (*rows[1:], *columns):
-        flow.elements.join(rows[0], head)
+    rows = flow.elements.register((name, "channels"), len(layer.in_proj_weight))
+    columns = flow.elements.register((f"{name}.out_proj", "in"), layer.out_proj.in_features)
+    grid = torch.cat([rows, columns]).reshape(4, layer.num_heads, -1)
+    if flow.whole_heads:
+        heads = grid.transpose(0, 1).flatten(1)
+        flow.elements.join(heads[:, :1], heads)
+        flow.heads.append(heads[:, 0])
+        flow.sized.append((name, heads[:, 0]))
+    else:
+        flow.elements.join(grid[:1, :1], grid)
     flow.give_line(out, out.ndim - 1, flow.elements.register((f"{name}.out_proj", "out"), layer.embed_dim))

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -73,18 +73,30 @@ def write_onnx(network: nn.Module, shape: tuple[int, int, int], path: Path, meta
 
 
 class _PlainAttention(TorchFunctionMode):
-    """Gives attention the four dimensions (batch, heads, places, width) that the exporter knows.
+    """Gives attention, and its mask, the four dimensions (batch, heads, places, width) that the exporter knows.
 
     Its result is copied: the layout that fused attention returns is not the one that the exporter's has.
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}
-        if function is not F.scaled_dot_product_attention or len(args) < 3:
-            return function(*args, **named)
-        query, key, value = (part.flatten(0, part.ndim - 4) if part.ndim > 4 else part for part in args[:3])
-        attended = function(query, key, value, *args[3:], **named)
-        return attended.reshape(*args[0].shape[:-1], args[2].shape[-1]).clone(memory_format=torch.contiguous_format)
+        call = _attend if function is F.scaled_dot_product_attention else function
+        return call(*args, **(kwargs or {}))
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **named: Any
+) -> Any:
+    """Attention of queries (…, L, E), keys (…, S, E) and values (…, S, V); the mask broadcasts to (…, L, S)."""
+    lead = query.shape[:-2]
+    if attn_mask is not None and attn_mask.ndim > 2:
+        attn_mask = _four(attn_mask.expand(*lead, *attn_mask.shape[-2:]))
+    attended = F.scaled_dot_product_attention(_four(query), _four(key), _four(value), attn_mask, *args, **named)
+    return attended.reshape(*lead, *attended.shape[-2:]).clone(memory_format=torch.contiguous_format)
+
+
+def _four(part: Tensor) -> Tensor:
+    """(…, places, width) as (batch, heads, places, width); without heads, as of one."""
+    return part.flatten(0, part.ndim - 4) if part.ndim > 3 else part.reshape(-1, 1, *part.shape[-2:])
 
 
 def check_onnx(path: Path) -> str:

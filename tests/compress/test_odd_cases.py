@@ -6,15 +6,24 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from timm.layers import DropPath
+from timm.models.beit import Attention as BeitAttention
+from timm.models.cait import ClassAttn, TalkingHeadAttn
+from timm.models.xcit import XCA
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
+from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
+from torchvision.ops import StochasticDepth
 
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan, apply_plan, parse_plan
-from pruneport.compress.prune import prune
+from pruneport.compress.prune import Pruned, assess, prune
 from pruneport.models.record import Source
 
 SHAPE = (3, 8, 8)
@@ -33,6 +42,14 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.function(self, x)
+
+
+def folded(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with a BatchNorm behind it folded into its weights."""
+    norm = alive(nn.BatchNorm2d(layer.out_channels))
+    nn.init.uniform_(norm.running_mean, -1, 1)  # type: ignore[arg-type]
+    nn.init.uniform_(norm.running_var, 0.5, 2)  # type: ignore[arg-type]
+    return fuse_conv_bn_eval(layer.eval(), norm.eval())  # type: ignore[type-var]
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, **options: Any) -> nn.Conv2d:
@@ -101,23 +118,39 @@ def transformer(attention: nn.Module) -> Net:
 class TorchAttention(nn.Module):
     """torch's layer, called as torchvision does."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: int = 2) -> None:
         super().__init__()
-        self.inner = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.inner = nn.MultiheadAttention(16, heads, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.inner(x, x, x, need_weights=False)[0]
         return out
 
 
-class Windows(nn.Module):
-    """Attention in windows of 2 x 2 after a roll, with a table of relative biases."""
+class TableAttention(nn.Module):
+    """Fused attention with biases of its own, whose mask is the queries' product with a table of places, as SAM's."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.heads, self.width = 2, 4
-        self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8)
-        self.table = parameter(9, 2)
+        self.width = 8
+        self.qkv, self.proj = nn.Linear(16, 48, bias=False), nn.Linear(16, 16)
+        self.bias, self.shift, self.table = parameter(48), parameter(1, 5, 48), parameter(5, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = F.linear(x, self.qkv.weight, self.bias) + self.shift
+        q, k, v = qkv.reshape(len(x), 5, 3, 2, self.width).permute(2, 0, 3, 1, 4)
+        out: Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=q @ self.table.T)
+        return self.proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class Windows(nn.Module):
+    """Attention in windows of 2 x 2 after a roll, with a table of relative biases; heads are 4 wide."""
+
+    def __init__(self, dim: int = 8) -> None:
+        super().__init__()
+        self.heads, self.width = dim // 4, 4
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.table = parameter(9, self.heads)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
@@ -132,6 +165,32 @@ class Windows(nn.Module):
         mixed = self.proj(mixed.transpose(1, 2).reshape(-1, 4, self.heads * self.width))
         whole = mixed.reshape(batch, height // 2, width // 2, 2, 2, channels).transpose(2, 3)
         return torch.roll(whole.reshape(batch, height, width, channels), (1, 1), (1, 2)).permute(0, 3, 1, 2)
+
+
+def windowed(attention: nn.Module) -> Net:
+    """Attention that reads (B, H, W, C) on the way between two convolutions."""
+    return Net(
+        lambda n, x: n.fc(pooled(n.last(n.attention(n.stem(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)))),
+        stem=conv(3, 16, stride=2),
+        attention=alive(attention),
+        last=conv(16, 8),
+        fc=nn.Linear(8, 3),
+    )
+
+
+class Channels(nn.Sequential):
+    """Runs what reads (B, C, H, W) on (B, H, W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return out
+
+
+def alive(module: nn.Module) -> nn.Module:
+    """With tables and biases that do something."""
+    for parameter in module.parameters():
+        nn.init.uniform_(parameter, -0.5, 0.5)
+    return module
 
 
 def shuffled(n: Any, x: Tensor) -> Tensor:
@@ -231,6 +290,22 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
     "separate attention": (lambda: transformer(Attention(fused=False)), {"attention.q": 8, "attention.v": 8}),
     "attention with a bias": (lambda: transformer(Attention(plain=True)), {"attention.qkv": 24}),
     "torch's attention": (lambda: transformer(TorchAttention()), {"up": 16}),
+    "beit's attention": (lambda: transformer(alive(BeitAttention(16, 2, qkv_bias=True))), {"attention.qkv": 24}),
+    "cait's class attention": (lambda: transformer(ClassAttn(16, 2)), {"attention.q": 8, "attention.v": 8}),
+    "cait's talking heads": (lambda: transformer(TalkingHeadAttn(16, 2)), {"attention.qkv": 24}),
+    "maxvit's attention": (
+        lambda: windowed(RelativePositionalMultiHeadAttention(16, 8, 4)),
+        {"attention.to_qkv": 24, "stem": 8},
+    ),
+    "swin's windows": (
+        lambda: windowed(ShiftedWindowAttention(16, [2, 2], [1, 1], 2)),
+        {"attention.qkv": 24, "stem": 16},
+    ),
+    "swin's cosine windows": (
+        lambda: windowed(ShiftedWindowAttentionV2(16, [2, 2], [1, 1], 2)),
+        {"attention.qkv": 24, "stem": 8},
+    ),
+    "queries that meet a table": (lambda: transformer(TableAttention()), {"attention.qkv": 24}),
     "windows with relative bias": (
         lambda: Net(
             lambda n, x: n.fc(pooled(n.last(residual(n.windows, n.stem(x))))),
@@ -269,6 +344,29 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
             fc=nn.Linear(6, 3),
         ),
         {"a": 4},
+    ),
+    "a batch norm folded away": (
+        lambda: Net(
+            lambda n, x: n.fc(pooled(n.last(torch.relu(n.depth(torch.relu(n.a(x))))))),
+            a=folded(conv(3, 8, bias=False)),
+            depth=folded(conv(8, 8, groups=8, bias=False)),
+            last=conv(8, 6),
+            fc=nn.Linear(6, 3),
+        ),
+        {"a": 4, "depth": 4},
+    ),
+    "drop paths": (
+        lambda: Net(
+            lambda n, x: n.fc(pooled(n.last(n.drop(n.c(torch.relu(n.b(y := n.a(x))))) + n.skip(y)))),
+            a=conv(3, 8),
+            b=conv(8, 8),
+            c=conv(8, 8),
+            drop=StochasticDepth(0.9, "row"),
+            skip=DropPath(0.9),
+            last=conv(8, 6),
+            fc=nn.Linear(6, 3),
+        ),
+        {"a": 8, "b": 4, "c": 8},
     ),
     "a head that is a convolution": (
         lambda: Net(
@@ -315,7 +413,7 @@ def zeroed(dense: nn.Module, plan: Plan) -> nn.Module:
             gone = member.positions[removed].ravel()
             owner, _, attribute = member.module.rpartition(".")
             part = getattr(network.get_submodule(owner), attribute)
-            if isinstance(part, nn.Parameter):
+            if isinstance(part, Tensor):
                 part.data.index_fill_(int(member.axis[-1]), torch.from_numpy(gone), 0)
                 continue
             if isinstance(part, nn.MultiheadAttention):
@@ -363,9 +461,14 @@ def test_removing_is_zeroing(case: tuple[nn.Module, Callable[[], nn.Module], dic
     for name, width in widths.items():
         layer: Any = pruned.network.get_submodule(name)
         assert layer.weight.shape[1 if isinstance(layer, nn.ConvTranspose2d) else 0] == width, name
+    check(network, pruned, build)
+
+
+def check(dense: nn.Module, pruned: Pruned, build: Callable[[], nn.Module]) -> None:
+    """Removing is zeroing, in float64, and the plan makes the pruned network again."""
     inputs = torch.randn(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        expected = leaves(zeroed(network, pruned.plan)(inputs))
+        expected = leaves(zeroed(dense, pruned.plan)(inputs))
         actual = leaves(copy.deepcopy(pruned.network).double()(inputs))
     for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6 * float(theirs.abs().max()))
@@ -376,6 +479,58 @@ def test_removing_is_zeroing(case: tuple[nn.Module, Callable[[], nn.Module], dic
     with torch.inference_mode():
         for ours, theirs in zip(leaves(again(single)), leaves(pruned.network(single)), strict=True):
             assert torch.equal(ours, theirs)
+
+
+HEADS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "fused": (lambda: transformer(Attention(heads=4)), "attention"),
+    "separate": (lambda: transformer(Attention(heads=4, fused=False)), "attention"),
+    "with a bias": (lambda: transformer(Attention(heads=4, plain=True)), "attention"),
+    "torch's": (lambda: transformer(TorchAttention(4)), "attention.inner"),
+    "in windows": (lambda: windowed(Channels(Windows(16))), "attention.0"),
+    "beit's": (lambda: transformer(alive(BeitAttention(16, 4, qkv_bias=True, window_size=(2, 2)))), "attention"),
+    "cait's class": (lambda: transformer(ClassAttn(16, 4)), "attention"),
+    "cait's talking": (lambda: transformer(TalkingHeadAttn(16, 4)), "attention"),
+    "xcit's": (lambda: transformer(alive(XCA(16, 4))), "attention"),
+    "swin's cosine windows": (lambda: windowed(ShiftedWindowAttentionV2(16, [2, 2], [1, 1], 4)), "attention"),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_whole_heads_go(name: str) -> None:
+    build, place = HEADS[name]
+    torch.manual_seed(0)
+    network = build().eval()
+    options = PruneOptions(ratio=0.5, round_to=1, attention="heads")
+    assessed = assess(network, SOURCE, options)
+    pruned = prune(network, SOURCE, options, assessment=assessed)
+    kept = np.array([group.kept_width for group in pruned.plan.groups], dtype=np.float64)
+    assert assessed.cost.macs(kept) == pytest.approx(pruned.plan.pruned.macs, rel=0.01)
+    module = pruned.network.get_submodule(place)
+    count = next(name for name in ("num_heads", "heads") if hasattr(module, name))
+    dense = network.get_submodule(place)
+    assert getattr(module, count) == pruned.plan.attributes[place][count] == getattr(dense, count) // 2
+    assert getattr(module, "head_dim", 4) == 4
+    check(network, pruned, build)
+
+
+def test_heads_that_are_few_are_not_rounded_away() -> None:
+    torch.manual_seed(0)
+    network = transformer(Attention(dim=32, heads=4, plain=True)).eval()
+    network.stem, network.scale = nn.Conv2d(3, 32, 4, stride=4), parameter(32)  # type: ignore[assignment]
+    network.token, network.places, network.fc = parameter(1, 1, 32), parameter(1, 5, 32), nn.Linear(32, 5)  # type: ignore[assignment]
+    network.up, network.down = nn.Linear(32, 32), nn.Linear(32, 32)  # type: ignore[assignment]
+    plan = prune(network, SOURCE, PruneOptions(ratio=0.25, round_to=8, attention="heads")).plan
+    group = next(group for group in plan.groups if group.name == "attention.qkv")
+    assert (group.width, group.kept_width) == (4, 3)
+    assert {member.module for member in group.members} == {"attention.qkv", "attention.bias", "attention.proj"}
+
+
+def test_what_is_left_costs_what_was_foreseen(case: tuple[nn.Module, Callable[[], nn.Module], dict[str, int]]) -> None:
+    options = PruneOptions(ratio=0.5, round_to=1)
+    assessed = assess(case[0], SOURCE, options)
+    plan = prune(case[0], SOURCE, options, assessment=assessed).plan
+    kept = np.array([group.kept_width for group in plan.groups], dtype=np.float64)
+    assert assessed.cost.macs(kept) == pytest.approx(plan.pruned.macs, rel=0.01)
 
 
 def test_heads_of_torchs_attention_lose_width_and_keep_their_scale() -> None:

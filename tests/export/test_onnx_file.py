@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import pruneport
 from pruneport.errors import ExportError
@@ -109,3 +110,34 @@ def test_exporting_leaves_the_network_as_it_was(digits: Any, tmp_path: Path, sam
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert not network.training
+
+
+class _Masked(nn.Module):
+    """Attention without heads (``rank`` 3), with them (4) or in windows (5), and a mask made from its queries."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+        self.qkv = nn.Linear(8, 24)
+        self.places = nn.Parameter(torch.randn(4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x.reshape(-1, 2, 2, 4, 8)).chunk(3, dim=-1)
+        if self.rank == 3:
+            q, k, v = (part.flatten(0, 2) for part in (q, k, v))
+        elif self.rank == 4:
+            q, k, v = (part.flatten(0, 1) for part in (q, k, v))
+        mask = q @ self.places.T
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, :1] if self.rank == 5 else mask).flatten(1)
+
+
+@pytest.mark.parametrize("rank", [3, 4, 5])
+def test_attention_with_a_mask_of_any_dimensions_is_exported(rank: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, path = _Masked(rank).eval(), tmp_path / "model.onnx"
+    write_onnx(network, (2, 8, 8), path, {})
+    for batch in (1, 3):
+        inputs = torch.randn(batch, 2, 8, 8)
+        (outputs,) = open_cpu_session(path).run(None, {"input": inputs.numpy()})
+        with torch.inference_mode():
+            np.testing.assert_allclose(outputs, network(inputs).numpy(), rtol=1e-4, atol=1e-5)

@@ -43,6 +43,7 @@ class InspectResult:
                 {
                     "name": view.group.name,
                     "width": view.group.width,
+                    "heads": view.group.heads,
                     "scope": view.group.scope,
                     "macs": view.cost.macs,
                     "params": view.cost.params,

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pruneport.bench.transfer_report import claim
-from pruneport.compress.plan import Plan
+from pruneport.compress.groups import Group
+from pruneport.compress.plan import GroupPlan, Plan
 from pruneport.compress.prune import GroupView
 from pruneport.export.parity import TOLERANCES
 from pruneport.export.verify import Verification
@@ -45,7 +46,7 @@ def _(result: InspectResult, console: Console) -> None:
         shown = ", ".join(members[:4]) + (f" and {len(members) - 4} more" if len(members) > 4 else "")
         table.add_row(
             Text(view.group.name),
-            str(view.group.width),
+            _width(view.group, view.group.width),
             view.group.scope,
             _scaled(view.cost.macs),
             _scaled(view.cost.params),
@@ -170,6 +171,10 @@ def _inputs(plan: Plan) -> str:
     return "synthetic inputs" if synthetic else "images"
 
 
+def _width(group: Group | GroupPlan, width: int) -> str:
+    return f"{width} heads" if group.heads else str(width)
+
+
 def _error_at_half(view: GroupView) -> str:
     if view.curve is None:
         return ""
@@ -182,7 +187,8 @@ def _show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
         table = _table("group", ">dense", ">asked", ">kept", "why")
         for group in plan.groups:
             why = Text(group.reason)
-            table.add_row(Text(group.name), str(group.width), f"{group.asked:.1f}", str(group.kept_width), why)
+            widths = (str(group.width), f"{group.asked:.1f}", _width(group, group.kept_width))
+            table.add_row(Text(group.name), *widths, why)
         console.print(table)
     table = _table("", ">dense", ">pruned", ">kept")
     for name, dense, pruned in (
