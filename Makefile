@@ -31,7 +31,7 @@ wheel: $(INSTALLED)
 # The tests again, against the built wheel in place of the checkout.
 test-wheel: wheel
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --force-reinstall dist/*.whl
-	PRUNEPORT_EXPECT_WHEEL=1 $(BIN)/python -m pytest -m "not real and not zoo"; status=$$?; \
+	PRUNEPORT_EXPECT_WHEEL=1 $(BIN)/python -m pytest -m "not real and not zoo and not study"; status=$$?; \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . && exit $$status
 
 bench-overhead: $(INSTALLED)

@@ -5,6 +5,7 @@ A worker that dies is replaced, and its trial run again.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import time
@@ -49,10 +50,10 @@ def run_local(work: Work, todo: Sequence[Any], workers: int) -> Iterator[Outcome
     """
     attempts = dict.fromkeys(range(len(todo)), 0)
     threads = max(1, available_cores() // workers)
+    context = multiprocessing.get_context("forkserver")  # imports once; forked from a process that has run nothing
+    context.set_forkserver_preload(["pruneport.bench.study"])
     while attempts:
-        with ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=set_threads, initargs=(threads,)
-        ) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=set_threads, initargs=(threads,)) as pool:
             running: dict[Future[Outcome], int] = {}
             waiting = list(attempts)
             broken = False
@@ -93,7 +94,7 @@ def run_ray(work: Work, todo: Sequence[Any], memory: float, address: str | None)
         ) from error
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"no Ray cluster at --address {address}: {error}. Start one with: ray start --head") from error
     try:

@@ -58,7 +58,7 @@ def test_it_is_checked_on_tasks_and_budgets_left_out() -> None:
     right = checks["sparse"]
     assert right.error_rms < 1e-4
     assert right.regret == right.budget_regret == 0
-    assert right.dense_regret > 0.01
+    assert right.dense_regret > 0.005
     assert checks["product"].error_rms > 10 * right.error_rms  # another form than the one that made the data
 
 

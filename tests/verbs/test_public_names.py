@@ -27,14 +27,18 @@ def test_the_verbs_export_these() -> None:
         "BenchConfig",
         "CompressConfig",
         "ExportConfig",
+        "FinetuneConfig",
         "InspectConfig",
         "ShipConfig",
+        "TransferConfig",
         "VerifyConfig",
         "bench",
         "compress",
         "export",
+        "finetune",
         "inspect",
         "ship",
+        "transfer",
         "verify",
     ]
     for config in _CONFIGS:
@@ -63,7 +67,7 @@ def test_options_are_frozen_and_named(config: Any) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(made, fields[0].name, None)
     with pytest.raises(TypeError):
-        config(*required.values())
+        config(*required.values(), Path("x"))
     hash(made)  # no option can be changed in place
 
 
@@ -84,5 +88,5 @@ def test_version_and_help(run: Any) -> None:
     for arguments in ((), ("--help",)):
         done = run(*arguments)
         assert done.code == 0
-        for verb in ("ship", "inspect", "compress", "export", "verify", "bench"):
+        for verb in ("ship", "inspect", "compress", "export", "verify", "bench", "finetune", "transfer"):
             assert verb in done.out
