@@ -247,7 +247,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> str:
         if row["outcome"] != "ok"
     ]
     return "\n".join(
-        ["# The zoo", "", *head, "", *lines, "", *(["Not compressed:", ""] if failed else []), *failed, ""]
+        ["# The zoo", "", *head, "", *lines, "", *(["Did not go the whole way:", ""] if failed else []), *failed, ""]
     )
 
 
