@@ -1,6 +1,6 @@
 """A law of transfer: error as a function of the share of MACs kept and the training compute.
 
-error(task, k, C) = floor(task) + scale(task) * shape(k, C), where the shape's two or three exponents are all tasks'.
+error(task, k, C) = floor(task) + scale(task) * shape(k, C), where the shape's exponents are all tasks'.
 Floor and scale move a task's curves as a whole, so the best share at a budget follows from the shape alone, for tasks
 that were not fitted on, too. C / k stands for the images seen: a smaller network sees more of them with the same
 compute. The forms:
@@ -11,6 +11,8 @@ compute. The forms:
   2203.15556).
 - ``product``: k^-b (C / k)^-c: capacity matters in proportion (Kaplan et al. 2020, arXiv 2001.08361, the limit in
   which neither term saturates).
+- ``offset``: a (1 - k)^b + (1 + C / (k d))^-c: below a compute of d little is learnt, and errors stay at chance (the
+  transition from random guessing in Rosenfeld et al. 2019, arXiv 1909.12673).
 - ``joint``: a (1 - k)^b C^d + (C / k)^-c: lost capacity matters more the longer one trains.
 """
 
@@ -31,7 +33,7 @@ __all__ = ["FORMS", "Check", "Law", "Point", "best_kept", "check_law", "fit_law"
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Shape = Callable[[Array, Array, Array], Array]
 _LEAST_POINTS = 6
-_STARTS = (-1.0, 0.0)
+_STARTS = (-2.0, -1.0, 0.0)  # of every parameter's logarithm
 
 
 def _sparse(p: Array, k: Array, c: Array) -> Array:
@@ -50,8 +52,18 @@ def _joint(p: Array, k: Array, c: Array) -> Array:
     return np.asarray(np.exp(p[0]) * (1 - k) ** np.exp(p[1]) * c ** np.exp(p[3]) + (c / k) ** -np.exp(p[2]))
 
 
+def _offset(p: Array, k: Array, c: Array) -> Array:
+    return np.asarray(np.exp(p[0]) * (1 - k) ** np.exp(p[1]) + (1 + c / k / np.exp(p[3])) ** -np.exp(p[2]))
+
+
 FORMS: Mapping[str, tuple[int, Shape]] = MappingProxyType(
-    {"sparse": (3, _sparse), "additive": (3, _additive), "product": (2, _product), "joint": (4, _joint)}
+    {
+        "sparse": (3, _sparse),
+        "additive": (3, _additive),
+        "product": (2, _product),
+        "offset": (4, _offset),
+        "joint": (4, _joint),
+    }
 )
 
 
@@ -129,10 +141,8 @@ def fit_law(points: Sequence[Point], form: str) -> Law:
     count, _ = FORMS[form]
     unit = min(point.budget for point in points)
     residuals = _residuals(points, form, unit)
-    starts = [np.array(start, dtype=np.float64) for start in np.ndindex(*(len(_STARTS),) * count)]
     fits = [
-        least_squares(residuals, np.take(_STARTS, start.astype(int)), bounds=(-8, 3), x_scale=1.0, max_nfev=200)
-        for start in starts
+        least_squares(residuals, np.full(count, start), bounds=(-8, 3), x_scale=1.0, max_nfev=200) for start in _STARTS
     ]
     best = min(fits, key=lambda fit: fit.cost)
     floors, scales = _linear(points, form, best.x, unit)

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from pruneport.bench.svg import DENSE, INK, KEPT, WIDTH_INCHES, inline_svg, quiet, styled, write
 
@@ -32,7 +32,8 @@ def stream_plot(network: Json) -> str:
     with styled():
         figure = Figure(figsize=(WIDTH_INCHES, 3.6), layout="constrained")
         axes = figure.add_subplot(facecolor="none")
-        _draw_curves(axes, network["stream"], named=True)
+        _draw_curves(axes, network["stream"])
+        figure.legend(loc="outside right upper")
         axes.set_ylabel("error, mean over the tasks")
         axes.set_xlabel("budget, training FLOPs")
         label = f"{network['name']}: error against the training budget, mean over {', '.join(network['tasks'])}"
@@ -45,7 +46,7 @@ def tasks_plot(network: Json) -> str:
     with styled():
         figure, panels = _panels(len(tasks))
         for axes, task in zip(panels, tasks, strict=True):
-            _draw_curves(axes, [entry for entry in network["curves"] if entry["task"] == task], named=False)
+            _draw_curves(axes, [entry for entry in network["curves"] if entry["task"] == task])
             axes.set_title(task, loc="left", fontsize=8.5, fontweight="bold")
         return inline_svg(figure, "tasks", f"{network['name']}: error against the training budget, task by task")
 
@@ -60,8 +61,9 @@ def frontier_plot(network: Json) -> str:
             flops, errors = [point["flops"] for point in points], [point["error"] for point in points]
             axes.step(flops, errors, where="post", color=KEPT, linewidth=1.2)
             axes.scatter(flops, errors, s=8, color=KEPT)
-            for point in points:
-                write(axes, _share(point["kept"]), point["flops"], point["error"], size=6, color=INK)
+            for before, point in zip([None, *points], points, strict=False):
+                if before is None or before["kept"] != point["kept"]:
+                    write(axes, _share(point["kept"]), point["flops"], point["error"], size=6, color=INK)
             _scales(axes)
             axes.set_title(task, loc="left", fontsize=8.5, fontweight="bold")
         return inline_svg(figure, "frontier", f"{network['name']}: least error by training FLOPs, with the share kept")
@@ -73,7 +75,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, [figure.add_subplot(rows, _COLUMNS, index + 1, facecolor="none") for index in range(count)]
 
 
-def _draw_curves(axes: Axes, entries: Sequence[Json], *, named: bool) -> None:
+def _draw_curves(axes: Axes, entries: Sequence[Json]) -> None:
     for entry in entries:
         points = entry["points"]
         if not points:
@@ -83,20 +85,18 @@ def _draw_curves(axes: Axes, entries: Sequence[Json], *, named: bool) -> None:
         dense = entry["kept"] == 1
         colour, strength = (DENSE, 1.0) if dense else (KEPT, 0.35 + 0.65 * (1 - entry["kept"]))
         style = "--" if dense else _STYLES.get(entry["scope"], "-")
-        axes.plot(budgets, errors, style, color=colour, alpha=strength, linewidth=1.4, marker="o", markersize=2.5)
+        name = "dense" if dense else f"{_share(entry['kept'])} {entry['scope']}, {entry['recover']}"
+        axes.plot(budgets, errors, style, color=colour, alpha=strength, lw=1.4, marker="o", ms=2.5, label=name)
         low = [point["error"] - point["spread"] for point in points]
         high = [point["error"] + point["spread"] for point in points]
         axes.fill_between(budgets, low, high, color=colour, alpha=0.1, linewidth=0)
-        if named:
-            text = "dense" if dense else f"{_share(entry['kept'])} {entry['scope']}"
-            write(axes, text, budgets[-1], errors[-1], size=6.5, color=INK)
     _scales(axes)
-    if named:
-        axes.margins(x=0.14)
 
 
 def _scales(axes: Axes) -> None:
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+", "e")))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     quiet(axes)
     axes.grid(axis="y")

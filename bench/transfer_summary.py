@@ -119,7 +119,7 @@ def _law(mine: Sequence[Cell], scope: str, recover: str) -> dict[str, Any]:
             return entry
         checks.append(check)
         entry["forms"].append({"form": form, "rms": law.rms, "parameters": law.parameters, **_check(check)})
-    chosen = min(checks, key=lambda check: check.error_rms).form
+    chosen = _best(checks).form
     law, shares = fit_law(points, chosen), sorted({point.kept for point in points})
     entry["chosen"] = chosen
     for budget in sorted({point.budget for point in points}):
@@ -155,7 +155,7 @@ def advise(finished: Sequence[Finished], budget: float, task: str | None, networ
     for scope, recover in sorted({(cell.way.scope, cell.way.recover) for cell in mine if cell.way.kept < 1}):
         points = _points(mine, scope, recover)
         checks = [check_law(points, form) for form in FORMS]
-        check = min(checks, key=lambda check: check.error_rms)
+        check = _best(checks)
         law, shares = fit_law(points, check.form), sorted({point.kept for point in points})
         tasks = [only] if only else sorted(law.floors)
         answers.append(
@@ -190,6 +190,11 @@ def _points(mine: Sequence[Cell], scope: str, recover: str) -> list[Point]:
         for cell in mine
         if cell.way.kept == 1 or (cell.way.scope, cell.way.recover) == (scope, recover)
     ]
+
+
+def _best(checks: Sequence[Check]) -> Check:
+    """The form whose advice costs least on tasks that it was not fitted on; of equal ones the better predictor."""
+    return min(checks, key=lambda check: (round(check.regret, 4), check.error_rms))
 
 
 def _check(check: Check) -> dict[str, float]:
