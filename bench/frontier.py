@@ -16,10 +16,10 @@ __all__ = ["Cell", "Way", "areas", "cells", "crossing", "curve", "frontier", "lo
 
 
 class Way(NamedTuple):
-    """How a network was pruned: its scope and recovery, ``dense`` and ``none`` for the dense one."""
+    """How a network was pruned: its scope and recipe, ``dense`` and ``none`` for the dense one."""
 
     scope: str
-    recover: str
+    recipe: str
     kept: float
 
 
@@ -56,7 +56,7 @@ def cells(finished: Iterable[Finished]) -> list[Cell]:
     for done in finished:
         if done.events:
             trial, last = done.trial, done.events[-1]
-            way = Way(trial.scope, trial.recover, trial.kept)
+            way = Way(trial.scope, trial.recipe, trial.kept)
             errors[trial.network, trial.task, way, trial.budget].append((last.error, last.flops))
     return [
         Cell(
@@ -106,7 +106,7 @@ def frontier(finished: Iterable[Finished], network: str, task: str) -> list[tupl
     events: dict[tuple[Way, float, int], list[tuple[float, float]]] = defaultdict(list)
     for done in finished:
         if (done.trial.network, done.trial.task) == (network, task):
-            way = Way(done.trial.scope, done.trial.recover, done.trial.kept)
+            way = Way(done.trial.scope, done.trial.recipe, done.trial.kept)
             for event in done.events:
                 events[way, done.trial.budget, event.step].append((event.flops, event.error))
     points = sorted((found[0][0], float(np.mean([e for _, e in found])), way) for (way, _, _), found in events.items())

@@ -158,7 +158,7 @@ def _check(connection: sqlite3.Connection, path: Path, study: dict[str, Any] | N
         )
         raise StoreError(
             f"{path} holds another study, with other settings: {changed}. Give the same ones, or choose another --out. "
-            "(Networks, tasks, shares, budgets, seeds, scopes and recoveries may be added.)"
+            "(Networks, tasks, shares, budgets, seeds, scopes and recipes may be added.)"
         )
 
 

@@ -11,14 +11,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from pruneport.bench.study_options import StudyOptions
 from pruneport.compress.compressing import compress_to
 from pruneport.compress.heads import find_heads
-from pruneport.compress.options import CompressOptions, TrainOptions
+from pruneport.compress.options import CompressOptions, CriterionName, RankingName, RecoverName, TrainOptions
 from pruneport.compress.starting import dense_plan, with_head
 from pruneport.compress.train_state import Event, TrainState, write_state
 from pruneport.compress.training import Job, check_training, train
@@ -41,14 +41,14 @@ class Preparation:
 
     network: str
     scope: str
-    recover: str
+    recipe: str
     kept: tuple[float, ...]
     folder: Path
 
     def bundle(self, kept: float) -> Path:
         """Where the network with this share lies."""
         name = re.sub(r"[^A-Za-z0-9]+", "-", self.network.partition("=")[0].rpartition("/")[2])
-        digest = hashlib.sha256(f"{self.network} {self.scope} {self.recover}".encode()).hexdigest()[:8]
+        digest = hashlib.sha256(f"{self.network} {self.scope} {self.recipe}".encode()).hexdigest()[:8]
         return self.folder / (f"{name}-{digest}-{kept:g}" if kept < 1 else f"{name}-dense")
 
 
@@ -60,7 +60,7 @@ class Trial:
     task: str
     kept: float
     scope: str
-    recover: str
+    recipe: str
     budget: float
     seed: int
 
@@ -77,7 +77,7 @@ def check_study(options: StudyOptions) -> None:
         InputError: Something is missing or out of range.
         ImageFolderError: A task cannot be used.
     """
-    for name in ("networks", "tasks", "kept", "budgets", "seeds", "scopes", "recover"):
+    for name in ("networks", "tasks", "kept", "budgets", "seeds", "scopes", "recipes"):
         if not getattr(options, name):
             raise InputError(f"the study has no {name}: give --{name}, or {name} in its file.")
         if len(set(getattr(options, name))) < len(getattr(options, name)):
@@ -86,6 +86,8 @@ def check_study(options: StudyOptions) -> None:
         raise InputError(f"--kept is {wrong[0]:g}; expected shares above 0, and at most 1 for the dense network.")
     if wrong := [budget for budget in options.budgets if not budget > 0]:
         raise InputError(f"--budgets has {wrong[0]:g}; expected training FLOPs above 0, such as 1e12.")
+    for recipe in options.recipes:
+        _check_recipe(recipe)
     if options.test_images is not None and options.test_images < 1:
         raise InputError(f"--test-images is {options.test_images}; expected at least 1.")
     if options.jobs is not None and options.jobs < 1:
@@ -99,10 +101,21 @@ def check_study(options: StudyOptions) -> None:
             raise InputError(f"no task folder {task}; expected FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE.")
 
 
+def _check_recipe(recipe: str) -> None:
+    parts = recipe.split("/")
+    known = [get_args(names) for names in (CriterionName, RankingName, RecoverName)]
+    if len(parts) != len(known) or any(part not in names for part, names in zip(parts, known, strict=True)):
+        raise InputError(
+            f"--recipes has {recipe!r}; expected CRITERION/RANKING/RECOVERY, such as l1/uniform/none or "
+            f"auto/auto/auto. Criteria: {', '.join(known[0])}; rankings: {', '.join(known[1])}; recoveries: "
+            f"{', '.join(known[2])}."
+        )
+
+
 def identity(options: StudyOptions) -> dict[str, Any]:
     """What all trials share: trials of another study do not belong beside them. Lists may grow."""
     shared = asdict(options)
-    for name in ("networks", "tasks", "kept", "budgets", "seeds", "scopes", "recover"):
+    for name in ("networks", "tasks", "kept", "budgets", "seeds", "scopes", "recipes"):
         del shared[name]
     for name in ("executor", "address", "jobs", "memory"):
         del shared[name]
@@ -113,23 +126,23 @@ def identity(options: StudyOptions) -> dict[str, Any]:
 def trials(options: StudyOptions) -> list[Trial]:
     """Every trial, cheap ones first, so that the answer sharpens as the study goes on.
 
-    The dense network is one, whatever the scope and the recovery.
+    The dense network is one, whatever the scope and the recipe.
     """
-    ways = list(itertools.product(options.scopes, options.recover))
+    ways = list(itertools.product(options.scopes, options.recipes))
     grid = itertools.product(options.budgets, options.seeds, options.networks, options.tasks, options.kept)
     return [
-        Trial(network=network, task=task, kept=kept, scope=scope, recover=recover, budget=budget, seed=seed)
+        Trial(network=network, task=task, kept=kept, scope=scope, recipe=recipe, budget=budget, seed=seed)
         for budget, seed, network, task, kept in sorted(grid, key=lambda cell: cell[:2])
-        for scope, recover in (ways if kept < 1 else [("dense", "none")])
+        for scope, recipe in (ways if kept < 1 else [("dense", "none")])
     ]
 
 
 def preparations(options: StudyOptions, folder: Path) -> list[Preparation]:
     """Every network to prune, with all its shares."""
     return [
-        Preparation(network=network, scope=scope, recover=recover, kept=options.kept, folder=folder)
+        Preparation(network=network, scope=scope, recipe=recipe, kept=options.kept, folder=folder)
         for network in options.networks
-        for scope, recover in itertools.product(options.scopes, options.recover)
+        for scope, recipe in itertools.product(options.scopes, options.recipes)
     ]
 
 
@@ -146,14 +159,15 @@ def prepare(todo: Preparation, options: StudyOptions, progress: Callable[[str], 
     if 1.0 in missing:
         with new_bundle(todo.bundle(1.0), overwrite=False, command="pruneport transfer") as staging:
             write_network(staging, dense, dense_plan(dense, source))
+    criterion, ranking, recovery = todo.recipe.split("/")
     targets = [
         CompressOptions(
             flops=kept,
-            criterion=options.criterion,
-            ranking=options.ranking,
+            criterion=criterion,  # type: ignore[arg-type]
+            ranking=ranking,  # type: ignore[arg-type]
             round_to=options.round_to,
             scope=todo.scope,  # type: ignore[arg-type]
-            recover=todo.recover,  # type: ignore[arg-type]
+            recover=recovery,  # type: ignore[arg-type]
             calibration=options.calibration,
             resize=options.resize,
             mean=options.mean,
@@ -184,7 +198,7 @@ def run_trial(
         InputError: The budget is below one step, or the task does not fit the network.
     """
     where = Preparation(
-        network=trial.network, scope=trial.scope, recover=trial.recover, kept=(trial.kept,), folder=folder
+        network=trial.network, scope=trial.scope, recipe=trial.recipe, kept=(trial.kept,), folder=folder
     )
     bundle = open_bundle(where.bundle(trial.kept))
     plan = replace(bundle.plan, source=replace(bundle.plan.source, seed=trial.seed))

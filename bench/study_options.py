@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from pruneport.compress.options import (
-    CriterionName,
     OptimizerName,
     PrecisionName,
-    RankingName,
-    RecoverName,
     ScopeName,
 )
 from pruneport.models.options import AugmentName, PreparationOptions
@@ -37,12 +34,8 @@ class StudyOptions(PreparationOptions):
     """Each orders and augments the images, and draws the head, anew."""
     scopes: tuple[ScopeName, ...] = ("filters",)
     """What is pruned: filters inside blocks, or channels of the residual streams too."""
-    recover: tuple[RecoverName, ...] = ("auto",)
-    """Recoveries before training."""
-    criterion: CriterionName = "auto"
-    """What makes a filter worth keeping."""
-    ranking: RankingName = "auto"
-    """How the widths are chosen."""
+    recipes: tuple[str, ...] = ("auto/auto/auto",)
+    """CRITERION/RANKING/RECOVERY, as compress takes them."""
     round_to: int = 8
     """Kept widths are multiples of this."""
     calibration: Path | None = None

@@ -85,7 +85,7 @@ def _draw_curves(axes: Axes, entries: Sequence[Json]) -> None:
         dense = entry["kept"] == 1
         colour, strength = (DENSE, 1.0) if dense else (KEPT, 0.35 + 0.65 * (1 - entry["kept"]))
         style = "--" if dense else _STYLES.get(entry["scope"], "-")
-        name = "dense" if dense else f"{_share(entry['kept'])} {entry['scope']}, {entry['recover']}"
+        name = "dense" if dense else f"{_share(entry['kept'])} {entry['scope']}, {entry['recipe']}"
         axes.plot(budgets, errors, style, color=colour, alpha=strength, lw=1.4, marker="o", ms=2.5, label=name)
         low = [point["error"] - point["spread"] for point in points]
         high = [point["error"] + point["spread"] for point in points]

@@ -49,7 +49,7 @@ def _network(of: Sequence[Cell], finished: Sequence[Finished], network: str, sho
     tasks = sorted({cell.task for cell in mine})
     means = stream(mine, network)
     ways = sorted({cell.way for cell in mine}, key=lambda way: (-way.kept, way))
-    sub_ways = sorted({(way.scope, way.recover) for way in ways if way.kept < 1})
+    sub_ways = sorted({(way.scope, way.recipe) for way in ways if way.kept < 1})
     return {
         "name": short[network],
         "tasks": [short[task] for task in tasks],
@@ -101,15 +101,15 @@ def _network(of: Sequence[Cell], finished: Sequence[Finished], network: str, sho
             }
             for budget, way, pruned, dense, deviation in low_budget_gain(mine, network)
         ],
-        "laws": [_law(mine, scope, recover) for scope, recover in sub_ways],
+        "laws": [_law(mine, scope, recipe) for scope, recipe in sub_ways],
         "scopes": _scopes(means),
     }
 
 
-def _law(mine: Sequence[Cell], scope: str, recover: str) -> dict[str, Any]:
+def _law(mine: Sequence[Cell], scope: str, recipe: str) -> dict[str, Any]:
     """Every form, checked on tasks and a budget that it was not fitted on, and what the best of them advises."""
-    points = _points(mine, scope, recover)
-    entry: dict[str, Any] = {"scope": scope, "recover": recover, "forms": [], "advice": []}
+    points = _points(mine, scope, recipe)
+    entry: dict[str, Any] = {"scope": scope, "recipe": recipe, "forms": [], "advice": []}
     checks: list[Check] = []
     for form in FORMS:
         try:
@@ -152,8 +152,8 @@ def advise(finished: Sequence[Finished], budget: float, task: str | None, networ
     mine = [cell for cell in of if cell.network == chosen]
     only = _named(task, sorted({cell.task for cell in mine}), "task", "--task") if task else None
     answers: list[dict[str, Any]] = []
-    for scope, recover in sorted({(cell.way.scope, cell.way.recover) for cell in mine if cell.way.kept < 1}):
-        points = _points(mine, scope, recover)
+    for scope, recipe in sorted({(cell.way.scope, cell.way.recipe) for cell in mine if cell.way.kept < 1}):
+        points = _points(mine, scope, recipe)
         checks = [check_law(points, form) for form in FORMS]
         check = _best(checks)
         law, shares = fit_law(points, check.form), sorted({point.kept for point in points})
@@ -161,7 +161,7 @@ def advise(finished: Sequence[Finished], budget: float, task: str | None, networ
         answers.append(
             {
                 "scope": scope,
-                "recover": recover,
+                "recipe": recipe,
                 "kept": best_kept(law, shares, budget),
                 "predicted": {
                     f"{share:g}": float(np.mean([law.error(name, share, budget) for name in tasks])) for share in shares
@@ -184,11 +184,11 @@ def _named(given: str | None, known: Sequence[str], what: str, flag: str) -> str
     return found[0]
 
 
-def _points(mine: Sequence[Cell], scope: str, recover: str) -> list[Point]:
+def _points(mine: Sequence[Cell], scope: str, recipe: str) -> list[Point]:
     return [
         Point(task=cell.task, kept=cell.way.kept, budget=cell.budget, error=cell.mean)
         for cell in mine
-        if cell.way.kept == 1 or (cell.way.scope, cell.way.recover) == (scope, recover)
+        if cell.way.kept == 1 or (cell.way.scope, cell.way.recipe) == (scope, recipe)
     ]
 
 
@@ -217,7 +217,7 @@ def _scopes(means: dict[tuple[Way, float], tuple[float, float]]) -> list[dict[st
             found.append(
                 {
                     "kept": way.kept,
-                    "recover": way.recover,
+                    "recipe": way.recipe,
                     "budgets": len(budgets),
                     "filters": float(np.mean([one[0] for one, _ in pairs])),
                     "channels": float(np.mean([two[0] for _, two in pairs])),

@@ -25,9 +25,7 @@ _ERRORS = {  # by way and task, a budget after the other
 def _finished(way: Way, task: str, budget: float, seed: int, errors: Sequence[float]) -> Finished:
     from pruneport.compress.train_state import Event
 
-    trial = Trial(
-        network="net", task=task, kept=way.kept, scope=way.scope, recover=way.recover, budget=budget, seed=seed
-    )
+    trial = Trial(network="net", task=task, kept=way.kept, scope=way.scope, recipe=way.recipe, budget=budget, seed=seed)
     events = tuple(
         Event(step=10 * (i + 1), flops=budget * (i + 1) / len(errors), error=error, loss=1.0, macs=100, seconds=1.0)
         for i, error in enumerate(errors)

@@ -30,9 +30,7 @@ _STUDY = StudyOptions(
     kept=(1.0, 0.5),
     budgets=(3e9, 1e10),
     seeds=(0,),
-    recover=("none",),
-    criterion="l1",
-    ranking="uniform",
+    recipes=("l1/uniform/none",),
     mean=(0.5,),
     std=(0.5,),
     augment="crop",
@@ -40,7 +38,7 @@ _STUDY = StudyOptions(
     test_images=200,
     jobs=1,
 )
-_TRIAL = Trial(network="n", task="t", kept=1.0, scope="dense", recover="none", budget=1e9, seed=0)
+_TRIAL = Trial(network="n", task="t", kept=1.0, scope="dense", recipe="none", budget=1e9, seed=0)
 _EVENT = Event(step=1, flops=1e9, error=0.5, loss=1.0, macs=10, seconds=0.1)
 _SCRIPT = """
 import sys, pickle
@@ -237,6 +235,7 @@ def test_a_failed_trial_is_tried_again(tmp_path: Path) -> None:
     [
         ({"networks": ()}, "the study has no networks"),
         ({"kept": (0.5, 1.5)}, "--kept is 1.5"),
+        ({"recipes": ("l1/none",)}, r"--recipes has 'l1/none'; expected CRITERION/RANKING/RECOVERY"),
         ({"budgets": (0.0,)}, "--budgets has 0"),
         ({"seeds": (1, 1)}, "--seeds names something twice"),
         ({"tasks": ("nowhere",)}, "no task folder nowhere"),

@@ -127,14 +127,14 @@ def _(result: TransferResult, console: Console) -> None:
     trials = result.summary["trials"]
     for network in result.summary["networks"]:
         table = _table(network["name"], ">kept", ">area under the curve", ">dense is better from, FLOPs")
-        crossings = {(entry["scope"], entry["recover"], entry["kept"]): entry for entry in network["stream"]}
+        crossings = {(entry["scope"], entry["recipe"], entry["kept"]): entry for entry in network["stream"]}
         for row in network["areas"]:
             if not row["task"]:
-                entry = crossings[row["scope"], row["recover"], row["kept"]]
+                entry = crossings[row["scope"], row["recipe"], row["kept"]]
                 crossing = (
                     "" if row["kept"] == 1 else "never" if entry["crossing"] is None else f"{entry['crossing']:.2g}"
                 )
-                way = "dense" if row["kept"] == 1 else f"{row['scope']}, {row['recover']}"
+                way = "dense" if row["kept"] == 1 else f"{row['scope']}, {row['recipe']}"
                 table.add_row(Text(way), f"{row['kept']:.0%}", f"{row['area']:.3f}", crossing)
         console.print(table)
         console.print(claim(network), markup=False, soft_wrap=True)
@@ -149,7 +149,7 @@ def _(result: AdviceResult, console: Console) -> None:
     task = result.advice["task"] or "a task like those of the study"
     console.print(
         f"With {budget:.3g} training FLOPs on {task}, keep {advice['kept']:.0%} of the MACs "
-        f"({advice['scope']}, recovery {advice['recover']}).",
+        f"({advice['scope']}, recipe {advice['recipe']}).",
         markup=False,
         soft_wrap=True,
     )
