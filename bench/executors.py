@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -15,9 +16,9 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
 import psutil
+import torch
 
 from pruneport.bench.devices import available_cores
-from pruneport.bench.study import set_threads
 from pruneport.errors import InputError, PruneportError
 
 __all__ = ["Outcome", "run_local", "run_ray", "workers_that_fit"]
@@ -44,40 +45,52 @@ def workers_that_fit(memory: float, jobs: int | None) -> int:
 
 
 def run_local(work: Work, todo: Sequence[Any], workers: int) -> Iterator[Outcome]:
-    """Yield outcomes as they come, from ``workers`` fresh processes.
+    """Yield outcomes as they come, from ``workers`` processes.
 
-    A process that is killed takes the pool with it; what it had not finished is run again, up to three times each.
+    A process that is killed takes the pool with it. What was in hand is then run again alone, three times at most, so
+    that the one that kills its processes is known from those that were only near.
     """
     attempts = dict.fromkeys(range(len(todo)), 0)
+    suspects: list[int] = []
+    while attempts:
+        alone = suspects[:1]
+        for index, outcome in _round(work, todo, alone or list(attempts), 1 if alone else workers):
+            if outcome is None and not alone:
+                suspects.append(index)
+                continue
+            if outcome is None:
+                attempts[index] += 1
+                if attempts[index] < _ATTEMPTS:
+                    continue
+                outcome = Outcome(todo[index], None, "its process was killed, three times over", 0.0, "")
+            suspects = [other for other in suspects if other != index]
+            del attempts[index]
+            yield outcome
+
+
+def _round(
+    work: Work, todo: Sequence[Any], indices: Sequence[int], workers: int
+) -> Iterator[tuple[int, Outcome | None]]:
+    """One pool, until all is done or a process dies; None for what was in hand then."""
     threads = max(1, available_cores() // workers)
     context = multiprocessing.get_context("forkserver")  # imports once; forked from a process that has run nothing
     context.set_forkserver_preload(["pruneport.bench.study"])
-    while attempts:
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=set_threads, initargs=(threads,)) as pool:
-            running: dict[Future[Outcome], int] = {}
-            waiting = list(attempts)
-            broken = False
-            while True:
+    waiting, running, broken = list(indices), dict[Future[Outcome], int](), False
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(threads,)) as pool:
+        while running or (waiting and not broken):
+            try:
+                while waiting and len(running) < workers and not broken:
+                    running[pool.submit(_timed, work, todo[waiting[0]])] = waiting[0]
+                    del waiting[0]
+            except BrokenProcessPool:
+                broken = True
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                index = running.pop(future)
                 try:
-                    while waiting and len(running) < workers and not broken:
-                        running[pool.submit(_timed, work, todo[waiting[0]])] = waiting[0]
-                        del waiting[0]
+                    yield index, future.result()
                 except BrokenProcessPool:
                     broken = True
-                if not running:
-                    break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    index = running.pop(future)
-                    try:
-                        outcome = future.result()
-                    except BrokenProcessPool:
-                        broken = True
-                        attempts[index] += 1
-                        if attempts[index] < _ATTEMPTS:
-                            continue
-                        outcome = Outcome(todo[index], None, "its process was killed, three times over", 0.0, "")
-                    del attempts[index]
-                    yield outcome
+                    yield index, None
 
 
 def run_ray(work: Work, todo: Sequence[Any], memory: float, address: str | None) -> Iterator[Outcome]:
@@ -110,6 +123,22 @@ def run_ray(work: Work, todo: Sequence[Any], memory: float, address: str | None)
                     yield Outcome(item, None, str(error).splitlines()[0], 0.0, "")
     finally:
         ray.shutdown()
+
+
+def _begin(threads: int) -> None:
+    """Bind this process to so many threads, and end it with the study that it works for.
+
+    A worker that outlived a killed study would compete with the one that resumes it.
+    """
+    torch.set_num_threads(threads)
+    study = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if study is not None:
+            study.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _timed(work: Work, todo: Any) -> Outcome:

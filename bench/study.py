@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-
 from pruneport.bench.study_options import StudyOptions
 from pruneport.compress.compressing import compress_to
 from pruneport.compress.heads import find_heads
@@ -259,11 +257,6 @@ def _task(name: str, options: PreparationOptions, shape: tuple[int, int, int], m
     if most is not None and most < count:
         task = replace(task, test=task.test.part([row * count // most for row in range(most)]))
     return replace(task, name=name)
-
-
-def set_threads(count: int) -> None:
-    """Bind this process to so many threads; trials side by side must not fight for cores."""
-    torch.set_num_threads(count)
 
 
 def names(items: Sequence[str]) -> dict[str, str]:

@@ -97,7 +97,8 @@ def _network(of: Sequence[Cell], finished: Sequence[Finished], network: str, sho
                 "dense_accuracy": dense,
                 "gain": pruned / dense - 1 if dense else math.inf,
                 "deviation": deviation,
-                "claimed": bool(dense) and pruned / dense - 1 > _CLAIM,
+                "claimed": pruned > (1 + _CLAIM) * dense,
+                "beyond_spread": pruned - deviation > (1 + _CLAIM) * dense,
             }
             for budget, way, pruned, dense, deviation in low_budget_gain(mine, network)
         ],

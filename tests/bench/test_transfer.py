@@ -62,11 +62,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "options").write_bytes(pickle.dumps(_STUDY))
     (place / "script.py").write_text(_SCRIPT)
     command = [sys.executable, place / "script.py", place / "options", place / "out"]
-    with subprocess.Popen(command, start_new_session=True) as process:
+    with subprocess.Popen(command) as process:
         while _count(place / "out") < 3 and process.poll() is None:
             time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    assert workers
+    assert psutil.wait_procs(workers, timeout=30)[1] == []  # none of them goes on
     (place / "before").write_text(str(_count(place / "out")))
     run_study(_STUDY, place / "out")
     return place

@@ -113,15 +113,23 @@ def test_a_bundle_knows_its_own_source(run: Any, bundle: Path, task: Path, tmp_p
     assert "leave out --weights" in done.err
 
 
-def test_a_stopped_training_wants_the_same_settings(run: Any, task: Path, tmp_path: Path) -> None:
-    command = ("finetune", *_DIGITS, "--task", task, *_PIXELS, "--out", tmp_path / "out")
-    done = run(*command, "--budget", "1e3")
+def test_a_training_that_cannot_begin_leaves_nothing(run: Any, task: Path, tmp_path: Path) -> None:
+    done = run("finetune", *_DIGITS, "--task", task, *_PIXELS, "--out", tmp_path / "out", "--budget", "1e3")
     assert done.code == 2
     assert "more than the budget" in done.err
+    assert list(tmp_path.iterdir()) == []
+    assert "there is no bundle at halv" in run("finetune", "halv", "--task", task, "--out", tmp_path / "out").err
+
+
+def test_a_stopped_training_wants_the_same_settings(run: Any, task: Path, tmp_path: Path) -> None:
+    command = ("finetune", *_DIGITS, "--task", task, *_PIXELS, "--out", tmp_path / "out", "--save-every", 0)
+    done = run(*command, "--learning-rate", "1e6")
+    assert done.code == 2
+    assert "lower --learning-rate" in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["out.training"]
-    changed = run(*command, "--budget", "1e9")
+    changed = run(*command, "--learning-rate", "0.01")
     assert changed.code == 2
-    assert "--budget (1000.0, now 1000000000.0)" in changed.err
+    assert "--learning-rate (1000000.0, now 0.01)" in changed.err
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from pruneport.compress.rebuild import rebuild_network
 from pruneport.compress.starting import dense_plan, trained_plan, with_head
 from pruneport.compress.train_state import TrainState, read_state, write_state
 from pruneport.compress.training import Job, check_training, train
-from pruneport.errors import SourceError, TargetError, TrainingError
+from pruneport.errors import InputError, SourceError, TargetError, TrainingError
 from pruneport.export.bundle import TRAINING, check_output, is_bundle, new_bundle, open_bundle
 from pruneport.export.weights import rebuild, write_network
 from pruneport.models.factories import load_factory
@@ -73,7 +73,12 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
         seed=config.seed,
         factory=config.factory,
     )
-    state = train(job, progress)
+    try:
+        state = train(job, progress)
+    except InputError:
+        if not read_state(state_file).step:  # nothing to go on from
+            state_file.unlink()
+        raise
     plan = trained_plan(state, task)
     if job.pruning is not None:
         plan = replace(plan, request=request_of(*target_of(config), settle(config, calibrated=False)))
@@ -98,6 +103,11 @@ def _open(options: FinetuneConfig, factory: Factory | None = None) -> tuple[nn.M
             raise SourceError(f"{folder} is a bundle, which knows its own source: leave out {', '.join(given)}.")
         bundle = open_bundle(folder)
         return rebuild(bundle, factory), bundle.plan
+    if ":" not in options.source:
+        raise SourceError(
+            f"there is no bundle at {folder}; expected a folder written by pruneport compress, or a source such as "
+            "torchvision:resnet50."
+        )
     network, source = open_source(options)
     return network, dense_plan(network, source)
 
