@@ -44,8 +44,8 @@ class StudyOptions(PreparationOptions):
     """Input as C H W."""
     batch_size: int = 32
     """Images a step."""
-    optimizer: OptimizerName = "sgd"
-    """sgd: with Nesterov momentum 0.9; adamw."""
+    optimizer: OptimizerName = "adamw"
+    """adamw; sgd: with Nesterov momentum 0.9."""
     learning_rate: float | None = None
     """Highest learning rate of the pretrained layers; a head learns ten times as fast."""
     augment: AugmentName = "crop-flip"

@@ -127,8 +127,8 @@ class TrainOptions(PreparationOptions):
     """Training FLOPs to spend, such as 1e14: forward and backward of every image, validation not counted."""
     batch_size: int = 32
     """Images a step, over all devices."""
-    optimizer: OptimizerName = "sgd"
-    """sgd: with Nesterov momentum 0.9; adamw."""
+    optimizer: OptimizerName = "adamw"
+    """adamw; sgd: with Nesterov momentum 0.9."""
     learning_rate: float | None = None
     """Highest learning rate of the pretrained layers; 0.01 for sgd, 0.0003 for adamw."""
     head_rate: float = 10

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.cost import count_cost
+from pruneport.compress.optimizers import learning_rate_at, make_optimizer
 from pruneport.compress.options import PruneOptions, TrainOptions
 from pruneport.compress.rebuild import rebuild_network
 from pruneport.compress.schedule import average_loss, cut, is_due
@@ -37,8 +38,6 @@ from pruneport.models.tasks import Pictures, Task, images_a_step, mix, test_batc
 
 __all__ = ["Job", "check_training", "train", "training_flops"]
 
-_MOMENTUM = 0.9
-_RATES = {"sgd": 0.01, "adamw": 3e-4}
 _EPOCHS = 10.0
 _SAY_EVERY_S = 2.0
 
@@ -186,7 +185,7 @@ class _Training:
         teacher_macs = self._teacher.macs if self._teacher else 0
         self._step_flops = self._images * training_flops(self._state.plan.pruned.macs, teacher_macs)
         self._network = network.to(memory_format=torch.channels_last)
-        optimizer = _optimizer(network, self._options, self._job.heads)
+        optimizer = make_optimizer(network, self._options, self._job.heads)
         self._model, self._wrapped = self._fabric.setup(self._network.train(), optimizer)
         device = self._fabric.device
         restore_optimizer(
@@ -211,7 +210,7 @@ class _Training:
         inputs = inputs.to(device, memory_format=torch.channels_last)
         self._seed(mix(self._job.seed, state.step))  # drop-outs, too, follow from the step
         for group in self._optimizer.param_groups:
-            group["lr"] = group["highest"] * _rate(self._share(0.5), self._options.warmup)
+            group["lr"] = group["highest"] * learning_rate_at(self._share(0.5), self._options.warmup)
         with representation(self._network, self._job.heads[0]) as seen:
             outputs = tensor_leaves(self._model(inputs))[0]
         loss = nn.functional.cross_entropy(outputs.float(), labels.to(device))
@@ -289,27 +288,3 @@ class _Training:
         if self._fabric.global_rank == 0:
             write_state(self._job.state, self._state)
         self._fabric.barrier()
-
-
-def _rate(share: float, warmup: float) -> float:
-    """Linear rise, then a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983)."""
-    if share < warmup:
-        return share / warmup
-    return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
-
-
-def _optimizer(network: nn.Module, options: TrainOptions, heads: tuple[str, ...]) -> torch.optim.Optimizer:
-    rate = options.learning_rate if options.learning_rate is not None else _RATES[options.optimizer]
-    head_rate = rate * (1 if options.keep_head else options.head_rate)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        is_head = any(name.startswith(f"{head}.") for head in heads)
-        decay = options.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((head_rate if is_head else rate, decay), []).append(parameter)
-    listed = [
-        {"params": parameters, "lr": highest, "highest": highest, "weight_decay": decay}
-        for (highest, decay), parameters in groups.items()
-    ]
-    if options.optimizer == "adamw":
-        return torch.optim.AdamW(listed)
-    return torch.optim.SGD(listed, lr=rate, momentum=_MOMENTUM, nesterov=True)

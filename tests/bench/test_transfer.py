@@ -34,6 +34,7 @@ _STUDY = StudyOptions(
     mean=(0.5,),
     std=(0.5,),
     augment="crop",
+    optimizer="sgd",
     evaluations=1,
     test_images=200,
     jobs=1,

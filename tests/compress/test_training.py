@@ -60,7 +60,7 @@ def job(tmp_path: Path, folder: Path, task: Task) -> Callable[..., Job]:
         network, plan = with_head(network, dense_plan(network, source), task)
         path = tmp_path / name
         write_state(path, TrainState(plan=plan, weights=dict(network.state_dict()), config={}))
-        chosen = {"task": folder, "augment": "crop", "evaluations": 1} | options
+        chosen = {"task": folder, "augment": "crop", "evaluations": 1, "optimizer": "sgd"} | options
         return Job(state=path, task=task, options=TrainOptions(**chosen), heads=("head",), pruning=pruning)
 
     return make

@@ -14,7 +14,7 @@ import torch
 import pruneport
 from pruneport.models.digits_tasks import write_digits_task
 
-_PIXELS = ("--mean", "0.5", "--std", "0.5", "--augment", "crop")
+_PIXELS = ("--mean", "0.5", "--std", "0.5", "--augment", "crop", "--optimizer", "sgd")
 _DIGITS = ("pruneport:digits_resnet", "--weights", "DEFAULT")
 
 

@@ -1,0 +1,48 @@
+"""Optimizers and their learning rates."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from pruneport.compress.options import TrainOptions
+
+__all__ = ["learning_rate_at", "make_optimizer"]
+
+_MOMENTUM = 0.9
+_RATES = {"sgd": 0.01, "adamw": 3e-4}
+
+
+def learning_rate_at(share: float, warmup: float) -> float:
+    """Share of the highest learning rate: a linear rise, then a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983).
+
+    Args:
+        share: Of the training that is done.
+        warmup: Share of the training in which the rate rises.
+    """
+    if share < warmup:
+        return share / warmup
+    return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
+
+
+def make_optimizer(network: nn.Module, options: TrainOptions, heads: tuple[str, ...]) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum or AdamW; heads learn faster, and only weights decay.
+
+    Each group of parameters remembers its highest learning rate as ``highest``.
+    """
+    rate = options.learning_rate if options.learning_rate is not None else _RATES[options.optimizer]
+    head_rate = rate * (1 if options.keep_head else options.head_rate)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        is_head = any(name.startswith(f"{head}.") for head in heads)
+        decay = options.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((head_rate if is_head else rate, decay), []).append(parameter)
+    listed = [
+        {"params": parameters, "lr": highest, "highest": highest, "weight_decay": decay}
+        for (highest, decay), parameters in groups.items()
+    ]
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(listed)
+    return torch.optim.SGD(listed, lr=rate, momentum=_MOMENTUM, nesterov=True)
