@@ -51,7 +51,7 @@ def test_ship(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         made.append(real(*arguments))
         return made[-1]
 
-    monkeypatch.setattr("pruneport.verbs.steps.prune", keep)
+    monkeypatch.setattr("pruneport.compress.compressing.prune", keep)
     config = ShipConfig(
         source=source,
         checkpoint=_DATA / "weights" / checkpoint,
