@@ -15,7 +15,6 @@ from typing import Any, get_args
 
 from pruneport.bench.study_options import StudyOptions
 from pruneport.compress.compressing import compress_to
-from pruneport.compress.heads import find_heads
 from pruneport.compress.options import CompressOptions, CriterionName, RankingName, RecoverName, TrainOptions
 from pruneport.compress.starting import dense_plan, with_head
 from pruneport.compress.train_state import Event, TrainState, write_state
@@ -24,18 +23,21 @@ from pruneport.errors import InputError
 from pruneport.export.bundle import is_bundle, new_bundle, open_bundle
 from pruneport.export.weights import rebuild, write_network
 from pruneport.models.digits_tasks import DIGITS_TASKS, write_digits_task
-from pruneport.models.options import PreparationOptions, SourceOptions
+from pruneport.models.options import SourceOptions
 from pruneport.models.source import open_source
 from pruneport.models.tasks import Task, open_task
 
 __all__ = ["Preparation", "Trial", "check_study", "identity", "preparations", "prepare", "run_trial", "trials"]
 
 _DIGITS = "pruneport:digits-"
+_DENSE = ("dense", "none")  # scope and recipe of the network that nothing was removed from
+_AXES = ("networks", "tasks", "kept", "budgets", "seeds", "scopes", "recipes")
+_MEANS = ("executor", "address", "jobs", "memory")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """One network, pruned in one way to several shares; the dense one, too, is a bundle."""
+    """One network, pruned in one way to several shares; the dense one is a way of its own, to the share 1."""
 
     network: str
     scope: str
@@ -75,7 +77,7 @@ def check_study(options: StudyOptions) -> None:
         InputError: Something is missing or out of range.
         ImageFolderError: A task cannot be used.
     """
-    for name in ("networks", "tasks", "kept", "budgets", "seeds", "scopes", "recipes"):
+    for name in _AXES:
         if not getattr(options, name):
             raise InputError(f"the study has no {name}: give --{name}, or {name} in its file.")
         if len(set(getattr(options, name))) < len(getattr(options, name)):
@@ -112,11 +114,7 @@ def _check_recipe(recipe: str) -> None:
 
 def identity(options: StudyOptions) -> dict[str, Any]:
     """What all trials share: trials of another study do not belong beside them. Lists may grow."""
-    shared = asdict(options)
-    for name in ("networks", "tasks", "kept", "budgets", "seeds", "scopes", "recipes"):
-        del shared[name]
-    for name in ("executor", "address", "jobs", "memory"):
-        del shared[name]
+    shared = {name: value for name, value in asdict(options).items() if name not in (*_AXES, *_MEANS)}
     plain: dict[str, Any] = json.loads(json.dumps(shared, default=str))
     return plain
 
@@ -131,16 +129,21 @@ def trials(options: StudyOptions) -> list[Trial]:
     return [
         Trial(network=network, task=task, kept=kept, scope=scope, recipe=recipe, budget=budget, seed=seed)
         for budget, seed, network, task, kept in sorted(grid, key=lambda cell: cell[:2])
-        for scope, recipe in (ways if kept < 1 else [("dense", "none")])
+        for scope, recipe in (ways if kept < 1 else [_DENSE])
     ]
 
 
 def preparations(options: StudyOptions, folder: Path) -> list[Preparation]:
     """Every network to prune, with all its shares."""
+    pruned = tuple(kept for kept in options.kept if kept < 1)
+    ways: list[tuple[str, str, tuple[float, ...]]] = [
+        (scope, recipe, pruned) for scope, recipe in itertools.product(options.scopes, options.recipes) if pruned
+    ]
+    ways += [(*_DENSE, (1.0,))] if 1 in options.kept else []
     return [
-        Preparation(network=network, scope=scope, recipe=recipe, kept=options.kept, folder=folder)
+        Preparation(network=network, scope=scope, recipe=recipe, kept=kept, folder=folder)
         for network in options.networks
-        for scope, recipe in itertools.product(options.scopes, options.recipes)
+        for scope, recipe, kept in ways
     ]
 
 
@@ -154,9 +157,10 @@ def prepare(todo: Preparation, options: StudyOptions, progress: Callable[[str], 
     if not missing:
         return
     dense, source = open_source(_source_options(todo.network, options.input_shape))
-    if 1.0 in missing:
+    if (todo.scope, todo.recipe) == _DENSE:
         with new_bundle(todo.bundle(1.0), overwrite=False, command="pruneport transfer") as staging:
             write_network(staging, dense, dense_plan(dense, source))
+        return
     criterion, ranking, recovery = todo.recipe.split("/")
     targets = [
         CompressOptions(
@@ -172,13 +176,10 @@ def prepare(todo: Preparation, options: StudyOptions, progress: Callable[[str], 
             std=options.std,
         )
         for kept in missing
-        if kept < 1
     ]
-    if targets:
-        for target, pruned in zip(targets, compress_to(targets, dense, source, progress), strict=True):
-            assert target.flops is not None
-            with new_bundle(todo.bundle(target.flops), overwrite=False, command="pruneport transfer") as staging:
-                write_network(staging, pruned.network, pruned.plan)
+    for kept, pruned in zip(missing, compress_to(targets, dense, source, progress), strict=True):
+        with new_bundle(todo.bundle(kept), overwrite=False, command="pruneport transfer") as staging:
+            write_network(staging, pruned.network, pruned.plan)
 
 
 def run_trial(
@@ -201,8 +202,7 @@ def run_trial(
     bundle = open_bundle(where.bundle(trial.kept))
     plan = replace(bundle.plan, source=replace(bundle.plan.source, seed=trial.seed))
     with tempfile.TemporaryDirectory() as scratch:
-        preparation = PreparationOptions(resize=options.resize, mean=options.mean, std=options.std)
-        task = _task(trial.task, preparation, plan.source.input_shape, options.test_images)
+        task = _task(trial.task, options, plan.source.input_shape)
         network, plan = with_head(rebuild(bundle, trust_source=True), plan, task)
         state = Path(scratch) / "state"
         write_state(state, TrainState(plan=plan, weights=dict(network.state_dict()), config={}))
@@ -210,7 +210,7 @@ def run_trial(
             state=state,
             task=task,
             options=_train_options(options, Path(trial.task), trial.budget),
-            heads=tuple(find_heads(network, plan.source.input_shape)),
+            heads=tuple(plan.source.heads),
             seed=trial.seed,
         )
         return train(job, progress).events
@@ -245,7 +245,7 @@ def _train_options(options: StudyOptions, task: Path, budget: float) -> TrainOpt
 
 
 @functools.lru_cache(maxsize=8)
-def _task(name: str, options: PreparationOptions, shape: tuple[int, int, int], most: int | None) -> Task:
+def _task(name: str, options: StudyOptions, shape: tuple[int, int, int]) -> Task:
     """The task, with its images kept in memory from one trial of this process to the next."""
     if name.startswith(_DIGITS):
         folder = Path(tempfile.mkdtemp(prefix="pruneport-digits-"))
@@ -253,7 +253,7 @@ def _task(name: str, options: PreparationOptions, shape: tuple[int, int, int], m
     else:
         folder = Path(name)
     task = open_task(folder, options, shape)
-    count = len(task.test)
+    count, most = len(task.test), options.test_images
     if most is not None and most < count:
         task = replace(task, test=task.test.part([row * count // most for row in range(most)]))
     return replace(task, name=name)

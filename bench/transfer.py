@@ -69,7 +69,7 @@ def _check_budgets(options: StudyOptions, folder: Path) -> None:
     """Raise where the smallest budget does not pay for one step of the largest network."""
     least = min(options.budgets)
     for item in preparations(options, (folder / "networks").absolute()):
-        for kept in options.kept:
+        for kept in item.kept:
             macs = open_bundle(item.bundle(kept)).plan.pruned.macs
             step = options.batch_size * training_flops(macs)
             if step > least:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pruneport.bench.devices import describe_device, library_versions
 from pruneport.bench.frontier import Cell, Way, areas, cells, crossing, curve, frontier, low_budget_gain, stream
-from pruneport.bench.law import FORMS, Check, Point, best_kept, check_law, fit_law
+from pruneport.bench.law import FORMS, Check, Law, Point, best_kept, check_law, fit_law
 from pruneport.bench.store import Finished
 from pruneport.bench.study import Trial, names
 from pruneport.errors import InputError
@@ -112,16 +112,19 @@ def _law(mine: Sequence[Cell], scope: str, recipe: str) -> dict[str, Any]:
     points = _points(mine, scope, recipe)
     entry: dict[str, Any] = {"scope": scope, "recipe": recipe, "forms": [], "advice": []}
     checks: list[Check] = []
+    laws: dict[str, Law] = {}
     for form in FORMS:
         try:
-            check, law = check_law(points, form), fit_law(points, form)
+            check, laws[form] = check_law(points, form), fit_law(points, form)
         except InputError as error:
             entry["error"] = str(error)
             return entry
         checks.append(check)
-        entry["forms"].append({"form": form, "rms": law.rms, "parameters": law.parameters, **_check(check)})
+        entry["forms"].append(
+            {"form": form, "rms": laws[form].rms, "parameters": laws[form].parameters, **_check(check)}
+        )
     chosen = _best(checks).form
-    law, shares = fit_law(points, chosen), sorted({point.kept for point in points})
+    law, shares = laws[chosen], sorted({point.kept for point in points})
     entry["chosen"] = chosen
     for budget in sorted({point.budget for point in points}):
         by_share = {

@@ -102,16 +102,12 @@ def _calibration(images: ImageSet) -> Calibration:
 def _narrowed(network: nn.Module, quantity: str, momenta: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     """Shrink one quantity of the optimizer as the parameters shrink: a network that holds it in their place."""
     shadow = copy.deepcopy(network)
-    held = {}
+    parameters = dict(shadow.named_parameters())
+    own = {name: momenta[key] for name in parameters if (key := f"{quantity}/{name}") in momenta}
+    numbers = {name for name, value in own.items() if value.shape != parameters[name].shape}  # Adam's count of steps
     with torch.no_grad():
-        for name, parameter in shadow.named_parameters():
-            value = momenta.get(f"{quantity}/{name}")
-            if value is not None and value.shape == parameter.shape:
-                parameter.copy_(value)
-            elif value is not None:
-                held[f"{quantity}/{name}"] = value  # a number, such as Adam's count of steps
+        for name in own.keys() - numbers:
+            parameters[name].copy_(own[name])
     apply_plan(shadow, plan.groups, plan.attributes)
-    known = {name for name, _ in shadow.named_parameters() if f"{quantity}/{name}" in momenta} - {
-        key.partition("/")[2] for key in held
-    }
-    return held | {f"{quantity}/{name}": value.detach() for name, value in shadow.named_parameters() if name in known}
+    shrunk = dict(shadow.named_parameters())
+    return {f"{quantity}/{name}": value if name in numbers else shrunk[name].detach() for name, value in own.items()}

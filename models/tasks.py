@@ -125,9 +125,8 @@ class Pictures(Dataset[tuple[Tensor, int]]):
             image = self.images.centre(image)
         else:
             with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(
-                    seed
-                )  # torch.manual_seed asks every kind of device, a millisecond long
+                # torch.manual_seed would ask every kind of device, for a millisecond each time.
+                torch.default_generator.manual_seed(seed)
                 image = self._augment(image)
         assert self.images.labels is not None
         return self.images.normalised(image), self.images.labels[row]
@@ -147,7 +146,8 @@ def train_batches(
         ranks: How many there are.
         workers: Processes that decode; 0 decodes here.
     """
-    steps = (_rows(len(pictures.images), batch, seed, step)[rank::ranks] for step in itertools.count(start))
+    size = images_a_step(pictures.images, batch)
+    steps = (_rows(len(pictures.images), size, seed, step)[rank::ranks] for step in itertools.count(start))
     return DataLoader(pictures, batch_sampler=steps, num_workers=workers)
 
 
@@ -162,8 +162,7 @@ def images_a_step(images: ImageSet, batch: int) -> int:
     return min(batch, len(images))
 
 
-def _rows(count: int, batch: int, seed: int, step: int) -> list[tuple[int, int]]:
-    size = min(batch, count)
+def _rows(count: int, size: int, seed: int, step: int) -> list[tuple[int, int]]:
     epoch, place = divmod(step, count // size)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(mix(seed, epoch))).tolist()
     return [(row, mix(seed, step, row)) for row in order[place * size : (place + 1) * size]]

@@ -145,7 +145,7 @@ def test_composed_plans_remove_what_both_remove() -> None:
     network, source = open_source(_DIGITS)
     first = prune(network, source, PruneOptions(flops=0.7, round_to=1))
     second = prune(first.network, source, PruneOptions(flops=0.6, round_to=1))
-    plan = compose(replace(first.plan, dense=first.plan.dense), second.plan)
+    plan = compose(first.plan, second.plan)
     once = copy.deepcopy(network)
     apply_plan(once, plan.groups, plan.attributes)
     assert all(torch.equal(one, two) for one, two in zip(once.parameters(), second.network.parameters(), strict=True))

@@ -12,7 +12,6 @@ from torch import nn
 from pruneport.compress.allocation import target_of
 from pruneport.compress.criteria import settle
 from pruneport.compress.heads import find_heads
-from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan
 from pruneport.compress.prune import request_of
 from pruneport.compress.rebuild import rebuild_network
@@ -63,13 +62,12 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
         network, plan = with_head(network, plan, task, config.keep_head)
         state_file.parent.mkdir(parents=True, exist_ok=True)
         write_state(state_file, TrainState(plan=plan, weights=dict(network.state_dict()), config=settings))
-    pruning = PruneOptions(**{name: getattr(config, name) for name in PruneOptions.__dataclass_fields__})
     job = Job(
         state=state_file,
         task=task,
         options=config,
         heads=heads,
-        pruning=pruning if config.schedule != "none" else None,
+        pruning=config if config.schedule != "none" else None,
         seed=config.seed,
         factory=config.factory,
     )

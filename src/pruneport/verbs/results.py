@@ -14,12 +14,14 @@ from pruneport.compress.train_state import Event
 from pruneport.export.verify import Verification
 
 __all__ = [
+    "AdviceResult",
     "BenchResult",
     "CompressResult",
     "ExportResult",
     "FinetuneResult",
     "InspectResult",
     "ShipResult",
+    "TransferResult",
     "VerifyResult",
 ]
 

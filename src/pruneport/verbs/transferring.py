@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import fields
@@ -19,7 +20,7 @@ from pruneport.errors import InputError
 from pruneport.models.factories import did_you_mean
 from pruneport.verbs.configs import TransferConfig
 from pruneport.verbs.results import AdviceResult, TransferResult
-from pruneport.verbs.steps import Progress, silent, write_json, write_whole
+from pruneport.verbs.steps import Progress, silent, write_whole
 
 __all__ = ["study_flags", "transfer"]
 
@@ -48,7 +49,7 @@ def transfer(config: TransferConfig, progress: Progress = silent, command: str =
     finished = run_study(config, folder, progress)
     progress("writing the report")
     summary = summarise(finished, trials(config))
-    write_json(folder / SUMMARY, summary)
+    write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     write_whole(folder / REPORT, render_transfer(summary, folder.resolve().name))
     return TransferResult(folder=folder, summary=summary)
 
