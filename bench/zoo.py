@@ -1,4 +1,4 @@
-"""Every network of the zoo: compressed, reloaded, exported and compared, one subprocess a network.
+"""Every network of the zoo: compressed, reloaded, exported and compared, one process a network.
 
 ``python bench/zoo.py --out bench/results/zoo.jsonl`` builds each with random weights (norms drawn at random too, so
 that outputs are alive), prunes it to 0.6 of its multiply-accumulates, writes and reads back the bundle bit for bit,
@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from pruneport.bench.devices import library_versions
+from pruneport.bench.devices import available_cores, library_versions
 from pruneport.bench.zoo_networks import NETWORKS, family, input_size
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import Pruned, prune
@@ -43,6 +44,7 @@ __all__ = ["compress_one", "enliven", "main"]
 
 _KEPT = 0.6
 _BATCHES = (1, 3)
+_ENDING_S = 30
 
 
 def main() -> None:
@@ -51,25 +53,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON lines; appended to")
     parser.add_argument("--networks", nargs="+", help=f"sources, or of {', '.join(NETWORKS)}", default=list(NETWORKS))
     parser.add_argument("--timeout", type=float, default=900, help="seconds a network")
-    parser.add_argument("--memory", type=float, default=16, help="GiB a network")
+    parser.add_argument("--memory", type=float, default=16, help="GiB for all that runs at once")
+    parser.add_argument("--jobs", type=int, default=2, help="networks at once")
     parser.add_argument("--summary", type=Path, help="write a table of the results here")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        print(json.dumps(compress_one(arguments.one)))
-        return
     if arguments.out is None:
         parser.error("--out FILE is needed")
     done = _read(arguments.out)
     specs = [spec for name in arguments.networks for spec in NETWORKS.get(name, [name])]
     waiting = [spec for spec in specs if spec not in done]
-    for number, spec in enumerate(waiting, start=1):
-        row = _in_subprocess(spec, arguments.timeout, arguments.memory)
-        done[spec] = row
+    for number, row in enumerate(_rows(waiting, arguments.jobs, arguments.timeout, arguments.memory), start=1):
+        done[row["network"]] = row
         with arguments.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        print(f"{number}/{len(waiting)} {spec}: {row['outcome']} ({row['seconds']:.0f} s) {row.get('error', '')}"[:240])
-        sys.stdout.flush()
+        said = f"{row['network']}: {row['outcome']} ({row['seconds']:.0f} s) {row.get('error', '')}"
+        print(f"{number}/{len(waiting)} {said}"[:240], flush=True)
     if arguments.summary:
         arguments.summary.write_text(_summary([done[spec] for spec in specs if spec in done]), encoding="utf-8")
 
@@ -79,25 +77,51 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return {row["network"]: row for row in map(json.loads, lines)}
 
 
-def _in_subprocess(spec: str, timeout: float, memory: float) -> dict[str, Any]:
-    limit = int(memory * 2**30)
+def _rows(specs: Sequence[str], jobs: int, timeout: float, memory: float) -> Iterator[dict[str, Any]]:
+    """Rows as they come; those that their share of the memory did not suffice run again, alone and with all of it."""
+    alone: list[str] = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in as_completed([pool.submit(_in_process, spec, timeout, memory / jobs, jobs) for spec in specs]):
+            row = done.result()
+            if row["outcome"] == "crashed" and jobs > 1:
+                alone.append(row["network"])
+            else:
+                yield row
+    for spec in alone:
+        yield _in_process(spec, timeout, memory, 1)
+
+
+def _in_process(spec: str, timeout: float, memory: float, jobs: int) -> dict[str, Any]:
+    """One network in a process of its own, forked from one that has imported everything and run nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pruneport.bench.zoo", "torchvision", "onnxscript", "torch.onnx.ops", "timm"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, spec, memory, max(1, available_cores() // jobs)))
     start = time.monotonic()
+    process.start()
+    sender.close()
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pruneport.bench.zoo", "--one", spec],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
-            check=True,
-        )
-        row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        row = {"outcome": "timeout", "error": f"not done within {timeout:.0f} s"}
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.strip().splitlines() or [f"ended with {error.returncode}"]
-        row = {"outcome": "crashed", "error": lines[-1][:400]}
+        if receiver.poll(timeout):
+            row: dict[str, Any] = receiver.recv()
+            process.join(_ENDING_S)
+        else:
+            row = {"outcome": "timeout", "error": f"not done within {timeout:.0f} s"}
+    except EOFError:
+        process.join()
+        row = {"outcome": "crashed", "error": f"ended with {process.exitcode}"}
+    process.kill()
+    process.join()
     return {"network": spec, "family": family(spec), "seconds": round(time.monotonic() - start, 1)} | row
+
+
+def _send(sender: Connection, spec: str, memory: float, threads: int) -> None:
+    limit = int(memory * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    torch.set_num_threads(threads)
+    try:
+        sender.send(compress_one(spec))
+    except Exception as error:  # whatever a network brings, the sweep goes on and says it
+        sender.send({"outcome": "crashed", "error": f"{type(error).__name__}: {error}"[:400]})
 
 
 def compress_one(spec: str) -> dict[str, Any]:
