@@ -29,7 +29,6 @@ class Cell:
 
     Attributes:
         errors: One a seed, shares of the test images.
-        flops: Training FLOPs spent, a little less than the budget.
     """
 
     network: str
@@ -37,7 +36,6 @@ class Cell:
     way: Way
     budget: float
     errors: tuple[float, ...]
-    flops: float
 
     @property
     def mean(self) -> float:
@@ -52,21 +50,14 @@ class Cell:
 
 def cells(finished: Iterable[Finished]) -> list[Cell]:
     """Group finished trials by all but the seed; trials that failed are left out."""
-    errors: dict[tuple[str, str, Way, float], list[tuple[float, float]]] = defaultdict(list)
+    errors: dict[tuple[str, str, Way, float], list[float]] = defaultdict(list)
     for done in finished:
         if done.events:
-            trial, last = done.trial, done.events[-1]
+            trial = done.trial
             way = Way(trial.scope, trial.recipe, trial.kept)
-            errors[trial.network, trial.task, way, trial.budget].append((last.error, last.flops))
+            errors[trial.network, trial.task, way, trial.budget].append(done.events[-1].error)
     return [
-        Cell(
-            network=network,
-            task=task,
-            way=way,
-            budget=budget,
-            errors=tuple(error for error, _ in found),
-            flops=max(flops for _, flops in found),
-        )
+        Cell(network=network, task=task, way=way, budget=budget, errors=tuple(found))
         for (network, task, way, budget), found in sorted(errors.items())
     ]
 

@@ -210,7 +210,6 @@ def run_trial(
             state=state,
             task=task,
             options=_train_options(options, Path(trial.task), trial.budget),
-            heads=tuple(plan.source.heads),
             seed=trial.seed,
         )
         return train(job, progress).events

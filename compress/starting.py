@@ -51,7 +51,7 @@ def with_head(network: nn.Module, plan: Plan, task: Task, keep: bool = False) ->
         network: In eval mode.
         plan: How it came from its source.
         task: What the head is for.
-        keep: Leave the head that is there.
+        keep: Leave the head that is there, and only record it.
 
     Raises:
         InputError: The head is to be kept, and has another number of outputs.
@@ -64,7 +64,7 @@ def with_head(network: nn.Module, plan: Plan, task: Task, keep: bool = False) ->
             "leave it out to train a new head."
         )
     if keep:
-        return network, plan
+        return network, replace(plan, source=replace(plan.source, heads=found))
     heads = dict.fromkeys(found, classes)
     network, source = copy.deepcopy(network), replace(plan.source, heads=heads)
     give_heads(network, source)

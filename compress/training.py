@@ -47,10 +47,9 @@ class Job:
     """One training, as each of its processes gets it.
 
     Attributes:
-        state: The state file that it begins with, and goes on writing.
+        state: The state file that it begins with, and goes on writing; its plan records the heads.
         task: The images.
         options: How it is trained.
-        heads: Names of the layers that make the outputs.
         pruning: What the schedule cuts; None where nothing is cut.
         seed: Orders and augments the images, and drops out.
         factory: Builds the architecture in place of the source's, as path/to/file.py:factory.
@@ -59,7 +58,6 @@ class Job:
     state: Path
     task: Task
     options: TrainOptions
-    heads: tuple[str, ...]
     pruning: PruneOptions | None = None
     seed: int = 0
     factory: str | None = None
@@ -135,12 +133,13 @@ class _Training:
     def __init__(self, fabric: Any, job: Job, progress: Callable[[str], None]) -> None:
         self._fabric, self._job, self._options, self._progress = fabric, job, job.options, progress
         self._state = read_state(job.state)
+        self._heads = tuple(self._state.plan.source.heads)
         self._factory = load_factory(job.factory) if job.factory else None
         self._images = images_a_step(job.task.train, self._options.batch_size)
         self._test = Pictures(job.task.test)
         self._teacher: Teacher | None = None
         if self._options.distill:
-            self._teacher = Teacher(self._state.plan.source, job.heads[0], self._factory, fabric.device)
+            self._teacher = Teacher(self._state.plan.source, self._heads[0], self._factory, fabric.device)
         self._said = -math.inf
         self._set_up(rebuild_network(self._state.plan, self._state.weights, self._factory), self._state.momenta)
 
@@ -185,7 +184,7 @@ class _Training:
         teacher_macs = self._teacher.macs if self._teacher else 0
         self._step_flops = self._images * training_flops(self._state.plan.pruned.macs, teacher_macs)
         self._network = network.to(memory_format=torch.channels_last)
-        optimizer = make_optimizer(network, self._options, self._job.heads)
+        optimizer = make_optimizer(network, self._options, self._heads)
         self._model, self._wrapped = self._fabric.setup(self._network.train(), optimizer)
         device = self._fabric.device
         restore_optimizer(
@@ -211,7 +210,7 @@ class _Training:
         self._seed(mix(self._job.seed, state.step))  # drop-outs, too, follow from the step
         for group in self._optimizer.param_groups:
             group["lr"] = group["highest"] * learning_rate_at(self._share(0.5), self._options.warmup)
-        with representation(self._network, self._job.heads[0]) as seen:
+        with representation(self._network, self._heads[0]) as seen:
             outputs = tensor_leaves(self._model(inputs))[0]
         loss = nn.functional.cross_entropy(outputs.float(), labels.to(device))
         if self._teacher is not None:

@@ -61,7 +61,7 @@ def job(tmp_path: Path, folder: Path, task: Task) -> Callable[..., Job]:
         path = tmp_path / name
         write_state(path, TrainState(plan=plan, weights=dict(network.state_dict()), config={}))
         chosen = {"task": folder, "augment": "crop", "evaluations": 1, "optimizer": "sgd"} | options
-        return Job(state=path, task=task, options=TrainOptions(**chosen), heads=("head",), pruning=pruning)
+        return Job(state=path, task=task, options=TrainOptions(**chosen), pruning=pruning)
 
     return make
 
@@ -210,11 +210,12 @@ def test_two_processes_train_as_one(job: Callable[..., Job], tmp_path: Path, fol
     )
     options = SourceOptions(source=f"{tmp_path / 'plain.py'}:build", input_shape=(1, 8, 8))
     network, source = open_source(options)
+    plan = dense_plan(network, replace(source, heads={"3": 10}))
     results = []
     for devices in (1, 2):
         begun = job(f"on {devices}", steps=3, devices=devices, accelerator="cpu", keep_head=True)
-        write_state(begun.state, TrainState(plan=dense_plan(network, source), weights=network.state_dict(), config={}))
-        results.append(train(replace(begun, heads=("3",))).weights)
+        write_state(begun.state, TrainState(plan=plan, weights=network.state_dict(), config={}))
+        results.append(train(begun).weights)
     one, two = results
     assert not torch.equal(one["3.weight"], network.state_dict()["3.weight"])
     assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)

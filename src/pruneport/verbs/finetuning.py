@@ -11,7 +11,6 @@ from torch import nn
 
 from pruneport.compress.allocation import target_of
 from pruneport.compress.criteria import settle
-from pruneport.compress.heads import find_heads
 from pruneport.compress.plan import Plan
 from pruneport.compress.prune import request_of
 from pruneport.compress.rebuild import rebuild_network
@@ -51,7 +50,6 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
     network, plan = _open(config, factory)
     progress(f"reading the images of {config.task}")
     task = open_task(config.task, config, plan.source.input_shape)
-    heads = tuple(find_heads(network, plan.source.input_shape))
     if state_file.exists():
         state = read_state(state_file)
         _check_same(state, settings, state_file)
@@ -66,7 +64,6 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
         state=state_file,
         task=task,
         options=config,
-        heads=heads,
         pruning=config if config.schedule != "none" else None,
         seed=config.seed,
         factory=config.factory,
