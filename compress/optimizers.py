@@ -27,11 +27,15 @@ def learning_rate_at(share: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
 
 
-def make_optimizer(network: nn.Module, options: TrainOptions, heads: tuple[str, ...]) -> torch.optim.Optimizer:
+def make_optimizer(
+    network: nn.Module, options: TrainOptions, heads: tuple[str, ...], device: torch.device
+) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum or AdamW; heads learn faster, and only weights decay.
 
-    Each group of parameters remembers its highest learning rate as ``highest``.
+    Each group of parameters remembers its highest learning rate as ``highest``. On a CPU the step is torch's fused one:
+    for a small network the default, a loop over the parameters, takes a tenth of the training.
     """
+    fused = True if device.type == "cpu" else None  # None: torch chooses
     rate = options.learning_rate if options.learning_rate is not None else _RATES[options.optimizer]
     head_rate = rate * (1 if options.keep_head else options.head_rate)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -44,5 +48,5 @@ def make_optimizer(network: nn.Module, options: TrainOptions, heads: tuple[str, 
         for (highest, decay), parameters in groups.items()
     ]
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(listed)
-    return torch.optim.SGD(listed, lr=rate, momentum=_MOMENTUM, nesterov=True)
+        return torch.optim.AdamW(listed, fused=fused)
+    return torch.optim.SGD(listed, lr=rate, momentum=_MOMENTUM, nesterov=True, fused=fused)

@@ -184,7 +184,7 @@ class _Training:
         teacher_macs = self._teacher.macs if self._teacher else 0
         self._step_flops = self._images * training_flops(self._state.plan.pruned.macs, teacher_macs)
         self._network = network.to(memory_format=torch.channels_last)
-        optimizer = make_optimizer(network, self._options, self._heads)
+        optimizer = make_optimizer(network, self._options, self._heads, self._fabric.device)
         self._model, self._wrapped = self._fabric.setup(self._network.train(), optimizer)
         device = self._fabric.device
         restore_optimizer(
