@@ -9,7 +9,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -114,7 +114,8 @@ def _check_recipe(recipe: str) -> None:
 
 def identity(options: StudyOptions) -> dict[str, Any]:
     """What all trials share: trials of another study do not belong beside them. Lists may grow."""
-    shared = {name: value for name, value in asdict(options).items() if name not in (*_AXES, *_MEANS)}
+    names = [field.name for field in fields(StudyOptions) if field.name not in (*_AXES, *_MEANS)]
+    shared = {name: getattr(options, name) for name in names}
     plain: dict[str, Any] = json.loads(json.dumps(shared, default=str))
     return plain
 

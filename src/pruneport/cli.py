@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from typing import Any
 
 import tyro
@@ -24,55 +24,19 @@ class _Display:
     """Print the result as JSON on standard output, and nothing else."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Inspect(_Display, verbs.InspectConfig):
-    __doc__ = verbs.InspectConfig.__doc__
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Compress(_Display, verbs.CompressConfig):
-    __doc__ = verbs.CompressConfig.__doc__
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Export(_Display, verbs.ExportConfig):
-    __doc__ = verbs.ExportConfig.__doc__
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Verify(_Display, verbs.VerifyConfig):
-    __doc__ = verbs.VerifyConfig.__doc__
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Bench(_Display, verbs.BenchConfig):
-    __doc__ = verbs.BenchConfig.__doc__
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Ship(_Display, verbs.ShipConfig):
-    __doc__ = verbs.ShipConfig.__doc__
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Finetune(_Display, verbs.FinetuneConfig):
-    __doc__ = verbs.FinetuneConfig.__doc__
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Transfer(_Display, verbs.TransferConfig):
-    __doc__ = verbs.TransferConfig.__doc__
-
-
-_COMMANDS: dict[str, Callable[..., _Display]] = {
-    "ship": _Ship,
-    "inspect": _Inspect,
-    "compress": _Compress,
-    "export": _Export,
-    "verify": _Verify,
-    "bench": _Bench,
-    "finetune": _Finetune,
-    "transfer": _Transfer,
+_CONFIGS: dict[str, type[Any]] = {
+    "ship": verbs.ShipConfig,
+    "inspect": verbs.InspectConfig,
+    "compress": verbs.CompressConfig,
+    "export": verbs.ExportConfig,
+    "verify": verbs.VerifyConfig,
+    "bench": verbs.BenchConfig,
+    "finetune": verbs.FinetuneConfig,
+    "transfer": verbs.TransferConfig,
+}
+_COMMANDS: dict[str, Callable[..., Any]] = {
+    verb: make_dataclass(verb, [], bases=(_Display, config), namespace={"__doc__": config.__doc__}, frozen=True)
+    for verb, config in _CONFIGS.items()
 }
 _RESUMES = {"finetune", "transfer"}
 _SILENT = {"inspect", "verify"}  # write nothing, so no command line is recorded
@@ -101,8 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     verb = next(name for name, kind in _COMMANDS.items() if kind is type(config))
+    own = _CONFIGS[verb](**{field.name: getattr(config, field.name) for field in fields(_CONFIGS[verb])})
     try:
-        result = _run(verb, config, arguments, console)
+        result = _run(verb, own, arguments, console)
     except PruneportError as error:
         return _failed(error, console)
     except OSError as error:  # a path that the system refuses; what went wrong with our own files is named above

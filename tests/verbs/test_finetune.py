@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,11 @@ import pytest
 import torch
 
 import pruneport
+from pruneport import verbs
+from pruneport.bench.study import identity
+from pruneport.errors import InputError
 from pruneport.models.digits_tasks import write_digits_task
+from pruneport.verbs.configs import TransferConfig
 
 _PIXELS = ("--mean", "0.5", "--std", "0.5", "--augment", "crop", "--optimizer", "sgd")
 _DIGITS = ("pruneport:digits_resnet", "--weights", "DEFAULT")
@@ -45,6 +51,24 @@ def test_a_bundle_is_trained_and_is_a_bundle_again(run: Any, bundle: Path, task:
     assert "fine-tuned on" in (out / "report.html").read_text()
     again = run("finetune", out, "--task", task, "--steps", 2, *_PIXELS, "--keep-head", "--out", tmp_path / "again")
     assert again.code == 0, again.err
+
+
+def test_how_it_was_asked_for_makes_no_other_study(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[TransferConfig] = []
+
+    def transfer(config: TransferConfig, progress: object, command: str) -> None:
+        asked.append(config)
+        raise InputError("enough")
+
+    monkeypatch.setattr(verbs, "transfer", transfer)
+    file = tmp_path / "study.yaml"
+    file.write_text("kept: [1.0, 0.5]\nbatch_size: 8\n", encoding="utf-8")
+    run("transfer", file)
+    run("transfer", "--batch-size", 8, "--kept", 1.0, 0.5, "--out", tmp_path / "elsewhere", "--json")
+    one, other = asked
+    assert identity(one) == identity(other)
+    assert identity(one) != identity(replace(one, batch_size=9))
+    assert pickle.loads(pickle.dumps(other)) == other  # to the processes that train
 
 
 def _split(task: Path, place: Path, change: Callable[[Path], None]) -> Path:
