@@ -55,11 +55,7 @@ def check_against_masked(
             with torch.inference_mode():
                 actual = _floats(pruned(example))
         except Exception as error:
-            raise ForwardError(
-                f"the pruned network does not run: in {stack[-1] or 'the network itself'}: {error}. Its forward relies "
-                "on a width that was pruned; leave the layers it names dense with --keep PATTERN.",
-                tuple(stack),
-            ) from error
+            raise ForwardError(tuple(stack), error) from error
     if averaged:
         return None
     found = _largest_error(actual, masked_outputs(dense, groups, example))
@@ -103,11 +99,20 @@ def masked_outputs(dense: nn.Module, groups: Sequence[GroupPlan], example: Tenso
 
 
 class ForwardError(PruningError):
-    """The pruned network's forward raised; ``stack`` holds the modules that were running, outermost first."""
+    """The pruned network's forward raised.
 
-    def __init__(self, message: str, stack: tuple[str, ...]) -> None:
-        super().__init__(message)
+    Attributes:
+        stack: The modules that were running, outermost first.
+        cause: What it raised, in a line; the exception's type where it says nothing.
+    """
+
+    def __init__(self, stack: tuple[str, ...], error: Exception) -> None:
         self.stack = stack
+        self.cause = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        super().__init__(
+            f"the pruned network does not run: in {stack[-1] or 'the network itself'}: {self.cause}. Its forward "
+            "relies on a width that was pruned; leave the layers it names dense with --keep PATTERN."
+        )
 
 
 def _untied(network: nn.Module) -> nn.Module:

@@ -176,10 +176,9 @@ def _without_inflexible(
     stiff = inflexible_groups(network, assessed.coupling, assessed.groups, pruned, error.stack)
     if not stiff:
         raise error
-    cause = str(error.__cause__).splitlines()[0][:200]
     reasons = list(assessed.reasons)
     for index in stiff:
-        reasons[index] = f"the forward of {error.stack[-1] or 'the network'} relies on this width: {cause}"
+        reasons[index] = f"the forward of {error.stack[-1] or 'the network'} relies on this width: {error.cause}"
     return replace(assessed, reasons=reasons)
 
 

@@ -407,6 +407,25 @@ def test_what_a_forward_relies_on_is_left_dense_and_the_plan_says_why() -> None:
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
+def test_a_forward_that_refuses_a_width_without_a_word() -> None:
+    class Terse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.a(x)
+            if y.shape[1] != 8:
+                raise ValueError
+            return y
+
+    rest = [nn.Conv2d(8, 6, 1), nn.Conv2d(6, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)]
+    pruned = prune(nn.Sequential(Terse(), *rest).eval(), SOURCE, PruneOptions(ratio=0.5, round_to=1))
+    plans = {group.name: group for group in pruned.plan.groups}
+    assert plans["0.a"].reason == "the forward of 0 relies on this width: ValueError"
+    assert plans["1"].kept_width == 3
+
+
 def test_a_wrong_coupling_is_caught(digits: nn.Module) -> None:
     pruned = prune(digits, DIGITS, PruneOptions(ratio=0.5))
     groups = list(pruned.plan.groups)
