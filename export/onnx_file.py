@@ -66,10 +66,29 @@ def write_onnx(network: nn.Module, shape: tuple[int, int, int], path: Path, meta
             f"torch exports {type(network).__name__} for a batch of {dimensions[0]} only: its forward turns the batch "
             "size into a number. Take it from the input's shape wherever it is needed, and as a torch size."
         )
+    _part_pads_from_pools(program.model.graph)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces with the paths of this machine
     program.model.metadata_props.update({f"pruneport.{key}": value for key, value in metadata.items()})
     program.save(str(path), external_data=size > _INLINE_LIMIT_BYTES)
+
+
+def _part_pads_from_pools(graph: Any) -> None:
+    """Put a reshape to the same shape, which costs nothing, between a padding and a maximum pooling.
+
+    ONNX Runtime makes one node of the two, whose padding never is the largest value, whatever it was: timm's BiT pads
+    with zeros, which are larger than what is negative.
+    """
+    from onnxscript import ir  # slow to import
+
+    for pool in list(graph.all_nodes()):
+        padding = pool.inputs[0].producer() if pool.op_type == "MaxPool" and pool.inputs[0] is not None else None
+        if padding is not None and padding.op_type == "Pad":
+            sizes = [0, 0] + [0] * len(pool.attributes["kernel_shape"].as_ints())  # 0: the size that is there
+            shape = ir.node("Constant", inputs=[], attributes={"value_ints": sizes})
+            same = ir.node("Reshape", inputs=[pool.inputs[0], shape.outputs[0]])
+            pool.graph.insert_before(pool, [shape, same])
+            pool.replace_input_with(0, same.outputs[0])
 
 
 class _PlainAttention(TorchFunctionMode):

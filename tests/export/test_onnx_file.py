@@ -141,3 +141,12 @@ def test_attention_with_a_mask_of_any_dimensions_is_exported(rank: int, tmp_path
         (outputs,) = open_cpu_session(path).run(None, {"input": inputs.numpy()})
         with torch.inference_mode():
             np.testing.assert_allclose(outputs, network(inputs).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_zeros_around_negative_values_are_the_largest(tmp_path: Path) -> None:
+    """ONNX Runtime moves a padding into the pooling after it, where it is never the largest."""
+    network, path = nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3, 2)).eval(), tmp_path / "model.onnx"
+    write_onnx(network, (2, 9, 9), path, {})
+    inputs = torch.randn(3, 2, 9, 9) - 3
+    (outputs,) = open_cpu_session(path).run(None, {"input": inputs.numpy()})
+    np.testing.assert_array_equal(outputs, network(inputs).numpy())
