@@ -166,15 +166,18 @@ def _l2(weight: Tensor) -> Tensor:
     return weight.square().sum(1, dtype=torch.float64)
 
 
-def _lamp(weight: Tensor) -> Tensor:
-    """Sum of w squared, divided by that of all channels of the layer that are at least as large (LAMP).
+def _lamp(task: _Task) -> list[Tensor]:
+    """The unit's sum of w squared, divided by that of all units of the group that are at least as large (LAMP).
 
-    Lee et al. 2021, arXiv 2010.07611, equation 5, with a channel in the place of a weight.
+    Lee et al. 2021, arXiv 2010.07611, equation 5, with a unit in the place of a weight and its group in that of a
+    layer: within a group the order is that of l2.
     """
-    squares = _l2(weight)
-    order = squares.argsort(descending=True, stable=True)
-    found = torch.empty_like(squares)
-    found[order] = squares[order] / squares[order].cumsum(0).clamp_min(1e-300)
+    found = []
+    for squares in _weights_only(_l2)(task):
+        order = squares.argsort(descending=True, stable=True)
+        scores = torch.empty_like(squares)
+        scores[order] = squares[order] / squares[order].cumsum(0).clamp_min(1e-300)
+        found.append(scores)
     return found
 
 
@@ -259,7 +262,7 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
     {
         "l1": Criterion(score=_weights_only(_l1)),
         "l2": Criterion(score=_weights_only(_l2)),
-        "lamp": Criterion(score=_weights_only(_lamp), comparable=True),
+        "lamp": Criterion(score=_lamp, comparable=True),
         "fpgm": Criterion(score=_weights_only(_fpgm)),
         "bn-scale": Criterion(score=_bn_scale, comparable=True),
         "synflow": Criterion(score=_synflow, comparable=True),

@@ -183,7 +183,8 @@ def test_lamp_by_hand() -> None:
     network = chain()
     first = network[0].weight.detach().flatten(1).double().square().sum(1)
     second = network[2].weight.detach().transpose(0, 1).flatten(1).double().square().sum(1)
-    wanted = torch.stack([sum(side[u] / side[side >= side[u]].sum() for side in (first, second)) / 2 for u in range(6)])
+    both = (first + second) / 2
+    wanted = torch.stack([unit / both[both >= unit].sum() for unit in both])
     _, found = scored(network, "lamp")
     np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-6)
 
