@@ -172,6 +172,7 @@ def prepare(todo: Preparation, options: StudyOptions, progress: Callable[[str], 
             scope=todo.scope,  # type: ignore[arg-type]
             recover=recovery,  # type: ignore[arg-type]
             calibration=options.calibration,
+            calibration_images=options.calibration_images,
             resize=options.resize,
             mean=options.mean,
             std=options.std,

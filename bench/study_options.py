@@ -40,6 +40,8 @@ class StudyOptions(PreparationOptions):
     """Kept widths are multiples of this."""
     calibration: Path | None = None
     """Unlabelled images to score and recover with; else synthetic ones, where the recovery needs any."""
+    calibration_images: int = 256
+    """At most this many of them; small inputs need more, since each gives fewer equations."""
     input_shape: tuple[int, int, int] | None = None
     """Input as C H W."""
     batch_size: int = 32

@@ -18,11 +18,13 @@ import pytest
 
 from pruneport.bench.executors import run_local
 from pruneport.bench.store import FILE, Finished, open_store
-from pruneport.bench.study import Trial, identity, trials
+from pruneport.bench.study import Trial, identity, preparations, prepare, trials
 from pruneport.bench.study_options import StudyOptions
 from pruneport.bench.transfer import run_study
 from pruneport.compress.train_state import Event
 from pruneport.errors import InputError, OutputError, StoreError
+from pruneport.export.bundle import open_bundle
+from pruneport.models.digits_tasks import write_digits_task
 
 _STUDY = StudyOptions(
     networks=("pruneport:digits_resnet@DEFAULT",),
@@ -169,6 +171,18 @@ def test_work_that_kills_every_worker_is_given_up() -> None:
     outcomes = {outcome.todo: outcome for outcome in run_local(_always_dies, ["good", "bad"], 1)}
     assert outcomes["good"].result == "good"
     assert outcomes["bad"].error == "its process was killed, three times over"
+
+
+def test_networks_are_pruned_with_as_many_images_as_were_asked_for(tmp_path: Path) -> None:
+    write_digits_task("parity", tmp_path / "images")
+    options = replace(
+        _STUDY, recipes=("l1/uniform/bn",), calibration=tmp_path / "images" / "train", calibration_images=20
+    )
+    pruned = preparations(options, tmp_path)[0]
+    prepare(pruned, options)
+    calibrated = open_bundle(pruned.bundle(0.5)).plan.calibration
+    assert calibrated is not None
+    assert calibrated.count == 20
 
 
 def test_a_store_of_another_study(tmp_path: Path) -> None:
