@@ -90,6 +90,10 @@ def check_study(options: StudyOptions) -> None:
         _check_recipe(recipe)
     if options.test_images is not None and options.test_images < 1:
         raise InputError(f"--test-images is {options.test_images}; expected at least 1.")
+    if options.calibration_images < 1:
+        raise InputError(f"--calibration-images is {options.calibration_images}; expected at least 1.")
+    if options.calibration is not None and not options.calibration.is_dir():
+        raise InputError(f"no calibration folder {options.calibration}; expected images, in folders or not.")
     if options.jobs is not None and options.jobs < 1:
         raise InputError(f"--jobs is {options.jobs}; expected at least 1.")
     check_training(_train_options(options, Path(), options.budgets[0]))

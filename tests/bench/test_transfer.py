@@ -256,6 +256,8 @@ def test_a_failed_trial_is_tried_again(tmp_path: Path) -> None:
         ({"budgets": (0.0,)}, "--budgets has 0"),
         ({"seeds": (1, 1)}, "--seeds names something twice"),
         ({"tasks": ("nowhere",)}, "no task folder nowhere"),
+        ({"calibration": Path("nowhere")}, "no calibration folder nowhere"),
+        ({"calibration_images": 0}, "--calibration-images is 0; expected at least 1"),
         ({"tasks": ("pruneport:digits-upside",)}, "there are pruneport:digits-parity"),
         ({"budgets": (1e3,)}, r"a step of 32 images costs .* more than the smallest budget, 1.00e\+03"),
         ({"networks": ("torchvision:resnet5O",)}, "torchvision:resnet5O cannot be prepared: .*did you mean"),
