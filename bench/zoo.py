@@ -94,7 +94,7 @@ def _rows(specs: Sequence[str], jobs: int, timeout: float, memory: float) -> Ite
 def _in_process(spec: str, timeout: float, memory: float, jobs: int) -> dict[str, Any]:
     """One network in a process of its own, forked from one that has imported everything and run nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pruneport.bench.zoo", "torchvision", "onnxscript", "torch.onnx.ops", "timm"])
+    context.set_forkserver_preload(["pruneport.bench.zoo", "onnxscript"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, spec, memory, max(1, available_cores() // jobs)))
     start = time.monotonic()

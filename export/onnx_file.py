@@ -84,7 +84,7 @@ def _part_pads_from_pools(graph: Any) -> None:
     for pool in list(graph.all_nodes()):
         padding = pool.inputs[0].producer() if pool.op_type == "MaxPool" and pool.inputs[0] is not None else None
         if padding is not None and padding.op_type == "Pad":
-            sizes = [0, 0] + [0] * len(pool.attributes["kernel_shape"].as_ints())  # 0: the size that is there
+            sizes = [0] * (2 + len(pool.attributes["kernel_shape"].as_ints()))  # 0: the size that is there
             shape = ir.node("Constant", inputs=[], attributes={"value_ints": sizes})
             same = ir.node("Reshape", inputs=[pool.inputs[0], shape.outputs[0]])
             pool.graph.insert_before(pool, [shape, same])

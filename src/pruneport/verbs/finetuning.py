@@ -46,15 +46,18 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
     factory = load_factory(config.factory) if config.factory else None
     state_file = config.out.absolute().with_name(f"{config.out.name}.training")
     settings = _settings(config)
-    progress(f"opening {config.source}")
-    network, plan = _open(config, factory)
-    progress(f"reading the images of {config.task}")
-    task = open_task(config.task, config, plan.source.input_shape)
+    network = None
     if state_file.exists():
         state = read_state(state_file)
         _check_same(state, settings, state_file)
         progress(f"going on at step {state.step} of {state_file}")
+        plan = state.plan
     else:
+        progress(f"opening {config.source}")
+        network, plan = _open(config, factory)
+    progress(f"reading the images of {config.task}")
+    task = open_task(config.task, config, plan.source.input_shape)
+    if network is not None:
         if plan.source.trained:  # else the seed stands for the weights themselves
             plan = replace(plan, source=replace(plan.source, seed=config.seed))
         network, plan = with_head(network, plan, task, config.keep_head)
