@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -265,5 +266,7 @@ def _task(name: str, options: StudyOptions, shape: tuple[int, int, int]) -> Task
 
 
 def names(items: Sequence[str]) -> dict[str, str]:
-    """Short names for networks and tasks, by what tells them apart."""
-    return {item: item.partition("=")[0].partition("@")[0].rstrip("/").rpartition("/")[2] for item in items}
+    """Short names for networks and tasks; whole ones where two would have the same."""
+    short = {item: item.partition("=")[0].partition("@")[0].rstrip("/").rpartition("/")[2] for item in items}
+    shared = Counter(short.values())
+    return {item: name if shared[name] == 1 else item for item, name in short.items()}

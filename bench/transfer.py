@@ -14,12 +14,14 @@ from pruneport.bench.study import (
     Trial,
     check_study,
     identity,
+    names,
     preparations,
     prepare,
     run_trial,
     trials,
 )
 from pruneport.bench.study_options import StudyOptions
+from pruneport.bench.time_left import work_left
 from pruneport.compress.training import training_flops
 from pruneport.errors import InputError
 from pruneport.export.bundle import open_bundle
@@ -80,26 +82,30 @@ def _check_budgets(options: StudyOptions, folder: Path) -> None:
 
 
 def _run(options: StudyOptions, folder: Path, missing: Sequence[Trial], store: Store, progress: Progress) -> None:
-    start, spent = time.monotonic(), 0.0
-    total = sum(trial.budget for trial in missing)
+    begun, busy = time.monotonic(), 0.0
+    finished = store.finished()
+    waiting = {trial.key: trial for trial in missing}
+    short = names([*options.networks, *options.tasks])
     work = functools.partial(run_trial, options=options, folder=(folder / "networks").absolute())
     for number, outcome in enumerate(_outcomes(options, work, missing), start=1):
         trial: Trial = outcome.todo
-        store.add(
-            Finished(
-                trial=trial,
-                events=tuple(outcome.result or ()),
-                wall_s=outcome.wall_s,
-                host=outcome.host,
-                error=outcome.error,
-            )
+        done = Finished(
+            trial=trial,
+            events=tuple(outcome.result or ()),
+            wall_s=outcome.wall_s,
+            host=outcome.host,
+            error=outcome.error,
         )
-        spent += trial.budget
-        left = (time.monotonic() - start) * (total - spent) / spent
+        store.add(done)
+        finished.append(done)
+        del waiting[trial.key]
+        busy += done.wall_s
+        at_once = busy / (time.monotonic() - begun) or 1.0
+        left = work_left(finished, list(waiting.values())) / at_once
         said = outcome.error or f"error {outcome.result[-1].error:.1%}"
         progress(
-            f"{number}/{len(missing)} {trial.task} at {trial.kept:g} with {trial.budget:.1e} FLOPs, seed {trial.seed}: "
-            f"{said}; about {left / 60:.0f} min left"
+            f"{number}/{len(missing)} {short[trial.network]} at {trial.kept:g} on {short[trial.task]} with "
+            f"{trial.budget:.1e} FLOPs, seed {trial.seed}: {said}; about {left / 60:.0f} min left"
         )
 
 
