@@ -80,7 +80,7 @@ def latency_plot(bench: Json) -> str:
             pruned_end = _draw_samples(axes, 1, entry["pruned"], limit, KEPT)
             axes.set_xlim(0, 1.04 * max(dense_end, pruned_end))
             axes.set_ylim(1.5, -0.5)
-            axes.set_yticks([0, 1], ["dense", "pruned"])
+            axes.set_yticks([0, 1], [_row_label(name, entry[name], limit) for name in ("dense", "pruned")])
             axes.set_title(f"batch {entry['batch']}", loc="left", fontsize=8.5, fontweight="bold")
             axes.set_title(_interval(entry["speedup"]), loc="right", fontsize=7.5)
             quiet(axes)
@@ -176,10 +176,13 @@ def _draw_samples(axes: Axes, row: int, timing: Json, limit: float, colour: str)
     axes.scatter(shown, spread, s=5, color=colour, alpha=0.6, linewidths=0, clip_on=False)
     axes.plot([p50, p90], [row, row], color=colour, linewidth=1.6, solid_capstyle="butt")
     axes.plot([p50, p50], [row - 0.36, row + 0.36], color=colour, linewidth=2, solid_capstyle="butt")
-    beyond = sum(sample > limit for sample in timing["samples_ms"])
-    hidden = f"; {beyond} beyond {milliseconds(limit)} ms not shown" if beyond else ""
-    write(axes, f"{milliseconds(p50)} ms{hidden}", 0, row, color=INK)
+    write(axes, f"{milliseconds(p50)} ms", 0, row, color=INK)
     return max([p50, p90, *shown])
+
+
+def _row_label(name: str, timing: Json, limit: float) -> str:
+    beyond = sum(sample > limit for sample in timing["samples_ms"])
+    return f"{name}\n{beyond} beyond {milliseconds(limit)} ms" if beyond else name
 
 
 def _thin(samples: Sequence[float]) -> list[float]:
