@@ -10,6 +10,11 @@ from typing import Any
 
 import pytest
 
+from pruneport.bench.store import Finished, open_store
+from pruneport.bench.study import Trial, identity
+from pruneport.bench.study_options import StudyOptions
+from pruneport.compress.train_state import Event
+
 _STUDIES = Path(__file__).resolve().parents[2] / "bench" / "studies"
 
 
@@ -36,3 +41,30 @@ def test_the_digits_study_and_its_report(run: Any, tmp_path: Path) -> None:
     advised = run("transfer", "--advise", "--budget", "1e10", "--task", "pruneport:digits-parity", "--out", out)
     assert advised.code == 0, advised.err
     assert "of the MACs" in advised.out
+
+
+def _finished(kept: float, budget: float, error: float) -> Finished:
+    scope, recipe = ("dense", "none") if kept == 1 else ("filters", "auto/auto/auto")
+    trial = Trial(network="net", task="birds", kept=kept, scope=scope, recipe=recipe, budget=budget, seed=0)
+    event = Event(step=1, flops=budget, error=error, loss=1.0, macs=10, seconds=1.0)
+    return Finished(trial=trial, events=(event,), wall_s=60.0, host="here")
+
+
+def test_a_study_that_has_not_ended_is_reported(run: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with open_store(out, identity(StudyOptions())) as store:  # held open, as by the study that runs
+        assert run("transfer", "--report", "--out", out).err.startswith("error: nothing of this study has run in")
+        for kept, error in ((1.0, 0.5), (0.5, 0.25)):
+            store.add(_finished(kept, 1e10, error))
+        done = run("transfer", "--report", "--out", out, "--json")
+        assert done.code == 0, done.err
+        grid = ("--networks", "net", "--tasks", "birds", "--kept", 1, 0.5, "--budgets", "1e10", "1e11", "--seeds", 0)
+        of_four = run("transfer", "--report", *grid, "--out", out, "--json")
+        other = run("transfer", "--report", *grid, "--seeds", 7, "--out", out)
+    summary = json.loads(done.out)
+    assert (summary["trials"]["done"], summary["trials"]["wanted"]) == (2, 2)
+    (network,) = summary["networks"]
+    assert {way["kept"]: way["points"][0]["error"] for way in network["stream"]} == {1.0: 0.5, 0.5: 0.25}
+    assert "50 %" in (out / "report.html").read_text()
+    assert (json.loads(of_four.out)["trials"]["done"], json.loads(of_four.out)["trials"]["wanted"]) == (2, 4)
+    assert other.code == 2

@@ -121,6 +121,8 @@ class TransferConfig(StudyOptions):
     """A .yaml file with any of the options below, as NAME: VALUE; flags go before it."""
     out: Path | None = None
     """Holds the store, the pruned networks and report.html; default: the study's name."""
+    report: bool = False
+    """Train nothing: write the report from what has run, also while the study runs."""
     advise: bool = False
     """Train nothing: say from the store what to keep at --budget."""
     budget: float | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from pruneport.bench.store import open_store
+from pruneport.bench.store import Finished, open_store
 from pruneport.bench.study import trials
 from pruneport.bench.study_options import StudyOptions
 from pruneport.bench.transfer import run_study
@@ -28,7 +28,7 @@ REPORT, SUMMARY = "report.html", "summary.json"
 
 
 def transfer(config: TransferConfig, progress: Progress = silent, command: str = "") -> TransferResult | AdviceResult:
-    """Run the trials that the store lacks, then summarise and report; or advise from what is there.
+    """Run the trials that the store lacks, then summarise and report; or report or advise from what is there.
 
     Raises:
         InputError: The study cannot be run or read; what is in the store stays.
@@ -46,12 +46,23 @@ def transfer(config: TransferConfig, progress: Progress = silent, command: str =
         raise InputError(
             f"--{', --'.join(given)} without --advise; a study takes lists: --budgets, --tasks, --networks."
         )
-    finished = run_study(config, folder, progress)
+    finished = _finished(config, folder) if config.report else run_study(config, folder, progress)
     progress("writing the report")
-    summary = summarise(finished, trials(config))
+    summary = summarise(finished, trials(config) or [item.trial for item in finished])
     write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     write_whole(folder / REPORT, render_transfer(summary, folder.resolve().name))
     return TransferResult(folder=folder, summary=summary)
+
+
+def _finished(config: TransferConfig, folder: Path) -> list[Finished]:
+    """What has run of the study; of whatever study it is, where none was given."""
+    with open_store(folder, None) as store:
+        found = store.finished()
+    asked = {trial.key for trial in trials(config)}
+    found = [item for item in found if not asked or item.trial.key in asked]
+    if not found:
+        raise InputError(f"nothing of this study has run in {folder}; run it without --report.")
+    return found
 
 
 def study_flags(file: Path) -> list[str]:
