@@ -95,9 +95,9 @@ def quiet(axes: Axes) -> None:
     axes.grid(axis="x")
 
 
-def write(axes: Axes, text: str, x: float, y: float, **style: Any) -> None:
+def write(axes: Axes, text: str, x: float, y: float, *, points_up: float = 0, **style: Any) -> None:
     """Write text a little to the right of a point."""
-    axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center_baseline", **style)
+    axes.annotate(text, (x, y), (4, points_up), textcoords="offset points", va="center_baseline", **style)
 
 
 def _restyle(key: str, value: str, prefix: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
@@ -17,6 +18,7 @@ Json = Mapping[str, Any]
 
 _COLUMNS = 2
 _ROW_INCHES = 2.4
+_APART = 1.2  # in FLOPs; trainings of one budget end within a step of it
 _STYLES = {"filters": "-", "channels": ":"}
 
 
@@ -48,6 +50,7 @@ def tasks_plot(network: Json) -> str:
         for axes, task in zip(panels, tasks, strict=True):
             _draw_curves(axes, [entry for entry in network["curves"] if entry["task"] == task])
             axes.set_title(task, loc="left", fontsize=8.5, fontweight="bold")
+        _name_axes(figure)
         return inline_svg(figure, "tasks", f"{network['name']}: error against the training budget, task by task")
 
 
@@ -61,11 +64,12 @@ def frontier_plot(network: Json) -> str:
             flops, errors = [point["flops"] for point in points], [point["error"] for point in points]
             axes.step(flops, errors, where="post", color=KEPT, linewidth=1.2)
             axes.scatter(flops, errors, s=8, color=KEPT)
-            for before, point in zip([None, *points], points, strict=False):
-                if before is None or before["kept"] != point["kept"]:
-                    write(axes, _share(point["kept"]), point["flops"], point["error"], size=6, color=INK)
+            for point, after in zip(points, [*points[1:], None], strict=True):
+                if after is None or after["flops"] > _APART * point["flops"]:  # else its label would be below the next
+                    write(axes, _share(point["kept"]), point["flops"], point["error"], points_up=5, size=6, color=INK)
             _scales(axes)
             axes.set_title(task, loc="left", fontsize=8.5, fontweight="bold")
+        _name_axes(figure)
         return inline_svg(figure, "frontier", f"{network['name']}: least error by training FLOPs, with the share kept")
 
 
@@ -73,6 +77,12 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     rows = -(-count // _COLUMNS)
     figure = Figure(figsize=(WIDTH_INCHES, _ROW_INCHES * rows), layout="constrained")
     return figure, [figure.add_subplot(rows, _COLUMNS, index + 1, facecolor="none") for index in range(count)]
+
+
+def _name_axes(figure: Figure) -> None:
+    size = rcParams["axes.labelsize"]
+    figure.supxlabel("training FLOPs", size=size, color=rcParams["axes.labelcolor"])
+    figure.supylabel("error", size=size, color=rcParams["axes.labelcolor"])
 
 
 def _draw_curves(axes: Axes, entries: Sequence[Json]) -> None:

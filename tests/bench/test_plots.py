@@ -11,6 +11,7 @@ import matplotlib
 import pytest
 
 from pruneport.bench.plots import check_plot, groups_plot, latency_plot, sensitivity_plot
+from pruneport.bench.transfer_plots import frontier_plot
 from pruneport.errors import OutputError
 
 _DATA = Path(__file__).parents[1] / "data"
@@ -195,3 +196,12 @@ def test_a_sensitivity_plot_that_cannot_be_written_is_refused_before_measuring(t
         check_plot(tmp_path / "curves.jpg")
     with pytest.raises(OutputError, match=r"there is no folder .*gone; make it first"):
         check_plot(tmp_path / "gone" / "curves.svg")
+
+
+def test_the_frontier_names_the_share_that_a_budget_reaches() -> None:
+    reached = ((4.7e11, 0.6, 0.75), (4.9e11, 0.5, 0.35), (1.6e12, 0.4, 0.5))  # the first two are of one budget
+    points = [{"flops": flops, "error": error, "kept": kept} for flops, error, kept in reached]
+    texts = _texts(frontier_plot({"name": "net", "tasks": ["birds"], "frontier": {"birds": points}}))
+    assert {"35%", "50%"} <= set(texts)
+    assert "75%" not in texts
+    assert {"training FLOPs", "error"} <= set(texts)
