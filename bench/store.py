@@ -72,8 +72,9 @@ class Store:
                 f"{self._path} cannot be written ({error}); what was there is kept. Make room and run the study again."
             ) from error
 
-    def finished(self) -> list[Finished]:
-        """Every trial in the store, in the order in which they ended."""
+    def finished(self, asked: Sequence[Trial] = ()) -> list[Finished]:
+        """The trials that were asked for, or all where none were, in the order in which they ended."""
+        keys = {trial.key for trial in asked}
         events: dict[int, list[Event]] = {}
         fields = ("step", "flops", "error", "loss", "macs", "seconds")
         for row, *values in self._connection.execute(f"SELECT trial, {', '.join(fields)} FROM events ORDER BY step"):
@@ -89,6 +90,7 @@ class Store:
             for row, trial, host, wall_s, error in self._connection.execute(
                 "SELECT id, trial, host, wall_s, error FROM trials ORDER BY id"
             )
+            if not keys or trial in keys
         ]
 
     def missing(self, trials: Sequence[Trial]) -> list[Trial]:

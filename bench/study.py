@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pruneport.bench.study_options import StudyOptions
+from pruneport.compress.calibration import check_count
 from pruneport.compress.compressing import compress_to
 from pruneport.compress.options import CompressOptions, CriterionName, RankingName, RecoverName, TrainOptions
 from pruneport.compress.starting import dense_plan, with_head
@@ -76,7 +77,7 @@ def check_study(options: StudyOptions) -> None:
 
     Raises:
         InputError: Something is missing or out of range.
-        ImageFolderError: A task cannot be used.
+        ImageFolderError: A task cannot be used, or no calibration images are asked for.
     """
     for name in _AXES:
         if not getattr(options, name):
@@ -91,8 +92,7 @@ def check_study(options: StudyOptions) -> None:
         _check_recipe(recipe)
     if options.test_images is not None and options.test_images < 1:
         raise InputError(f"--test-images is {options.test_images}; expected at least 1.")
-    if options.calibration_images < 1:
-        raise InputError(f"--calibration-images is {options.calibration_images}; expected at least 1.")
+    check_count(options.calibration_images)
     if options.calibration is not None and not options.calibration.is_dir():
         raise InputError(f"no calibration folder {options.calibration}; expected images, in folders or not.")
     if options.jobs is not None and options.jobs < 1:

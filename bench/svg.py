@@ -44,6 +44,7 @@ _STYLE: Any = {  # matplotlib's type for it lists every key
     "font.size": 7.5,
     "text.color": INK,
     "axes.labelcolor": MUTED,
+    "figure.labelsize": "medium",  # as the axes' labels
     "axes.edgecolor": GRID,
     "xtick.color": GRID,
     "xtick.labelcolor": MUTED,

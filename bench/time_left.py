@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from scipy.optimize import nnls
@@ -13,7 +13,7 @@ from pruneport.bench.study import Trial
 __all__ = ["work_left"]
 
 
-def work_left(finished: Sequence[Finished], missing: Sequence[Trial]) -> float:
+def work_left(finished: Sequence[Finished], missing: Collection[Trial]) -> float:
     """Seconds that one worker needs for the missing trials.
 
     A trial takes a start, and a time by its FLOPs: both are fitted by non-negative least squares, for each network and

@@ -53,8 +53,7 @@ def run_study(options: StudyOptions, folder: Path, progress: Progress = lambda m
             _prepare(options, folder, missing, progress)
             _check_budgets(options, folder)
             _run(options, folder, missing, store, progress)
-        asked = {trial.key for trial in wanted}
-        return [done for done in store.finished() if done.trial.key in asked]
+        return store.finished(wanted)
 
 
 def _prepare(options: StudyOptions, folder: Path, missing: Sequence[Trial], progress: Progress) -> None:
@@ -84,7 +83,7 @@ def _check_budgets(options: StudyOptions, folder: Path) -> None:
 def _run(options: StudyOptions, folder: Path, missing: Sequence[Trial], store: Store, progress: Progress) -> None:
     begun, busy = time.monotonic(), 0.0
     finished = store.finished()
-    waiting = {trial.key: trial for trial in missing}
+    waiting = set(missing)
     short = names([*options.networks, *options.tasks])
     work = functools.partial(run_trial, options=options, folder=(folder / "networks").absolute())
     for number, outcome in enumerate(_outcomes(options, work, missing), start=1):
@@ -98,10 +97,10 @@ def _run(options: StudyOptions, folder: Path, missing: Sequence[Trial], store: S
         )
         store.add(done)
         finished.append(done)
-        del waiting[trial.key]
+        waiting.remove(trial)
         busy += done.wall_s
         at_once = busy / (time.monotonic() - begun) or 1.0
-        left = work_left(finished, list(waiting.values())) / at_once
+        left = work_left(finished, waiting) / at_once
         said = outcome.error or f"error {outcome.result[-1].error:.1%}"
         progress(
             f"{number}/{len(missing)} {short[trial.network]} at {trial.kept:g} on {short[trial.task]} with "

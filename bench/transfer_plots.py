@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from pruneport.bench.svg import DENSE, INK, KEPT, WIDTH_INCHES, inline_svg, quiet, styled, write
+from pruneport.bench.svg import DENSE, INK, KEPT, MUTED, WIDTH_INCHES, inline_svg, quiet, styled, write
 
 __all__ = ["frontier_plot", "stream_plot", "tasks_plot"]
 
@@ -80,9 +79,8 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _name_axes(figure: Figure) -> None:
-    size = rcParams["axes.labelsize"]
-    figure.supxlabel("training FLOPs", size=size, color=rcParams["axes.labelcolor"])
-    figure.supylabel("error", size=size, color=rcParams["axes.labelcolor"])
+    figure.supxlabel("training FLOPs", color=MUTED)
+    figure.supylabel("error", color=MUTED)
 
 
 def _draw_curves(axes: Axes, entries: Sequence[Json]) -> None:

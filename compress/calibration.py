@@ -14,7 +14,7 @@ from pruneport.errors import ImageFolderError
 from pruneport.models.images import open_images
 from pruneport.models.options import ImageOptions
 
-__all__ = ["BATCH", "Batches", "Calibration", "held", "open_calibration"]
+__all__ = ["BATCH", "Batches", "Calibration", "check_count", "held", "open_calibration"]
 
 BATCH = 32
 Batches = Sequence[Callable[[], Tensor]]
@@ -38,6 +38,12 @@ class Calibration:
     record: Calibrated
 
 
+def check_count(count: int) -> None:
+    """Raise an ``ImageFolderError`` where so many calibration images cannot be used."""
+    if count < 1:
+        raise ImageFolderError(f"--calibration-images is {count}; expected at least 1.")
+
+
 def open_calibration(options: CalibrationOptions, shape: tuple[int, int, int]) -> Calibration | None:
     """List the calibration images and decode each once, so that a corrupt one is met before any work.
 
@@ -48,8 +54,7 @@ def open_calibration(options: CalibrationOptions, shape: tuple[int, int, int]) -
         ImageFolderError: No such folder, no images in it, one that cannot be read, or they cannot be inputs of
             this shape.
     """
-    if options.calibration_images < 1:
-        raise ImageFolderError(f"--calibration-images is {options.calibration_images}; expected at least 1.")
+    check_count(options.calibration_images)
     images = open_images(
         ImageOptions(
             images=options.calibration,

@@ -57,9 +57,7 @@ def transfer(config: TransferConfig, progress: Progress = silent, command: str =
 def _finished(config: TransferConfig, folder: Path) -> list[Finished]:
     """What has run of the study; of whatever study it is, where none was given."""
     with open_store(folder, None) as store:
-        found = store.finished()
-    asked = {trial.key for trial in trials(config)}
-    found = [item for item in found if not asked or item.trial.key in asked]
+        found = store.finished(trials(config))
     if not found:
         raise InputError(f"nothing of this study has run in {folder}; run it without --report.")
     return found
