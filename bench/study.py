@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pruneport.bench.study_options import StudyOptions
+from pruneport.compress.allocation import check_round_to
 from pruneport.compress.calibration import check_count
 from pruneport.compress.compressing import compress_to
 from pruneport.compress.options import CompressOptions, CriterionName, RankingName, RecoverName, TrainOptions
@@ -51,7 +52,7 @@ class Preparation:
         """Where the network with this share lies."""
         name = re.sub(r"[^A-Za-z0-9]+", "-", self.network.partition("=")[0].rpartition("/")[2])
         digest = hashlib.sha256(f"{self.network} {self.scope} {self.recipe}".encode()).hexdigest()[:8]
-        return self.folder / (f"{name}-{digest}-{kept:g}" if kept < 1 else f"{name}-dense")
+        return self.folder / f"{name}-{digest}-{kept:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +94,13 @@ def check_study(options: StudyOptions) -> None:
     if options.test_images is not None and options.test_images < 1:
         raise InputError(f"--test-images is {options.test_images}; expected at least 1.")
     check_count(options.calibration_images)
+    check_round_to(options.round_to)
     if options.calibration is not None and not options.calibration.is_dir():
         raise InputError(f"no calibration folder {options.calibration}; expected images, in folders or not.")
     if options.jobs is not None and options.jobs < 1:
         raise InputError(f"--jobs is {options.jobs}; expected at least 1.")
+    if not options.memory > 0:
+        raise InputError(f"--memory is {options.memory:g}; expected GiB above 0, such as 3.")
     check_training(_train_options(options, Path(), options.budgets[0]))
     for task in options.tasks:
         if task.startswith(_DIGITS):

@@ -175,6 +175,8 @@ def advise(finished: Sequence[Finished], budget: float, task: str | None, networ
                 "extrapolated": not min(p.budget for p in points) <= budget <= max(p.budget for p in points),
             }
         )
+    if not answers:
+        raise InputError(f"only the dense network has results for {names([chosen])[chosen]}: let the study run on.")
     best = min(answers, key=lambda answer: min(answer["predicted"].values()))
     return {"budget": budget, "network": chosen, "task": only, "advice": best, "others": answers}
 

@@ -45,6 +45,12 @@ class Allocation:
     note: str | None
 
 
+def check_round_to(round_to: int) -> None:
+    """Raise a ``TargetError`` where widths cannot be multiples of it."""
+    if round_to < 1:
+        raise TargetError(f"--round-to is {round_to}; expected a whole number of at least 1, such as 8.")
+
+
 def target_of(options: PruneOptions) -> tuple[str, float]:
     """Return the one target that was given, as its name and value.
 
@@ -60,8 +66,7 @@ def target_of(options: PruneOptions) -> tuple[str, float]:
     if not 0 < value < 1:
         hint = f" Did you mean {value / 100:g}?" if 1 < value < 100 else ""
         raise TargetError(f"--{name} is {value:g}; expected a {meaning} between 0 and 1, such as 0.5.{hint}")
-    if options.round_to < 1:
-        raise TargetError(f"--round-to is {options.round_to}; expected a whole number of at least 1, such as 8.")
+    check_round_to(options.round_to)
     if not 0 < options.max_pruning_ratio < 1:
         raise TargetError(f"--max-pruning-ratio is {options.max_pruning_ratio:g}; expected a share between 0 and 1.")
     return name, value

@@ -27,7 +27,7 @@ with warnings.catch_warnings():  # fvcore decorates with torch.jit.script, which
     warnings.simplefilter("ignore", FutureWarning)
     from fvcore.nn import FlopCountAnalysis
 
-__all__ = ["Cost", "CostModel", "Quadratic", "count_cost", "count_macs_by_module"]
+__all__ = ["Cost", "CostModel", "Quadratic", "count_cost", "count_macs_by_module", "run_once"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -41,6 +41,22 @@ def count_cost(network: nn.Module, shape: tuple[int, int, int]) -> Cost:
     return Cost(macs=count_macs_by_module(network, shape)[""], params=_params(network))
 
 
+def run_once(network: nn.Module, shape: tuple[int, int, int]) -> Any:
+    """What the network returns for one empty image.
+
+    Raises:
+        ModelError: It refuses an input of this shape.
+    """
+    try:
+        with torch.no_grad():  # not inference_mode: some keep tensors of their first pass, which autograd reads
+            return network(torch.zeros(1, *shape))
+    except Exception as error:
+        raise ModelError(
+            f"the network refuses an input of shape {(1, *shape)}: {error}. Give the shape it was made for with "
+            "--input-shape C H W."
+        ) from error
+
+
 def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
     """Multiply-accumulates of one image by module name; "" is the whole network.
 
@@ -49,24 +65,14 @@ def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dic
     Raises:
         ModelError: The network refuses an input of this shape, or cannot be traced.
     """
-    example = torch.zeros(1, *shape)
-    try:
-        with (
-            torch.no_grad()
-        ):  # not inference_mode: some networks keep tensors of their first pass, which autograd reads
-            network(example)
-    except Exception as error:
-        raise ModelError(
-            f"the network refuses an input of shape {(1, *shape)}: {error}. Give the shape it was made for with "
-            "--input-shape C H W."
-        ) from error
+    run_once(network, shape)
     logger = logging.getLogger("fvcore.nn.jit_analysis")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with hooks_restored(network), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            analysis = FlopCountAnalysis(network, example)
+            analysis = FlopCountAnalysis(network, torch.zeros(1, *shape))
             analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
             return {name: int(count) for name, count in analysis.by_module().items()}
     except Exception as error:

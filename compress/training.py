@@ -72,7 +72,11 @@ def check_training(options: TrainOptions) -> None:
     lengths = [name for name in ("epochs", "steps", "budget") if getattr(options, name) is not None]
     if len(lengths) > 1:
         raise InputError(f"--{' and --'.join(lengths)} were given; the training's length comes from one of them.")
-    at_least = {"epochs": 0, "steps": 1, "budget": 0, "evaluations": 0, "save_every": 0, "workers": 0, "distill": 0}
+    for name in ("epochs", "budget"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"--{name} is {value:g}; expected a number above 0.")
+    at_least = {"steps": 1, "evaluations": 0, "save_every": 0, "workers": 0, "distill": 0}
     at_least |= {"devices": 1, "cuts": 1, "weight_decay": 0, "learning_rate": 0, "head_rate": 0}
     for name, least in at_least.items():
         value = getattr(options, name)
@@ -85,10 +89,11 @@ def check_training(options: TrainOptions) -> None:
             f"--batch-size is {options.batch_size} on {options.devices} device(s); expected at least 2 on each, "
             "since BatchNorm needs two."
         )
-    if options.accelerator == "cuda" and torch.cuda.device_count() < options.devices:
+    gpus = torch.cuda.device_count()
+    if (options.accelerator == "cuda" or (options.accelerator == "auto" and gpus)) and gpus < options.devices:
         raise InputError(
-            f"--accelerator cuda --devices {options.devices}: torch sees {torch.cuda.device_count()} GPU(s). Use "
-            "--accelerator cpu, or a torch build and driver that see the GPU."
+            f"--accelerator {options.accelerator} --devices {options.devices}: torch sees {gpus} GPU(s). Use fewer, "
+            "--accelerator cpu, or a torch build and driver that see them."
         )
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "Accuracy",
     "Parity",
     "Tolerance",
+    "check_classes",
     "check_images",
     "check_seeded",
     "open_cpu_session",
@@ -91,6 +92,19 @@ def check_seeded(
     return results
 
 
+def check_classes(images: ImageSet, shape: tuple[int, ...]) -> None:
+    """Check that labels can be compared with a network's first output, whose shape (B, ...) is given.
+
+    Raises:
+        ImageFolderError: The folder's classes are not the network's.
+    """
+    if images.labels is not None and (len(shape) != 2 or shape[1] != len(images.classes)):
+        raise ImageFolderError(
+            f"{images.folder} has {len(images.classes)} class folders; the network's output has shape {shape[1:]}. "
+            "Use the folder it was trained for, or a flat one without labels."
+        )
+
+
 def check_images(
     images: ImageSet, dense: nn.Module | None, pruned: nn.Module, pruned_session: Any
 ) -> tuple[Parity, Accuracy | None]:
@@ -106,13 +120,8 @@ def check_images(
         torch_outputs, onnx_outputs = _run_torch(pruned, inputs), _run_onnx(pruned_session, inputs)
         theirs.append(torch_outputs[0])
         ours.append(onnx_outputs[0])
+        check_classes(images, torch_outputs[0].shape)
         if labels is not None:
-            classes = torch_outputs[0].shape[-1]
-            if torch_outputs[0].ndim != 2 or classes != len(images.classes):
-                raise ImageFolderError(
-                    f"{images.folder} has {len(images.classes)} class folders; the network's output has shape "
-                    f"{torch_outputs[0].shape[1:]}. Use the folder it was trained for, or a flat one without labels."
-                )
             dense_outputs = _run_torch(dense, inputs) if dense is not None else torch_outputs
             for column, outputs in enumerate((dense_outputs[0], torch_outputs[0], onnx_outputs[0])):
                 right[column] += (outputs.argmax(1) == labels.numpy()).sum()

@@ -39,8 +39,8 @@ def rebuild(bundle: Bundle, factory: Factory | None = None, *, trust_source: boo
     source = bundle.plan.source
     if factory is None and source.library is None and not trust_source:
         raise BundleError(
-            f"{bundle.folder} was made from {source.spec}; building it runs that code. If you trust it, pass "
-            "factory= (--factory on the command line), or trust_source=True (--trust-source)."
+            f"{bundle.folder} was made from {source.spec}; building it runs that code. If you trust it, give "
+            f"--factory {source.spec} (in Python: factory=, or trust_source=True)."
         )
     try:
         return rebuild_network(bundle.plan, load((bundle.folder / WEIGHTS).read_bytes()), factory)

@@ -72,6 +72,17 @@ class ImageSet:
                 found[row] = str(error)
         return found
 
+    def check_readable(self) -> None:
+        """Decode every image once.
+
+        Raises:
+            ImageFolderError: Names the first three that cannot be decoded, and how many more there are.
+        """
+        if unreadable := self.unreadable():
+            shown = list(unreadable.values())
+            more = f" And {len(shown) - 3} more." if len(shown) > 3 else ""
+            raise ImageFolderError(" ".join(shown[:3]) + more)
+
     def part(self, rows: Sequence[int]) -> ImageSet:
         """The images at the given rows."""
         labels = None if self.labels is None else tuple(self.labels[row] for row in rows)

@@ -51,7 +51,8 @@ def library_input_shape(source: Source, network: nn.Module) -> tuple[int, int, i
             return (3, 224, 224)
         from torchvision import models
 
-        side = models.get_model_weights(source.spec.partition(":")[2])[source.weights].transforms.keywords
+        transforms = models.get_model_weights(source.spec.partition(":")[2])[source.weights].transforms
+        side = getattr(transforms, "keywords", {})  # a detector's resize inside the network
         return (3, int(side.get("crop_size", 224)), int(side.get("crop_size", 224)))
     return None
 

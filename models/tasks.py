@@ -84,10 +84,7 @@ def _split(folder: Path, options: PreparationOptions, shape: tuple[int, int, int
     empty = [name for index, name in enumerate(found.classes) if index not in set(found.labels)]
     if empty:
         raise ImageFolderError(f"{folder}: no images of {', '.join(empty)}; add some, or remove the folder.")
-    if unreadable := found.unreadable():
-        shown = list(unreadable.values())
-        more = f" And {len(shown) - 3} more." if len(shown) > 3 else ""
-        raise ImageFolderError(" ".join(shown[:3]) + more)
+    found.check_readable()
     return found
 
 

@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from pruneport import verbs
-from pruneport.errors import CheckFailed, PruneportError
+from pruneport.errors import CheckFailed, InputError, PruneportError
 
 __all__ = ["main"]
 
@@ -88,7 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _with_study(arguments: list[str]) -> list[str]:
     """Put the options of a study's file before the flags, which then have the last word."""
-    if arguments[0] != "transfer" or len(arguments) < 2 or not arguments[1].endswith((".yaml", ".yml")):
+    if arguments[0] != "transfer":
+        return arguments
+    if late := next((word for word in arguments[2:] if word.endswith((".yaml", ".yml"))), None):
+        raise InputError(f"the study comes first: pruneport transfer {late}, then the flags.")
+    if len(arguments) < 2 or arguments[1].startswith("-"):
         return arguments
     from pathlib import Path
 

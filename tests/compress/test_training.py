@@ -303,6 +303,8 @@ def test_states_are_read_back_or_refused(tmp_path: Path) -> None:
         ({"learning_rate": -0.1}, "--learning-rate is -0.1"),
         ({"batch_size": 1}, "--batch-size is 1"),
         ({"steps": 0}, "--steps is 0"),
+        ({"epochs": 0.0}, "--epochs is 0; expected a number above 0"),
+        ({"budget": 0.0}, "--budget is 0; expected a number above 0"),
         ({"budget": float("nan")}, "--budget is nan"),
         ({"accelerator": "cuda", "devices": 99}, "--accelerator cuda --devices 99"),
     ],

@@ -118,7 +118,7 @@ class TransferConfig(StudyOptions):
     """
 
     study: tyro.conf.Positional[Path | None] = None
-    """A .yaml file with any of the options below, as NAME: VALUE; flags go before it."""
+    """A .yaml file with any of the options below, as NAME: VALUE. It comes first; flags after it have the last word."""
     out: Path | None = None
     """Holds the store, the pruned networks and report.html; default: the study's name."""
     report: bool = False

@@ -61,6 +61,7 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
         if plan.source.trained:  # else the seed stands for the weights themselves
             plan = replace(plan, source=replace(plan.source, seed=config.seed))
         network, plan = with_head(network, plan, task, config.keep_head)
+        _check_above(plan, config)
         state_file.parent.mkdir(parents=True, exist_ok=True)
         write_state(state_file, TrainState(plan=plan, weights=dict(network.state_dict()), config=settings))
     job = Job(
@@ -120,6 +121,16 @@ def _check_schedule(config: FinetuneConfig) -> None:
             )
     elif target_of(config)[0] != "flops":
         raise TargetError("--schedule counts compute: give --flops in place of --params or --ratio.")
+
+
+def _check_above(plan: Plan, config: FinetuneConfig) -> None:
+    """The schedule can only remove."""
+    kept = plan.pruned.macs / plan.dense.macs
+    if config.schedule != "none" and config.flops is not None and kept <= config.flops:
+        raise TargetError(
+            f"--flops is {config.flops:g} of the dense network, and {config.source} with the new head keeps {kept:.3g} "
+            "of it already; give a smaller --flops, or leave out --schedule and --flops."
+        )
 
 
 def _settings(config: FinetuneConfig) -> dict[str, Any]:

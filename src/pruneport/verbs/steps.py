@@ -14,8 +14,9 @@ from torch import nn
 from pruneport.bench.latency import check_required, measure
 from pruneport.bench.plots import check_plot, sensitivity_plot
 from pruneport.bench.report import render_report
-from pruneport.compress.allocation import target_of
+from pruneport.compress.allocation import check_round_to, target_of
 from pruneport.compress.compressing import calibration_inputs, compress_network
+from pruneport.compress.cost import run_once
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan
 from pruneport.compress.prune import Pruned, describe_groups
@@ -37,10 +38,12 @@ from pruneport.export.bundle import (
 from pruneport.export.card import model_card
 from pruneport.export.onnx_file import write_onnx
 from pruneport.export.options import ParityOptions
+from pruneport.export.parity import check_classes
 from pruneport.export.verify import Check, open_parity_images, require_parity, verify_files
 from pruneport.export.weights import rebuild, write_network
 from pruneport.models.factories import load_factory
 from pruneport.models.record import Factory
+from pruneport.models.outputs import tensor_leaves
 from pruneport.models.source import build_dense, open_source
 from pruneport.verbs.configs import (
     BenchConfig,
@@ -82,6 +85,7 @@ def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult
         InputError: The source, its weights or the input shape cannot be used, or it cannot be traced; nothing is
             written.
     """
+    check_round_to(config.round_to)
     if config.sensitivity:
         check_plot(config.plot)
     progress(f"building {config.source}")
@@ -194,7 +198,10 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     progress(f"building {config.source}")
     dense, source = open_source(config)
     if isinstance(config, ParityOptions):
-        open_parity_images(config, source.input_shape)
+        images = open_parity_images(config, source.input_shape)
+        if images is not None:
+            images.check_readable()
+            check_classes(images, tuple(tensor_leaves(run_once(dense, source.input_shape))[0].shape))
     return dense, compress_network(dense, source, config, progress)
 
 
