@@ -42,8 +42,8 @@ from pruneport.export.parity import check_classes
 from pruneport.export.verify import Check, open_parity_images, require_parity, verify_files
 from pruneport.export.weights import rebuild, write_network
 from pruneport.models.factories import load_factory
-from pruneport.models.record import Factory
 from pruneport.models.outputs import tensor_leaves
+from pruneport.models.record import Factory
 from pruneport.models.source import build_dense, open_source
 from pruneport.verbs.configs import (
     BenchConfig,
