@@ -137,11 +137,17 @@ def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> d
 
 
 def restore_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, momenta: Mapping[str, Tensor]) -> None:
-    """Give the optimizer the state that ``optimizer_tensors`` returned."""
+    """Give the optimizer the state that ``optimizer_tensors`` returned.
+
+    Momenta are laid out in memory as their parameters are: torch's fused steps walk through both without a look at
+    their strides.
+    """
     parameters = dict(network.named_parameters())
     for key, value in momenta.items():
         quantity, _, name = key.partition("/")
-        optimizer.state[parameters[name]][quantity] = value
+        parameter = parameters[name]
+        counts = quantity == "step"  # kept on the CPU, whatever the parameter's device
+        optimizer.state[parameter][quantity] = value if counts else torch.empty_like(parameter).copy_(value)
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

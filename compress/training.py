@@ -191,12 +191,7 @@ class _Training:
         self._network = network.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(network, self._options, self._heads, self._fabric.device)
         self._model, self._wrapped = self._fabric.setup(self._network.train(), optimizer)
-        device = self._fabric.device
-        restore_optimizer(
-            self._network,
-            optimizer,
-            {name: value if name.startswith("step/") else value.to(device) for name, value in momenta.items()},
-        )
+        restore_optimizer(self._network, optimizer, momenta)
         self._optimizer = optimizer
 
     def _share(self, ahead: float = 0) -> float:

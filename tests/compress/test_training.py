@@ -135,6 +135,24 @@ def test_a_killed_run_goes_on_bit_for_bit(job: Callable[..., Job], tmp_path: Pat
     assert [replace(event, seconds=0) for event in resumed.events] == [replace(e, seconds=0) for e in whole.events]
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_an_interrupted_run_goes_on_bit_for_bit(optimizer: str, job: Callable[..., Job]) -> None:
+    options = {"steps": 12, "save_every": 0.0, "evaluations": 3, "optimizer": optimizer}
+    whole = train(job("whole", **options))
+    interrupted = job("interrupted", **options)
+
+    def stop(message: str) -> None:
+        if message == "step 8: measuring accuracy":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(interrupted, stop)
+    assert read_state(interrupted.state).step == 7
+    resumed = train(interrupted)
+    assert all(torch.equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
+    assert all(torch.equal(resumed.momenta[name], whole.momenta[name]) for name in whole.momenta)
+
+
 def test_the_schedule_reaches_its_target(job: Callable[..., Job]) -> None:
     state = train(job(steps=60, schedule="loss", cuts=3, pruning=PruneOptions(flops=0.5, round_to=2), evaluations=6))
     assert state.cuts == 3
