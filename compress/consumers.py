@@ -3,12 +3,12 @@
 A consumer computes ``weight.T @ x``. With the covariance of x on calibration inputs, removing some of its inputs
 and changing the other weights as well as can be changes its output by a known amount: the quadratic form of
 optimal brain surgery (Hassibi & Stork 1992), whose Hessian is that covariance. A change of the mean is made up by
-the bias, so only the covariance counts.
+the bias, or the norm behind, so only the covariance counts; where there is neither, the second moment does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from pruneport.compress.calibration import Batches
 from pruneport.compress.equations import Equations, patch_rows
 from pruneport.compress.groups import Group
-from pruneport.compress.hooks import calls_recorded, hooks_restored
-from pruneport.compress.layers import norm_after, weight_by_channel
+from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
+from pruneport.compress.layers import weight_by_channel
 from pruneport.compress.record import Member
 from pruneport.compress.replay import Replay, Stopped, find_cuts
 
@@ -42,7 +42,8 @@ class Consumer:
             not plain (see ``is_plain``): (channels, 1), the root of each channel's sum of squares.
         covariance: Of the inputs, with a ridge: (inputs, inputs), zero between channel groups of a convolution;
             only the diagonal (inputs,) where the layer is not plain, so that nothing can make up for a lost input.
-        mean: Of the inputs, (inputs,).
+            About zero where the layer has nothing to make up for a change of the mean.
+        mean: Of the inputs, (inputs,); zero where the covariance is about zero.
         importance: (outputs,): what a squared error of each output weighs. With a BatchNorm behind, its squared
             gain; else one over the mean variance of the outputs.
     """
@@ -95,7 +96,7 @@ def visit_consumers(
         The group's index, its consumers, and a replay of the network from just before the first of them.
     """
     example = batches[0]()[:2]
-    with calls_recorded(network) as calls, torch.inference_mode():
+    with calls_recorded(network) as calls, norms_recorded(network) as norms, torch.no_grad():
         network(example)
     place = {name: index for index, name in reversed(list(enumerate(calls)))}
     readers = {index: [m for m in groups[index].members if m.axis == "in" and m.module in place] for index in wanted}
@@ -104,7 +105,7 @@ def visit_consumers(
         for index in order:
             if readers[index]:
                 replay.advance(min((m.module for m in readers[index]), key=lambda name: place[name]))
-            yield index, _collect(replay, readers[index], calls), replay
+            yield index, _collect(replay, readers[index], calls, norms), replay
 
 
 def is_plain(layer: nn.Module) -> bool:
@@ -168,7 +169,9 @@ class _Inputs:
         return (self.sums[1] / self.sums[2] - mean.square()).clamp_min(0), mean
 
 
-def _collect(replay: Replay, readers: Sequence[Member], calls: Sequence[str]) -> list[Consumer]:
+def _collect(
+    replay: Replay, readers: Sequence[Member], calls: Sequence[str], norms: Mapping[str, Any]
+) -> list[Consumer]:
     network = replay.network
     watched = {m.module: _Inputs(network.get_submodule(m.module), m.size, len(replay)) for m in readers}
     order = [name for name in calls if name in watched]
@@ -179,14 +182,14 @@ def _collect(replay: Replay, readers: Sequence[Member], calls: Sequence[str]) ->
             network.get_submodule(order[-1]).register_forward_hook(_stop)
         for _ in replay.passes() if watched else ():
             pass
-    return [_consumer(network, member, watched[member.module]) for member in readers]
+    return [_consumer(network, member, watched[member.module], norms.get(member.module)) for member in readers]
 
 
 def _stop(layer: nn.Module, arguments: Any, output: Any) -> None:
     raise Stopped
 
 
-def _consumer(network: nn.Module, member: Member, inputs: _Inputs) -> Consumer:
+def _consumer(network: nn.Module, member: Member, inputs: _Inputs, norm: Any) -> Consumer:
     covariance, mean = inputs.moments()
     positions = torch.from_numpy(member.positions)
     if inputs.plain:
@@ -195,6 +198,8 @@ def _consumer(network: nn.Module, member: Member, inputs: _Inputs) -> Consumer:
         columns = (positions[:, :, None] * kernel + torch.arange(kernel)).flatten(1)
         covariance = covariance * _same_channel_group(inputs.layer, kernel)
         variance = ((covariance @ weight) * weight).sum(0)
+        if inputs.layer.bias is None and norm is None:
+            covariance, mean = covariance + _same_channel_group(inputs.layer, kernel) * mean.outer(mean), mean * 0
         covariance.diagonal().add_(_RIDGE * covariance.diagonal().mean().clamp_min(1e-12))
     else:
         by_channel = weight_by_channel(network, member.module, "in")
@@ -208,12 +213,11 @@ def _consumer(network: nn.Module, member: Member, inputs: _Inputs) -> Consumer:
         weight=weight,
         covariance=covariance,
         mean=mean,
-        importance=_importance(network, member.module, variance, inputs.plain),
+        importance=_importance(norm if inputs.plain else None, variance),
     )
 
 
-def _importance(network: nn.Module, name: str, variance: Tensor, plain: bool) -> Tensor:
-    norm = norm_after(network, name) if plain else None
+def _importance(norm: Any, variance: Tensor) -> Tensor:
     if norm is None:
         return torch.full_like(variance, 1 / float(variance.mean().clamp_min(1e-12)))
     gain: Tensor = norm.weight.detach().double().square() / (norm.running_var.double() + norm.eps)

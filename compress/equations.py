@@ -32,23 +32,24 @@ class Equations:
         self._target_sum += targets.sum(0, dtype=torch.float64)
         self.rows += len(inputs)
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Covariance (inputs, inputs) and mean (inputs,) of the inputs, float64."""
-        mean = self._input_sum / self.rows
+    def moments(self, centred: bool = True) -> tuple[Tensor, Tensor]:
+        """Covariance (inputs, inputs) and mean (inputs,) of the inputs, float64; about zero where not ``centred``."""
+        mean = self._input_sum / self.rows * centred
         return (self._gram / self.rows).addr_(mean, mean, alpha=-1), mean
 
-    def solve(self, start: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    def solve(self, start: Tensor, ridge: float, centred: bool = True) -> tuple[Tensor, Tensor]:
         """Minimise the mean squared error plus ``ridge`` times the distance to ``start``.
 
         Args:
             start: Weights (inputs, outputs) to stay near to where the data say little.
             ridge: Relative to the mean variance of an input.
+            centred: Whether there is an intercept; else it is zero, and the weights alone are fitted.
 
         Returns:
             Weight (inputs, outputs) and intercept (outputs,), float64.
         """
-        gram, mean_in = self.moments()
-        mean_out = self._target_sum / self.rows
+        gram, mean_in = self.moments(centred)
+        mean_out = self._target_sum / self.rows * centred
         cross = (self._cross / self.rows).addr_(mean_in, mean_out, alpha=-1)
         strength = ridge * gram.diagonal().mean().clamp_min(1e-12)
         gram.diagonal().add_(strength)

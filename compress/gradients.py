@@ -42,7 +42,7 @@ def labels_for(network: nn.Module, calibration: Calibration, wanted: str) -> lis
             "--calibration-labels folder needs FOLDER/CLASS/IMAGE; this folder has no class folders. "
             "Use --calibration-labels predicted."
         )
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode, whose tensors no loss can be differentiated with
         if calibration.labels is None or wanted == "predicted":
             return [_logits(network, load()).argmax(1) for load in calibration.batches]
         outputs = _logits(network, calibration.batches[0]()).shape[1]

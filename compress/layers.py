@@ -20,7 +20,6 @@ __all__ = [
     "bare_tensor",
     "block_count",
     "narrow",
-    "norm_after",
     "parts_by_name",
     "removed_whole",
     "silence",
@@ -171,19 +170,6 @@ def block_count(layer: nn.Module | Tensor, axis: str) -> int:
     if isinstance(layer, nn.GroupNorm):
         return layer.num_groups
     return 1
-
-
-def norm_after(network: nn.Module, name: str) -> Any:
-    """The BatchNorm with statistics that is defined right behind the layer and has its width, or None."""
-    owner, _, own = name.rpartition(".")
-    siblings = list(network.get_submodule(owner).named_children())
-    index = next(number for number, (key, _) in enumerate(siblings) if key == own)
-    following = siblings[index + 1][1] if index + 1 < len(siblings) else None
-    layer = network.get_submodule(name)
-    width = getattr(layer, "out_channels", getattr(layer, "out_features", None))
-    if isinstance(following, _BatchNorm) and following.num_features == width:
-        return following if following.affine and following.running_mean is not None else None
-    return None
 
 
 def _handler(layer: nn.Module | Tensor) -> _Handler:

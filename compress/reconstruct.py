@@ -19,8 +19,7 @@ from torch.overrides import TorchFunctionMode
 from pruneport.compress.calibration import Batches
 from pruneport.compress.consumers import is_plain, rows_of
 from pruneport.compress.equations import Equations
-from pruneport.compress.hooks import calls_recorded
-from pruneport.compress.layers import norm_after
+from pruneport.compress.hooks import calls_recorded, norms_recorded
 from pruneport.compress.replay import Replay, Stopped, find_cuts
 from pruneport.errors import ImageFolderError
 
@@ -81,7 +80,7 @@ def reconstruct(
     """
     wanted = set(solvable_layers(pruned, kept))
     example = batches[0]()[:2]
-    with calls_recorded(pruned) as order, torch.inference_mode():
+    with calls_recorded(pruned) as order, norms_recorded(pruned) as norms, torch.no_grad():
         pruned(example)
     first = next((index for index, name in enumerate(order) if "in" in kept.get(name, {})), len(order))
     layers = [name for name in order[first:] if name in wanted and order.count(name) == 1]
@@ -92,14 +91,15 @@ def reconstruct(
             progress(f"solving layer {number} of {len(layers)}: {name}")
             ours.advance(name)
             theirs.advance(name)
-            if _solve(ours, theirs, name, kept.get(name, {}).get("out"), ridge, strict):
+            if _solve(ours, theirs, name, norms.get(name), kept.get(name, {}).get("out"), ridge, strict):
                 solved.append(name)
     return solved
 
 
-def _solve(ours: Replay, theirs: Replay, name: str, kept: Sequence[int] | None, ridge: float, strict: bool) -> bool:
+def _solve(
+    ours: Replay, theirs: Replay, name: str, norm: Any, kept: Sequence[int] | None, ridge: float, strict: bool
+) -> bool:
     layer: Any = ours.network.get_submodule(name)
-    norm = norm_after(ours.network, name)
     start = layer.weight.detach().flatten(1).T
     equations = Equations(*start.shape)
     generator = torch.Generator().manual_seed(0)
@@ -124,7 +124,7 @@ def _solve(ours: Replay, theirs: Replay, name: str, kept: Sequence[int] | None, 
             f"{images} calibration images are too few to solve {name}: they give {equations.rows} equations for "
             f"{unknowns} unknowns. Give at least {needed} images, or choose --recover bn."
         )
-    weight, intercept = equations.solve(start, ridge)
+    weight, intercept = equations.solve(start, ridge, centred=layer.bias is not None or norm is not None)
     layer.weight.data = weight.T.reshape(layer.weight.shape).to(layer.weight.dtype)
     if layer.bias is not None:
         layer.bias.data = intercept.to(layer.bias.dtype)

@@ -333,6 +333,15 @@ def test_labels_come_from_the_folder_or_from_the_network() -> None:
         labels_for(network, calibration(classes=4), "auto")
 
 
+@pytest.mark.parametrize("criterion", ["taylor", "snip", "grasp", "fisher"])
+def test_images_without_labels_are_enough_for_a_loss(criterion: str) -> None:
+    plain, network = calibration(labelled=False), chain()
+    own = tuple(network(load()).argmax(1).detach() for load in plain.batches)
+    labelled = Calibration(batches=plain.batches, labels=own, classes=5, record=plain.record)
+    _, found = scored(network, criterion, plain)
+    np.testing.assert_allclose(found, scored(network, criterion, labelled)[1], rtol=1e-6)
+
+
 def test_gradients_that_overflow_are_named() -> None:
     network = chain()
     network[0].weight.data *= 1e30

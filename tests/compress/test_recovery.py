@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pruneport.compress.calibration import Batches
 from pruneport.compress.equations import Equations, patch_rows
+from pruneport.compress.layers import narrow
 from pruneport.compress.options import PruneOptions, RecoveryOptions
 from pruneport.compress.plan import positions_kept
 from pruneport.compress.prune import Pruned, prune
@@ -195,8 +196,6 @@ def test_removed_channels_that_were_copies_are_recovered_exactly() -> None:
         block.conv1.weight[0::2] *= 1.0
     pruned = copy.deepcopy(dense)
     keep = list(range(0, 64, 2))
-    from pruneport.compress.layers import narrow
-
     kept = {"blocks.2.conv1": {"out": keep}, "blocks.2.norm1": {"channels": keep}, "blocks.2.conv2": {"in": keep}}
     for name, axes in kept.items():
         narrow(pruned, name, axes)
@@ -251,6 +250,23 @@ def test_the_sum_with_the_shortcut_is_fitted_and_not_the_branch() -> None:
     least = float(np.square(rows @ best - target).mean())
     reached = float((got - wanted).double().square().mean())
     assert reached <= least * 1.01
+
+
+def test_a_layer_with_nothing_for_an_intercept_is_fitted_by_its_weights_alone() -> None:
+    """As a DenseNet's last convolution of a layer: no bias, and what comes behind reads others too."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        dense = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 1, bias=False), nn.Sigmoid()).eval()
+    pruned, keep, inputs = copy.deepcopy(dense), [0, 1, 2, 4, 7], images(64)
+    narrow(pruned, "0", {"out": keep})
+    narrow(pruned, "2", {"in": keep})
+    kept = {"0": {"out": keep}, "2": {"in": keep}}
+    assert reconstruct(dense, pruned, kept, batches_of(inputs, 32), ridge=1e-9) == ["2"]
+    with torch.inference_mode():
+        rows = pruned[:2](inputs).transpose(0, 1).flatten(1).T.double().numpy()
+        targets = dense[:3](inputs).transpose(0, 1).flatten(1).T.double().numpy()
+    fitted = np.linalg.lstsq(rows, targets, rcond=None)[0]
+    np.testing.assert_allclose(pruned[2].weight.detach().flatten(1).T.numpy(), fitted, atol=1e-4)
 
 
 def test_too_few_images_are_named() -> None:

@@ -14,6 +14,7 @@ from pruneport.compress.calibration import Batches, Calibration, held
 from pruneport.compress.consumers import Consumer, visit_consumers
 from pruneport.compress.cost import CostModel, count_macs_by_module
 from pruneport.compress.groups import Group, find_groups
+from pruneport.compress.hooks import norms_recorded
 from pruneport.compress.layers import narrow
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import assess, prune
@@ -102,6 +103,46 @@ def test_a_norm_behind_weighs_the_outputs_by_its_squared_gain() -> None:
     norm = network[3]  # type: ignore[index]
     wanted = norm.weight.detach().double().square() / (norm.running_var.double() + norm.eps)
     torch.testing.assert_close(consumer.importance, wanted)
+
+
+class _ConvolutionsFirst(nn.Module):
+    """Defines its norms apart from the layers that they follow, and one of them behind an activation in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = (nn.Conv2d(width, 8, 3, bias=False) for width in (3, 8, 8))
+        self.relu = nn.ReLU(inplace=True)
+        self.norm3, self.norm1, self.norm2 = (nn.BatchNorm2d(8) for _ in range(3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.relu(self.norm1(self.conv1(inputs)))
+        hidden = self.relu(self.norm2(self.conv2(hidden)))
+        return self.norm3(self.relu(self.conv3(hidden)))
+
+
+def test_the_norm_behind_a_layer_is_the_one_that_reads_it_wherever_it_is_defined() -> None:
+    network = seeded(_ConvolutionsFirst)
+    with norms_recorded(network) as norms, torch.no_grad():
+        network(images(2))
+    assert norms == {"conv1": network.norm1, "conv2": network.norm2}
+
+
+def test_a_layer_without_a_bias_is_fitted_without_an_intercept() -> None:
+    network = seeded(lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 1, bias=False)))
+    inputs = images()
+    _, (consumer,) = consumers_of(network, "0", inputs)
+    with torch.inference_mode():
+        hidden = network[1](network[0](inputs))  # type: ignore[index]
+    rows = hidden.transpose(0, 1).flatten(1).T.double().numpy()
+    weight = network[2].weight.detach().flatten(1).T.double().numpy()  # type: ignore[index]
+    left = [0, 2, 3, 5, 7]
+    targets = rows @ weight
+    fitted = np.linalg.lstsq(rows[:, left], targets, rcond=None)[0]
+    found = consumer.compensated([1, 4, 6])
+    np.testing.assert_allclose(found[left].numpy(), fitted, atol=0.02 * np.abs(fitted).max())
+    wanted = np.square(rows[:, left] @ fitted - targets).mean(0).sum() / targets.var(0).mean()
+    assert consumer.error(found) == pytest.approx(wanted, rel=0.05)
+    assert not consumer.mean.any()
 
 
 def test_a_layer_that_cannot_be_solved_counts_what_it_loses() -> None:
