@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from pruneport.models.outputs import tensor_leaves
 
 __all__ = ["calls_recorded", "hooks_restored", "norms_recorded", "running"]
+
+_TAKE_A_SHAPE = {Tensor.reshape_as, Tensor.view_as, Tensor.expand_as}  # of their second tensor, not its values
 
 
 @contextmanager
@@ -44,42 +49,62 @@ def calls_recorded(network: nn.Module) -> Iterator[list[str]]:
 
 @contextmanager
 def norms_recorded(network: nn.Module) -> Iterator[dict[str, Any]]:
-    """Yield a dictionary that fills with the BatchNorm, with statistics, right behind each convolution or linear layer.
+    """Yield a dictionary that holds, at the end, the BatchNorm behind each convolution or linear layer, by its name.
 
-    Left out are layers and norms that run more than once, since they have no one partner. Run the network without
-    inference mode, whose tensors do not tell when something in place came between.
+    It has statistics, the layer's width, and is the only reader of the layer's output, reshaped or as it is; both run
+    once. Run the network without inference mode, whose tensors do not tell when something in place came between.
     """
-    found: dict[str, Any] = {}
-    made: dict[int, tuple[str, weakref.ref[Tensor], int]] = {}
-    seen: set[nn.Module] = set()
+    made: dict[str, tuple[Tensor, int]] = {}
+    norms: dict[str, Any] = {}
+    calls: Counter[nn.Module] = Counter()
+    reads = _Reads()
 
     def remember(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-            if layer in seen:
-                found.pop(name, None)
-            else:
-                made[id(output)] = (name, weakref.ref(output), output._version)
-            seen.add(layer)
+            calls[layer] += 1
+            made[name] = (output, output._version)
+            reads.count[_place(output)] = 0
 
         return hook
 
     def read(norm: Any, inputs: tuple[Tensor, ...]) -> None:
-        if norm in seen:
-            for other in [key for key, value in found.items() if value is norm]:
-                del found[other]
-        elif id(inputs[0]) in made and norm.affine and norm.running_mean is not None:
-            name, output, version = made[id(inputs[0])]
-            if output() is inputs[0] and inputs[0]._version == version:
-                found[name] = norm
-        seen.add(norm)
+        calls[norm] += 1
+        name = next((name for name, (output, _) in made.items() if _place(output) == _place(inputs[0])), None)
+        if name is not None and norm.affine and norm.running_mean is not None:
+            norms[name] = norm
 
-    with hooks_restored(network):
+    found: dict[str, Any] = {}
+    with hooks_restored(network), reads:
         for name, module in network.named_modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.register_forward_pre_hook(read)
             elif isinstance(module, nn.Conv2d | nn.Linear):
                 module.register_forward_hook(remember(name))
         yield found
+    for name, norm in norms.items():
+        layer, (output, version) = network.get_submodule(name), made[name]
+        once = calls[layer] == calls[norm] == reads.count[_place(output)] == 1
+        if once and output._version == version and norm.num_features == len(layer.weight):  # type: ignore[arg-type]
+            found[name] = norm
+
+
+class _Reads(TorchFunctionMode):
+    """Counts, by the memory that a tensor lies in, the functions that make something new of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[int] = Counter()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if own := {_place(leaf) for leaf in tensor_leaves(result)}:
+            values = args[:1] if function in _TAKE_A_SHAPE else [args, kwargs]
+            self.count.update({_place(leaf) for leaf in tensor_leaves(values)} - own)
+        return result
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 @contextmanager

@@ -105,26 +105,31 @@ def test_a_norm_behind_weighs_the_outputs_by_its_squared_gain() -> None:
     torch.testing.assert_close(consumer.importance, wanted)
 
 
-class _ConvolutionsFirst(nn.Module):
-    """Defines its norms apart from the layers that they follow, and one of them behind an activation in place."""
+class _Norms(nn.Module):
+    """Norms defined apart from the layers they follow; behind an activation in place, a shortcut, a reshape."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.conv2, self.conv3 = (nn.Conv2d(width, 8, 3, bias=False) for width in (3, 8, 8))
         self.relu = nn.ReLU(inplace=True)
-        self.norm3, self.norm1, self.norm2 = (nn.BatchNorm2d(8) for _ in range(3))
+        self.conv4, self.linear = nn.Conv2d(8, 8, 1, bias=False), nn.Linear(4, 8, bias=False)
+        self.norm4, self.norm3, self.norm1, self.norm2 = (nn.BatchNorm2d(8) for _ in range(4))
+        self.norm5 = nn.BatchNorm1d(8)
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = self.relu(self.norm1(self.conv1(inputs)))
         hidden = self.relu(self.norm2(self.conv2(hidden)))
-        return self.norm3(self.relu(self.conv3(hidden)))
+        hidden = self.conv4(self.norm3(self.relu(self.conv3(hidden))))
+        hidden = self.norm4(hidden) + hidden
+        rows = self.linear(hidden.flatten(2))
+        return self.norm5(rows.flatten(0, 1)).reshape_as(rows)
 
 
 def test_the_norm_behind_a_layer_is_the_one_that_reads_it_wherever_it_is_defined() -> None:
-    network = seeded(_ConvolutionsFirst)
+    network = seeded(_Norms)
     with norms_recorded(network) as norms, torch.no_grad():
         network(images(2))
-    assert norms == {"conv1": network.norm1, "conv2": network.norm2}
+    assert norms == {"conv1": network.norm1, "conv2": network.norm2, "linear": network.norm5}
 
 
 def test_a_layer_without_a_bias_is_fitted_without_an_intercept() -> None:
