@@ -24,7 +24,7 @@ from pruneport.compress.layers import weight_by_channel
 from pruneport.compress.record import Member
 from pruneport.compress.replay import Replay, Stopped, find_cuts
 
-__all__ = ["Consumer", "by_place", "is_plain", "rows_of", "visit_consumers"]
+__all__ = ["Consumer", "by_place", "is_plain", "rows_of", "unseen", "visit_consumers"]
 
 _MOST_UNKNOWNS = 8192  # a covariance of 0.5 GB
 _ROWS = 100_000
@@ -93,19 +93,38 @@ def visit_consumers(
         batches: Inputs (B, C, H, W).
 
     Yields:
-        The group's index, its consumers, and a replay of the network from just before the first of them.
+        The group's index, its consumers, as far as they are seen to run, and a replay of the network from before the
+        first of them; where removal is ``unseen`` by them, from before the group is made.
     """
     example = batches[0]()[:2]
     with calls_recorded(network) as calls, norms_recorded(network) as norms, torch.no_grad():
         network(example)
     place = {name: index for index, name in reversed(list(enumerate(calls)))}
     readers = {index: [m for m in groups[index].members if m.axis == "in" and m.module in place] for index in wanted}
-    order = sorted(wanted, key=lambda i: min((place[m.module] for m in readers[i]), default=0))
+
+    def when(member: Member) -> int:
+        name = member.module
+        while name not in place:  # a parameter, or a layer whose weights another module takes
+            name = name.rpartition(".")[0]
+        return place[name]
+
+    first = {
+        index: min(groups[index].members if unseen(groups[index], found) else found, key=when)
+        for index, found in readers.items()
+    }
     with Replay(network, find_cuts(network, example), batches) as replay:
-        for index in order:
-            if readers[index]:
-                replay.advance(min((m.module for m in readers[index]), key=lambda name: place[name]))
+        for index in sorted(wanted, key=lambda i: when(first[i])):
+            replay.advance(first[index].module)
             yield index, _collect(replay, readers[index], calls, norms), replay
+
+
+def unseen(group: Group, consumers: Sequence[Any]) -> bool:
+    """Whether removing units does what the group's consumers do not see.
+
+    None of them runs as a module (``nn.MultiheadAttention`` takes its projection's weights), or there is none (queries
+    and keys end in a product), or some layer makes several channels of a unit (a query, a key and a value, say).
+    """
+    return not consumers or any(m.axis in ("out", "channels") and m.positions.shape[1] > 1 for m in group.members)
 
 
 def is_plain(layer: nn.Module) -> bool:

@@ -18,7 +18,7 @@ from pruneport.compress.groups import Group
 from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.reduction import reduce_group
-from pruneport.compress.surgeon import removal_errors
+from pruneport.compress.surgeon import unit_errors, weight_shares
 from pruneport.compress.widths import Scores
 from pruneport.errors import ImageFolderError, PruningError
 
@@ -208,7 +208,10 @@ def _bn_scale(task: _Task) -> list[Tensor]:
 
 
 def _activation(task: _Task) -> list[Tensor]:
-    """Mean |activation| of the unit where its consumers read it (Molchanov et al. 2017, arXiv 1611.06440)."""
+    """Mean |activation| of the unit where its consumers read it (Molchanov et al. 2017, arXiv 1611.06440).
+
+    Where none is seen to (see ``weight_shares``), its weights decide.
+    """
     found = []
     sums: dict[str, Tensor] = {}
 
@@ -225,7 +228,7 @@ def _activation(task: _Task) -> list[Tensor]:
             task.network(load())
     for group in task.groups:
         rows = [sums[m.module][m.positions].mean(1) for m in group.members if m.axis == "in" and m.module in sums]
-        found.append(torch.stack(rows).mean(0) if rows else torch.zeros(group.width, dtype=torch.float64))
+        found.append(torch.stack(rows).mean(0) if rows else weight_shares(task.network, group))
     return found
 
 
@@ -236,7 +239,7 @@ def _block_hessian(task: _Task) -> list[Tensor]:
     visits = visit_consumers(task.network, task.groups, everything, task.inputs.batches)
     for number, (index, consumers, _) in enumerate(visits, start=1):
         task.progress(f"scoring group {number} of {len(task.groups)}: {task.groups[index].name}")
-        found[index] = removal_errors(consumers, task.groups[index].width)
+        found[index] = unit_errors(task.network, task.groups[index], consumers)
     return [found[index] for index in everything]
 
 

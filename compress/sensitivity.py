@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor, nn
 
 from pruneport.compress.calibration import Batches
-from pruneport.compress.consumers import Consumer, visit_consumers
+from pruneport.compress.consumers import Consumer, unseen, visit_consumers
 from pruneport.compress.groups import Group
 from pruneport.compress.hooks import hooks_restored
+from pruneport.compress.layers import parts_by_name, silence
+from pruneport.compress.plan import positions_kept
+from pruneport.compress.record import Member
 from pruneport.compress.replay import Replay
-from pruneport.compress.surgeon import removal_errors
+from pruneport.compress.surgeon import unit_errors, weight_shares
 from pruneport.compress.widths import Scores, choose_units
 from pruneport.models.outputs import tensor_leaves
 
@@ -35,7 +39,7 @@ class Curve:
     Attributes:
         widths: Units kept, descending from the dense width, (points,).
         local_error: Weighted squared error of the consumers' outputs once their weights have made up for the
-            removal, (points,); the block-Hessian form of ``Consumer``.
+            removal, (points,); the block-Hessian form of ``Consumer``, or ``weight_shares`` where none is seen.
         output_error: Mean squared difference of the network's outputs over the variance of the dense ones, with
             that group removed and its consumers solved anew, (points,).
     """
@@ -70,7 +74,7 @@ def measure_sensitivity(
     """Remove more and more of each group alone, let its consumers make up for it, and compare the outputs.
 
     Args:
-        network: The dense network; its weights are as before at the end.
+        network: The dense network; it is only read and copied.
         groups: Its groups.
         widths: For each group the widths it may have, ascending; None where it stays dense.
         batches: Inputs (B, C, H, W).
@@ -80,6 +84,7 @@ def measure_sensitivity(
     Returns:
         The scores, and a curve for every group that may be pruned.
     """
+    network = copy.deepcopy(network)
     found = [np.ones(group.width) for group in groups] if scores is None else list(scores)
     curves: list[Curve | None] = [None] * len(groups)
     wanted = [index for index, options in enumerate(widths) if options is not None]
@@ -91,7 +96,8 @@ def measure_sensitivity(
         assert options is not None
         progress(f"measuring group {number} of {len(wanted)}: {group.name}")
         if scores is None:
-            found[index] = removal_errors(consumers, group.width).numpy()
+            found[index] = unit_errors(network, group, consumers).numpy()
+        shares = weight_shares(network, group)
         smaller = options[options < group.width][::-1]
         points = smaller[np.unique(np.linspace(0, len(smaller) - 1, _LEVELS).round().astype(int))]
         local, output = [0.0], [0.0]
@@ -99,8 +105,10 @@ def measure_sensitivity(
             kept = choose_units(group, found[index], int(width))
             removed = np.setdiff1d(np.arange(group.width), kept).tolist()
             weights = [consumer.compensated(removed) for consumer in consumers]
-            local.append(sum(consumer.error(weight) for consumer, weight in zip(consumers, weights, strict=True)))
-            with _removed(network, consumers, weights, removed):
+            errors = [consumer.error(weight) for consumer, weight in zip(consumers, weights, strict=True)]
+            local.append(sum(errors) if consumers else float(shares[removed].sum()))
+            members = group.members if unseen(group, consumers) else ()
+            with _removed(network, consumers, weights, removed), _silenced(network, members, kept):
                 output.append(relative_error(dense, _outputs(replay)))
         curves[index] = Curve(
             widths=np.array([group.width, *points], dtype=np.float64),
@@ -140,6 +148,29 @@ def _removed(
     finally:
         for layer, weight in before:
             layer.weight.data = weight
+
+
+@contextmanager
+def _silenced(network: nn.Module, members: Sequence[Member], kept: Sequence[int]) -> Iterator[None]:
+    """The network with zeros in the weights and biases that make the units that are not kept."""
+    axes = positions_kept([(member, kept) for member in members if member.axis != "in"])
+    for name in axes:
+        silence(network, name, {})  # makes a computed weight a plain one, which can be put back
+    parts = parts_by_name(network)
+    tensors = [
+        tensor
+        for part in map(parts.__getitem__, axes)
+        for tensor in ([part] if isinstance(part, Tensor) else part.parameters(recurse=False))
+    ]
+    before = [tensor.detach().clone() for tensor in tensors]
+    with torch.no_grad():
+        for name, positions in axes.items():
+            silence(network, name, positions)
+        try:
+            yield
+        finally:
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
 
 
 def _as_weight(dense: Tensor, layer: Any) -> Tensor:

@@ -10,13 +10,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruneport.compress.consumers import Consumer
+from pruneport.compress.groups import Group
+from pruneport.compress.reduction import reduce_group
 
-__all__ = ["removal_errors"]
+__all__ = ["removal_errors", "unit_errors", "weight_shares"]
 
 _STEPS = 128  # wide groups lose several units a step
+
+
+def unit_errors(network: nn.Module, group: Group, consumers: Sequence[Consumer]) -> Tensor:
+    """Score the units of a group by when they go: by ``removal_errors``, or by their weights if no consumer is seen.
+
+    Returns:
+        (width,) float64: what is lost once the unit is gone with all that went before it.
+    """
+    if consumers:
+        return removal_errors(consumers, group.width)
+    shares = weight_shares(network, group)
+    order = shares.argsort(stable=True)
+    errors = torch.empty_like(shares)
+    errors[order] = shares[order].cumsum(0)
+    return errors
+
+
+def weight_shares(network: nn.Module, group: Group) -> Tensor:
+    """What each unit is taken to weigh where no layer is seen to read the group: its share of the squared weights.
+
+    We define: times the channels that the group has in the layer where it has fewest, since the ``removal_errors`` of
+    a whole group come to about one an output.
+
+    Returns:
+        (width,) float64.
+    """
+    squares = reduce_group(network, group, lambda weight: weight.square().sum(1, dtype=torch.float64))
+    if squares is None or not squares.any():
+        squares = torch.ones(group.width, dtype=torch.float64)
+    return squares / squares.sum() * min(member.positions.size for member in group.members)
 
 
 def removal_errors(consumers: Sequence[Consumer], width: int) -> Tensor:

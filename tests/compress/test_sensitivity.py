@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from pruneport.compress.calibration import Batches, Calibration, held
@@ -202,6 +203,94 @@ def test_the_output_error_is_that_of_the_network_really_pruned() -> None:
         theirs, ours = network(inputs).double(), pruned(inputs).double()
     error = float((ours - theirs).square().mean() / theirs.var(correction=0))
     assert curve.output_error[1] == pytest.approx(error, rel=0.1)  # the ridge is all that differs
+
+
+class _Attention(nn.Module):
+    """One attention of two heads on 16 tokens; its queries, keys and values from one layer or from three."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 2, 2)
+        self.layers = nn.ModuleList([nn.Linear(16, 48)] if fused else [nn.Linear(16, 16) for _ in range(3)])
+        self.proj = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.stem(images).flatten(2).transpose(1, 2)
+        made = torch.cat([layer(tokens) for layer in self.layers], dim=2)
+        queries, keys, values = (part.unflatten(2, (2, 8)).transpose(1, 2) for part in made.chunk(3, dim=2))
+        mixed = (queries @ keys.transpose(2, 3) / 8**0.5).softmax(-1) @ values
+        return self.head((tokens + self.proj(mixed.transpose(1, 2).flatten(2))).mean(1))
+
+
+def _seeded_attention(build: Callable[[], nn.Module]) -> nn.Module:
+    network = seeded(build)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for parameter in network.parameters():
+            parameter.data.normal_(0, 0.4)
+    return network
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_what_an_attention_loses_is_more_than_its_projection_sees(fused: bool) -> None:
+    """Queries, keys and values are zeroed by hand, and the projection is fitted by numpy."""
+    network, inputs = _seeded_attention(lambda: _Attention(fused)), images(96)
+    before = copy.deepcopy(network.state_dict())
+    groups = find_groups(network, inputs[:1])
+    index = next(number for number, group in enumerate(groups) if group.name == "layers.0")
+    widths = [np.array([3.0, 8.0]) if number == index else None for number in range(len(groups))]
+    scores, curves = measure_sensitivity(network, groups, widths, held([inputs]), None)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    curve = curves[index]
+    assert curve is not None
+    assert curve.local_error[1] > 0
+
+    kept = choose_units(groups[index], scores[index], 3)
+    lost = [head * 8 + unit for head in range(2) for unit in range(8) if unit not in kept]
+    pruned = copy.deepcopy(network)
+    seen: list[Tensor] = []
+    handle = network.proj.register_forward_pre_hook(lambda layer, arguments: seen.append(arguments[0]))
+    with torch.inference_mode():
+        theirs = network(inputs).double()
+    handle.remove()
+    with torch.no_grad():
+        for layer in pruned.layers:
+            every = [part + row for part in range(0, len(layer.weight), 16) for row in lost]
+            layer.weight[every], layer.bias[every] = 0, 0
+        read = seen[0].flatten(0, 1).double().numpy()
+        left = [row for row in range(16) if row not in lost]
+        wanted = read @ network.proj.weight.detach().double().numpy().T
+        fitted = np.linalg.lstsq(read[:, left] - read[:, left].mean(0), wanted - wanted.mean(0), rcond=None)[0]
+        pruned.proj.weight[:, left] = torch.from_numpy(fitted.T).float()
+        pruned.proj.bias += torch.from_numpy(wanted.mean(0) - read[:, left].mean(0) @ fitted).float()
+        error = float((pruned(inputs).double() - theirs).square().mean() / theirs.var(correction=0))
+    assert curve.output_error[1] == pytest.approx(error, rel=0.01)
+
+
+def test_an_attention_that_takes_its_projections_weights_is_not_free_to_prune() -> None:
+    """torch's attention never calls its projection, which so is no consumer that anything could be measured on."""
+    network = _seeded_attention(lambda: torchvision.models.VisionTransformer(32, 8, 2, 4, 32, 64, num_classes=7))
+    inputs = images(32, (3, 32, 32))
+    given = Calibration(batches=held([inputs]), record=Calibrated(inputs="images", count=32))
+    options = PruneOptions(ratio=0.1, round_to=1, keep=("*mlp*", "*layer_1*"))
+    assessment = assess(network, source((3, 32, 32)), options, given)
+    pruned = prune(network, source((3, 32, 32)), options, assessment=assessment)
+    index = next(number for number, group in enumerate(pruned.plan.groups) if group.kept is not None)
+    group = assessment.groups[index]
+    assert group.name.endswith("layer_0.self_attention")
+    width = len(pruned.plan.groups[index].kept or ())
+    assert width < group.width
+    widths = [np.array([width, group.width]) if number == index else None for number in range(len(assessment.groups))]
+    _, curves = measure_sensitivity(network, assessment.groups, widths, given.batches, None)
+    with torch.inference_mode():
+        theirs, ours = network(inputs).double(), pruned.network(inputs).double()
+    error = float((ours - theirs).square().mean() / theirs.var(correction=0))
+    curve = curves[index]
+    assert curve is not None
+    assert error > 0.01
+    assert curve.output_error[1] == pytest.approx(error, rel=1e-3)
+    assert curve.local_error[1] > 0
 
 
 def test_damage_grows_with_what_is_removed() -> None:
