@@ -192,7 +192,9 @@ def onnx_example(plan: Json) -> str:
         "import onnxruntime as ort\n"
         'session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])\n'
         f"images = np.zeros((1, {shape}), dtype=np.float32)  # yours, prepared as in training\n"
-        '(scores,) = session.run(None, {"input": images})'
+        'outputs = session.run(None, {"input": images})  # a classifier has one output, its scores\n'
+        "for output, values in zip(session.get_outputs(), outputs):\n"
+        "    print(output.name, values.shape)"
     )
 
 

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from markdown_it import MarkdownIt
+from onnx import TensorProto, helper
 
 from pruneport.export.card import model_card
-from pruneport.export.summary import clean, comparisons, device_name, headline, provenance
+from pruneport.export.summary import clean, comparisons, device_name, headline, onnx_example, provenance
 
 _DATA = Path(__file__).parents[1] / "data"
 _HOSTILE = (
@@ -56,6 +58,23 @@ def test_card_shows_how_to_load(plan: Any) -> None:
     assert "onnxruntime as ort" in html
     assert "np.zeros((1, 3, 224, 224)" in html
     assert "network = pruneport.load(&quot;DIR&quot;)" in html
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_lines_that_run_it_take_every_output(
+    count: int, plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan["source"]["input_shape"] = [1, 4, 4]
+    names = [f"level{index}" for index in range(count)]
+    given, *made = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1, 4, 4]) for name in ("input", *names)
+    ]
+    nodes = [helper.make_node("Relu", ["input"], [name]) for name in names]
+    graph = helper.make_graph(nodes, "backbone", [given], made)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), "model.onnx")
+    exec(onnx_example(plan), {})
+    assert capsys.readouterr().out.splitlines() == [f"{name} (1, 1, 4, 4)" for name in names]
 
 
 def test_card_says_what_was_not_measured(plan: Any) -> None:
