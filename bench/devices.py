@@ -29,7 +29,7 @@ def describe_device(provider: ProviderName, device_index: int) -> dict[str, Any]
 
     Returns:
         What stays (names, core counts, limits) and what :func:`sample_device` reads now.
-        A value that the system does not report is None.
+        A value that the system does not report is None, and so is all of a GPU that cannot be told from others.
 
     Raises:
         ProviderError: a GPU provider is asked for, and NVML or the device is not there.
@@ -96,7 +96,7 @@ def _cpu_name() -> str:
 
 @contextmanager
 def _gpu(device_index: int) -> Iterator[Any]:
-    """NVML's handle of a CUDA device, with NVML initialised around it.
+    """NVML's handle of a CUDA device, or None where it may be any of several, with NVML initialised around it.
 
     Raises:
         ProviderError: NVML cannot be loaded, or has no such device.
@@ -116,33 +116,42 @@ def _gpu(device_index: int) -> Iterator[Any]:
 
 def _handle(device_index: int) -> Any:
     # NVML counts every board in PCI order; CUDA counts what CUDA_VISIBLE_DEVICES leaves, fastest first.
-    # Only the UUID names the same board in both, and torch is how Python learns it.
-    uuid = _cuda_uuid(device_index)
+    # Only the UUID names the same board in both, and torch is how Python learns it; a torch without CUDA does not.
+    uuid, count = _cuda_uuid(device_index), pynvml.nvmlDeviceGetCount()
+    if uuid is None and (count > 1 or "CUDA_VISIBLE_DEVICES" in os.environ):
+        return None
     try:
-        return pynvml.nvmlDeviceGetHandleByUUID(uuid) if uuid else pynvml.nvmlDeviceGetHandleByIndex(device_index)
+        return pynvml.nvmlDeviceGetHandleByIndex(device_index) if uuid is None else _handle_by_uuid(uuid)
     except pynvml.NVMLError as error:
-        count = pynvml.nvmlDeviceGetCount()
         raise ProviderError(
             f"No CUDA device {device_index}: NVML says '{error}' and counts {count} GPU(s), numbered from 0. "
             "Choose another device, or look at CUDA_VISIBLE_DEVICES."
         ) from error
 
 
+def _handle_by_uuid(uuid: str) -> Any:
+    """NVML's handle of a whole board, or of the slice of one that CUDA sees under MIG."""
+    try:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+    except pynvml.NVMLError:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
+
+
 def _cuda_uuid(device_index: int) -> str | None:
-    """NVML's UUID of a CUDA device, or None where torch sees no such device."""
+    """UUID of a CUDA device without NVML's prefix, or None where torch sees no such device."""
     import torch  # slow to import, and only GPUs need it
 
     if not torch.cuda.is_available() or device_index >= torch.cuda.device_count():
         return None
-    return f"GPU-{torch.cuda.get_device_properties(device_index).uuid}"
+    return str(torch.cuda.get_device_properties(device_index).uuid)
 
 
 def _describe_gpu(handle: Any) -> dict[str, Any]:
     cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()  # 13020 is CUDA 13.2
     persistence = _read(pynvml.nvmlDeviceGetPersistenceMode, handle)
     return {
-        "gpu": pynvml.nvmlDeviceGetName(handle),
-        "gpu_uuid": pynvml.nvmlDeviceGetUUID(handle),
+        "gpu": _read(pynvml.nvmlDeviceGetName, handle),
+        "gpu_uuid": _read(pynvml.nvmlDeviceGetUUID, handle),
         "driver": pynvml.nvmlSystemGetDriverVersion(),
         "cuda_driver": f"{cuda // 1000}.{cuda % 1000 // 10}",
         "sm_clock_max_mhz": _read(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM),
@@ -161,10 +170,12 @@ def _sample_gpu(handle: Any) -> dict[str, Any]:
     }
 
 
-def _read(query: Callable[..., int], *arguments: Any) -> int | None:
-    """One NVML value, or None: laptops, MIG slices and virtual GPUs do not report all of them."""
+def _read(query: Callable[..., Any], handle: Any, *arguments: Any) -> Any:
+    """One NVML value, or None: laptops, MIG slices and virtual GPUs do not report all, and no handle reports any."""
+    if handle is None:
+        return None
     try:
-        return query(*arguments)
+        return query(handle, *arguments)
     except pynvml.NVMLError:
         return None
 

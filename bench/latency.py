@@ -49,7 +49,9 @@ def measure(
 
     Returns:
         The content of bench.json: for each batch size the latencies in milliseconds, ``images_per_s`` (the
-        batch over the median latency) and the speed-up with its interval; and everything they depend on.
+        batch over the median latency), the speed-up with its interval and, as ``device``, load, clocks and power as
+        the timed rounds left them; and everything they depend on. The whole ``device`` says the same of the time
+        before any session, and ``at_end`` of the last batch size.
 
     Raises:
         InputError: an option is out of range, or a file is missing; all faults are named at once.
@@ -75,7 +77,7 @@ def measure(
         "format_version": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "provider": options.provider,
-        "device": device | {"at_end": sample_device(options.provider, options.device)},
+        "device": device | {"at_end": batches[-1]["device"]},
         "settings": settings
         | {
             "nodes_per_provider": placement,
@@ -206,6 +208,7 @@ def _measure_batch(
             _time_ms(run)
     say(f"batch {batch}: {options.repeats} timed rounds")
     samples_ms = _interleave(runs, options.repeats)
+    device = sample_device(options.provider, options.device)  # before the clocks fall while statistics are computed
     speedup = paired_speedup(
         samples_ms["dense"],
         samples_ms["pruned"],
@@ -219,7 +222,7 @@ def _measure_batch(
         summary = summarise(values)
         images_per_s = batch / (summary.p50_ms / 1000)
         entry[name] = {"samples_ms": values, **asdict(summary), "images_per_s": images_per_s}
-    return entry | {"speedup": asdict(speedup)}
+    return entry | {"speedup": asdict(speedup), "device": device}
 
 
 def _random_images(session: Session, batch: int) -> npt.NDArray[Any]:

@@ -19,7 +19,7 @@ class BenchOptions:
     batches: tuple[int, ...] = (1, 8)
     """Batch sizes to time."""
     repeats: int = 30
-    """Timed runs of each network at each batch size, in the order dense, pruned, dense, pruned."""
+    """Timed runs of each network at each batch size, in the order dense, pruned, pruned, dense."""
     warmup: int = 5
     """Runs of each network before the timed ones."""
     threads: int | None = None

@@ -17,7 +17,7 @@ from pruneport.compress.sensitivity import Curve
 from pruneport.compress.widths import Scores, possible_widths, width_step
 from pruneport.errors import PruningError, TargetError
 
-__all__ = ["Allocation", "allocate", "target_of", "why_dense"]
+__all__ = ["Allocation", "allocate", "check_round_to", "target_of", "why_dense"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Measure = Callable[[Array], float]
@@ -36,7 +36,8 @@ class Allocation:
         kept: Units kept, one entry a group.
         asked: What the ranking asked for before rounding; the dense width where nothing was asked.
         reasons: Why a group was left dense, or why kept differs from asked; else empty.
-        note: A sentence where the target is missed by more than 1 % of dense, else None.
+        note: A sentence where the target is missed by more than 1 % of dense (of the prunable filters for a ratio),
+            else None.
     """
 
     kept: tuple[int, ...]
@@ -127,15 +128,18 @@ def allocate(
         kept, note = _least_damage(curves, cost, name, value, widths, dense, options)
         asked = kept
     elif name == "ratio":
-        asked, kept, note = wish(value), rounded(value), None
+        counted = float(dense[free].sum())
+        _check_reachable(sum(float(possible[0]) for possible in widths.values()) / counted, 1 - value, options)
+        asked, kept = wish(value), rounded(value)
+        note = _note(float(kept[free].sum()) / counted, 1 - value, options)
     else:
         measure: Measure = cost.macs if name == "flops" else cost.params
         total = cost.dense.macs if name == "flops" else cost.dense.params
-        strength = _bisect(lambda s: measure(rounded(s)) / total, value, name, options)
+        strength = _bisect(lambda s: measure(rounded(s)) / total, value, options)
         asked = wish(strength)
         kept = _refine(rounded, strength, asked, measure, value * total, free)
         kept = _polish(kept, measure, value * total, _TOLERANCE * total, widths)
-        note = _note(measure(kept) / total, value, name, options)
+        note = _note(measure(kept) / total, value, options)
     return Allocation(
         kept=tuple(int(count) for count in kept),
         asked=tuple(float(width) for width in asked),
@@ -192,13 +196,13 @@ def _least_damage(
     lowest = dense.copy()
     for index, possible in widths.items():
         lowest[index] = possible[0]
-    _check_reachable(price.of(lowest) / total, target, name, options)
+    _check_reachable(price.of(lowest) / total, target, options)
     most = _MOST_OPTIONS if len(widths) <= _FEW_GROUPS else _MOST_OPTIONS // 2
     offered = {index: _spread(possible, most) for index, possible in widths.items()}
     damage = {index: _curve(curves, index).damage(possible) for index, possible in offered.items()}
     kept = solve_knapsack(offered, damage, price, dense, max(target * total, price.of(lowest)))
     kept = _polish(kept, price.of, target * total, _TOLERANCE * total, widths)
-    return kept, None if name == "ratio" else _note(price.of(kept) / total, target, name, options)
+    return kept, _note(price.of(kept) / total, target, options)
 
 
 def _curve(curves: Sequence[Curve | None], index: int) -> Curve:
@@ -213,9 +217,9 @@ def _spread(possible: Array, most: int) -> Array:
     return found
 
 
-def _bisect(share: Callable[[float], float], target: float, name: str, options: PruneOptions) -> float:
+def _bisect(share: Callable[[float], float], target: float, options: PruneOptions) -> float:
     """Return the smallest strength at which the rounded allocation costs at most the target."""
-    _check_reachable(share(1.0), target, name, options)
+    _check_reachable(share(1.0), target, options)
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
@@ -223,14 +227,27 @@ def _bisect(share: Callable[[float], float], target: float, name: str, options: 
     return high
 
 
-def _check_reachable(lowest: float, target: float, name: str, options: PruneOptions) -> None:
-    if lowest > target + _TOLERANCE:
-        wider = "" if options.scope == "channels" else " --scope channels reaches lower;"
-        finer = f" a smaller --round-to than {options.round_to}," if options.round_to > 1 else ""
+def _check_reachable(lowest: float, target: float, options: PruneOptions) -> None:
+    """Compare shares to keep: of dense, or of the prunable filters for a ratio.
+
+    Raises:
+        TargetError: Even the lowest widths keep more than the target.
+    """
+    if lowest <= target + _TOLERANCE:
+        return
+    name, value = target_of(options)
+    finer = f" a smaller --round-to than {options.round_to}" if options.round_to > 1 else ""
+    harder = f" a larger --max-pruning-ratio than {options.max_pruning_ratio:g}"
+    if name == "ratio":  # a share of what may go, which other groups do not change
         raise TargetError(
-            f"--{name} {target:g} cannot be reached: with these options the lowest is {lowest:.4f} of dense.{wider}"
-            f"{finer} a larger --max-pruning-ratio than {options.max_pruning_ratio:g} or fewer --keep help too."
+            f"--ratio {value:g} cannot be reached: with these options at most {1 - lowest:.4f} of the prunable filters "
+            f"can be removed. What helps:{finer}{' or' if finer else ''}{harder}."
         )
+    wider = "" if options.scope == "channels" else " --scope channels reaches lower;"
+    raise TargetError(
+        f"--{name} {value:g} cannot be reached: with these options the lowest is {lowest:.4f} of dense.{wider}"
+        f"{finer}{',' if finer else ''}{harder} or fewer --keep help too."
+    )
 
 
 def _refine(
@@ -282,12 +299,19 @@ def _neighbours(widths: Array, current: float) -> Array:
     return widths[[index for index in (position - 1, position + 1) if 0 <= index < len(widths)]]
 
 
-def _note(achieved: float, target: float, name: str, options: PruneOptions) -> str | None:
+def _note(achieved: float, target: float, options: PruneOptions) -> str | None:
+    """A sentence where the share that is kept is not the target's; both as in ``_check_reachable``."""
     if abs(achieved - target) <= _TOLERANCE:
         return None
+    name, value = target_of(options)
+    if name == "ratio":
+        return (
+            f"asked to remove {value:.4g} of the prunable filters, removed {1 - achieved:.4f}: widths are multiples of "
+            f"{options.round_to}, and no group loses more than {options.max_pruning_ratio:g}."
+        )
     finer = "; a smaller --round-to does" if options.round_to > 1 else ""
     return (
-        f"asked for {target:.4g} of the dense {name}, reached {achieved:.4f}: widths are multiples of "
+        f"asked for {value:.4g} of the dense {name}, reached {achieved:.4f}: widths are multiples of "
         f"{options.round_to} and no step from here comes nearer{finer}."
     )
 

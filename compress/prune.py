@@ -37,6 +37,7 @@ _LIBRARIES = (
     "timm",
     "fvcore",
     "onnx",
+    "onnxruntime",
     "onnxruntime-gpu",
 )
 

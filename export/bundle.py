@@ -125,8 +125,14 @@ def new_bundle(folder: Path, overwrite: bool, command: str) -> Iterator[Path]:
 
 
 @contextmanager
-def update_bundle(bundle: Bundle, command: str) -> Iterator[Path]:
+def update_bundle(bundle: Bundle, command: str, outdated: Sequence[str] = ()) -> Iterator[Path]:
     """Yield a hidden folder; its files move into the bundle when the block ends, the manifest last.
+
+    Args:
+        bundle: What to update.
+        command: The command line, for the manifest.
+        outdated: Files that say what is no longer so once the new ones are there; they go, where they are, as the
+            new ones come.
 
     Raises:
         OutputError: The bundle cannot be written, or the disk is full; the bundle is as it was.
@@ -136,8 +142,9 @@ def update_bundle(bundle: Bundle, command: str) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=bundle.folder))
         yield staging
         fresh = {path.name: _entry(path) for path in sorted(staging.iterdir())}
-        _write_manifest(staging, {**bundle.files, **fresh}, [*bundle.commands, command])
-        _move_in(staging, bundle.folder, (*fresh, MANIFEST))
+        lasting = {name: entry for name, entry in bundle.files.items() if name not in outdated}
+        _write_manifest(staging, {**lasting, **fresh}, [*bundle.commands, command])
+        _move_in(staging, bundle.folder, (*fresh, MANIFEST), outdated)
     except BaseException as error:
         _reraise(error, bundle.folder)
     finally:
@@ -234,19 +241,21 @@ def _swap(staging: Path, folder: Path) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
-def _move_in(staging: Path, folder: Path, names: Sequence[str]) -> None:
-    """Move files over those in ``folder``, in order; what was there is put back if that fails."""
-    old = {name: staging / f"{name}.old" for name in names if (folder / name).exists()}
+def _move_in(staging: Path, folder: Path, names: Sequence[str], outdated: Sequence[str]) -> None:
+    """Remove what is outdated, and move files over those in ``folder``, in order; all is put back if that fails."""
+    old = {name: staging / f"{name}.old" for name in (*outdated, *names) if (folder / name).exists()}
     for name, copy in old.items():
         try:
             os.link(folder / name, copy)
         except OSError:  # a file system without hard links
             shutil.copy2(folder / name, copy)
     try:
+        for name in outdated:
+            (folder / name).unlink(missing_ok=True)
         for name in names:
             os.replace(staging / name, folder / name)
     except BaseException:
-        for name in names:
+        for name in (*outdated, *names):
             if name in old:
                 os.replace(old[name], folder / name)
             else:

@@ -22,8 +22,9 @@ __all__ = ["model_card"]
 Json = Mapping[str, Any]
 
 _UNTRAINED = (
-    "**Architecture only.** The weights are untrained: latency is meaningful, accuracy is not. "
-    "Put trained weights through the same command before using the outputs."
+    "**Architecture only.** No `--checkpoint` and no `--weights` were given: latency is meaningful, accuracy is not, "
+    "unless the source itself loads trained weights. Put trained weights through the same command before using the "
+    "outputs."
 )
 
 
@@ -70,7 +71,7 @@ def _limits(plan: Json, verify: Json | None, bench: Json | None) -> list[str]:
             "beside it has the same head, untrained: compare latency with it, not accuracy."
         )
     if not plan["source"]["trained"]:
-        sentences.append("Accuracy says nothing here: the weights are untrained.")
+        sentences.append("Accuracy is left out: no `--checkpoint` and no `--weights` were given.")
     elif training and not accuracy:
         sentences.append(f"Accuracy was measured on {training['test_images']} test images of the task only.")
     elif accuracy:

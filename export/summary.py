@@ -140,7 +140,7 @@ def comparisons(plan: Json, verify: Json | None, bench: Json | None) -> list[Com
 def provenance(plan: Json) -> list[tuple[str, str]]:
     """Return how the network was made as pairs of name and plain text."""
     source, request = plan["source"], plan["request"]
-    weights = "as the source builds them" if source["trained"] else f"untrained, seed {source['seed']}"
+    weights = "as the source builds them" + ("" if source["trained"] else f", seed {source['seed']}")
     if source["checkpoint"]:
         file = PurePath(source["checkpoint"]).name  # where it lay here is nobody else's business
         weights = f"{file}, sha256 {source['checkpoint_sha256'] or 'not recorded'}"
@@ -192,7 +192,9 @@ def onnx_example(plan: Json) -> str:
         "import onnxruntime as ort\n"
         'session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])\n'
         f"images = np.zeros((1, {shape}), dtype=np.float32)  # yours, prepared as in training\n"
-        '(scores,) = session.run(None, {"input": images})'
+        'outputs = session.run(None, {"input": images})  # a classifier has one output, its scores\n'
+        "for output, values in zip(session.get_outputs(), outputs):\n"
+        "    print(output.name, values.shape)"
     )
 
 

@@ -67,19 +67,22 @@ def verify_files(
     options: ParityOptions,
     checks: Sequence[Check] = (),
     comparable: bool = True,
+    why_no_dense: str = "",
     progress: Callable[[str], None] = lambda message: None,
 ) -> Verification:
     """Check the ONNX files in ``folder`` against the torch networks.
 
     Args:
         folder: Holds plan.json, model.onnx and dense.onnx.
-        dense: The dense network; None where it cannot be built here, and then it is not compared.
+        dense: The dense network; None where it cannot be built here, and then dense.onnx is not compared, which is no
+            fault: the pruned network is what ships.
         pruned: The pruned network.
         shape: C, H, W of the input.
         options: Batch sizes, and images where the user gives some.
         checks: What was checked before, put first.
         comparable: Whether the dense network's accuracy says anything beside the pruned one's; a fine-tuned network's
             dense original does not.
+        why_no_dense: Why ``dense`` is None, for the record.
         progress: Told what is being done.
 
     Raises:
@@ -100,7 +103,7 @@ def verify_files(
         if found != plan_hash(folder):
             raise BundleError(f"{path} was exported for another plan ({found}); export it again.")
         if network is None:
-            done.append(Check(name="parity", ok=True, detail=f"{file} not compared: its checkpoint is not here"))
+            done.append(Check(name="parity", ok=True, detail=f"{file} not compared: {why_no_dense}"))
             continue
         progress(f"comparing {file} with torch")
         session = open_cpu_session(path)

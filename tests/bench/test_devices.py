@@ -13,6 +13,7 @@ import pytest
 from pruneport.bench import devices
 from pruneport.bench.devices import available_cores, describe_device, library_versions, sample_device
 from pruneport.errors import ProviderError
+from pruneport.export.summary import device_name
 
 
 class FakeNvml:
@@ -20,11 +21,12 @@ class FakeNvml:
 
     def __init__(self) -> None:
         self.open = 0
+        self.count = 1
+        self.prefix = "GPU-"
         self.handles: list[Any] = []
 
     def __getattr__(self, name: str) -> Any:
         values = {
-            "nvmlDeviceGetCount": 1,
             "nvmlDeviceGetName": "NVIDIA Test",
             "nvmlDeviceGetUUID": "GPU-1",
             "nvmlSystemGetDriverVersion": "580.1",
@@ -34,6 +36,9 @@ class FakeNvml:
             "nvmlDeviceGetTemperature": 30,
         }
         return lambda *_: values[name]
+
+    def nvmlDeviceGetCount(self) -> int:
+        return self.count
 
     def nvmlInit(self) -> None:
         self.open += 1
@@ -47,6 +52,8 @@ class FakeNvml:
         return f"index {index}"
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        if not uuid.startswith(self.prefix):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         self.handles.append(uuid)
         return uuid
 
@@ -63,6 +70,7 @@ class FakeNvml:
 @pytest.fixture
 def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
     fake = FakeNvml()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for name in dir(pynvml):
         if name.startswith(("nvmlInit", "nvmlShutdown", "nvmlDeviceGet", "nvmlSystemGet")):
             monkeypatch.setattr(pynvml, name, getattr(fake, name))
@@ -90,7 +98,7 @@ def test_available_cores_respects_the_affinity_mask(monkeypatch: pytest.MonkeyPa
 
 
 def test_gpu_is_described_with_units(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: f"GPU-{index}")
+    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: f"{index}")
     device = describe_device("cuda", 3)
     assert (
         device
@@ -112,6 +120,33 @@ def test_gpu_is_described_with_units(nvml: FakeNvml, monkeypatch: pytest.MonkeyP
     )
     assert set(nvml.handles) == {"GPU-3"}, "CUDA's device 3 need not be NVML's device 3"
     assert nvml.open == 0
+
+
+def test_a_slice_of_a_gpu_is_found_by_its_own_uuid(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: f"{index}")
+    nvml.prefix = "MIG-"
+    assert describe_device("cuda", 0)["gpu"] == "NVIDIA Test"
+    assert set(nvml.handles) == {"MIG-0"}
+    nvml.prefix = "neither"
+    with pytest.raises(ProviderError, match="No CUDA device 0: NVML says 'Not Found'"):
+        describe_device("cuda", 0)
+
+
+@pytest.mark.parametrize(("boards", "visible"), [(2, None), (1, "0"), (2, "1")])
+def test_a_gpu_that_cannot_be_told_from_others_is_not_described(
+    boards: int, visible: str | None, nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: None)  # as with a torch built for the CPU alone
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    nvml.count = boards
+    device = describe_device("cuda", 0)
+    unknown = {"gpu", "gpu_uuid", "sm_clock_mhz", "sm_clock_max_mhz", "memory_clock_mhz", "power_w", "temperature_c"}
+    assert {device[name] for name in unknown} == {None}
+    assert (device["driver"], device["cuda_driver"]) == ("580.1", "13.2")
+    assert sample_device("cuda", 0)["power_w"] is None
+    assert device_name({"provider": "cuda", "device": device}) == ""
+    json.dumps(device)
 
 
 def test_gpu_sample_holds_what_changes(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +172,7 @@ def test_uuid_comes_from_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Properties)
-    assert devices._cuda_uuid(0) == "GPU-abcd-ef"
+    assert devices._cuda_uuid(0) == "abcd-ef"
     assert devices._cuda_uuid(1) is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert devices._cuda_uuid(0) is None

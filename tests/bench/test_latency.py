@@ -15,6 +15,7 @@ from pruneport.bench import latency
 from pruneport.bench.latency import check_required, measure
 from pruneport.bench.options import BenchOptions
 from pruneport.bench.sessions import open_session, read_input
+from pruneport.bench.stats import paired_speedup
 from pruneport.errors import InputError, ModelError, ProviderError, SpeedupError
 
 QUICK = BenchOptions(batches=(1, 3), repeats=4, warmup=1, threads=1)
@@ -73,7 +74,8 @@ def test_bench_json_has_its_format(networks: tuple[Path, Path]) -> None:
     assert set(bench["settings"]["nodes_per_provider"]) == {"dense", "pruned"}
     assert [entry["batch"] for entry in bench["batches"]] == [1, 3]
     for entry in bench["batches"]:
-        assert list(entry) == ["batch", "dense", "pruned", "speedup"]
+        assert list(entry) == ["batch", "dense", "pruned", "speedup", "device"]
+        assert set(entry["device"]) == set(bench["device"]["at_end"])
         assert list(entry["speedup"]) == ["ratio", "low", "high", "confidence"]
         for name in ("dense", "pruned"):
             side = entry[name]
@@ -93,6 +95,27 @@ def test_first_place_alternates_after_the_warm_up(networks: tuple[Path, Path], r
     assert entry["dense"]["samples_ms"] == [4.0, 4.0, 4.0]
     assert entry["dense"]["images_per_s"] == 500
     assert entry["speedup"] == {"ratio": 2.0, "low": 2.0, "high": 2.0, "confidence": 0.95}
+
+
+def test_clocks_are_read_when_the_timed_rounds_end(
+    networks: tuple[Path, Path], runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sample(provider: str, index: int) -> dict[str, Any]:
+        runs.append("sample")
+        return {"sm_clock_mhz": len(runs)}
+
+    def speedup(*samples: Any, **options: Any) -> Any:
+        runs.append("statistics")
+        return paired_speedup(*samples, **options)
+
+    monkeypatch.setattr(latency, "sample_device", sample)
+    monkeypatch.setattr(latency, "paired_speedup", speedup)
+    bench = measure(*networks, replace(QUICK, repeats=2))
+    each = ["dense", "pruned", "dense", "pruned", "pruned", "dense", "sample", "statistics"]
+    assert runs == 2 * each
+    clocks = [entry["device"]["sm_clock_mhz"] for entry in bench["batches"]]
+    assert clocks == [7, 15]
+    assert bench["device"]["at_end"] == {"sm_clock_mhz": 15}
 
 
 def test_confidence_reaches_the_interval(networks: tuple[Path, Path], runs: list[str]) -> None:

@@ -117,7 +117,9 @@ def test_untrained_weights_are_called_out_and_no_accuracy_is_shown(plan: Any, ve
     plan["source"] |= {"trained": False, "checkpoint": None, "checkpoint_sha256": None}
     text = _text(render_report(plan, verify, bench))
     assert "Architecture only." in text
-    assert "latency is meaningful, accuracy is not" in text
+    assert "No --checkpoint and no --weights were given: latency is meaningful, accuracy is not" in text
+    assert "Accuracy is left out: no --checkpoint and no --weights were given." in text
+    assert "untrained" not in text  # a factory may load weights of its own
     assert "57.2" not in text
 
 

@@ -82,16 +82,26 @@ def test_every_allocation(case: dict[str, Any]) -> None:
         max_pruning_ratio=case["max_pruning_ratio"],
     )
     choices = [allowed(width, count, options) for width, count in zip(widths, blocks, strict=True)]
-    name, target = target_of(options)
+    name, value = target_of(options)
     cost = ChainCost(widths, [2 ** (len(widths) - i) for i in range(len(widths) + 1)])
-    measure, dense = (cost.macs, cost.dense.macs) if name == "flops" else (cost.params, cost.dense.params)
-    shares = [measure(np.array(kept, dtype=np.float64)) / dense for kept in itertools.product(*choices)]
+    free = [index for index, choice in enumerate(choices) if len(choice) > 1]
+
+    def share(kept: Any) -> float:
+        """What is kept of dense; for a ratio, of the filters that may go."""
+        if name == "ratio":
+            return sum(kept[index] for index in free) / max(1, sum(widths[index] for index in free))
+        measure, dense = (cost.macs, cost.dense.macs) if name == "flops" else (cost.params, cost.dense.params)
+        return measure(np.array(kept, dtype=np.float64)) / dense
+
+    target = 1 - value if name == "ratio" else value
+    lowest = min(share(kept) for kept in itertools.product(*choices))
     if all(len(choice) == 1 for choice in choices):
         with pytest.raises(PruningError, match="nothing can be pruned"):
             run(widths, options, blocks, case["seed"])
         return
-    if name != "ratio" and min(shares) > target + 0.01:
-        with pytest.raises(TargetError, match=f"the lowest is {min(shares):.4f} of dense"):
+    if lowest > target + 0.01:
+        said = f"at most {1 - lowest:.4f} of the" if name == "ratio" else f"the lowest is {lowest:.4f} of dense"
+        with pytest.raises(TargetError, match=f"--{name} {value:g} cannot be reached: .* {said}"):
             run(widths, options, blocks, case["seed"])
         return
     allocation, _, groups = run(widths, options, blocks, case["seed"])
@@ -101,15 +111,14 @@ def test_every_allocation(case: dict[str, Any]) -> None:
         assert kept in choice
         assert reason or round(asked) == kept, one
         assert len(choice) > 1 or "leaves no smaller multiple" in reason
-    if name == "ratio":
-        assert allocation.note is None
-        return
-    reached = measure(np.array(allocation.kept, dtype=np.float64)) / dense
+    reached = share(allocation.kept)
     if abs(reached - target) <= 0.01:
         assert allocation.note is None
     else:
-        assert allocation.note is not None
-        assert f"asked for {target:.4g} of the dense {name}, reached {reached:.4f}" in allocation.note
+        said = f"asked for {value:.4g} of the dense {name}, reached {reached:.4f}"
+        if name == "ratio":
+            said = f"asked to remove {value:.4g} of the prunable filters, removed {1 - reached:.4f}"
+        assert said in (allocation.note or "")
 
 
 @given(
@@ -217,6 +226,24 @@ def test_a_target_out_of_reach_says_the_lowest() -> None:
         run([16, 32], options)
     for hint in ("--scope channels", "--round-to than 8", "--max-pruning-ratio than 0.5", "fewer --keep"):
         assert hint in str(e.value)
+
+
+@pytest.mark.parametrize("ranking", ["uniform", "global", "isomorphic", "sensitivity"])
+def test_a_ratio_out_of_reach_says_the_largest(ranking: Any) -> None:
+    options = PruneOptions(ratio=0.95, round_to=1, ranking=ranking)
+    said = r"--ratio 0\.95 cannot be reached: .* at most 0\.9000 of the prunable filters can be removed"
+    with pytest.raises(TargetError, match=said) as caught:
+        run([20, 40], options)
+    assert str(caught.value).endswith("What helps: a larger --max-pruning-ratio than 0.9.")
+
+
+def test_a_ratio_that_was_missed_is_noted() -> None:
+    allocation, _, _ = run([16, 16], PruneOptions(ratio=0.3, ranking="uniform"))
+    assert allocation.kept == (8, 8)
+    assert allocation.note == (
+        "asked to remove 0.3 of the prunable filters, removed 0.5000: widths are multiples of 8, and no group loses "
+        "more than 0.9."
+    )
 
 
 def test_nothing_prunable_lists_every_reason() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from pruneport.compress.masking import check_against_masked, masked_outputs
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan, apply_plan, parse_plan
-from pruneport.compress.prune import Pruned, describe_groups, prune
+from pruneport.compress.prune import Pruned, describe_groups, library_versions, prune
 from pruneport.errors import ModelError, PruningError, TargetError
 from pruneport.models.digits import digits_resnet
 from pruneport.models.record import Source
@@ -239,6 +240,17 @@ def test_the_plan_records_what_was_asked(digits: nn.Module) -> None:
     assert plan.source.seed == 3
     assert plan.libraries["torch"] == torch.__version__.partition("+")[0]
     assert plan.pruned.params / plan.dense.params == pytest.approx(0.7, abs=0.01)
+
+
+@pytest.mark.parametrize("installed", ["onnxruntime", "onnxruntime-gpu"])
+def test_the_versions_name_the_onnx_runtime_that_is_installed(installed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name != installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.31.1"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert library_versions() == {installed: "1.31.1"}
 
 
 def test_random_pruning_follows_the_seed(digits: nn.Module) -> None:

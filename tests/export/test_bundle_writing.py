@@ -166,9 +166,23 @@ def test_a_half_moved_update_is_taken_back(
     monkeypatch.setattr(os, "replace", failing)
     if not links:
         monkeypatch.setattr(os, "link", no_links)
-    with pytest.raises(OutputError, match="fell out"), update_bundle(open_bundle(bundle), "") as staging:
+    opened, outdated = open_bundle(bundle), ("weights.safetensors", "never.there")
+    with pytest.raises(OutputError, match="fell out"), update_bundle(opened, "", outdated) as staging:
         _write(staging)
     assert listing(bundle) == before
+
+
+def test_an_update_takes_outdated_files_away(bundle: Path) -> None:
+    with update_bundle(open_bundle(bundle), "") as staging:
+        for name in ("verify.json", "bench.json"):
+            (staging / name).write_text("old")
+    (bundle / "report.html").write_text("left by a run that was killed")
+    with update_bundle(open_bundle(bundle), "", ("verify.json", "bench.json", "report.html")) as staging:
+        (staging / "bench.json").write_text("new")
+    reopened = open_bundle(bundle)
+    assert check_hashes(reopened) == "3 files match the manifest"
+    assert reopened.path("bench.json").read_text() == "new"
+    assert {path.name for path in bundle.iterdir()} == {*reopened.files, "manifest.json"}
 
 
 _KILLED = """

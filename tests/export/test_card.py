@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from markdown_it import MarkdownIt
+from onnx import TensorProto, helper
 
 from pruneport.export.card import model_card
-from pruneport.export.summary import clean, comparisons, device_name, headline, provenance
+from pruneport.export.summary import clean, comparisons, device_name, headline, onnx_example, provenance
 
 _DATA = Path(__file__).parents[1] / "data"
 _HOSTILE = (
@@ -58,6 +60,23 @@ def test_card_shows_how_to_load(plan: Any) -> None:
     assert "network = pruneport.load(&quot;DIR&quot;)" in html
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_lines_that_run_it_take_every_output(
+    count: int, plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan["source"]["input_shape"] = [1, 4, 4]
+    names = [f"level{index}" for index in range(count)]
+    given, *made = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1, 4, 4]) for name in ("input", *names)
+    ]
+    nodes = [helper.make_node("Relu", ["input"], [name]) for name in names]
+    graph = helper.make_graph(nodes, "backbone", [given], made)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), "model.onnx")
+    exec(onnx_example(plan), {})
+    assert capsys.readouterr().out.splitlines() == [f"{name} (1, 1, 4, 4)" for name in names]
+
+
 def test_card_says_what_was_not_measured(plan: Any) -> None:
     card = model_card(plan, None, None)
     assert "latency not measured" in card
@@ -71,7 +90,9 @@ def test_card_of_untrained_weights_claims_no_accuracy(plan: Any, verify: Any, be
     card = model_card(plan, verify, bench)
     assert "Architecture only" in card
     assert "57.2" not in card
-    assert "untrained, seed 0" in card
+    assert "as the source builds them, seed 0" in card
+    assert "No `--checkpoint` and no `--weights` were given" in card
+    assert "untrained" not in card  # a factory may load weights of its own
 
 
 def test_card_names_failed_checks(plan: Any, verify: Any) -> None:

@@ -163,8 +163,13 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("compress", _DIGITS, "--flops", "0.01", "--out", "out"),
         ("--flops 0.01 cannot be reached", "the lowest is 0.", "--scope channels", "--round-to"),
     ),
+    "ratio out of reach": (
+        ("compress", _DIGITS, "--ratio", "0.95", "--out", "out"),
+        ("--ratio 0.95 cannot be reached", "at most 0.", "prunable filters can be removed", "--round-to"),
+    ),
     "nothing prunable": (_weights("--keep", "*"), ("nothing can be pruned", "blocks.0.conv1", "kept by --keep *")),
     "keep matches nothing": (_weights("--keep", "layer9.*"), ("--keep layer9.* matches no module", "inspect")),
+    "inspect in steps of zero": (("inspect", _DIGITS, "--round-to", "0"), ("--round-to is 0", "such as 8")),
     "steps of zero": (_weights("--round-to", "0"), ("--round-to is 0", "such as 8")),
     "remove all": (_weights("--max-pruning-ratio", "1.5"), ("--max-pruning-ratio is 1.5", "between 0 and 1")),
     "shape refused": (_weights("--input-shape", "3", "8", "8"), ("shape (1, 3, 8, 8)", "--input-shape C H W")),
@@ -238,6 +243,10 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (*_SHIP, "--images", "two_classes", "--images-limit", "0"),
         ("--images-limit is 0", "at least 1"),
     ),
+    "images smaller than the input": (
+        (*_SHIP, "--images", "two_classes", "--resize", "4"),
+        ("--resize 4 is smaller than the input of 8 x 8",),
+    ),
     "parity on nothing": ((*_SHIP, "--parity-batches", "0"), ("--parity-batches is (0,)", "at least 1")),
     "batch of nothing": ((*_SHIP, "--batches", "0"), ("batches must be different sizes of at least 1; got 0",)),
     "the same batch twice": ((*_SHIP, "--batches", "1", "1"), ("batches must be different sizes", "got 1 1")),
@@ -273,6 +282,25 @@ def test_bad_input(name: str, place: Path, run: Any, listing: Any, monkeypatch: 
     assert done.out == ""
     assert "Traceback" not in done.err
     assert listing(place) == before
+
+
+@pytest.mark.parametrize(
+    "faulty",
+    [
+        ("--images", "corrupt"),
+        ("--images", "two_classes"),
+        ("--images", "two_classes", "--resize", "4"),
+        ("--parity-batches", "0"),
+    ],
+)
+def test_parity_inputs_are_checked_before_any_work(
+    faulty: tuple[str, ...], place: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    done = run(*_SHIP, *faulty)
+    assert done.code == 2
+    progress = done.err[: done.err.index("error: ")].splitlines()
+    assert progress == [f"building {_DIGITS}"], done.err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
@@ -365,9 +393,10 @@ def test_a_bundle_that_was_not_exported(verb: str, run: Any, tmp_path: Path) -> 
     assert f".onnx; make it with: pruneport export {folder}" in done.err
 
 
-def test_a_checkpoint_that_is_not_wanted(bundle: Path, run: Any, place: Path, listing: Any) -> None:
+@pytest.mark.parametrize("verb", ["export", "verify"])
+def test_a_checkpoint_that_is_not_wanted(verb: str, bundle: Path, run: Any, place: Path, listing: Any) -> None:
     before = listing(bundle)
-    done = run("export", bundle, "--checkpoint", place / "whole.pth")
+    done = run(verb, bundle, "--checkpoint", place / "whole.pth")
     assert done.code == 2
     assert "was not made from a checkpoint; leave out --checkpoint" in done.err
     assert listing(bundle) == before
@@ -385,11 +414,19 @@ def test_a_moved_checkpoint(place: Path, run: Any, tmp_path: Path) -> None:
     assert run("export", folder, "--checkpoint", moved).code == 0
     done = run("verify", folder, "--parity-batches", "1")
     assert done.code == 0
-    assert "dense.onnx not compared: its checkpoint is not here" in done.out
+    assert f"dense.onnx not compared: checkpoint {checkpoint} does not exist" in done.out
+    done = run("verify", folder, "--parity-batches", "1", "--checkpoint", moved)
+    assert done.code == 0
+    assert "not compared" not in done.out
     torch.save(digits_resnet().state_dict(), moved)
-    done = run("export", folder, "--checkpoint", moved)
-    assert done.code == 2
-    assert "is not the file that was compressed" in done.err
+    for verb in ("export", "verify"):
+        done = run(verb, folder, "--checkpoint", moved)
+        assert done.code == 2
+        assert "is not the file that was compressed" in done.err
+    moved.rename(checkpoint)  # as a later training would overwrite it
+    done = run("verify", folder, "--parity-batches", "1")
+    assert done.code == 0
+    assert f"dense.onnx not compared: checkpoint {checkpoint} is not the file that was compressed" in done.out
 
 
 def test_interrupting_keeps_nothing(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

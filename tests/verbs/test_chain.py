@@ -120,8 +120,20 @@ def test_step_by_step_gives_what_ship_gives(shipped: Path, run: Any, tmp_path: P
     ours, theirs = (load_file(path / "weights.safetensors") for path in (folder, shipped))
     assert list(ours) == list(theirs)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-    assert run("export", folder).code == 0  # again: the files are replaced
-    assert check_hashes(open_bundle(folder))
+
+
+def test_exporting_anew_drops_what_was_seen_on_the_old_files(bundle: Path, run: Any) -> None:
+    done = run("export", bundle)
+    assert done.code == 0
+    assert "verify.json, bench.json, report.html: of the ONNX files that are there now" in done.err
+    assert {path.name for path in bundle.iterdir()} == FILES - {"verify.json", "bench.json", "report.html"}
+    assert check_hashes(open_bundle(bundle)) == "5 files match the manifest"
+    card = (bundle / "README.md").read_text()
+    assert "were not compared" in card
+    assert "Latency was not measured" in card
+    assert run("bench", bundle, *QUICK).code == 0
+    assert "Not checked." in (bundle / "report.html").read_text()
+    assert "were not compared" in (bundle / "README.md").read_text()
 
 
 def test_bench_keeps_what_was_verified(bundle: Path, run: Any) -> None:

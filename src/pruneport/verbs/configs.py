@@ -65,14 +65,16 @@ class BundleOptions:
     """path/to/file.py:factory or package.module:factory that builds the dense architecture."""
     trust_source: bool = False
     """Run the factory that the plan names; only for bundles you trust."""
+    checkpoint: Path | None = None
+    """Where the dense checkpoint lies now, if it was moved; its content must be the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(BundleOptions):
-    """Write model.onnx, and dense.onnx of the original, into a bundle."""
+    """Write model.onnx, and dense.onnx of the original, into a bundle.
 
-    checkpoint: Path | None = None
-    """Where the dense checkpoint lies now, if it was moved; its content must be the same."""
+    What was verified and measured on ONNX files before them (verify.json, bench.json, report.html) leaves the bundle.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

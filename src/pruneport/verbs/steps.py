@@ -118,22 +118,20 @@ def compress(config: CompressConfig, progress: Progress = silent, command: str =
 
 
 def export(config: ExportConfig, progress: Progress = silent, command: str = "") -> ExportResult:
-    """Write model.onnx and dense.onnx into the bundle.
+    """Write model.onnx and dense.onnx into the bundle; what was seen on the ones before leaves it.
 
     Raises:
         InputError: The bundle, its source or the dense checkpoint cannot be used, or torch cannot export it.
     """
     bundle, pruned, factory = _open(config)
-    source = bundle.plan.source
-    if config.checkpoint is not None:
-        if source.checkpoint is None:
-            raise CheckpointError(f"{config.folder} was not made from a checkpoint; leave out --checkpoint.")
-        source = replace(source, checkpoint=str(config.checkpoint.resolve()))
     progress("building the dense network")
-    dense = build_dense(source, factory)
-    with update_bundle(bundle, command) as staging:
+    dense = _dense(bundle, factory, config.checkpoint)
+    if outdated := [name for name in (VERIFY, BENCH, REPORT) if (bundle.folder / name).exists()]:
+        progress(f"{', '.join(outdated)}: of the ONNX files that are there now; will go with them")
+    with update_bundle(bundle, command, outdated) as staging:
         write_onnx_pair(staging, plan_hash(bundle.folder), bundle.plan, dense, pruned, progress)
         files = {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
+        write_card(staging, bundle.plan)
     return ExportResult(folder=config.folder, files=files)
 
 
@@ -141,18 +139,20 @@ def verify(config: VerifyConfig, progress: Progress = silent) -> VerifyResult:
     """Check hashes, ONNX files, and parity between torch and ONNX Runtime; nothing is written.
 
     Raises:
-        InputError: The bundle is damaged, or was not exported yet.
+        InputError: The bundle is damaged, or was not exported yet, or the checkpoint that was given cannot be used.
         ParityError: The outputs differ by more than the tolerance.
     """
     progress("checking hashes")
     bundle, pruned, factory = _open(config)
     hashes = Check(name="hashes", ok=True, detail=check_hashes(bundle))
     bundle.path(MODEL_ONNX), bundle.path(DENSE_ONNX)
-    dense: nn.Module | None
+    dense, why_no_dense = None, ""
     try:
-        dense = build_dense(bundle.plan.source, factory)
-    except (CheckpointError, SourceError):
-        dense = None
+        dense = _dense(bundle, factory, config.checkpoint)
+    except (CheckpointError, SourceError) as error:
+        if config.checkpoint is not None:
+            raise
+        why_no_dense = str(error)
     verification = verify_files(
         bundle.folder,
         dense,
@@ -161,6 +161,7 @@ def verify(config: VerifyConfig, progress: Progress = silent) -> VerifyResult:
         config,
         [hashes],
         comparable=bundle.plan.training is None,
+        why_no_dense=why_no_dense,
         progress=progress,
     )
     require_parity(verification)
@@ -255,3 +256,18 @@ def _open(config: BundleOptions) -> tuple[Bundle, nn.Module, Factory | None]:
     if factory is None and config.trust_source and bundle.plan.source.library is None:
         factory = load_factory(bundle.plan.source.spec)
     return bundle, rebuild(bundle, factory), factory
+
+
+def _dense(bundle: Bundle, factory: Factory | None, checkpoint: Path | None) -> nn.Module:
+    """Build the bundle's dense network, its weights from ``checkpoint`` where that was moved.
+
+    Raises:
+        CheckpointError: The checkpoint is not there, has another content, or is not wanted.
+        SourceError: The factory cannot be found or fails.
+    """
+    source = bundle.plan.source
+    if checkpoint is not None:
+        if source.checkpoint is None:
+            raise CheckpointError(f"{bundle.folder} was not made from a checkpoint; leave out --checkpoint.")
+        source = replace(source, checkpoint=str(checkpoint.resolve()))
+    return build_dense(source, factory)
