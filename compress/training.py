@@ -31,7 +31,7 @@ from pruneport.compress.train_state import (
     restore_optimizer,
     write_state,
 )
-from pruneport.errors import InputError, TrainingError
+from pruneport.errors import InputError, PruningError, TargetError, TrainingError
 from pruneport.models.factories import load_factory
 from pruneport.models.outputs import tensor_leaves
 from pruneport.models.tasks import Pictures, Task, images_a_step, mix, test_batches, train_batches
@@ -123,15 +123,20 @@ def train(job: Job, progress: Callable[[str], None] = lambda message: None) -> T
         strategy="ddp_spawn" if options.devices > 1 else "auto",
         precision=precision or ("bf16-mixed" if on_gpu else "32-true"),  # type: ignore[arg-type]
     )
-    if options.devices > 1:
-        fabric.launch(partial(_train, job=job))
-    else:
-        _train(fabric, job, progress)
+    if options.devices == 1:
+        _Training(fabric, job, progress).run()
+    elif (failed := fabric.launch(partial(_train, job=job))) is not None:
+        raise TrainingError(failed)
     return read_state(job.state)
 
 
-def _train(fabric: Any, job: Job, progress: Callable[[str], None] = lambda message: None) -> None:
-    _Training(fabric, job, progress).run()
+def _train(fabric: Any, job: Job) -> str | None:
+    """One of several processes; says what went wrong where it went wrong in all of them alike."""
+    try:
+        _Training(fabric, job, lambda message: None).run()
+    except TrainingError as error:
+        return str(error)
+    return None
 
 
 class _Training:
@@ -269,10 +274,28 @@ class _Training:
         assert pruning is not None
         assert pruning.flops is not None
         now = state.plan.pruned.macs / state.plan.dense.macs
+        if now <= pruning.flops:  # a coarse step got there before its turn
+            state.cuts = self._options.cuts
+            return
         share = (pruning.flops / now) ** (1 / (self._options.cuts - state.cuts))
         state.level, state.cuts, state.cut_step = state.average, state.cuts + 1, state.step
         self._take()
-        network, plan, momenta = cut(self._network.cpu(), state, pruning, share, self._job.task.train, self._progress)
+        try:
+            network, plan, momenta = cut(
+                self._network.cpu(), state, pruning, share, self._job.task.train, self._progress
+            )
+        except (TargetError, PruningError) as error:
+            if state.cuts == 1 and isinstance(error, PruningError):
+                raise  # nothing could be pruned from the start
+            note = (
+                f"the schedule ended at {now:.3f} of the dense multiply-accumulates, short of --flops "
+                f"{pruning.flops:g}: no widths are left for a cut to {share:.3f} of that. A smaller --round-to, a "
+                "larger --max-pruning-ratio or --scope channels reaches lower."
+            )
+            self._progress(note)
+            state.plan, state.cuts = replace(state.plan, note=note), self._options.cuts
+            self._network.to(self._fabric.device)
+            return
         state.plan = plan
         self._set_up(network, momenta)
 

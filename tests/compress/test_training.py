@@ -92,8 +92,9 @@ def test_a_budget_is_spent_and_not_passed(job: Callable[..., Job]) -> None:
     state = train(job(budget=7.9 * step))
     assert state.step == 7
     assert state.flops <= 7.9 * step < state.flops + step
-    with pytest.raises(TrainingError, match=r"a step of 32 images costs .* more than the budget"):
-        train(job("other", budget=0.5 * step))
+    for devices in (1, 2):
+        with pytest.raises(TrainingError, match=r"^a step of 32 images costs .* more than the budget"):
+            train(job(f"on {devices}", budget=0.5 * step, devices=devices, accelerator="cpu"))
 
 
 _SCRIPT = """
@@ -163,6 +164,23 @@ def test_the_schedule_reaches_its_target(job: Callable[..., Job]) -> None:
     assert state.events[-1].error < 0.25
     again = rebuild_network(state.plan, state.weights)
     assert count_cost(again, (1, 8, 8)) == state.plan.pruned
+
+
+def test_a_schedule_that_gets_no_further_says_so_and_trains_on(job: Callable[..., Job]) -> None:
+    pruning = PruneOptions(flops=0.15, round_to=16)
+    state = train(job(steps=9, schedule="loss", cuts=2, pruning=pruning, warmup=0.0))
+    assert state.step == 9
+    assert state.plan.note is not None
+    assert "short of --flops 0.15: no widths are left" in state.plan.note
+    assert 0.15 < state.plan.pruned.macs / state.plan.dense.macs < 1
+
+
+def test_a_schedule_ends_where_a_coarse_step_has_reached_its_target(job: Callable[..., Job]) -> None:
+    begun = job(steps=6, schedule="loss", cuts=3, pruning=PruneOptions(flops=0.9, round_to=32), warmup=0.0)
+    state = train(begun)
+    assert state.cuts == 3
+    assert state.plan.note is None
+    assert state.plan.pruned.macs / state.plan.dense.macs <= 0.9
 
 
 def test_composed_plans_remove_what_both_remove() -> None:
