@@ -137,6 +137,14 @@ def test_a_bundle_knows_its_own_source(run: Any, bundle: Path, task: Path, tmp_p
     assert "leave out --weights" in done.err
 
 
+def test_a_schedule_cannot_keep_more_than_there_is(run: Any, bundle: Path, task: Path, tmp_path: Path) -> None:
+    asked = ("--task", task, *_PIXELS, "--schedule", "loss", "--flops", "0.9", "--out", tmp_path / "out")
+    done = run("finetune", bundle, *asked)
+    assert done.code == 2
+    assert "of it already; give a smaller --flops" in done.err
+    assert list(tmp_path.iterdir()) == [bundle]
+
+
 def test_a_training_that_cannot_begin_leaves_nothing(run: Any, task: Path, tmp_path: Path) -> None:
     done = run("finetune", *_DIGITS, "--task", task, *_PIXELS, "--out", tmp_path / "out", "--budget", "1e3")
     assert done.code == 2
