@@ -147,4 +147,6 @@ def _timed(work: Work, todo: Any) -> Outcome:
         result, error = work(todo), None
     except PruneportError as wrong:
         result, error = None, str(wrong)
+    except Exception as wrong:  # one trial's, such as memory that ran out; the others go on
+        result, error = None, f"{type(wrong).__name__}: {wrong}"
     return Outcome(todo, result, error, time.monotonic() - start, os.uname().nodename)

@@ -12,7 +12,20 @@ import numpy as np
 
 from pruneport.bench.store import Finished
 
-__all__ = ["Cell", "Way", "areas", "cells", "crossing", "curve", "frontier", "low_budget_gain", "stream"]
+__all__ = [
+    "Cell",
+    "Means",
+    "Way",
+    "areas",
+    "cells",
+    "crossing",
+    "curve",
+    "deviation",
+    "frontier",
+    "low_budget_gain",
+    "measured",
+    "stream",
+]
 
 
 class Way(NamedTuple):
@@ -21,6 +34,9 @@ class Way(NamedTuple):
     scope: str
     recipe: str
     kept: float
+
+
+Means = Mapping[tuple[Way, float], tuple[float, float | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +59,9 @@ class Cell:
         return float(np.mean(self.errors))
 
     @property
-    def spread(self) -> float:
-        """Standard deviation over the seeds; 0 for a single one."""
-        return float(np.std(self.errors, ddof=1)) if len(self.errors) > 1 else 0.0
+    def spread(self) -> float | None:
+        """Standard deviation over the seeds; None for a single one."""
+        return float(np.std(self.errors, ddof=1)) if len(self.errors) > 1 else None
 
 
 def cells(finished: Iterable[Finished]) -> list[Cell]:
@@ -68,11 +84,11 @@ def curve(of: Sequence[Cell], network: str, task: str, way: Way) -> list[Cell]:
     return sorted(found, key=lambda cell: cell.budget)
 
 
-def stream(of: Sequence[Cell], network: str) -> dict[tuple[Way, float], tuple[float, float]]:
+def stream(of: Sequence[Cell], network: str) -> Means:
     """Mean error over the tasks and its standard deviation over seeds, by way and budget.
 
     A cell counts where every task of the network has it. The deviation is that of the tasks' mean, the seeds of
-    different tasks being independent.
+    different tasks being independent; None where a task has one seed.
     """
     tasks = {cell.task for cell in of if cell.network == network}
     by_point: dict[tuple[Way, float], list[Cell]] = defaultdict(list)
@@ -82,11 +98,32 @@ def stream(of: Sequence[Cell], network: str) -> dict[tuple[Way, float], tuple[fl
     return {
         point: (
             float(np.mean([cell.mean for cell in found])),
-            math.sqrt(sum(cell.spread**2 for cell in found)) / len(found),
+            deviation([cell.spread for cell in found], len(found)),
         )
         for point, found in by_point.items()
         if len(found) == len(tasks)
     }
+
+
+def deviation(of: Sequence[float | None], count: int = 1) -> float | None:
+    """Of the sum of independent values over ``count``; None where the deviation of one is not known."""
+    known = [value for value in of if value is not None]
+    return math.sqrt(sum(value**2 for value in known)) / count if len(known) == len(of) else None
+
+
+def measured(means: Means, scope: str, recipe: str) -> dict[float, dict[float, float]]:
+    """Mean errors by budget and share, the dense network's among them, where there are two shares or more to compare.
+
+    Args:
+        means: From ``stream``, so that every share's error is of the same tasks.
+        scope: What was pruned.
+        recipe: How.
+    """
+    found: dict[float, dict[float, float]] = defaultdict(dict)
+    for (way, budget), (error, _) in sorted(means.items()):
+        if way.kept == 1 or (way.scope, way.recipe) == (scope, recipe):
+            found[budget][way.kept] = error
+    return {budget: errors for budget, errors in sorted(found.items()) if len(errors) > 1}
 
 
 def frontier(finished: Iterable[Finished], network: str, task: str) -> list[tuple[float, float, Way]]:
@@ -112,7 +149,7 @@ def areas(of: Sequence[Cell], network: str) -> dict[str, dict[Way, float]]:
     """Normalised area under error against log FLOPs, by task and way: the mean error over the budgets' decades.
 
     0 is never wrong, 1 always. The task named "" is the stream: the mean over the tasks, as Nevis'22 reports
-    (Bornschein et al. 2022, arXiv 2211.11747).
+    (Bornschein et al. 2022, arXiv 2211.11747), where every task has the whole curve.
     """
     found: dict[str, dict[Way, float]] = defaultdict(dict)
     mine = [cell for cell in of if cell.network == network]
@@ -122,13 +159,16 @@ def areas(of: Sequence[Cell], network: str) -> dict[str, dict[Way, float]]:
             line = curve(mine, network, task, way)
             if [cell.budget for cell in line] == budgets:
                 found[task][way] = _area(np.log(budgets), [cell.mean for cell in line])
-    ways = set.intersection(*(set(entry) for entry in found.values())) if found else set()
-    found[""] = {way: float(np.mean([entry[way] for task, entry in found.items() if task])) for way in sorted(ways)}
+    every = [found[task] for task in sorted({cell.task for cell in mine})]
+    ways = set.intersection(*(set(entry) for entry in every)) if every else set()
+    found[""] = {way: float(np.mean([entry[way] for entry in every])) for way in sorted(ways)}
     return dict(found)
 
 
-def low_budget_gain(of: Sequence[Cell], network: str) -> list[tuple[float, Way, float, float, float]]:
+def low_budget_gain(of: Sequence[Cell], network: str) -> list[tuple[float, Way, float, float, float | None]]:
     """For the low third of the budgets: budget, the best pruned way, its accuracy, dense accuracy, deviation of both.
+
+    The deviation is None where a task has one seed.
 
     The paper's claim (arXiv 2304.13164): more than 20 % better at low budgets.
     """
@@ -140,11 +180,12 @@ def low_budget_gain(of: Sequence[Cell], network: str) -> list[tuple[float, Way, 
         pruned = {way: value for (way, at), value in means.items() if at == budget and way.kept < 1}
         if dense is not None and pruned:
             way = min(pruned, key=lambda one: pruned[one][0])
-            found.append((budget, way, 1 - pruned[way][0], 1 - dense[0], math.hypot(pruned[way][1], dense[1])))
+            spread = deviation([pruned[way][1], dense[1]])
+            found.append((budget, way, 1 - pruned[way][0], 1 - dense[0], spread))
     return found
 
 
-def crossing(means: Mapping[tuple[Way, float], tuple[float, float]], way: Way) -> float | None:
+def crossing(means: Means, way: Way) -> float | None:
     """The budget from which the dense network is better on the mean over tasks; None where it never is.
 
     Between two budgets the curves are taken as straight in log FLOPs.

@@ -32,7 +32,6 @@ __all__ = ["FORMS", "Check", "Law", "Point", "best_kept", "check_law", "fit_law"
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Shape = Callable[[Array, Array, Array], Array]
-_LEAST_POINTS = 6
 _STARTS = (-2.0, -1.0, 0.0)  # of every parameter's logarithm
 
 
@@ -113,7 +112,8 @@ class Check:
 
     Attributes:
         form: Which.
-        error_rms: Error of its predictions for a task left out, whose floor and scale come from its dense curve alone.
+        error_rms: Error of its predictions for a task left out, whose floor and scale come from its dense curve alone;
+            like the others None where that cannot be left out, as the only task.
         regret: Mean error lost by taking the share that it predicts in place of the best, over tasks left out and
             budgets.
         budget_regret: The same where the largest budget was left out.
@@ -121,24 +121,26 @@ class Check:
     """
 
     form: str
-    error_rms: float
-    regret: float
-    budget_regret: float
-    dense_regret: float
+    error_rms: float | None
+    regret: float | None
+    budget_regret: float | None
+    dense_regret: float | None
 
 
 def fit_law(points: Sequence[Point], form: str) -> Law:
     """Least squares over the shape's parameters; floor and scale of each task are solved for inside, at least 0.
 
     Raises:
-        InputError: There are too few points.
+        InputError: There are too few points: fewer than a law has parameters, one share, or one budget.
     """
-    if len(points) < _LEAST_POINTS or len({point.kept for point in points}) < 2:
-        raise InputError(
-            f"a law needs at least {_LEAST_POINTS} results at two shares of the MACs; there are {len(points)}. Let the "
-            "study run on."
-        )
     count, _ = FORMS[form]
+    tasks, shares, budgets = ({getattr(point, axis) for point in points} for axis in ("task", "kept", "budget"))
+    least = count + 2 * len(tasks) + 1  # each task has a floor and a scale
+    if len(points) < least or len(shares) < 2 or len(budgets) < 2:
+        raise InputError(
+            f"a law needs at least {least} results at two shares of the MACs and two budgets; there are {len(points)}, "
+            f"at {len(shares)} and {len(budgets)}. Let the study run on, or give it more."
+        )
     unit = min(point.budget for point in points)
     residuals = _residuals(points, form, unit)
     fits = [
@@ -162,59 +164,64 @@ def best_kept(law: Law, shares: Sequence[float], budget: float) -> float:
 
 
 def check_law(points: Sequence[Point], form: str) -> Check:
-    """Fit without each task in turn, and without the largest budget, and see what the law makes of them.
-
-    Raises:
-        InputError: There are fewer than two tasks, or too few points.
-    """
-    tasks = sorted({point.task for point in points})
-    if len(tasks) < 2:
-        raise InputError("leaving one task out needs at least two tasks.")
+    """Fit without each task in turn, and without the largest budget, and see what the law makes of them."""
+    by_task = {
+        task: [point for point in points if point.task == task] for task in sorted({point.task for point in points})
+    }
     squares: list[float] = []
     regrets: list[float] = []
-    for task in tasks:
-        law = fit_law([point for point in points if point.task != task], form)
-        own = [point for point in points if point.task == task]
-        dense = [point for point in own if point.kept == 1]
-        if dense:
-            floors, scales = _linear(dense, form, np.array(law.parameters), law.unit)
-            squares += [
-                (floors[task] + scales[task] * law.shape(point.kept, point.budget) - point.error) ** 2
-                for point in own
-                if point.kept < 1
-            ]
-        regrets += _regrets(own, lambda shares, budget, law=law: best_kept(law, shares, budget))  # type: ignore[misc]
+    for task, own in by_task.items():
+        law = _fitted([point for point in points if point.task != task], form)
+        if law is not None:
+            squares += _squares(law, own)
+            regrets += _regrets(own, law)
     largest = max(point.budget for point in points)
-    early = [point for point in points if point.budget < largest]
-    late = [point for point in points if point.budget == largest]
-    law = fit_law(early, form)
-    budget_regrets = [
-        regret
-        for task in tasks
-        for regret in _regrets(
-            [point for point in late if point.task == task], lambda shares, budget: best_kept(law, shares, budget)
-        )
-    ]
-    dense_regrets = [
-        regret
-        for task in tasks
-        for regret in _regrets([point for point in points if point.task == task], lambda shares, budget: max(shares))
-    ]
+    law = _fitted([point for point in points if point.budget < largest], form)
+    late = [[point for point in own if point.budget == largest] for own in by_task.values()]
+    budget_regrets = [] if law is None else [regret for own in late for regret in _regrets(own, law)]
     return Check(
         form=form,
-        error_rms=float(np.sqrt(np.mean(squares))) if squares else float("nan"),
-        regret=float(np.mean(regrets)),
-        budget_regret=float(np.mean(budget_regrets)),
-        dense_regret=float(np.mean(dense_regrets)),
+        error_rms=_mean(squares, root=True),
+        regret=_mean(regrets),
+        budget_regret=_mean(budget_regrets),
+        dense_regret=_mean([regret for own in by_task.values() for regret in _regrets(own, None)]),
     )
 
 
-def _regrets(points: Sequence[Point], choose: Callable[[Sequence[float], float], float]) -> list[float]:
-    """Error above the best, at every budget of one task."""
+def _fitted(points: Sequence[Point], form: str) -> Law | None:
+    try:
+        return fit_law(points, form)
+    except InputError:
+        return None
+
+
+def _mean(values: Sequence[float], *, root: bool = False) -> float | None:
+    if not values:
+        return None
+    return float(np.sqrt(np.mean(values))) if root else float(np.mean(values))
+
+
+def _squares(law: Law, own: Sequence[Point]) -> list[float]:
+    """Squared errors of prediction for the pruned networks of a task of which the dense curve alone is known."""
+    dense = [point for point in own if point.kept == 1]
+    if not dense:
+        return []
+    floors, scales = _linear(dense, law.form, np.array(law.parameters), law.unit)
+    return [
+        (floors[point.task] + scales[point.task] * law.shape(point.kept, point.budget) - point.error) ** 2
+        for point in own
+        if point.kept < 1
+    ]
+
+
+def _regrets(points: Sequence[Point], law: Law | None) -> list[float]:
+    """Error above the best, at every budget of one task, by the law's share; without one, of the dense network."""
     found = []
     for budget in sorted({point.budget for point in points}):
         errors = {point.kept: point.error for point in points if point.budget == budget}
-        found.append(errors[choose(sorted(errors), budget)] - min(errors.values()))
+        chosen = 1.0 if law is None else best_kept(law, sorted(errors), budget)
+        if chosen in errors:
+            found.append(errors[chosen] - min(errors.values()))
     return found
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,35 +115,31 @@ def open_store(folder: Path, study: dict[str, Any] | None) -> Iterator[Store]:
     if study is None and not path.is_file():
         raise StoreError(f"there is no study at {folder}; run one with: pruneport transfer STUDY.yaml --out {folder}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "study.lock", wanted=study is not None):
-            connection = sqlite3.connect(path)
+        with ExitStack() as held:
             try:
-                if study is not None:
-                    connection.execute("PRAGMA journal_mode=WAL")
-                    connection.execute("PRAGMA synchronous=FULL")
-                    with connection:
-                        connection.executescript(_TABLES)
-                _check(connection, path, study)
-                yield Store(connection, path)
-            finally:
-                connection.close()
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(_locked(folder / "study.lock", wanted=study is not None))
+            except OSError as error:
+                reason = f"{error.strerror}; choose another folder."
+                raise OutputError(f"--out {folder} cannot be written: {reason}") from error
+            connection = held.enter_context(closing(sqlite3.connect(path)))
+            if study is not None:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=FULL")
+                with connection:
+                    connection.executescript(_TABLES)
+            _check(connection, path, study)
+            yield Store(connection, path)
     except sqlite3.OperationalError as error:
         raise OutputError(f"{path} cannot be used ({error}); nothing was lost of what it holds.") from error
     except sqlite3.DatabaseError as error:
         raise StoreError(f"{path} is not a study's store ({error}); choose another --out.") from error
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise OutputError(f"--out {folder} cannot be written: {error.strerror}; choose another folder.") from error
 
 
 def _check(connection: sqlite3.Connection, path: Path, study: dict[str, Any] | None) -> None:
     known = dict(connection.execute("SELECT key, value FROM study"))
     if not known and study is not None:
-        with connection:
-            connection.executemany(
-                "INSERT INTO study VALUES (?, ?)",
-                [("format_version", str(_FORMAT_VERSION)), ("study", json.dumps(study, sort_keys=True))],
-            )
+        _begin(connection, study)
         return
     version = known.get("format_version")
     if version != str(_FORMAT_VERSION):
@@ -152,7 +148,12 @@ def _check(connection: sqlite3.Connection, path: Path, study: dict[str, Any] | N
             "pip install --upgrade pruneport, or choose another --out."
         )
     before = json.loads(known["study"])
-    if study is not None and before != study:
+    if study is None or study == before:
+        return
+    (done,) = connection.execute("SELECT count(*) FROM trials WHERE error IS NULL").fetchone()
+    if done == 0:  # settings under which nothing worked bind nobody
+        _begin(connection, study)
+    else:
         changed = ", ".join(
             f"{name} ({before.get(name)}, now {study.get(name)})"
             for name in sorted({*before, *study})
@@ -161,6 +162,16 @@ def _check(connection: sqlite3.Connection, path: Path, study: dict[str, Any] | N
         raise StoreError(
             f"{path} holds another study, with other settings: {changed}. Give the same ones, or choose another --out. "
             "(Networks, tasks, shares, budgets, seeds, scopes and recipes may be added.)"
+        )
+
+
+def _begin(connection: sqlite3.Connection, study: dict[str, Any]) -> None:
+    """Make the store this study's; it holds no trial that succeeded."""
+    with connection:
+        connection.execute("DELETE FROM trials")
+        connection.executemany(
+            "INSERT OR REPLACE INTO study VALUES (?, ?)",
+            [("format_version", str(_FORMAT_VERSION)), ("study", json.dumps(study, sort_keys=True))],
         )
 
 

@@ -6,11 +6,14 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import re
+import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,7 +25,7 @@ from pruneport.compress.options import CompressOptions, CriterionName, RankingNa
 from pruneport.compress.starting import dense_plan, with_head
 from pruneport.compress.train_state import Event, TrainState, write_state
 from pruneport.compress.training import Job, check_training, train
-from pruneport.errors import InputError
+from pruneport.errors import ImageFolderError, InputError, PruneportError
 from pruneport.export.bundle import is_bundle, new_bundle, open_bundle
 from pruneport.export.weights import rebuild, write_network
 from pruneport.models.digits_tasks import DIGITS_TASKS, write_digits_task
@@ -30,28 +33,45 @@ from pruneport.models.options import SourceOptions
 from pruneport.models.source import open_source
 from pruneport.models.tasks import Task, open_task
 
-__all__ = ["Preparation", "Trial", "check_study", "identity", "preparations", "prepare", "run_trial", "trials"]
+__all__ = [
+    "Preparation",
+    "Trial",
+    "check_study",
+    "check_tasks",
+    "identity",
+    "preparations",
+    "prepare",
+    "run_trial",
+    "trials",
+]
 
 _DIGITS = "pruneport:digits-"
 _DENSE = ("dense", "none")  # scope and recipe of the network that nothing was removed from
 _AXES = ("networks", "tasks", "kept", "budgets", "seeds", "scopes", "recipes")
 _MEANS = ("executor", "address", "jobs", "memory")
+_PRUNING = ("round_to", "calibration", "calibration_images", "input_shape", "resize", "mean", "std")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """One network, pruned in one way to several shares; the dense one is a way of its own, to the share 1."""
+    """One network, pruned in one way to several shares; the dense one is a way of its own, to the share 1.
+
+    Attributes:
+        settings: What else of the study the pruned network depends on, in words.
+    """
 
     network: str
     scope: str
     recipe: str
     kept: tuple[float, ...]
+    settings: str
     folder: Path
 
     def bundle(self, kept: float) -> Path:
         """Where the network with this share lies."""
         name = re.sub(r"[^A-Za-z0-9]+", "-", self.network.partition("=")[0].rpartition("/")[2])
-        digest = hashlib.sha256(f"{self.network} {self.scope} {self.recipe}".encode()).hexdigest()[:8]
+        made_of = f"{self.network} {self.scope} {self.recipe} {self.settings}"
+        digest = hashlib.sha256(made_of.encode()).hexdigest()[:8]
         return self.folder / f"{name}-{digest}-{kept:g}"
 
 
@@ -74,11 +94,11 @@ class Trial:
 
 
 def check_study(options: StudyOptions) -> None:
-    """Check a study before any work: numbers, and that every task can be read.
+    """Check a study's numbers and names; ``check_tasks`` looks into the tasks.
 
     Raises:
         InputError: Something is missing or out of range.
-        ImageFolderError: A task cannot be used, or no calibration images are asked for.
+        ImageFolderError: No calibration images are asked for.
     """
     for name in _AXES:
         if not getattr(options, name):
@@ -87,8 +107,8 @@ def check_study(options: StudyOptions) -> None:
             raise InputError(f"--{name} names something twice: {', '.join(map(str, getattr(options, name)))}.")
     if wrong := [kept for kept in options.kept if not 0 < kept <= 1]:
         raise InputError(f"--kept is {wrong[0]:g}; expected shares above 0, and at most 1 for the dense network.")
-    if wrong := [budget for budget in options.budgets if not budget > 0]:
-        raise InputError(f"--budgets has {wrong[0]:g}; expected training FLOPs above 0, such as 1e12.")
+    if wrong := [budget for budget in options.budgets if not 0 < budget < math.inf]:
+        raise InputError(f"--budgets has {wrong[0]:g}; expected a finite number of training FLOPs above 0, as 1e12.")
     for recipe in options.recipes:
         _check_recipe(recipe)
     if options.test_images is not None and options.test_images < 1:
@@ -99,7 +119,7 @@ def check_study(options: StudyOptions) -> None:
         raise InputError(f"no calibration folder {options.calibration}; expected images, in folders or not.")
     if options.jobs is not None and options.jobs < 1:
         raise InputError(f"--jobs is {options.jobs}; expected at least 1.")
-    if not options.memory > 0:
+    if not 0 < options.memory < math.inf:
         raise InputError(f"--memory is {options.memory:g}; expected GiB above 0, such as 3.")
     check_training(_train_options(options, Path(), options.budgets[0]))
     for task in options.tasks:
@@ -108,6 +128,34 @@ def check_study(options: StudyOptions) -> None:
                 raise InputError(f"no task {task}; there are {', '.join(_DIGITS + name for name in DIGITS_TASKS)}.")
         elif not Path(task).is_dir():
             raise InputError(f"no task folder {task}; expected FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE.")
+
+
+def check_tasks(missing: Iterable[Trial], options: StudyOptions) -> None:
+    """Open the tasks that trials need, every image once, so that a bad one is met before anything is pruned.
+
+    Raises:
+        InputError: A network cannot be built.
+        ImageFolderError: Tasks cannot be used; all are named.
+    """
+    needed = list(missing)
+    shapes = {_input_shape(network, options) for network in dict.fromkeys(trial.network for trial in needed)}
+    faults: dict[str, None] = {}
+    for task, shape in itertools.product(dict.fromkeys(trial.task for trial in needed), sorted(shapes)):
+        try:
+            _task(task, options, shape)
+        except ImageFolderError as error:
+            faults[str(error)] = None
+    if faults:
+        raise ImageFolderError(" ".join(faults))
+
+
+def _input_shape(network: str, options: StudyOptions) -> tuple[int, int, int]:
+    if options.input_shape is not None:
+        return options.input_shape
+    try:
+        return open_source(_source_options(network, None))[1].input_shape
+    except PruneportError as error:
+        raise InputError(f"{network} cannot be prepared: {error}") from error
 
 
 def _check_recipe(recipe: str) -> None:
@@ -150,11 +198,16 @@ def preparations(options: StudyOptions, folder: Path) -> list[Preparation]:
         (scope, recipe, pruned) for scope, recipe in itertools.product(options.scopes, options.recipes) if pruned
     ]
     ways += [(*_DENSE, (1.0,))] if 1 in options.kept else []
+    settings = _settings(options)
     return [
-        Preparation(network=network, scope=scope, recipe=recipe, kept=kept, folder=folder)
+        Preparation(network=network, scope=scope, recipe=recipe, kept=kept, settings=settings, folder=folder)
         for network in options.networks
         for scope, recipe, kept in ways
     ]
+
+
+def _settings(options: StudyOptions) -> str:
+    return json.dumps({name: getattr(options, name) for name in _PRUNING}, default=str)
 
 
 def prepare(todo: Preparation, options: StudyOptions, progress: Callable[[str], None] = lambda message: None) -> None:
@@ -208,7 +261,12 @@ def run_trial(
         InputError: The budget is below one step, or the task does not fit the network.
     """
     where = Preparation(
-        network=trial.network, scope=trial.scope, recipe=trial.recipe, kept=(trial.kept,), folder=folder
+        network=trial.network,
+        scope=trial.scope,
+        recipe=trial.recipe,
+        kept=(trial.kept,),
+        settings=_settings(options),
+        folder=folder,
     )
     bundle = open_bundle(where.bundle(trial.kept))
     plan = replace(bundle.plan, source=replace(bundle.plan.source, seed=trial.seed))
@@ -257,16 +315,25 @@ def _train_options(options: StudyOptions, task: Path, budget: float) -> TrainOpt
 @functools.lru_cache(maxsize=8)
 def _task(name: str, options: StudyOptions, shape: tuple[int, int, int]) -> Task:
     """The task, with its images kept in memory from one trial of this process to the next."""
-    if name.startswith(_DIGITS):
-        folder = Path(tempfile.mkdtemp(prefix="pruneport-digits-"))
-        write_digits_task(name.removeprefix(_DIGITS), folder)
-    else:
-        folder = Path(name)
+    folder = _digits_folder(name.removeprefix(_DIGITS)) if name.startswith(_DIGITS) else Path(name)
     task = open_task(folder, options, shape)
     count, most = len(task.test), options.test_images
     if most is not None and most < count:
         task = replace(task, test=task.test.part([row * count // most for row in range(most)]))
     return replace(task, name=name)
+
+
+@functools.lru_cache
+def _digits_folder(name: str) -> Path:
+    """A folder with a task made of scikit-learn's digits, for as long as this process lives."""
+    folder = Path(tempfile.mkdtemp(prefix="pruneport-digits-"))
+    # A pool's processes leave out what atexit would do.
+    Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=0)
+    try:
+        write_digits_task(name, folder)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{_DIGITS}{name} needs scikit-learn: pip install 'pruneport[demo]'.") from error
+    return folder
 
 
 def names(items: Sequence[str]) -> dict[str, str]:

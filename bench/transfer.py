@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pruneport.bench.executors import Outcome, run_local, run_ray, workers_that_fit
-from pruneport.bench.store import Finished, Store, open_store
+from pruneport.bench.store import FILE, Finished, Store, open_store
 from pruneport.bench.study import (
+    Preparation,
     Trial,
     check_study,
+    check_tasks,
     identity,
     names,
     preparations,
@@ -47,29 +49,44 @@ def run_study(options: StudyOptions, folder: Path, progress: Progress = lambda m
     """
     check_study(options)
     wanted = trials(options)
+    missing = _missing(options, folder, wanted)
+    if missing:
+        progress("reading the tasks")
+        check_tasks(missing, options)
     with open_store(folder, identity(options)) as store:
         missing = store.missing(wanted)
         if missing:
-            _prepare(options, folder, missing, progress)
-            _check_budgets(options, folder)
+            todo = _needed(options, folder, missing)
+            _prepare(options, todo, progress)
+            _check_budgets(options, todo, min(trial.budget for trial in missing))
             _run(options, folder, missing, store, progress)
         return store.finished(wanted)
 
 
-def _prepare(options: StudyOptions, folder: Path, missing: Sequence[Trial], progress: Progress) -> None:
+def _missing(options: StudyOptions, folder: Path, wanted: Sequence[Trial]) -> Sequence[Trial]:
+    """What is left to run; where there is no store yet, none is made."""
+    if not (folder / FILE).is_file():
+        return wanted
+    with open_store(folder, identity(options)) as store:
+        return store.missing(wanted)
+
+
+def _needed(options: StudyOptions, folder: Path, missing: Sequence[Trial]) -> list[Preparation]:
     needed = {trial.network for trial in missing}
-    todo = [item for item in preparations(options, (folder / "networks").absolute()) if item.network in needed]
-    progress(f"pruning {len(needed)} networks to {len(options.kept)} shares")
+    return [item for item in preparations(options, (folder / "networks").absolute()) if item.network in needed]
+
+
+def _prepare(options: StudyOptions, todo: Sequence[Preparation], progress: Progress) -> None:
+    progress(f"pruning {len({item.network for item in todo})} networks to {len(options.kept)} shares")
     for outcome in run_local(functools.partial(prepare, options=options), todo, _workers(options, len(todo))):
         if outcome.error is not None:
             raise InputError(f"{outcome.todo.network} cannot be prepared: {outcome.error}")
         progress(f"{outcome.todo.network} is pruned ({outcome.wall_s:.0f} s)")
 
 
-def _check_budgets(options: StudyOptions, folder: Path) -> None:
+def _check_budgets(options: StudyOptions, prepared: Sequence[Preparation], least: float) -> None:
     """Raise where the smallest budget does not pay for one step of the largest network."""
-    least = min(options.budgets)
-    for item in preparations(options, (folder / "networks").absolute()):
+    for item in prepared:
         for kept in item.kept:
             macs = open_bundle(item.bundle(kept)).plan.pruned.macs
             step = options.batch_size * training_flops(macs)

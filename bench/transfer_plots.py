@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -95,8 +96,8 @@ def _draw_curves(axes: Axes, entries: Sequence[Json]) -> None:
         style = "--" if dense else _STYLES.get(entry["scope"], "-")
         name = "dense" if dense else f"{_share(entry['kept'])} {entry['scope']}, {entry['recipe']}"
         axes.plot(budgets, errors, style, color=colour, alpha=strength, lw=1.4, marker="o", ms=2.5, label=name)
-        low = [point["error"] - point["spread"] for point in points]
-        high = [point["error"] + point["spread"] for point in points]
+        spreads = [math.nan if point["spread"] is None else point["spread"] for point in points]  # of one seed: a gap
+        low, high = ([error + sign * spread for error, spread in zip(errors, spreads, strict=True)] for sign in (-1, 1))
         axes.fill_between(budgets, low, high, color=colour, alpha=0.1, linewidth=0)
     _scales(axes)
 

@@ -41,14 +41,21 @@ def claim(network: Json) -> str:
     """Say in one sentence whether the paper's claim holds for a network, as measured."""
     rows = network["low_budgets"]
     if not rows:
-        return "Not enough trials yet to compare dense and pruned at low budgets."
+        return "Not enough trials to compare dense and pruned at low budgets: add 1 to kept, or let the study run on."
     held = [row for row in rows if row["claimed"]]
-    gains = ", ".join(
-        f"{row['gain']:+.0%} at {row['budget']:.2g} FLOPs ({row['accuracy']:.1%} with {row['kept']:.0%} of the MACs "
-        f"against {row['dense_accuracy']:.1%} dense, ± {row['deviation']:.1%})"
-        for row in rows
-    )
+    gains = ", ".join(map(_gain, rows))
     verdict = "holds" if len(held) == len(rows) else "holds in part" if held else "does not hold"
-    if held and not all(row["beyond_spread"] for row in held):
+    if any(row["beyond_spread"] is None for row in held):
+        verdict += " with one seed, whose spread is not known"
+    elif held and not all(row["beyond_spread"] for row in held):
         verdict += " on the mean, but not beyond the spread over seeds"
     return f"More than 20 % better at low budgets: {verdict}. Accuracy over the tasks: {gains}."
+
+
+def _gain(row: Json) -> str:
+    gain = "from nothing" if row["gain"] is None else f"{row['gain']:+.0%}"
+    spread = "one seed" if row["deviation"] is None else f"± {row['deviation']:.1%}"
+    return (
+        f"{gain} at {row['budget']:.2g} FLOPs ({row['accuracy']:.1%} with {row['kept']:.0%} of the MACs against "
+        f"{row['dense_accuracy']:.1%} dense, {spread})"
+    )

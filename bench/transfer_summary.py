@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 
 from pruneport.bench.devices import describe_device, library_versions
-from pruneport.bench.frontier import Cell, Way, areas, cells, crossing, curve, frontier, low_budget_gain, stream
+from pruneport.bench.frontier import (
+    Cell,
+    Means,
+    areas,
+    cells,
+    crossing,
+    curve,
+    deviation,
+    frontier,
+    low_budget_gain,
+    measured,
+    stream,
+)
 from pruneport.bench.law import FORMS, Check, Law, Point, best_kept, check_law, fit_law
 from pruneport.bench.store import Finished
 from pruneport.bench.study import Trial, names
@@ -25,7 +37,8 @@ def summarise(finished: Sequence[Finished], wanted: Sequence[Trial]) -> dict[str
 
     Returns:
         Plain data: ``networks`` with curves, frontier, areas, advice, laws and claims each; ``trials`` done, failed and
-        wanted; versions and device.
+        wanted; versions and device of the machine that summarises, which need not have run the trials. What is not
+        known, as a spread of one seed, is None.
     """
     of = cells(finished)
     short = names([*{trial.task for trial in wanted}, *{trial.network for trial in wanted}])
@@ -53,6 +66,7 @@ def _network(of: Sequence[Cell], finished: Sequence[Finished], network: str, sho
     return {
         "name": short[network],
         "tasks": [short[task] for task in tasks],
+        "dense": any(way.kept == 1 for way, _ in means),
         "curves": [
             {
                 "task": short[task],
@@ -95,50 +109,78 @@ def _network(of: Sequence[Cell], finished: Sequence[Finished], network: str, sho
                 **way._asdict(),
                 "accuracy": pruned,
                 "dense_accuracy": dense,
-                "gain": pruned / dense - 1 if dense else math.inf,
-                "deviation": deviation,
+                "gain": pruned / dense - 1 if dense else None,
+                "deviation": spread,
                 "claimed": pruned > (1 + _CLAIM) * dense,
-                "beyond_spread": pruned - deviation > (1 + _CLAIM) * dense,
+                "beyond_spread": None if spread is None else pruned - spread > (1 + _CLAIM) * dense,
             }
-            for budget, way, pruned, dense, deviation in low_budget_gain(mine, network)
+            for budget, way, pruned, dense, spread in low_budget_gain(mine, network)
         ],
-        "laws": [_law(mine, scope, recipe) for scope, recipe in sub_ways],
+        "laws": [_law(mine, means, scope, recipe) for scope, recipe in sub_ways],
         "scopes": _scopes(means),
     }
 
 
-def _law(mine: Sequence[Cell], scope: str, recipe: str) -> dict[str, Any]:
-    """Every form, checked on tasks and a budget that it was not fitted on, and what the best of them advises."""
+def _law(mine: Sequence[Cell], means: Means, scope: str, recipe: str) -> dict[str, Any]:
+    """The best share measured at every budget; every form of the law, checked, and what the best of them advises."""
     points = _points(mine, scope, recipe)
-    entry: dict[str, Any] = {"scope": scope, "recipe": recipe, "forms": [], "advice": []}
-    checks: list[Check] = []
-    laws: dict[str, Law] = {}
-    for form in FORMS:
-        try:
-            check, laws[form] = check_law(points, form), fit_law(points, form)
-        except InputError as error:
-            entry["error"] = str(error)
-            return entry
-        checks.append(check)
-        entry["forms"].append(
-            {"form": form, "rms": laws[form].rms, "parameters": laws[form].parameters, **_check(check)}
-        )
-    chosen = _best(checks).form
-    law, shares = laws[chosen], sorted({point.kept for point in points})
-    entry["chosen"] = chosen
-    for budget in sorted({point.budget for point in points}):
-        by_share = {
-            share: float(np.mean([p.error for p in points if p.kept == share and p.budget == budget]))
-            for share in shares
-            if any(p.kept == share and p.budget == budget for p in points)
+    entry: dict[str, Any] = {"scope": scope, "recipe": recipe, "forms": []}
+    law: Law | None = None
+    try:
+        laws, checks, chosen = _fit_all(points)
+    except InputError as error:
+        entry["error"] = str(error)
+    else:
+        entry["forms"] = [
+            {"form": form, "rms": laws[form].rms, "parameters": laws[form].parameters, **_check(checks[form])}
+            for form in laws
+        ]
+        entry["chosen"], law = chosen, laws[chosen]
+    shares, best = sorted({point.kept for point in points}), measured(means, scope, recipe)
+    entry["advice"] = [
+        {
+            "budget": budget,
+            "measured": _least(best[budget]) if budget in best else None,
+            "law": None if law is None else best_kept(law, shares, budget),
         }
-        measured = min(by_share, key=lambda share: by_share[share])
-        entry["advice"].append({"budget": budget, "measured": measured, "law": best_kept(law, shares, budget)})
+        for budget in sorted({point.budget for point in points})
+    ]
     return entry
 
 
+def _fit_all(points: Sequence[Point]) -> tuple[dict[str, Law], dict[str, Check], str]:
+    """Every form that the points allow, fitted and checked, and which has the most to say for it.
+
+    Raises:
+        InputError: There are too few points for any.
+    """
+    laws: dict[str, Law] = {}
+    refused: dict[str, InputError] = {}
+    for form in FORMS:
+        try:
+            laws[form] = fit_law(points, form)
+        except InputError as error:
+            refused[form] = error
+    if not laws:
+        raise refused[min(FORMS, key=lambda form: FORMS[form][0])]  # the one with the fewest parameters
+    checks = {form: check_law(points, form) for form in laws}
+    return laws, checks, min(laws, key=lambda form: _doubts(laws[form], checks[form], len(points)))
+
+
+def _doubts(law: Law, check: Check, points: int) -> tuple[bool, float, float]:
+    """Least for the form whose advice costs least on tasks that it was not fitted on; of equal ones the better
+    predictor. Where there is one task: at a budget that it was not fitted on, and the least residual for its number of
+    parameters.
+    """
+    if check.regret is not None:
+        return False, round(check.regret, 4), check.error_rms or 0.0
+    free = points - len(law.parameters) - 2 * len(law.floors)
+    return True, round(check.budget_regret or 0.0, 4), law.rms / math.sqrt(free)
+
+
 def advise(finished: Sequence[Finished], budget: float, task: str | None, network: str | None) -> dict[str, Any]:
-    """For a budget, the share of the MACs to keep, with the evidence.
+    """For a budget, the share of the MACs to keep, with the evidence: by the law, or where none can be fitted the best
+    that was measured at the nearest budget below.
 
     Args:
         finished: The study's trials.
@@ -150,35 +192,62 @@ def advise(finished: Sequence[Finished], budget: float, task: str | None, networ
         InputError: No such task or network, several networks and none named, or too few results.
     """
     of = cells(finished)
-    if not budget > 0:
-        raise InputError(f"--budget is {budget:g}; expected training FLOPs above 0, such as 1e12.")
+    if not 0 < budget < math.inf:
+        raise InputError(f"--budget is {budget:g}; expected a finite number of training FLOPs above 0, such as 1e12.")
     chosen = _named(network, sorted({cell.network for cell in of}), "network", "--network")
     mine = [cell for cell in of if cell.network == chosen]
     only = _named(task, sorted({cell.task for cell in mine}), "task", "--task") if task else None
-    answers: list[dict[str, Any]] = []
-    for scope, recipe in sorted({(cell.way.scope, cell.way.recipe) for cell in mine if cell.way.kept < 1}):
-        points = _points(mine, scope, recipe)
-        checks = [check_law(points, form) for form in FORMS]
-        check = _best(checks)
-        law, shares = fit_law(points, check.form), sorted({point.kept for point in points})
-        tasks = [only] if only else sorted(law.floors)
-        answers.append(
-            {
-                "scope": scope,
-                "recipe": recipe,
-                "kept": best_kept(law, shares, budget),
-                "predicted": {
-                    f"{share:g}": float(np.mean([law.error(name, share, budget) for name in tasks])) for share in shares
-                },
-                "law": check.form,
-                **_check(check),
-                "extrapolated": not min(p.budget for p in points) <= budget <= max(p.budget for p in points),
-            }
-        )
-    if not answers:
+    ways = sorted({(cell.way.scope, cell.way.recipe) for cell in mine if cell.way.kept < 1})
+    if not ways:
         raise InputError(f"only the dense network has results for {names([chosen])[chosen]}: let the study run on.")
-    best = min(answers, key=lambda answer: min(answer["predicted"].values()))
-    return {"budget": budget, "network": chosen, "task": only, "advice": best, "others": answers}
+    means = stream([cell for cell in mine if only in (None, cell.task)], chosen)
+    answers = [_answer(mine, means, scope, recipe, budget, only) for scope, recipe in ways]
+    known = [answer for answer in answers if answer["kept"] is not None]
+    if not known:
+        raise InputError(
+            f"there is nothing to compare: with no budget have two shares of {names([chosen])[chosen]} results on "
+            f"{'the task' if only else 'every task'}. Let the study run on, or give it more --kept."
+        )
+    best = min(known, key=lambda answer: (answer["law"] is None, answer["expected_error"]))
+    return {"budget": budget, "network": chosen, "task": only, "advice": best, "others": known}
+
+
+def _answer(
+    mine: Sequence[Cell], means: Means, scope: str, recipe: str, budget: float, only: str | None
+) -> dict[str, Any]:
+    """What one way of pruning has to say; ``kept`` is None where that is nothing."""
+    best = measured(means, scope, recipe)
+    at = max((run for run in best if run <= budget), default=min(best, default=None))
+    errors = {} if at is None else best[at]
+    answer: dict[str, Any] = {"scope": scope, "recipe": recipe, "kept": _least(errors) if errors else None}
+    answer["measured"] = {"budget": at, "kept": answer["kept"], "errors": _by_share(errors)} if errors else None
+    points = _points(mine, scope, recipe)
+    if only is not None and all(point.task != only for point in points):
+        points = []
+    try:
+        laws, checks, form = _fit_all(points)
+    except InputError as error:
+        runs = sorted(best)
+        answer |= {"predicted": {}, "law": None, "no_law": str(error)}
+    else:
+        law, runs = laws[form], sorted({point.budget for point in points})
+        tasks = [only] if only else sorted(law.floors)
+        shares = sorted({point.kept for point in points})
+        errors = {share: float(np.mean([law.error(name, share, budget) for name in tasks])) for share in shares}
+        answer |= {"kept": best_kept(law, shares, budget), "predicted": _by_share(errors), "law": form}
+        answer |= _check(checks[form])
+    answer["expected_error"] = errors.get(answer["kept"])
+    answer["extrapolated"] = bool(runs) and not runs[0] <= budget <= runs[-1]
+    return answer
+
+
+def _by_share(errors: dict[float, float]) -> dict[str, float]:
+    return {f"{share:g}": error for share, error in sorted(errors.items())}
+
+
+def _least(errors: dict[float, float]) -> float:
+    """The share with the least error; of equal ones the smallest."""
+    return min(sorted(errors), key=lambda share: errors[share])
 
 
 def _named(given: str | None, known: Sequence[str], what: str, flag: str) -> str:
@@ -198,12 +267,7 @@ def _points(mine: Sequence[Cell], scope: str, recipe: str) -> list[Point]:
     ]
 
 
-def _best(checks: Sequence[Check]) -> Check:
-    """The form whose advice costs least on tasks that it was not fitted on; of equal ones the better predictor."""
-    return min(checks, key=lambda check: (round(check.regret, 4), check.error_rms))
-
-
-def _check(check: Check) -> dict[str, float]:
+def _check(check: Check) -> dict[str, float | None]:
     return {
         "error_rms": check.error_rms,
         "regret": check.regret,
@@ -212,7 +276,7 @@ def _check(check: Check) -> dict[str, float]:
     }
 
 
-def _scopes(means: dict[tuple[Way, float], tuple[float, float]]) -> list[dict[str, Any]]:
+def _scopes(means: Means) -> list[dict[str, Any]]:
     """Filters against channels at equal MACs: mean errors over tasks, and over the budgets that both have."""
     found = []
     for way in sorted({way for way, _ in means if way.scope == "filters" and way.kept < 1}, reverse=True):
@@ -227,7 +291,7 @@ def _scopes(means: dict[tuple[Way, float], tuple[float, float]]) -> list[dict[st
                     "budgets": len(budgets),
                     "filters": float(np.mean([one[0] for one, _ in pairs])),
                     "channels": float(np.mean([two[0] for _, two in pairs])),
-                    "deviation": math.sqrt(sum(one[1] ** 2 + two[1] ** 2 for one, two in pairs)) / len(pairs),
+                    "deviation": deviation([spread for pair in pairs for _, spread in pair], len(pairs)),
                 }
             )
     return found

@@ -62,8 +62,22 @@ def test_it_is_checked_on_tasks_and_budgets_left_out() -> None:
     assert checks["product"].error_rms > 10 * right.error_rms  # another form than the one that made the data
 
 
+def test_what_cannot_be_left_out_is_not_checked() -> None:
+    alone = check_law([point for point in _points() if point.task == "cars"], "sparse")
+    assert alone.error_rms is alone.regret is None
+    assert alone.budget_regret == 0
+    assert alone.dense_regret == pytest.approx(0.0049, abs=1e-4)
+    two_budgets = check_law([point for point in _points() if point.budget < 1e12], "sparse")
+    assert two_budgets.budget_regret is None
+    assert two_budgets.regret is not None
+    pruned = check_law([point for point in _points() if point.kept < 1], "sparse")
+    assert pruned.dense_regret is pruned.error_rms is None
+
+
 def test_too_little_to_go_by() -> None:
     with pytest.raises(InputError, match="at least 6 results at two shares"):
         fit_law(_points()[:5], "sparse")
-    with pytest.raises(InputError, match="at least two tasks"):
-        check_law([point for point in _points() if point.task == "cars"], "sparse")
+    with pytest.raises(InputError, match="two budgets; there are 12, at 4 and 1"):
+        fit_law([point for point in _points() if point.budget == 1e10], "sparse")
+    with pytest.raises(InputError, match="at least 9 results at two shares of the MACs and two budgets; there are 8"):
+        fit_law([point for point in _points() if point.task != "cars"][::3][:8], "offset")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,13 +17,13 @@ from typing import Any
 import psutil
 import pytest
 
-from pruneport.bench.executors import run_local
+from pruneport.bench.executors import Outcome, run_local
 from pruneport.bench.store import FILE, Finished, open_store
-from pruneport.bench.study import Trial, identity, preparations, prepare, trials
+from pruneport.bench.study import Trial, _task, identity, preparations, prepare, trials
 from pruneport.bench.study_options import StudyOptions
 from pruneport.bench.transfer import run_study
 from pruneport.compress.train_state import Event
-from pruneport.errors import InputError, OutputError, StoreError
+from pruneport.errors import ImageFolderError, InputError, OutputError, StoreError
 from pruneport.export.bundle import open_bundle
 from pruneport.models.digits_tasks import write_digits_task
 
@@ -173,6 +174,41 @@ def test_work_that_kills_every_worker_is_given_up() -> None:
     assert outcomes["bad"].error == "its process was killed, three times over"
 
 
+def _runs_out_of_memory(name: str) -> str:
+    if name == "bad":
+        raise RuntimeError("out of memory")
+    return name
+
+
+def test_what_nobody_expected_costs_one_trial() -> None:
+    outcomes = {outcome.todo: outcome for outcome in run_local(_runs_out_of_memory, ["bad", "good"], 1)}
+    assert outcomes["good"].result == "good"
+    assert outcomes["bad"].error == "RuntimeError: out of memory"
+
+
+def _digits_folder(task: str) -> Path:
+    folder = _task(task, _STUDY, (1, 8, 8)).train.folder
+    assert folder.is_dir()
+    return folder
+
+
+def test_digits_tasks_leave_no_files() -> None:
+    (outcome,) = run_local(_digits_folder, ["pruneport:digits-parity"], 1)
+    assert outcome.error is None
+    assert not outcome.result.parent.exists()
+
+
+def test_every_checkpoint_and_every_setting_has_a_bundle_of_its_own(tmp_path: Path) -> None:
+    def bundles(options: StudyOptions) -> set[Path]:
+        return {item.bundle(kept) for item in preparations(options, tmp_path) for kept in item.kept}
+
+    two = replace(_STUDY, networks=("torchvision:resnet18=a/net.pth", "torchvision:resnet18=b/net.pth"))
+    assert len(bundles(two)) == 4  # dense and pruned
+    assert bundles(two).isdisjoint(bundles(replace(two, round_to=4)))
+    assert bundles(two).isdisjoint(bundles(replace(two, calibration=tmp_path)))
+    assert bundles(two) == bundles(replace(two, batch_size=8, seeds=(7,)))
+
+
 def test_networks_are_pruned_with_as_many_images_as_were_asked_for(tmp_path: Path) -> None:
     write_digits_task("parity", tmp_path / "images")
     options = replace(
@@ -194,6 +230,28 @@ def test_a_store_of_another_study(tmp_path: Path) -> None:
     with (
         pytest.raises(StoreError, match=r"another study, .*: batch_size \(32, now 8\)"),
         open_store(tmp_path, identity(replace(_STUDY, batch_size=8))),
+    ):
+        pass
+
+
+def test_settings_under_which_nothing_worked_bind_nobody(tmp_path: Path) -> None:
+    other = replace(_STUDY, round_to=4)
+    with open_store(tmp_path, identity(_STUDY)) as store:
+        store.add(replace(_finished(), events=(), error="a step costs more than the budget"))
+    with open_store(tmp_path, identity(other)) as store:
+        assert store.finished() == []
+        store.add(_finished())
+    with pytest.raises(StoreError, match=r"round_to \(4, now 8\)"), open_store(tmp_path, identity(_STUDY)):
+        pass
+
+
+def test_only_the_store_is_called_the_store(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError, match="elsewhere"), open_store(tmp_path, identity(_STUDY)):
+        raise PermissionError("elsewhere")
+    (tmp_path / "taken").write_text("no folder")
+    with (
+        pytest.raises(OutputError, match=r"--out .*taken cannot be written"),
+        open_store(tmp_path / "taken", identity(_STUDY)),
     ):
         pass
 
@@ -254,6 +312,9 @@ def test_a_failed_trial_is_tried_again(tmp_path: Path) -> None:
         ({"kept": (0.5, 1.5)}, "--kept is 1.5"),
         ({"recipes": ("l1/none",)}, r"--recipes has 'l1/none'; expected CRITERION/RANKING/RECOVERY"),
         ({"budgets": (0.0,)}, "--budgets has 0"),
+        ({"budgets": (1e10, float("inf"))}, "--budgets has inf; expected a finite number"),
+        ({"memory": 0.0}, "--memory is 0; expected GiB above 0"),
+        ({"mean": (0.5, 0.5, 0.5)}, "--mean has 3 numbers; expected 1 or 1"),
         ({"seeds": (1, 1)}, "--seeds names something twice"),
         ({"tasks": ("nowhere",)}, "no task folder nowhere"),
         ({"calibration": Path("nowhere")}, "no calibration folder nowhere"),
@@ -266,3 +327,69 @@ def test_a_failed_trial_is_tried_again(tmp_path: Path) -> None:
 def test_wrong_studies(wrong: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"(?i){said}"):
         run_study(replace(_STUDY, **wrong), tmp_path)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
+    """Prepare networks in this process, and train none; the trials that would have been."""
+    ran: list[Trial] = []
+
+    def run(work: Any, todo: Any, workers: int) -> Any:
+        return (Outcome(item, work(item), None, 0.1, "here") for item in todo)
+
+    def train(trial: Trial, options: StudyOptions, folder: Path) -> list[Event]:
+        ran.append(trial)
+        return [_EVENT]
+
+    monkeypatch.setattr("pruneport.bench.transfer.run_local", run)
+    monkeypatch.setattr("pruneport.bench.transfer.run_trial", train)
+    return ran
+
+
+def _break(task: Path, how: str) -> None:
+    if how == "one class":
+        for split in ("train", "test"):
+            shutil.rmtree(task / split / "odd")
+    elif how == "an empty split":
+        for image in (task / "test").rglob("*.png"):
+            image.unlink()
+    elif how == "other classes":
+        (task / "test" / "odd").rename(task / "test" / "strange")
+    else:
+        next((task / "train").rglob("*.png")).write_bytes(b"no image")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("one class", "has one class, even"),
+        ("an empty split", "test; expected files ending in"),
+        ("other classes", r"differ \(odd, strange in one only\)"),
+        ("an unreadable image", r"cannot be read \("),
+    ],
+)
+def test_a_bad_task_is_met_before_any_work(how: str, said: str, here: list[Trial], tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_digits_task("parity", tmp_path / name)
+        _break(tmp_path / name, how)
+    tasks = (str(tmp_path / "first"), "pruneport:digits-parity", str(tmp_path / "second"))
+    with pytest.raises(ImageFolderError, match=f"(?s)first.*{said}.*second.*{said}"):
+        run_study(replace(_STUDY, tasks=tasks), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_has_run_is_not_needed_again(here: list[Trial], tmp_path: Path) -> None:
+    """A network and a task that are gone, with all their trials done, hold nothing up."""
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "net.pth").touch()
+    old = f"pruneport:digits_resnet={tmp_path / 'net.pth'}"
+    study = replace(_STUDY, networks=(*_STUDY.networks, old), tasks=(*_STUDY.tasks, str(tmp_path / "gone")))
+    wanted = trials(study)
+    left = [trial for trial in wanted if trial.network != old and trial.task in _STUDY.tasks]
+    with open_store(tmp_path / "out", identity(study)) as store:
+        for trial in wanted:
+            if trial not in left:
+                store.add(_finished(trial))
+    assert len(run_study(study, tmp_path / "out")) == len(wanted)
+    assert here == left
+    assert len(list((tmp_path / "out" / "networks").iterdir())) == 2  # dense and pruned, of one network

@@ -188,3 +188,8 @@ def test_transfer_as_typed(run: Any, tmp_path: Path) -> None:
     assert "there is no study at" in run("transfer", "--advise", "--budget", "1e9", "--out", tmp_path / "x").err
     assert "without --advise" in run("transfer", "--budget", "1e9", "--out", tmp_path / "x").err
     assert "cannot be read" in run("transfer", tmp_path / "none.yaml").err
+    late = run("transfer", "--out", tmp_path / "x", "study.yaml")
+    assert late.code == 2
+    assert "the study comes first: pruneport transfer study.yaml, then the flags" in late.err
+    grid = ("--networks", "net", "--tasks", tmp_path, "--budgets", "1e9")
+    assert "--memory is 0; expected GiB above 0" in run("transfer", *grid, "--memory", 0, "--out", tmp_path / "x").err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,42 @@ def _finished(kept: float, budget: float, error: float) -> Finished:
     trial = Trial(network="net", task="birds", kept=kept, scope=scope, recipe=recipe, budget=budget, seed=0)
     event = Event(step=1, flops=budget, error=error, loss=1.0, macs=10, seconds=1.0)
     return Finished(trial=trial, events=(event,), wall_s=60.0, host="here")
+
+
+def test_failed_trials_are_reported_and_counted(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done = _finished(1.0, 1e10, 0.5)
+    failed = replace(_finished(0.5, 1e10, 0.5), events=(), error="RuntimeError: out of memory")
+    monkeypatch.setattr("pruneport.verbs.transferring.run_study", lambda *_: [done, failed])
+    grid = ("--networks", "net", "--tasks", "birds", "--kept", 1, 0.5, "--budgets", "1e10", "--seeds", 0)
+    (tmp_path / "out").mkdir()
+    ran = run("transfer", *grid, "--out", tmp_path / "out")
+    assert ran.code == 1
+    assert "check failed: 1 of 2 trials failed, the first with: RuntimeError: out of memory" in ran.err
+    assert str(tmp_path / "out" / "report.html") in ran.err
+    assert "1 trials failed" in (tmp_path / "out" / "report.html").read_text()
+    (entry,) = json.loads((tmp_path / "out" / "summary.json").read_text())["trials"]["failed"]
+    assert entry["error"] == "RuntimeError: out of memory"
+
+
+def test_advice_on_a_task_of_ones_own(run: Any, tmp_path: Path) -> None:
+    asked = ("transfer", "--advise", "--out", tmp_path, "--budget")
+    with open_store(tmp_path, identity(StudyOptions())) as store:
+        store.add(_finished(1.0, 1e10, 0.5))
+        assert "only the dense network has results for net" in run(*asked, "1e10").err
+        store.add(_finished(0.5, 1e10, 0.25))
+        above, below = run(*asked, "3e10"), run(*asked, "1e9")
+        for budget, dense, half in ((3e10, 0.4, 0.2), (1e11, 0.3, 0.18), (3e11, 0.2, 0.16)):
+            store.add(_finished(1.0, budget, dense))
+            store.add(_finished(0.5, budget, half))
+        law, plain = run(*asked, "2e10"), json.loads(run(*asked, "2e10", "--json").out)
+    assert above.code == 0, above.err
+    assert "keep 50% of the MACs" in above.out
+    assert "The best measured with 1e+10 FLOPs, the nearest budget run at or below it. No law: a law needs" in above.out
+    assert "25.0%" in above.out
+    assert "the smallest budget run, which is above it" in below.out
+    assert "not checked on another task" in law.out
+    assert "measured with 1e+10 FLOPs" in law.out
+    assert plain["advice"]["measured"]["errors"] == {"0.5": 0.25, "1": 0.5}
 
 
 def test_a_study_that_has_not_ended_is_reported(run: Any, tmp_path: Path) -> None:

@@ -126,7 +126,8 @@ def _(result: ShipResult, console: Console) -> None:
 def _(result: TransferResult, console: Console) -> None:
     trials = result.summary["trials"]
     for network in result.summary["networks"]:
-        table = _table(network["name"], ">kept", ">area under the curve", ">dense is better from, FLOPs")
+        heads = [network["name"], ">kept", ">area under the curve"]
+        table = _table(*heads, *([">dense is better from, FLOPs"] if network["dense"] else []))
         crossings = {(entry["scope"], entry["recipe"], entry["kept"]): entry for entry in network["stream"]}
         for row in network["areas"]:
             if not row["task"]:
@@ -135,7 +136,8 @@ def _(result: TransferResult, console: Console) -> None:
                     "" if row["kept"] == 1 else "never" if entry["crossing"] is None else f"{entry['crossing']:.2g}"
                 )
                 way = "dense" if row["kept"] == 1 else f"{row['scope']}, {row['recipe']}"
-                table.add_row(Text(way), f"{row['kept']:.0%}", f"{row['area']:.3f}", crossing)
+                cells = (Text(way), f"{row['kept']:.0%}", f"{row['area']:.3f}")
+                table.add_row(*cells, *([crossing] if network["dense"] else []))
         console.print(table)
         console.print(claim(network), markup=False, soft_wrap=True)
     for failure in trials["failed"]:
@@ -153,17 +155,36 @@ def _(result: AdviceResult, console: Console) -> None:
         markup=False,
         soft_wrap=True,
     )
-    table = _table(">kept", ">predicted error")
-    for kept, error in advice["predicted"].items():
-        table.add_row(f"{float(kept):.0%}", f"{error:.1%}")
+    columns = {"predicted error": advice["predicted"]} if advice["law"] else {}
+    if (found := advice["measured"]) is not None:
+        columns[f"measured with {found['budget']:.3g} FLOPs"] = found["errors"]
+    table = _table(">kept", *(f">{name}" for name in columns))
+    for kept in sorted(set().union(*columns.values()), key=float):
+        table.add_row(f"{float(kept):.0%}", *(f"{of[kept]:.1%}" if kept in of else "" for of in columns.values()))
     console.print(table)
-    console.print(
-        f"By the law {advice['law']!r}: on tasks it was not fitted on it errs by {advice['error_rms']:.1%}, and its "
-        f"share costs {advice['regret']:.1%} more error than the best; always dense costs {advice['dense_regret']:.1%}."
-        + (" The budget lies outside the study's." if advice["extrapolated"] else ""),
-        markup=False,
-        soft_wrap=True,
-    )
+    console.print(_by_law(advice) if advice["law"] else _by_measurement(advice, budget), markup=False, soft_wrap=True)
+
+
+def _by_law(advice: Any) -> str:
+    """What the advice rests on, and how far that was checked."""
+    if advice["regret"] is None:
+        said = f"By the law {advice['law']!r}, not checked on another task."
+    else:
+        errs = "" if advice["error_rms"] is None else f"it errs by {advice['error_rms']:.1%}, and "
+        said = (
+            f"By the law {advice['law']!r}: on tasks it was not fitted on {errs}its share costs {advice['regret']:.1%} "
+            "more error than the best"
+            + ("." if advice["dense_regret"] is None else f"; always dense costs {advice['dense_regret']:.1%}.")
+        )
+    return said + (" The budget lies outside the study's." if advice["extrapolated"] else "")
+
+
+def _by_measurement(advice: Any, budget: float) -> str:
+    run = advice["measured"]["budget"]
+    where = "that budget" if run == budget else "the nearest budget run at or below it"
+    if run > budget:
+        where = "the smallest budget run, which is above it"
+    return f"The best measured with {run:.3g} FLOPs, {where}. No law: {advice['no_law']}"
 
 
 def _inputs(plan: Plan) -> str:

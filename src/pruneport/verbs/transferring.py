@@ -16,7 +16,7 @@ from pruneport.bench.study_options import StudyOptions
 from pruneport.bench.transfer import run_study
 from pruneport.bench.transfer_report import render_transfer
 from pruneport.bench.transfer_summary import advise, summarise
-from pruneport.errors import InputError
+from pruneport.errors import CheckFailed, InputError
 from pruneport.models.factories import did_you_mean
 from pruneport.verbs.configs import TransferConfig
 from pruneport.verbs.results import AdviceResult, TransferResult
@@ -32,6 +32,7 @@ def transfer(config: TransferConfig, progress: Progress = silent, command: str =
 
     Raises:
         InputError: The study cannot be run or read; what is in the store stays.
+        CheckFailed: The study ran, and trials of it failed; the report is written.
     """
     folder = config.out or (Path(config.study.stem) if config.study else None)
     if folder is None:
@@ -49,8 +50,14 @@ def transfer(config: TransferConfig, progress: Progress = silent, command: str =
     finished = _finished(config, folder) if config.report else run_study(config, folder, progress)
     progress("writing the report")
     summary = summarise(finished, trials(config) or [item.trial for item in finished])
-    write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    write_whole(folder / SUMMARY, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     write_whole(folder / REPORT, render_transfer(summary, folder.resolve().name))
+    if (failed := summary["trials"]["failed"]) and not config.report:
+        raise CheckFailed(
+            f"{len(failed)} of {summary['trials']['wanted']} trials failed, the first with: {failed[0]['error']} "
+            f"The report is written, {folder / REPORT}, and {SUMMARY} beside it names them all; the same command runs "
+            "them again."
+        )
     return TransferResult(folder=folder, summary=summary)
 
 
