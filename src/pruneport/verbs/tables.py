@@ -229,8 +229,8 @@ def _show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
         console.print(f"Note: {plan.note}", markup=False, soft_wrap=True)
     if not plan.trained:
         console.print(
-            "Architecture only, with initial weights: latency is meaningful, accuracy is not. "
-            "Give trained weights with --checkpoint or --weights."
+            "No --checkpoint and no --weights were given: latency is meaningful, accuracy is not, unless the source "
+            "itself loads trained weights."
         )
 
 
