@@ -10,20 +10,10 @@ from typing import Any
 
 from pruneport.bench.executors import Outcome, run_local, run_ray, workers_that_fit
 from pruneport.bench.store import FILE, Finished, Store, open_store
-from pruneport.bench.study import (
-    Preparation,
-    Trial,
-    check_study,
-    check_tasks,
-    identity,
-    names,
-    preparations,
-    prepare,
-    run_trial,
-    trials,
-)
+from pruneport.bench.study import Trial, check_study, identity, names, trials
 from pruneport.bench.study_options import StudyOptions
 from pruneport.bench.time_left import work_left
+from pruneport.bench.trial import Preparation, check_tasks, preparations, prepare, run_trial
 from pruneport.compress.training import training_flops
 from pruneport.errors import InputError
 from pruneport.export.bundle import open_bundle

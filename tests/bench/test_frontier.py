@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from pruneport.bench.advice import advise
 from pruneport.bench.frontier import Way, areas, cells, crossing, frontier, low_budget_gain, stream
 from pruneport.bench.store import Finished
 from pruneport.bench.study import Trial
 from pruneport.bench.transfer_report import claim, render_transfer
-from pruneport.bench.transfer_summary import advise, summarise
+from pruneport.bench.transfer_summary import summarise
 from pruneport.errors import InputError
 
 _DENSE, _HALF = Way("dense", "none", 1.0), Way("filters", "none", 0.5)

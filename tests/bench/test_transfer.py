@@ -19,9 +19,10 @@ import pytest
 
 from pruneport.bench.executors import Outcome, run_local
 from pruneport.bench.store import FILE, Finished, open_store
-from pruneport.bench.study import Trial, _task, identity, preparations, prepare, trials
+from pruneport.bench.study import Trial, identity, trials
 from pruneport.bench.study_options import StudyOptions
 from pruneport.bench.transfer import run_study
+from pruneport.bench.trial import _task, preparations, prepare
 from pruneport.compress.train_state import Event
 from pruneport.errors import ImageFolderError, InputError, OutputError, StoreError
 from pruneport.export.bundle import open_bundle

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import yaml
 
+from pruneport.bench.advice import advise
 from pruneport.bench.store import Finished, open_store
 from pruneport.bench.study import trials
 from pruneport.bench.study_options import StudyOptions
 from pruneport.bench.transfer import run_study
 from pruneport.bench.transfer_report import render_transfer
-from pruneport.bench.transfer_summary import advise, summarise
+from pruneport.bench.transfer_summary import summarise
 from pruneport.errors import CheckFailed, InputError
 from pruneport.models.factories import did_you_mean
 from pruneport.verbs.configs import TransferConfig
