@@ -98,6 +98,12 @@ def test_the_gain_at_low_budgets(finished: list[Finished]) -> None:
     assert row["claimed"] is row["beyond_spread"] is True
 
 
+def test_low_budgets_are_the_lowest_third_of_a_range_in_logarithms() -> None:
+    budgets = (5e10, 1.6e11, 5e11, 1.6e12, 5e12)  # two decades: the third ends at 2.3e11
+    done = [_finished(way, "a", budget, 0, (0.5,)) for way in (_DENSE, _HALF) for budget in budgets]
+    assert [row[0] for row in low_budget_gain(cells(done), "net")] == [5e10, 1.6e11]
+
+
 def test_advice_names_what_it_does_not_know(finished: list[Finished]) -> None:
     answer = advise(finished, 1e10, "a", None)
     assert answer["advice"]["kept"] == 0.5
