@@ -17,7 +17,7 @@ from pruneport.compress.gradients import fisher, grasp, labels_for, snip, synflo
 from pruneport.compress.groups import Group
 from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.reduction import reduce_group
+from pruneport.compress.reduction import reduce_group, sum_of_squares
 from pruneport.compress.surgeon import unit_errors, weight_shares
 from pruneport.compress.widths import Scores
 from pruneport.errors import ImageFolderError, PruningError
@@ -161,11 +161,6 @@ def _l1(weight: Tensor) -> Tensor:
     return weight.abs().sum(1, dtype=torch.float64)
 
 
-def _l2(weight: Tensor) -> Tensor:
-    """Sum of w squared."""
-    return weight.square().sum(1, dtype=torch.float64)
-
-
 def _lamp(task: _Task) -> list[Tensor]:
     """The unit's sum of w squared, divided by that of all units of the group that are at least as large (LAMP).
 
@@ -173,7 +168,7 @@ def _lamp(task: _Task) -> list[Tensor]:
     layer: within a group the order is that of l2.
     """
     found = []
-    for squares in _weights_only(_l2)(task):
+    for squares in _weights_only(sum_of_squares)(task):
         order = squares.argsort(descending=True, stable=True)
         scores = torch.empty_like(squares)
         scores[order] = squares[order] / squares[order].cumsum(0).clamp_min(1e-300)
@@ -264,7 +259,7 @@ def _random(task: _Task) -> list[Tensor]:
 CRITERIA: Mapping[str, Criterion] = MappingProxyType(
     {
         "l1": Criterion(score=_weights_only(_l1)),
-        "l2": Criterion(score=_weights_only(_l2)),
+        "l2": Criterion(score=_weights_only(sum_of_squares)),
         "lamp": Criterion(score=_lamp, comparable=True),
         "fpgm": Criterion(score=_weights_only(_fpgm)),
         "bn-scale": Criterion(score=_bn_scale, comparable=True),

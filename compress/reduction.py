@@ -11,7 +11,7 @@ from pruneport.compress.groups import Group
 from pruneport.compress.layers import weight_by_channel
 from pruneport.compress.record import Member
 
-__all__ = ["reduce_group", "with_values"]
+__all__ = ["reduce_group", "sum_of_squares", "with_values"]
 
 
 def reduce_group(
@@ -37,6 +37,11 @@ def reduce_group(
         if weight is not None:
             rows.append(score(weight)[torch.from_numpy(member.positions)].sum(1))
     return torch.stack(rows).mean(0) if rows else None
+
+
+def sum_of_squares(weight: Tensor) -> Tensor:
+    """Of each position's weights: (positions, everything else) to (positions,) float64."""
+    return weight.square().sum(1, dtype=torch.float64)
 
 
 def with_values(network: nn.Module, values: Mapping[str, Tensor]) -> None:

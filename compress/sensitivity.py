@@ -97,7 +97,8 @@ def measure_sensitivity(
         progress(f"measuring group {number} of {len(wanted)}: {group.name}")
         if scores is None:
             found[index] = unit_errors(network, group, consumers).numpy()
-        shares = weight_shares(network, group)
+        shares = None if consumers else weight_shares(network, group)
+        made = group.members if unseen(group, consumers) else ()
         smaller = options[options < group.width][::-1]
         points = smaller[np.unique(np.linspace(0, len(smaller) - 1, _LEVELS).round().astype(int))]
         local, output = [0.0], [0.0]
@@ -106,9 +107,8 @@ def measure_sensitivity(
             removed = np.setdiff1d(np.arange(group.width), kept).tolist()
             weights = [consumer.compensated(removed) for consumer in consumers]
             errors = [consumer.error(weight) for consumer, weight in zip(consumers, weights, strict=True)]
-            local.append(sum(errors) if consumers else float(shares[removed].sum()))
-            members = group.members if unseen(group, consumers) else ()
-            with _removed(network, consumers, weights, removed), _silenced(network, members, kept):
+            local.append(sum(errors) if shares is None else float(shares[removed].sum()))
+            with _removed(network, consumers, weights, removed), _silenced(network, made, kept):
                 output.append(relative_error(dense, _outputs(replay)))
         curves[index] = Curve(
             widths=np.array([group.width, *points], dtype=np.float64),

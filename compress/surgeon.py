@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pruneport.compress.consumers import Consumer
 from pruneport.compress.groups import Group
-from pruneport.compress.reduction import reduce_group
+from pruneport.compress.reduction import reduce_group, sum_of_squares
 
 __all__ = ["removal_errors", "unit_errors", "weight_shares"]
 
@@ -45,7 +45,7 @@ def weight_shares(network: nn.Module, group: Group) -> Tensor:
     Returns:
         (width,) float64.
     """
-    squares = reduce_group(network, group, lambda weight: weight.square().sum(1, dtype=torch.float64))
+    squares = reduce_group(network, group, sum_of_squares)
     if squares is None or not squares.any():
         squares = torch.ones(group.width, dtype=torch.float64)
     return squares / squares.sum() * min(member.positions.size for member in group.members)
