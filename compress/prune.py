@@ -26,6 +26,7 @@ from pruneport.compress.plan import GroupPlan, Plan, Request, apply_plan, group_
 from pruneport.compress.sensitivity import Curve, measure_sensitivity
 from pruneport.compress.widths import Scores, choose_units, possible_widths
 from pruneport.errors import ImageFolderError, TargetError
+from pruneport.models.outputs import takes_several
 from pruneport.models.record import Source
 
 __all__ = ["Assessment", "GroupView", "Pruned", "assess", "describe_groups", "library_versions", "prune", "request_of"]
@@ -166,7 +167,8 @@ def _remove(
     apply_plan(pruned, plans, attributes)
     rescale_keys(pruned, assessed.coupling, lambda unit: unit not in lost)
     averaged = bool(assessed.coupling.averaged & lost)
-    return pruned, attributes, check_against_masked(network, pruned, plans, _example(source, 2), averaged)
+    example = _example(source, 2 if takes_several(network, source.input_shape) else 1)
+    return pruned, attributes, check_against_masked(network, pruned, plans, example, averaged)
 
 
 def _without_inflexible(
