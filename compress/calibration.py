@@ -19,7 +19,16 @@ from pruneport.errors import ImageFolderError
 from pruneport.models.images import ImageSet, open_images
 from pruneport.models.options import ImageOptions
 
-__all__ = ["BATCH", "Batches", "Calibration", "check_count", "held", "held_out_count", "open_calibration"]
+__all__ = [
+    "BATCH",
+    "Batches",
+    "Calibration",
+    "check_count",
+    "held",
+    "held_out_count",
+    "list_images",
+    "open_calibration",
+]
 
 BATCH = 32
 _LEAST_HELD_OUT = 16  # and as many must be left
@@ -52,6 +61,17 @@ def check_count(count: int) -> None:
         raise ImageFolderError(f"--calibration-images is {count}; expected at least 1.")
 
 
+def list_images(options: CalibrationOptions, shape: tuple[int, int, int]) -> ImageSet | None:
+    """Every image of the calibration folder, none of them read yet; None where no folder was given.
+
+    Raises:
+        ImageFolderError: No such folder, no images in it, or they cannot be inputs of this shape.
+    """
+    check_count(options.calibration_images)
+    given = ImageOptions(images=options.calibration, resize=options.resize, mean=options.mean, std=options.std)
+    return open_images(given, shape)
+
+
 def held_out_count(count: int) -> int:
     """How many inputs are held out beside ``count``: a tenth as many, at least 16."""
     return max(_LEAST_HELD_OUT, -(-count // 10))
@@ -82,10 +102,7 @@ def open_calibration(
         ImageFolderError: No such folder, no images in it, one that cannot be read, or they cannot be inputs of
             this shape.
     """
-    check_count(options.calibration_images)
-    images = open_images(
-        ImageOptions(images=options.calibration, resize=options.resize, mean=options.mean, std=options.std), shape
-    )
+    images = list_images(options, shape)
     if images is None:
         return None
     count = min(options.calibration_images, len(images))

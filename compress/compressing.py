@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from pruneport.compress.calibration import BATCH, Calibration, held_out_count, open_calibration
+from pruneport.compress.calibration import BATCH, Calibration, held_out_count, list_images, open_calibration
 from pruneport.compress.cost import run_once
 from pruneport.compress.criteria import wants_inputs
 from pruneport.compress.options import CalibrationOptions, CompressOptions
@@ -18,9 +18,21 @@ from pruneport.errors import ModelError, PruningError
 from pruneport.models.outputs import Outputs, read_outputs, takes_several
 from pruneport.models.record import Source
 
-__all__ = ["calibration_inputs", "compress_network", "compress_to"]
+__all__ = ["calibration_inputs", "check_inputs", "compress_network", "compress_to"]
 
 Progress = Callable[[str], None]
+
+
+def check_inputs(options: CompressOptions, dense: nn.Module, source: Source) -> None:
+    """Check, without any work, that the options can be met by the images that are given, or by none.
+
+    Raises:
+        ImageFolderError: Images are needed and none are given, or the folder cannot be used.
+        PruningError: Synthetic inputs are needed, and there are no BatchNorm statistics to make them from.
+    """
+    list_images(options, source.input_shape)
+    choose_recovery(options, dense, source.trained)
+    wants_inputs(options, options.calibration is not None)
 
 
 def compress_network(

@@ -122,7 +122,7 @@ def test_batch_sizes_that_do_not_fit_are_met_before_any_work(
     ran = run("ship", *_asked(source, "plain"), "--batch-size-fixed", "2", *flags, "--out", out)
     assert ran.code == 2
     assert said in ran.err.replace("\n", " ")
-    assert "exporting" not in ran.err
+    assert "exporting dense.onnx" not in ran.err
     assert not out.exists()
 
 
@@ -150,6 +150,22 @@ def test_what_cannot_be_exported_is_found_first(verb: str, source: Path, run: An
     assert "control flow that depends on values" in ran.err
     assert "finding coupled groups" not in ran.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--calibration", "nowhere"), "no image folder nowhere"),
+        (("--recover", "bn"), "--recover bn needs images"),
+        (("--criterion", "taylor"), "--criterion taylor needs images"),
+    ],
+)
+def test_exporting_waits_for_what_is_checked_at_once(
+    flags: tuple[str, ...], said: str, source: Path, run: Any, tmp_path: Path
+) -> None:
+    ran = run("ship", *_asked(source, "by value"), *flags, "--out", tmp_path / "out")
+    assert (ran.code, said in ran.err) == (2, True)
+    assert "exporting dense.onnx" not in ran.err
 
 
 def test_exporting_first_is_left_out_on_request(source: Path, run: Any, tmp_path: Path) -> None:

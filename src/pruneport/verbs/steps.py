@@ -16,7 +16,7 @@ from pruneport.bench.networks import read_input
 from pruneport.bench.plots import check_plot, sensitivity_plot
 from pruneport.bench.report import render_report
 from pruneport.compress.allocation import check_round_to, target_of
-from pruneport.compress.compressing import calibration_inputs, compress_network
+from pruneport.compress.compressing import calibration_inputs, check_inputs, compress_network
 from pruneport.compress.cost import run_once
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan
@@ -213,6 +213,7 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
         if images is not None:
             images.check_readable()
             check_classes(images, tuple(main_output(run_once(dense, source.input_shape)).shape))
+    check_inputs(config, dense, source)
     exported = export_dense(dense, source, fixed, progress) if config.dry_export else None
     if not isinstance(config, ExportOptions):
         exported = None  # only to see that it can be done
