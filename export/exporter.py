@@ -24,6 +24,7 @@ __all__ = ["INPUT_NAME", "OnnxNetwork", "check_fixed_batch", "export_network", "
 
 INPUT_NAME = "input"
 _INLINE_LIMIT_BYTES = 1_800_000_000  # a protobuf holds at most 2 GiB
+_REASON = 300  # characters of what torch says; of a detector it is pages
 _DTYPES = {
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.float16, torch.float32, torch.float64),
@@ -166,6 +167,8 @@ def _names_for_one(network: nn.Module, shape: tuple[int, int, int]) -> tuple[str
 
 def _why_not(network: nn.Module, shape: tuple[int, int, int], batch: int | None, error: Exception) -> str:
     reason = (str(error.__cause__ or error).strip().splitlines() or [repr(error)])[0]
+    if len(reason) > _REASON:
+        reason = f"{reason[:_REASON]} …"
     kind = type(network).__name__
     if batch is not None and batch > 1 and not takes_several(network, shape):
         return f"{kind} takes one image at a time, not {batch}: give --batch-size-fixed 1."
