@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruneport.compress.adapters import is_scaled_by_input
-
 __all__ = ["HEAD_COUNTS", "NarrowAttention", "head_counts", "narrow_attention"]
 
 HEAD_COUNTS = ("num_heads", "heads", "nhead", "n_heads", "num_kv_heads")
@@ -18,9 +16,9 @@ HEAD_COUNTS = ("num_heads", "heads", "nhead", "n_heads", "num_kv_heads")
 
 
 def head_counts(module: nn.Module) -> set[int]:
-    """How many heads the module says it has; nothing where their number decides on the scale of its logits."""
-    values = {getattr(module, name, None) for name in HEAD_COUNTS}
-    return set() if is_scaled_by_input(module) else {value for value in values if type(value) is int}
+    """How many heads the module says it has."""
+    values = [getattr(module, name, None) for name in HEAD_COUNTS]
+    return {int(value) for value in values if isinstance(value, int)}
 
 
 class NarrowAttention(nn.MultiheadAttention):

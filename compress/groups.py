@@ -122,7 +122,7 @@ def _group(
         name=min(producers, key=lambda name: coupling.order.get(name, len(coupling.order))),
         width=len(units),
         members=members,
-        scope="output" if coupling.output.intersection(units) else "filters",
+        scope=_end(coupling, units),
         units=tuple(units),
         averaged=bool(coupling.averaged.intersection(units)),
         heads=coupling.heads.issuperset(units),
@@ -130,6 +130,13 @@ def _group(
         obstacle=obstacle or block_obstacle,
         structure=tuple(sorted((_kind(layers[m.module]), m.axis) for m in members)),
     )
+
+
+def _end(coupling: Coupling, units: list[int]) -> Scope:
+    """Whether the group's channels leave the network; else it is taken to end inside a block."""
+    if coupling.output.intersection(units):
+        return "output"
+    return "representation" if coupling.representation.intersection(units) else "filters"
 
 
 def _run(positions: np.ndarray[Any, np.dtype[np.int64]]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ def combine(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> N
     tensors = tensors_in((args, kwargs))
     for out in tensors_in(output):
         flow.give(out, meeting(flow, tensors, out.shape))
+        view = next((view for one in tensors if one.shape == out.shape and (view := flow.weight_view(one))), None)
+        if view is not None:  # a weight that is computed anew, entry by entry
+            flow.give_view(out, replace(view, moved=False))
     if operator_name(function).startswith(("add", "sub")):
         _note_added(flow, tensors, tensors_in(output)[0].shape)
 
@@ -156,3 +160,4 @@ def write(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> Non
         for entry in flow.maps(source):
             if not entry.bare:
                 flow.break_off(entry.compact(), f"{flow.place or 'the network'} writes its channels into a slice")
+                flow.lose([target._base], entry.compact())

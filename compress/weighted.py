@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -54,11 +55,16 @@ def convolve(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
             _filter(flow, source, weight, output)
         else:
             _multiply_bare(flow, source)
+            flow.contract(output)
         return
     layer: Any = flow.modules[name]
+    if bool(argument(function, args, kwargs, "transposed", False)) != layer.transposed:
+        _tied(flow, name, [source], output)
+        return
     _pass_on(flow, source, output, 1, f"{name} mixes its channels as if they were places")
     depthwise = layer.groups > 1 and layer.groups == layer.in_channels
     if not depthwise:
+        flow.end(output)
         _read(flow, source, 1, lambda: flow.elements.register((name, "in"), layer.in_channels), name)
         out = flow.elements.register((name, "out"), layer.out_channels)
         if (name, "in") in flow.elements.offsets and removed_whole(layer):
@@ -85,9 +91,21 @@ def _filter(flow: Flow, source: Tensor, weight: Tensor, output: Tensor) -> None:
     if kernel is not None:
         rows = kernel.rows(0)
         flow.elements.join(line[:, None], rows)
-    flow.sized.append((flow.place, line))
     flow.products.append(Product(output.numel() * weight[0].numel(), (line,)))
     flow.give_line(output, 1, line)
+
+
+def _tied(flow: Flow, name: str, sources: Sequence[Tensor], output: Tensor) -> None:
+    """A layer's weight the other way round, as by a decoder that shares it: neither width can go on both sides."""
+    reason = f"the weight of {name} is used by another operation, too"
+    layer: Any = flow.modules[name]
+    for axis, size in (("in", layer.weight.shape[1] * getattr(layer, "groups", 1)), ("out", len(layer.weight))):
+        flow.break_off(flow.elements.register((name, axis), size), reason)
+    for tensor in sources:
+        for entry in flow.maps(tensor):
+            flow.break_off(entry.compact(), reason)
+    flow.give(output, [])
+    flow.end(output)
 
 
 def _multiply_bare(flow: Flow, source: Tensor) -> None:
@@ -99,6 +117,7 @@ def _multiply_bare(flow: Flow, source: Tensor) -> None:
 def _linear(flow: Flow, name: str, source: Tensor, output: Tensor, bias: Tensor | None) -> None:
     layer: Any = flow.modules[name]
     flow.give(output, [])
+    flow.end(output)
     _pass_on(flow, source, output, -1)
     for ridden in flow.maps(output):
         flow.riding[name] = ridden.line(flow.varies(ridden)[0])
@@ -118,13 +137,22 @@ def multiply(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
     *bias, left, right = args[:3] if operator_name(function).startswith(("addmm", "baddbmm")) else args[:2]
     name = flow.layer_of(right, (nn.Linear,)) if flow.owned(right) or not flow.maps(right) else None
     if name is not None:
-        _linear(flow, name, left, output, bias[0] if bias else None)
+        view = flow.weight_view(right)
+        if view is not None and not _along(view.inputs, right.ndim - 2):
+            _tied(flow, name, [left], output)
+        else:
+            _linear(flow, name, left, output, bias[0] if bias else None)
         return
     last = left.ndim - 1
     rows, columns = flow.map_along(left, last), flow.map_along(right, last - 1)
     for entry, other in ((rows, columns), (columns, rows)):
         if entry is not None and other is None and not entry.bare:
             flow.break_off(entry.compact(), f"{flow.place} multiplies its channels with values of a fixed width")
+    if any(entry.bare for tensor in (left, right) for entry in flow.maps(tensor)):
+        flow.contract(output)
+    for summed in (rows, columns):
+        if summed is not None and not summed.bare:
+            flow.lose([output], summed.compact(), contracted=True)
     if rows is not None and columns is not None:
         left_rows, right_rows = _entries_along(rows, last), _entries_along(columns, last - 1)
         flow.elements.join(left_rows[:, :1], right_rows)
@@ -147,6 +175,11 @@ def multiply(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
         flow.give(output, meeting(flow, [output, bias[0]], output.shape))
 
 
+def _along(labels: Tensor, dim: int) -> bool:
+    """Whether the labels change along the dimension; also where there is but one place."""
+    return labels.shape[dim] == 1 or bool((labels.select(dim, 0) != labels.select(dim, 1)).any())
+
+
 def _entries_along(entry: Map, dim: int) -> Tensor:
     """The elements at each place along a dimension, (size, n); one of a map whose units change along it alone."""
     return entry.rows(dim) if entry.bare else entry.line(dim)[:, None]
@@ -165,6 +198,10 @@ def attend(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> No
     query, key, value = args[:3]
     out = tensors_in(output)[0]
     flow.give(out, [])
+    for read in (query, key):
+        for found in flow.maps(read):
+            if not found.bare:
+                flow.lose([out], found.compact(), contracted=True)
     heads, last = range(query.ndim - 2), query.ndim - 1
     width, other = flow.map_along(query, last), flow.map_along(key, last)
     if width is not None and other is not None and not width.bare and not other.bare:
@@ -201,6 +238,9 @@ def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) 
         weight = argument(function, args, kwargs, "weight")
         if flow.owned(source):
             flow.standardised.add(flow.place)
+            view = flow.weight_view(source)
+            if view is not None:
+                flow.give_view(out, replace(view, moved=False))
             return
         name = flow.layer_of(weight, kinds)
         flow.give(out, [])
@@ -260,7 +300,7 @@ def attend_by_layer(flow: Flow, name: str, layer: Any, inputs: Any, output: Any)
         heads = grid.transpose(0, 1).flatten(1)
         flow.elements.join(heads[:, :1], heads)
         flow.heads.append(heads[:, 0])
-        flow.sized.append((name, heads[:, 0]))
+        flow.counted.append((name, "num_heads", heads[:, 0]))
     else:
         flow.elements.join(grid[:1, :1], grid)
     flow.give_line(out, out.ndim - 1, flow.elements.register((f"{name}.out_proj", "out"), layer.embed_dim))

@@ -41,7 +41,7 @@ def first_pruned(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_file_says_what_a_reader_needs(content: dict[str, Any]) -> None:
-    assert content["format_version"] == FORMAT_VERSION == 1
+    assert content["format_version"] == FORMAT_VERSION == 2
     assert content["source"]["spec"] == "pruneport:digits_resnet"
     assert content["source"]["trained"] is False
     assert content["source"]["input_shape"] == [1, 8, 8]
@@ -59,10 +59,10 @@ def test_what_is_no_plan(text: str) -> None:
         parse_plan(text)
 
 
-@pytest.mark.parametrize("version", [2, 99, "1", None])
+@pytest.mark.parametrize("version", [3, 99, "1", None])
 def test_other_formats(version: Any, content: dict[str, Any]) -> None:
     content["format_version"] = version
-    with pytest.raises(BundleError, match=rf"has format {version}; this pruneport reads format 1\. Upgrade with"):
+    with pytest.raises(BundleError, match=rf"has format {version}; this pruneport reads formats 1 to 2\. Upgrade with"):
         parse_plan(json.dumps(content))
 
 
