@@ -111,7 +111,7 @@ def prune(
     assessed = assessment or assess(network, source, options, progress=progress)
     options = replace(options, criterion=assessed.options.criterion, ranking=assessed.options.ranking)
     cost = assessed.cost
-    example = _example(source, 2 if takes_several(network, source.input_shape) else 1)
+    example = _example(source, 2)
     while True:
         progress(f"searching widths for {target} {value:g}")
         allocation = allocate(assessed.groups, assessed.scores, cost, options, assessed.reasons, assessed.curves)
@@ -121,6 +121,9 @@ def prune(
             pruned, changes, masked_error = _remove(network, example, assessed, group_plans)
             break
         except (ForwardError, OutputError) as error:
+            if len(example) > 1 and not takes_several(network, source.input_shape):
+                example = example[:1]
+                continue
             progress("finding the groups that cannot be pruned")
             assessed = _without_culprits(network, example, assessed, group_plans, error)
     return Pruned(
