@@ -36,6 +36,28 @@ class _Output:
     scale: float = 0.0
     wrong: int = 0
     undecided: int = 0
+    rows: int = 0
+    low: Array | None = None
+    high: Array | None = None
+
+    def see(self, rows: Array) -> None:
+        """Widen the range that each entry of the output (B, ...) has over the inputs."""
+        if not len(rows):
+            return
+        low, high = rows.min(0), rows.max(0)
+        if self.low is not None and self.high is not None and self.low.shape == low.shape:
+            low, high = np.minimum(low, self.low), np.maximum(high, self.high)
+        self.rows, self.low, self.high = self.rows + len(rows), low, high
+
+    @property
+    def spread(self) -> float:
+        """How far the outputs of different inputs lie apart at most; of one input alone, its values."""
+        if self.low is None or self.high is None or not self.low.size:
+            return 0.0
+        low, high = np.ravel(self.low), np.ravel(self.high)
+        if self.rows == 1:
+            low, high = low.min(keepdims=True), high.max(keepdims=True)
+        return float((high[high != low] - low[high != low]).max(initial=0))
 
 
 class Compared:
@@ -85,6 +107,7 @@ class Compared:
                 continue
             output = self._outputs.setdefault(name, _Output())
             output.entries += wanted.size
+            output.see(np.atleast_1d(wanted).astype(np.float64))
             if wanted.dtype.kind == "f":
                 _add_floats(output, wanted, returned)
                 if name == theirs.main and wanted.ndim == 2 and wanted.size:
@@ -115,11 +138,18 @@ class Compared:
         """Entries of whole numbers that differ, where torch gives both."""
         return sum(output.undecided for output in self._outputs.values())
 
+    @property
+    def constant(self) -> bool:
+        """Whether all outputs are the same whatever is given, within the tolerance: then any file would agree."""
+        return bool(self._outputs) and all(
+            output.spread <= (0 if output.exact else self._allowed(output)) for output in self._outputs.values()
+        )
+
     def faults(self) -> list[str]:
         """What is wrong, by name of the output; empty where everything agrees."""
         faults = list(self._faults)
         for name, output in self._outputs.items():
-            allowed = self._tolerance.atol + self._tolerance.rtol * output.scale
+            allowed = self._allowed(output)
             if not output.exact and not output.error <= allowed:
                 faults.append(f"{name} differs by {output.error:.2e}, allowed {allowed:.2e}")
             if output.wrong:
@@ -130,6 +160,9 @@ class Compared:
                     "several values, which is too many to say that they agree"
                 )
         return faults[:_LISTED] + ([f"and {len(faults) - _LISTED} more"] if len(faults) > _LISTED else [])
+
+    def _allowed(self, output: _Output) -> float:
+        return self._tolerance.atol + self._tolerance.rtol * output.scale
 
     def _fail(self, fault: str) -> None:
         self._faults[fault] = None

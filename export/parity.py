@@ -61,6 +61,8 @@ class Parity:
         undecided: Entries of outputs of whole numbers, such as classes, that differ where torch itself gives both
             values for inputs that differ by 1e-5 of their deviation.
         fault: What differs, by name of the output; empty where all is within the tolerance.
+        constant: Whether the outputs differ from input to input by less than the tolerance: any file that gives them
+            whatever it is given would pass.
     """
 
     network: str
@@ -75,6 +77,7 @@ class Parity:
     ok: bool
     undecided: int = 0
     fault: str = ""
+    constant: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,4 +263,5 @@ def _parity(network: str, compared: Compared, inputs: str, batch: int, precision
         ok=not (faults := compared.faults()),
         undecided=compared.undecided,
         fault="; ".join(faults),
+        constant=compared.constant,
     )

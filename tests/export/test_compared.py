@@ -150,3 +150,29 @@ def test_a_long_list_of_faults_is_cut() -> None:
     faults = compared(theirs, {name: value.numpy() + 1 for name, value in theirs.items()}).faults()
     assert len(faults) == 7
     assert faults[-1] == "and 3 more"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "constant"),
+    [
+        ({"x": torch.zeros(3, 4)}, True),
+        ({"x": torch.tensor([[1.0, 2.0], [1.0, 2.0]])}, True),
+        ({"x": torch.tensor([[1.0, 2.0]])}, False),  # of one input it cannot be said, but where all is one value
+        ({"x": torch.tensor([[2.0, 2.0]])}, True),
+        ({"x": SCORES}, False),
+        ({"x": torch.ones(2, 2), "classes": CLASSES}, False),
+        ({"x": torch.ones(2, 2), "classes": CLASSES * 0}, True),
+        ({"x": torch.ones(2, 0)}, True),
+        ({"loss": torch.tensor(2.0)}, True),
+        ({"x": torch.tensor([[1.0, -torch.inf], [3.0, -torch.inf]])}, False),
+    ],
+)
+def test_outputs_that_are_the_same_whatever_is_given(theirs: dict[str, Tensor], constant: bool) -> None:
+    assert compared(theirs, {name: value.numpy() for name, value in theirs.items()}).constant is constant
+
+
+def test_a_single_input_after_another_is_one_of_two() -> None:
+    found = Compared(TOLERANCE)
+    for value in (1.0, 2.0):
+        found.add(Outputs({"x": torch.full((1, 3), value)}, {}), [np.full((1, 3), value, np.float32)], never)
+    assert not found.constant
