@@ -23,6 +23,7 @@ from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.layers import removed_whole
 from pruneport.compress.record import Axis, Cost
 from pruneport.errors import ModelError
+from pruneport.models.outputs import TensorsOnly
 
 with warnings.catch_warnings():  # fvcore decorates with torch.jit.script, which torch calls deprecated
     warnings.simplefilter("ignore", FutureWarning)
@@ -73,10 +74,11 @@ def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dic
     try:
         with hooks_restored(network), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            analysis = FlopCountAnalysis(network, torch.zeros(1, *shape))
+            analysis = FlopCountAnalysis(TensorsOnly(network), torch.zeros(1, *shape))
             analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
             analysis.set_op_handle("aten::baddbmm", _added_product_macs)
-            return {name: int(count) for name, count in analysis.by_module().items()}
+            counts = analysis.by_module().items()
+            return {name.removeprefix("network").removeprefix("."): int(count) for name, count in counts}
     except Exception as error:
         raise ModelError(
             f"the network's multiply-accumulates cannot be counted: {type(error).__name__}: {error}. Its forward "

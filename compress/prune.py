@@ -26,6 +26,7 @@ from pruneport.compress.plan import GroupPlan, Plan, Request, apply_plan, group_
 from pruneport.compress.sensitivity import Curve, measure_sensitivity
 from pruneport.compress.widths import Scores, choose_units, possible_widths
 from pruneport.errors import ImageFolderError, TargetError
+from pruneport.models.outputs import takes_several
 from pruneport.models.record import Source
 
 __all__ = ["Assessment", "GroupView", "Pruned", "assess", "describe_groups", "library_versions", "prune", "request_of"]
@@ -110,17 +111,21 @@ def prune(
     assessed = assessment or assess(network, source, options, progress=progress)
     options = replace(options, criterion=assessed.options.criterion, ranking=assessed.options.ranking)
     cost = assessed.cost
+    example = _example(source, 2)
     while True:
         progress(f"searching widths for {target} {value:g}")
         allocation = allocate(assessed.groups, assessed.scores, cost, options, assessed.reasons, assessed.curves)
         group_plans = _plans(assessed, allocation)
         progress("removing filters")
         try:
-            pruned, changes, masked_error = _remove(network, source, assessed, group_plans)
+            pruned, changes, masked_error = _remove(network, example, assessed, group_plans)
             break
         except (ForwardError, OutputError) as error:
+            if len(example) > 1 and not takes_several(network, source.input_shape):
+                example = example[:1]
+                continue
             progress("finding the groups that cannot be pruned")
-            assessed = _without_culprits(network, source, assessed, group_plans, error)
+            assessed = _without_culprits(network, example, assessed, group_plans, error)
     return Pruned(
         network=pruned,
         plan=Plan(
@@ -155,7 +160,7 @@ def _plans(assessed: Assessment, allocation: Allocation) -> tuple[GroupPlan, ...
 
 
 def _remove(
-    network: nn.Module, source: Source, assessed: Assessment, plans: Sequence[GroupPlan]
+    network: nn.Module, example: torch.Tensor, assessed: Assessment, plans: Sequence[GroupPlan]
 ) -> tuple[nn.Module, ForwardChanges, float | None]:
     """Shrink a copy of the network and prove it; returns it, what its forwards are told, and the proof's error."""
     lost = {
@@ -168,13 +173,13 @@ def _remove(
     changes = fit_forwards(network, assessed.coupling, lambda unit: unit not in lost)
     apply_plan(pruned, plans, changes.attributes, changes.sizes)
     rescale_keys(pruned, assessed.coupling, lambda unit: unit not in lost)
-    error = check_against_masked(network, pruned, plans, _example(source, 2), assessed.coupling, lost)
+    error = check_against_masked(network, pruned, plans, example, assessed.coupling, lost)
     return pruned, changes, error
 
 
 def _without_culprits(
     network: nn.Module,
-    source: Source,
+    example: torch.Tensor,
     assessed: Assessment,
     plans: Sequence[GroupPlan],
     error: ForwardError | OutputError,
@@ -190,7 +195,7 @@ def _without_culprits(
     def failure(pruned: Sequence[int]) -> ForwardError | OutputError | None:
         chosen = [plan if index in pruned else replace(plan, kept=None) for index, plan in enumerate(plans)]
         try:
-            _remove(network, source, assessed, chosen)
+            _remove(network, example, assessed, chosen)
         except (ForwardError, OutputError) as found:
             return found
         return None

@@ -484,7 +484,7 @@ def test_outputs_that_are_all_zero_prove_nothing(digits: nn.Module) -> None:
     assert prune(network, DIGITS, PruneOptions(ratio=0.5)).plan.masked_error is None
 
 
-def test_shared_parameters_are_noted() -> None:
+def test_shared_parameters_stay_shared() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 2, 1)
     )
@@ -496,8 +496,11 @@ def test_shared_parameters_are_noted() -> None:
     with torch.inference_mode():
         expected, actual = zeroed(untied, pruned.plan)(images), pruned.network(images)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
-    assert pruned.plan.note is not None
-    assert "some parameters are shared between layers" in pruned.plan.note
+    assert pruned.network[1].weight is pruned.network[2].weight  # type: ignore[index]
+    assert pruned.plan.note is None
+    again = copy.deepcopy(network)
+    apply_plan(again, pruned.plan.groups, pruned.plan.attributes, pruned.plan.sizes)
+    assert again[1].weight is again[2].weight
 
 
 def test_a_refused_input_shape() -> None:
