@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -44,7 +44,8 @@ def measure(
     Args:
         dense: ONNX file of the dense network.
         pruned: ONNX file of the pruned network; it takes the same images.
-        options: provider, batch sizes, runs and level of the interval.
+        options: provider, batch sizes, runs and level of the interval; networks of a fixed batch are timed at that
+            where no other batch sizes were asked for.
         progress: called with one line for each step of the work.
 
     Returns:
@@ -58,7 +59,7 @@ def measure(
         ModelError: a network cannot take one of the batch sizes, or the two take different images.
         ProviderError: the provider is not there, or would not run every node.
     """
-    _validate(dense, pruned, options)
+    options = _validate(dense, pruned, options)
     say = progress or (lambda line: None)
     device = describe_device(options.provider, options.device)
     settings: dict[str, Any] = {}
@@ -94,14 +95,23 @@ def measure(
     }
 
 
-def preflight(options: BenchOptions) -> None:
+def preflight(options: BenchOptions, fixed: int | None = None) -> None:
     """Find out before any long work whether the options hold and the provider starts, on a one-node network.
 
+    Args:
+        options: what will be timed, and how.
+        fixed: the one batch size that the networks will take, or None.
+
     Raises:
-        InputError: an option is out of range; all faults are named at once.
+        InputError: an option is out of range, or a batch size not the fixed one; all faults are named at once.
         ProviderError: the provider is not there or does not start.
     """
-    if faults := _option_faults(options):
+    faults = _option_faults(options)
+    if fixed is not None and set(_at(fixed, options).batches) != {fixed}:
+        faults.append(
+            f"batches must be {fixed} alone, for which the networks are exported; got {_listed(options.batches)}"
+        )
+    if faults:
         raise InputError(f"The networks cannot be timed. {'. '.join(faults)}.")
     value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 1, 1, 1]) for name in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "probe", value[:1], value[1:])
@@ -136,8 +146,8 @@ def check_required(bench: dict[str, Any], require: float) -> None:
         )
 
 
-def _validate(dense: Path, pruned: Path, options: BenchOptions) -> None:
-    """Check everything that can be checked before the first session is opened."""
+def _validate(dense: Path, pruned: Path, options: BenchOptions) -> BenchOptions:
+    """Check everything that can be checked before the first session is opened; return what is to be timed."""
     faults = [f"{name}: there is no file {path}" for name, path in _both(dense, pruned) if not path.is_file()]
     faults += _option_faults(options)
     if faults:
@@ -149,6 +159,8 @@ def _validate(dense: Path, pruned: Path, options: BenchOptions) -> None:
             "Dense and pruned must take the same images to be compared; "
             f"dense takes {first.dtype} {first.shape}, pruned {second.dtype} {second.shape}."
         )
+    if isinstance(first.batch, int):
+        options = _at(first.batch, options)
     fixed = [
         f"{name} ({path}) has the fixed batch {inputs[name].batch}"
         for name, path in _both(dense, pruned)
@@ -159,6 +171,12 @@ def _validate(dense: Path, pruned: Path, options: BenchOptions) -> None:
             f"Batch sizes {_listed(options.batches)} were asked for, but {' and '.join(fixed)}. "
             "Export with a dynamic batch, or ask for the fixed one only."
         )
+    return options
+
+
+def _at(fixed: int, options: BenchOptions) -> BenchOptions:
+    """The options for networks of a fixed batch, which stands in for the batch sizes that nobody chose."""
+    return replace(options, batches=(fixed,)) if options.batches == BenchOptions.batches else options
 
 
 def _option_faults(options: BenchOptions) -> list[str]:

@@ -30,7 +30,7 @@ Json = Mapping[str, Any]
 _TEMPLATE = "report.html.jinja"
 
 
-def render_report(plan: Json, verify: Json | None, bench: Json | None) -> str:
+def render_report(plan: Json, verify: Json | None, bench: Json | None, batch: int | None = None) -> str:
     """Return the report as one HTML page with its style and plots inside: no script, nothing fetched.
 
     The three mappings may come from a stranger's bundle: every text in them is escaped.
@@ -39,6 +39,7 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None) -> str:
         plan: What ``plan.json`` holds.
         verify: What the verification found, or None where it was not run.
         bench: What ``bench.json`` holds, or None where latency was not measured.
+        batch: The one batch size that the ONNX files take, or None where they take any.
 
     Returns:
         An HTML document that is well-formed XML too.
@@ -58,7 +59,8 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None) -> str:
             latency_plot=Markup(latency_plot(bench)) if bench else "",
             device=device_name(bench) if bench else "",
             circumstances=_circumstances(bench) if bench else [],
-            onnx_example=Markup(escape(onnx_example(plan))),
+            onnx_example=Markup(escape(onnx_example(plan, batch))),
+            fixed_batch=batch,
             own_code=OWN_CODE if runs_own_code(plan) else "",
         )
     )

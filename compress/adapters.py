@@ -1,20 +1,23 @@
-"""Forwards with a width written into them: known types whose reshapes are told to take what is there.
+"""Forwards with a width written into them: a pruned network runs them with the sizes that are there.
 
 Many attentions read a width off their input where they mean that of their own heads: ``reshape(B, N, C)`` and
-``C // num_heads``. In all forwards named here such a size is the last one of a reshape. There it is left open: a dense
-network computes the same, and a pruned one computes right.
+``C // num_heads``. The plan names such sizes call by call (see ``size_calls``), and ``replace_sizes`` puts the new
+ones in their place while the forward runs. Plans of format 1 do not: for them a table names the types whose
+reshapes are given their last size open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["ADAPTED", "RESHAPES", "adapt", "is_adapted", "is_scaled_by_input"]
+from pruneport.compress.size_calls import QUERIES, SIZE_CALLS, calling_module
+
+__all__ = ["ADAPTED", "adapt", "replace_sizes"]
 
 ADAPTED = frozenset(
     f"{module}.{name}"
@@ -46,10 +49,7 @@ ADAPTED = frozenset(
 """Types, and with them their subclasses, by the path of the class, so that no library is imported for it."""
 
 
-_SCALED_BY_INPUT = frozenset({"torchvision.models.swin_transformer.ShiftedWindowAttention"})
-
-RESHAPES = (Tensor.reshape, Tensor.view, torch.reshape)
-"""Functions that a forward asks for a shape with."""
+_RESHAPES = (Tensor.reshape, Tensor.view, torch.reshape)
 
 
 def adapt(network: nn.Module, shrunk: Iterable[str]) -> None:
@@ -61,22 +61,74 @@ def adapt(network: nn.Module, shrunk: Iterable[str]) -> None:
     """
     owners = {name.rpartition(".")[0] for name in shrunk}
     for name, module in network.named_modules():
-        if name in owners and is_adapted(module) and not isinstance(module, _Adapted):
+        if name in owners and _is_adapted(module) and not isinstance(module, _Adapted):
             module.__class__ = type(type(module).__name__, (_Adapted, type(module)), {"_dense_type": type(module)})
 
 
-def is_adapted(module: nn.Module) -> bool:
+def _is_adapted(module: nn.Module) -> bool:
     """Whether the module is of a known type."""
     return any(_path(kind) in ADAPTED for kind in type(module).__mro__)
 
 
-def is_scaled_by_input(module: nn.Module) -> bool:
-    """Whether the module divides its logits by a number that it takes from the width of its input."""
-    return _path(getattr(module, "_dense_type", type(module))) in _SCALED_BY_INPUT
-
-
 def _path(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def replace_sizes(network: nn.Module, sizes: Mapping[str, Mapping[int, Mapping[int, int]]]) -> None:
+    """Let modules run their own forward with other sizes in some of its calls, in place.
+
+    Args:
+        network: The pruned network.
+        sizes: Module -> number of the call, among those of its forward that take or return sizes -> slot -> size.
+    """
+    modules = dict(network.named_modules())
+    for name, calls in sizes.items():
+        module: Any = modules[name]
+        if not isinstance(module, _Resized):
+            kind = type(module)
+            module.__class__ = type(
+                kind.__name__, (_Resized, kind), {"_dense_type": kind, "__module__": kind.__module__}
+            )
+            module._sizes = {}
+        module._sizes = {
+            **module._sizes,
+            **{call: {**module._sizes.get(call, {}), **slots} for call, slots in calls.items()},
+        }
+
+
+class _Resized(nn.Module):
+    """Runs its dense type's own forward, with some of its sizes replaced."""
+
+    _dense_type: type[nn.Module]
+    _sizes: dict[int, dict[int, int]]
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        with _ReplacedSizes(self, self._sizes):
+            return self._dense_type.forward(self, *inputs, **named)
+
+
+class _ReplacedSizes(TorchFunctionMode):
+    """Replaces sizes in the calls that a module makes itself; those of modules inside it are theirs."""
+
+    def __init__(self, module: nn.Module, sizes: Mapping[int, Mapping[int, int]]) -> None:
+        super().__init__()
+        self._module, self._sizes = module, sizes
+        self._calls = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        query, call = QUERIES.get(function), SIZE_CALLS.get(function)
+        if (query is None and call is None) or calling_module() is not self._module:
+            return function(*args, **named)
+        slots = self._sizes.get(self._calls)
+        self._calls += 1
+        if slots is None:
+            return function(*args, **named)
+        if call is not None:
+            args, named = call.replace(args, named, slots)
+            return function(*args, **named)
+        assert query is not None
+        return query.replace(function(*args, **named), slots)
 
 
 class _Adapted(nn.Module):
@@ -93,7 +145,7 @@ class _OpenReshapes(TorchFunctionMode):
     """Computes the last size of a reshape from the others."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in RESHAPES and len(args) > 1 and not kwargs:
+        if function in _RESHAPES and len(args) > 1 and not kwargs:
             sizes = args[1] if isinstance(args[1], tuple | list) else args[1:]
             if not isinstance(sizes[-1], torch.dtype) and not any(type(size) is int and size == -1 for size in sizes):
                 return function(args[0], (*sizes[:-1], -1))

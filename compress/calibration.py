@@ -1,7 +1,12 @@
-"""Calibration inputs: images from a folder, in batches that load when they are called for."""
+"""Calibration inputs: images from a folder, in batches that load when they are called for.
+
+Some are held out: nothing is scored, chosen or solved with them, so that what is measured on them holds for others too.
+"""
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,12 +16,22 @@ from torch import Tensor
 from pruneport.compress.options import CalibrationOptions
 from pruneport.compress.record import Calibrated
 from pruneport.errors import ImageFolderError
-from pruneport.models.images import open_images
+from pruneport.models.images import ImageSet, open_images
 from pruneport.models.options import ImageOptions
 
-__all__ = ["BATCH", "Batches", "Calibration", "check_count", "held", "open_calibration"]
+__all__ = [
+    "BATCH",
+    "Batches",
+    "Calibration",
+    "check_count",
+    "held",
+    "held_out_count",
+    "list_images",
+    "open_calibration",
+]
 
 BATCH = 32
+_LEAST_HELD_OUT = 16  # and as many must be left
 Batches = Sequence[Callable[[], Tensor]]
 """Inputs (B, C, H, W), each loaded when it is called for; the same every time."""
 
@@ -30,12 +45,14 @@ class Calibration:
         labels: Class indices (B,) of each batch, or None where the folder has no class folders.
         classes: Number of class folders.
         record: What the plan says of them.
+        heldout: Other inputs, for measuring the result alone; empty where there are too few.
     """
 
     batches: Batches
     labels: tuple[Tensor, ...] | None = None
     classes: int = 0
     record: Calibrated
+    heldout: Batches = ()
 
 
 def check_count(count: int) -> None:
@@ -44,8 +61,39 @@ def check_count(count: int) -> None:
         raise ImageFolderError(f"--calibration-images is {count}; expected at least 1.")
 
 
-def open_calibration(options: CalibrationOptions, shape: tuple[int, int, int]) -> Calibration | None:
+def list_images(options: CalibrationOptions, shape: tuple[int, int, int]) -> ImageSet | None:
+    """Every image of the calibration folder, none of them read yet; None where no folder was given.
+
+    Raises:
+        ImageFolderError: No such folder, no images in it, or they cannot be inputs of this shape.
+    """
+    check_count(options.calibration_images)
+    given = ImageOptions(images=options.calibration, resize=options.resize, mean=options.mean, std=options.std)
+    return open_images(given, shape)
+
+
+def held_out_count(count: int) -> int:
+    """How many inputs are held out beside ``count``: a tenth as many, at least 16."""
+    return max(_LEAST_HELD_OUT, -(-count // 10))
+
+
+def open_calibration(
+    options: CalibrationOptions,
+    shape: tuple[int, int, int],
+    *,
+    hold_out: bool = False,
+    seed: int = 0,
+    batch: int = BATCH,
+) -> Calibration | None:
     """List the calibration images and decode each once, so that a corrupt one is met before any work.
+
+    Args:
+        options: The folder, how many of its images are used and how they are prepared.
+        shape: C, H, W of the network's input.
+        hold_out: Whether images are held out. They come on top of those asked for where the folder has enough: a tenth
+            as many, at least 16. Else a tenth of all, at least 16, is taken from them, and none of fewer than 32.
+        seed: Chooses the images that are held out, one from each of equal runs of the sorted folder.
+        batch: Images in a batch.
 
     Returns:
         The images as batches, or None where no folder was given.
@@ -54,39 +102,60 @@ def open_calibration(options: CalibrationOptions, shape: tuple[int, int, int]) -
         ImageFolderError: No such folder, no images in it, one that cannot be read, or they cannot be inputs of
             this shape.
     """
-    check_count(options.calibration_images)
-    images = open_images(
-        ImageOptions(
-            images=options.calibration,
-            images_limit=options.calibration_images,
-            resize=options.resize,
-            mean=options.mean,
-            std=options.std,
-        ),
-        shape,
-    )
+    images = list_images(options, shape)
     if images is None:
         return None
-    unreadable = images.unreadable()
+    count = min(options.calibration_images, len(images))
+    rows = [index * len(images) // count for index in range(count)]
+    spare = sorted(set(range(len(images))).difference(rows)) if hold_out else []
+    extra = _spread(spare, min(held_out_count(count), len(spare)), seed)
+    taken = images.part([*rows, *extra])
+    unreadable = taken.unreadable()
     if unreadable and not options.skip_unreadable:
         shown = "; ".join(unreadable.values())
         raise ImageFolderError(f"{shown} Or leave such images out with --skip-unreadable.")
-    skipped = tuple(str(images.paths[row]) for row in unreadable)
-    images = images.part([row for row in range(len(images)) if row not in unreadable])
-    if not len(images):
+    bad = {([*rows, *extra])[place] for place in unreadable}
+    rows, extra = ([row for row in part if row not in bad] for part in (rows, extra))
+    if not rows:
         raise ImageFolderError(f"none of the {len(unreadable)} images taken from {images.folder} can be read.")
-    parts = images.spread(BATCH)
+    if hold_out and len(extra) < held_out_count(len(rows)):
+        rows, extra = _divided(rows, extra, seed)
+    solving, heldout = images.part(rows), images.part(extra)
+    parts = solving.spread(batch)
     return Calibration(
-        batches=[_loader(lambda part=part: next(part.batches(len(part)))[0]) for part in parts],  # type: ignore[misc]
+        batches=_loaded(parts),
         labels=tuple(torch.tensor(part.labels) for part in parts) if images.labels is not None else None,
         classes=len(images.classes),
-        record=Calibrated(inputs="images", count=len(images), skipped=skipped),
+        record=Calibrated(
+            inputs="images", count=len(rows), skipped=tuple(str(taken.paths[place]) for place in unreadable)
+        ),
+        heldout=_loaded(heldout.spread(batch)) if extra else (),
     )
 
 
 def held(inputs: Sequence[Tensor]) -> Batches:
     """Batches of inputs that are in memory."""
     return [_loader(lambda part=part: part.clone()) for part in inputs]  # type: ignore[misc]
+
+
+def _spread(rows: Sequence[int], count: int, seed: int) -> list[int]:
+    """``count`` of the rows, drawn one from each of as many equal runs: from every class folder alike."""
+    draw = random.Random(seed)
+    edges = [place * len(rows) // count for place in range(count + 1)] if count else []
+    return [rows[draw.randrange(start, end)] for start, end in itertools.pairwise(edges)]
+
+
+def _divided(rows: list[int], extra: list[int], seed: int) -> tuple[list[int], list[int]]:
+    """Rows to solve with and rows that are held out, of all; none where they are too few."""
+    pool = sorted([*rows, *extra])
+    if len(pool) < 2 * _LEAST_HELD_OUT:
+        return rows, []
+    extra = _spread(pool, held_out_count(len(pool)), seed)
+    return [row for row in pool if row not in set(extra)], extra
+
+
+def _loaded(parts: Sequence[ImageSet]) -> Batches:
+    return [_loader(lambda part=part: next(part.batches(len(part)))[0]) for part in parts]  # type: ignore[misc]
 
 
 def _loader(load: Callable[[], Tensor]) -> Callable[[], Tensor]:

@@ -7,17 +7,32 @@ from dataclasses import replace
 
 from torch import nn
 
-from pruneport.compress.calibration import Calibration, open_calibration
+from pruneport.compress.calibration import BATCH, Calibration, held_out_count, list_images, open_calibration
+from pruneport.compress.cost import run_once
 from pruneport.compress.criteria import wants_inputs
 from pruneport.compress.options import CalibrationOptions, CompressOptions
 from pruneport.compress.prune import Pruned, assess, prune
 from pruneport.compress.recovery import choose_recovery, recover
 from pruneport.compress.synthesis import ENOUGH, synthesise
+from pruneport.errors import ModelError, PruningError
+from pruneport.models.outputs import Outputs, read_outputs, takes_several
 from pruneport.models.record import Source
 
-__all__ = ["calibration_inputs", "compress_network", "compress_to"]
+__all__ = ["calibration_inputs", "check_inputs", "compress_network", "compress_to"]
 
 Progress = Callable[[str], None]
+
+
+def check_inputs(options: CompressOptions, dense: nn.Module, source: Source) -> None:
+    """Check, without any work, that the options can be met by the images that are given, or by none.
+
+    Raises:
+        ImageFolderError: Images are needed and none are given, or the folder cannot be used.
+        PruningError: Synthetic inputs are needed, and there are no BatchNorm statistics to make them from.
+    """
+    list_images(options, source.input_shape)
+    choose_recovery(options, dense, source.trained)
+    wants_inputs(options, options.calibration is not None)
 
 
 def compress_network(
@@ -36,26 +51,74 @@ def compress_to(
 ) -> Iterator[Pruned]:
     """The same to several targets: options that differ in nothing else. The network is assessed once."""
     options = targets[0]
-    name = choose_recovery(options, dense, source.trained)
+    outputs = read_outputs(run_once(dense, source.input_shape))
+    several = takes_several(dense, source.input_shape)
+    if not several:
+        progress(
+            "the network takes one image at a time: so are inputs given to it here; export needs a fixed batch of 1"
+        )
+    name = choose_recovery(options, dense, source.trained, several and _measurable(outputs))
     calibration = None
     if options.calibration is not None or wants_inputs(options, calibrated=False) or name == "data-free":
-        calibration = calibration_inputs(options, dense, source, progress)
+        _check_measurable(outputs)
+        calibration = calibration_inputs(options, dense, source, progress, hold_out=True)
     assessment = assess(dense, source, options, calibration, options.calibration_labels, progress)
     for target in targets:
         pruned = prune(dense, source, target, progress, assessment)
         plan = pruned.plan
         if calibration is not None:
-            plan = replace(plan, calibration=calibration.record)
-            if name != "none":
-                done = recover(name, dense, pruned.network, plan.groups, calibration.batches, progress)
-                plan = replace(plan, recovery=done)
+            batches, heldout = calibration.batches, calibration.heldout
+            done = recover(name, dense, pruned.network, plan.groups, batches, progress, heldout)
+            plan = replace(plan, calibration=calibration.record, recovery=done)
         yield replace(pruned, plan=plan)
 
 
 def calibration_inputs(
-    options: CalibrationOptions, network: nn.Module, source: Source, progress: Progress
+    options: CalibrationOptions,
+    network: nn.Module,
+    source: Source,
+    progress: Progress,
+    *,
+    hold_out: bool = False,
 ) -> Calibration:
-    """The calibration images, or synthetic inputs where there are none."""
-    given = open_calibration(options, source.input_shape)
+    """The calibration images, or synthetic inputs where there are none.
+
+    Args:
+        options: The images, or how many synthetic inputs at most.
+        network: The dense network.
+        source: Where it came from; gives the input shape and the seed.
+        progress: Told what is being done.
+        hold_out: Whether some inputs are held out, to measure on.
+
+    Raises:
+        ImageFolderError: The images cannot be used.
+        PruningError: There are none, and no synthetic inputs can be made.
+    """
+    several = takes_several(network, source.input_shape)
+    batch = BATCH if several else 1
+    given = open_calibration(options, source.input_shape, hold_out=hold_out, seed=source.seed, batch=batch)
+    if given is not None:
+        return given
+    if not several:
+        raise PruningError(
+            "the network takes one image at a time, and synthetic inputs are made from the statistics of many: give "
+            "images with --calibration FOLDER, or choose --criterion l1 --ranking uniform --recover none."
+        )
     count = min(options.calibration_images, ENOUGH)
-    return given or synthesise(network, source.input_shape, count, source.seed, progress)
+    held_out = held_out_count(count) if hold_out else 0
+    return synthesise(network, source.input_shape, count, source.seed, progress, held_out=held_out)
+
+
+def _measurable(outputs: Outputs) -> bool:
+    """Whether an error of the outputs means anything."""
+    main = outputs.tensors[outputs.main]
+    return main.is_floating_point() and main.ndim > 0
+
+
+def _check_measurable(outputs: Outputs) -> None:
+    if not _measurable(outputs):
+        raise ModelError(
+            f"the network's outputs ({', '.join(outputs.tensors)}) hold no floating point numbers for each image, so "
+            "no error can be measured on them. Let its forward return the scores that it decides by, or leave out "
+            "--calibration and choose --criterion l1 --ranking uniform --recover none."
+        )

@@ -15,6 +15,7 @@ from pruneport.compress.elements import Elements
 from pruneport.compress.flow import Flow
 from pruneport.compress.layers import LAYERS, bare_tensor
 from pruneport.compress.operators import LEAVES, operate
+from pruneport.compress.traced_sizes import Expression, QueriedSize
 from pruneport.errors import PruningError
 from pruneport.models.outputs import tensor_leaves
 
@@ -36,13 +37,19 @@ class Coupling:
         output: Units whose channels leave the network.
         broken: Units that cannot be removed, and why.
         order: Place of each module in the order of execution.
-        sized: Modules whose forward makes a tensor of a certain width, with the unit of each channel along it.
+        representation: Units whose channels are summed over on the way out, as the inputs of an output layer are.
+        used_sizes: Sizes that forwards give to functions, with the unit of each channel that they count.
+        asked_sizes: Sizes that forwards ask for.
+        numbers: Expressions of sizes that forwards compute real numbers from.
+        compared: Pairs of such expressions that a forward found equal.
+        counted: Attributes of layers, with the units that they count: (module, attribute, units).
         heads: Units that are whole heads of an attention.
-        products: Multiply-accumulates of matrix products that are no layer's, with the units along each of the sizes
-            that they are proportional to.
+        products: Multiply-accumulates that are not simply a layer's, with the units along each of the sizes that they
+            are proportional to, and the layer among whose own they are counted.
         riding: Layers that are applied along other channels than those they read, and the units of these.
         scaled: Units of keys whose attention is scaled by the root of its own width, with the positions of the
             key's channels.
+        elements: What the units are numbers of.
     """
 
     units: Mapping[int, dict[Key, list[int]]]
@@ -52,11 +59,38 @@ class Coupling:
     output: frozenset[int]
     broken: Mapping[int, str]
     order: Mapping[str, int]
-    sized: tuple[tuple[str, tuple[int, ...]], ...]
+    representation: frozenset[int]
+    used_sizes: tuple[CountedSize, ...]
+    asked_sizes: Mapping[QueriedSize, CountedSize]
+    numbers: tuple[Expression, ...]
+    compared: tuple[tuple[Expression, Expression], ...]
+    counted: tuple[tuple[str, str, tuple[int, ...]], ...]
     heads: frozenset[int]
-    products: tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
+    products: tuple[tuple[int, tuple[tuple[int, ...], ...], str], ...]
     riding: Mapping[str, tuple[int, ...]]
     scaled: tuple[dict[int, tuple[tuple[Key, int], ...]], ...]
+    elements: Elements
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountedSize:
+    """A size of a forward, and the channels that it counts.
+
+    Attributes:
+        leaf: Whose forward it was, in which of its calls, and where there.
+        value: The size in the dense network.
+        expression: What it is computed from.
+        units: The unit of each channel along the dimension that it measures; 0 for none.
+        start: The first channel that it counts.
+        stop: The one behind the last.
+    """
+
+    leaf: QueriedSize
+    value: int
+    expression: Expression
+    units: tuple[int, ...]
+    start: int
+    stop: int
 
 
 def find_coupling(network: nn.Module, example: Tensor, whole_heads: bool = False) -> Coupling:
@@ -72,13 +106,22 @@ def find_coupling(network: nn.Module, example: Tensor, whole_heads: bool = False
     """
     flow = Flow(network, operate, LAYERS, LEAVES, whole_heads)
     try:
-        outputs = flow.run(example)
+        leaves = tensor_leaves(flow.run(example))
     except Exception as error:
         raise PruningError(
             f"the network's channels cannot be followed: {type(error).__name__}: {error} (in "
             f"{flow.place or 'the network itself'})."
         ) from error
-    left = [entry.compact() for leaf in tensor_leaves(outputs) for entry in flow.maps(leaf)]
+    left = [entry.compact() for leaf in leaves for entry in flow.maps(leaf)]
+    left += [part for leaf in leaves for part in flow.elements_lost(leaf, contracted=False)]
+    unknown = not any(flow.lost(leaf) or any(not entry.bare for entry in flow.maps(leaf)) for leaf in leaves)
+    if unknown and flow.elements.offsets:
+        raise PruningError(
+            "no output of the network can be traced back to its layers, so that nothing tells which channels leave it: "
+            "its forward returns something else, or goes through NumPy. Give a network whose outputs are computed in "
+            "torch from its input."
+        )
+    _join_ties(flow)
     _settle_parameters(flow)
     elements = flow.elements
     units, sizes = _units(elements, network)
@@ -94,16 +137,48 @@ def find_coupling(network: nn.Module, example: Tensor, whole_heads: bool = False
             for unit in torch.unique(elements.roots(labels)).tolist()
         },
         order={name: place for place, name in enumerate(dict.fromkeys(flow.calls))},
-        sized=tuple((module, tuple(elements.roots(line).tolist())) for module, line in flow.sized),
+        representation=_roots(
+            elements, [part for leaf in leaves for part in flow.elements_lost(leaf, contracted=True)]
+        ),
+        used_sizes=tuple(
+            CountedSize(
+                leaf=QueriedSize(used.module, used.call, used.slot),
+                value=used.value,
+                expression=used.expression,
+                units=_units_along(elements, used.line),
+                start=used.start,
+                stop=used.stop,
+            )
+            for used in flow.sizes.used
+        ),
+        asked_sizes={
+            leaf: CountedSize(
+                leaf=leaf,
+                value=asked.value,
+                expression=leaf,
+                units=_units_along(elements, asked.line),
+                start=0,
+                stop=len(asked.line),
+            )
+            for leaf, asked in flow.sizes.asked.items()
+        },
+        numbers=tuple(flow.sizes.numbers),
+        compared=tuple(flow.sizes.compared),
+        counted=tuple((module, name, _units_along(elements, line)) for module, name, line in flow.counted),
         heads=_roots(elements, flow.heads),
         products=tuple(
-            (product.macs, tuple(tuple(elements.roots(line).tolist()) for line in product.lines))
+            (product.macs, tuple(tuple(elements.roots(line).tolist()) for line in product.lines), product.layer)
             for product in flow.products
             if product.lines
         ),
         riding={name: tuple(elements.roots(line).tolist()) for name, line in flow.riding.items()},
         scaled=tuple(_places(elements, _with_biases(rows, flow.biases)) for rows in flow.scaled),
+        elements=elements,
     )
+
+
+def _units_along(elements: Elements, line: Tensor) -> tuple[int, ...]:
+    return tuple(elements.roots(line).tolist())
 
 
 def _inputs(elements: Elements, layers: Iterable[str]) -> list[Tensor]:
@@ -132,6 +207,19 @@ def _places(elements: Elements, labels: Tensor) -> dict[int, tuple[tuple[Key, in
             key = elements.key_of(element)
             found[int(elements.roots(torch.tensor(element)))].add((key, element - elements.offsets[key]))
     return {unit: tuple(sorted(places)) for unit, places in found.items()}
+
+
+def _join_ties(flow: Flow) -> None:
+    """Layers that share a weight keep the same positions, so that it stays one."""
+    first: dict[int, str] = {}
+    elements = flow.elements
+    for name, module in flow.network.named_modules(remove_duplicate=False):
+        weight = module._parameters.get("weight") if isinstance(module, LAYERS) else None
+        owner = name if weight is None else first.setdefault(id(weight), name)
+        for axis in ("in", "out", "channels") if owner != name else ():
+            keys = [(owner, axis), (name, axis)]
+            if all(key in elements.offsets for key in keys) and len({elements.sizes[key] for key in keys}) == 1:
+                elements.join(*(elements.register(key, elements.sizes[key]) for key in keys))
 
 
 def _settle_parameters(flow: Flow) -> None:

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pruneport.compress.adapters import RESHAPES, is_adapted, is_scaled_by_input
-from pruneport.compress.attention import head_counts
 from pruneport.compress.elements import Elements
+from pruneport.compress.elementwise_counts import elementwise_macs
 from pruneport.compress.hooks import hooks_restored
+from pruneport.compress.size_trace import SizeTracer
+from pruneport.compress.traced_sizes import attributes_traced
 
 __all__ = ["Flow", "Map", "Operation", "Product"]
 
@@ -47,13 +47,17 @@ class Map:
         return labels
 
     def line(self, dim: int) -> Tensor:
-        """One element for each place along a dimension: (size,)."""
+        """One element for each place along a dimension: (size,); 0 where the whole place belongs to nobody."""
         compact = self.compact()
         dim %= compact.ndim
+        first = compact
         for other in reversed(range(compact.ndim)):
             if other != dim:
-                compact = compact.select(other, 0)
-        return compact.expand(self.labels.shape[dim])
+                first = first.select(other, 0)
+        if not first.all():  # padding lies there
+            others = [other for other in range(compact.ndim) if other != dim]
+            first = compact.amax(others) if others else compact
+        return first.expand(self.labels.shape[dim])
 
     def rows(self, dim: int) -> Tensor:
         """All elements at each place along a dimension: (size, n)."""
@@ -62,11 +66,43 @@ class Map:
 
 
 @dataclass(frozen=True, eq=False)
+class WeightView:
+    """A tensor whose entries are those of a layer's parameter.
+
+    Attributes:
+        layer: Its name.
+        outputs: Of every entry, its place along the parameter's outputs, from 1 on.
+        inputs: The same along its inputs (of one channel group).
+        moved: Whether the entries were only moved, and have the parameter's own values.
+    """
+
+    layer: str
+    outputs: Tensor
+    inputs: Tensor
+    moved: bool = True
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Elements that values depend on while no map shows it; ``contracted``: as the inputs of a layer do."""
+
+    key: bytes
+    contracted: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Product:
-    """A matrix product of two tensors: its multiply-accumulates, and the elements along the sizes they grow with."""
+    """Multiply-accumulates that are not simply a layer's, and the elements along the sizes that they grow with.
+
+    Attributes:
+        macs: How many.
+        lines: Elements (size,) along one or two dimensions.
+        layer: The layer among whose own they are counted, or "".
+    """
 
     macs: int
     lines: tuple[Tensor, ...]
+    layer: str = ""
 
 
 class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -78,6 +114,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         layers: Types whose parameters are theirs to shrink; other parameters are bare.
         leaves: Types that are not looked into, and what they do: (flow, name, module, inputs, output).
         whole_heads: Whether heads of attention go as a whole, where a module says how many it has; else their width.
+        elements: Of an earlier pass of the same network, whose numbers are taken over.
 
     Attributes:
         elements: The elements met so far and how they are joined.
@@ -85,7 +122,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         added: Elements whose channels pass an addition of two tensors.
         averaged: Elements that are averaged over: there, removing differs from zeroing.
         broken: Elements that cannot be removed, and why.
-        sized: Modules whose forward made a tensor of a certain width, with the elements along it.
+        sizes: The sizes that forwards gave and asked for; None where tracing them was not wanted.
+        counted: Attributes of layers that count the elements along a line: (module, attribute, line).
         heads: Elements along dimensions whose units are whole heads.
         products: Matrix products that are no layer's.
         standardised: Layers whose weight is normalised over its inputs.
@@ -101,17 +139,19 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         layers: tuple[type[nn.Module], ...],
         leaves: Mapping[type[nn.Module], Callable[..., None]],
         whole_heads: bool = False,
+        elements: Elements | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.network = network
         self.whole_heads = whole_heads
-        self.elements = Elements()
+        self.elements = elements or Elements()
         self.modules = dict(network.named_modules())
         self.calls: list[str] = []
         self.added: list[Tensor] = []
         self.averaged: list[Tensor] = []
         self.broken: list[tuple[Tensor, str]] = []
-        self.sized: list[tuple[str, Tensor]] = []
+        self.sizes = _Calls(self, layers)
+        self.counted: list[tuple[str, str, Tensor]] = []
         self.biases: list[tuple[Tensor, Tensor]] = []
         self.scaled: list[Tensor] = []
         self.heads: list[Tensor] = []
@@ -122,9 +162,13 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._stack: list[str] = [""]
         self._silent = 0
         self._maps: Any = WeakTensorKeyDictionary()
-        self._transposed: Any = WeakTensorKeyDictionary()
+        self._weights: Any = WeakTensorKeyDictionary()
+        self._lost: Any = WeakTensorKeyDictionary()
+        self._parts: dict[bytes, Tensor] = {}
+        self.layers = layers
         self._owners: dict[int, str] = {}
         self._bare: dict[int, str] = {}
+        self._learned = {name for name, _ in network.named_parameters(remove_duplicate=False)}
         for name, module in network.named_modules():
             for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
                 if isinstance(module, layers):
@@ -134,7 +178,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def run(self, example: Tensor) -> Any:
         """The forward pass; returns what the network returns."""
-        with self._watching(), torch.no_grad(), self, _Calls(self):
+        traced = attributes_traced(self.network, self.layers, self.sizes)
+        with self._watching(), traced, torch.no_grad(), self, self.sizes:
             return self.network(example)
 
     def maps(self, tensor: Tensor) -> list[Map]:
@@ -176,6 +221,16 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Note that no unit with one of these elements can be removed."""
         self.broken.append((torch.unique(labels[labels != 0]), reason))
 
+    def add_product(self, product: Product) -> None:
+        """Note multiply-accumulates; of recurrent layers fvcore counts none."""
+        if not isinstance(self.modules[self.place], nn.RNNBase):
+            self.products.append(product)
+
+    def is_parameter(self, entry: Map) -> bool:
+        """Whether the map is of a parameter that is no layer's, and not of a buffer."""
+        elements = entry.labels[entry.labels != 0]
+        return entry.bare and len(elements) > 0 and self.elements.key_of(int(elements[0]))[0] in self._learned
+
     def is_heads(self, line: Tensor) -> bool:
         """Whether the units along a line are whole heads, one at each place."""
         units, heads = (torch.unique(self.elements.roots(part)) for part in (line, torch.cat([line[:0], *self.heads])))
@@ -186,30 +241,97 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Name of the module that is running."""
         return self._stack[-1]
 
+    @property
+    def here(self) -> str:
+        """The module that is running, in words."""
+        return self.place or "the network"
+
     def layer_of(self, weight: Tensor | None, kinds: tuple[type[nn.Module], ...]) -> str | None:
         """The layer whose operation this is: the one that runs, or the one that the weight belongs to."""
         if isinstance(self.modules[self.place], kinds):
             return self.place
-        name = None if weight is None else self._owners.get(id(self._transposed.get(weight, weight)))
-        return name if name is not None and isinstance(self.modules[name], kinds) else None
+        view = None if weight is None else self.weight_view(weight)
+        return view.layer if view is not None and view.moved and isinstance(self.modules[view.layer], kinds) else None
 
     def owned(self, tensor: Tensor) -> bool:
-        """Whether a layer has this parameter, or it is one transposed."""
-        return id(self._transposed.get(tensor, tensor)) in self._owners
+        """Whether a layer has this parameter, or it is one seen another way (transposed, reshaped)."""
+        view = self.weight_view(tensor)
+        return view is not None and view.moved
 
-    def note_transposed(self, tensor: Tensor, weight: Tensor) -> None:
-        """Remember that the tensor is a layer's weight, seen another way."""
-        self._transposed[tensor] = self._transposed.get(weight, weight)
+    def weight_view(self, tensor: Tensor) -> WeightView | None:
+        """Which layer's parameter the tensor is, or is computed from entry by entry."""
+        view: WeightView | None = self._weights.get(tensor)
+        if view is None and (name := self._owners.get(id(tensor))) is not None:
+            view = self._weights[tensor] = WeightView(name, *_places_of(tensor, self.modules[name]))
+        return view
+
+    def give_view(self, tensor: Tensor, view: WeightView) -> None:
+        """Remember that the tensor is a layer's parameter, seen another way or computed from it."""
+        self._weights[tensor] = view
+
+    def lost(self, tensor: Tensor) -> frozenset[Lost]:
+        """Elements that the tensor's values depend on, though no entry's map says so."""
+        found: frozenset[Lost] = self._lost.get(tensor, frozenset())
+        return found
+
+    def lose(self, outputs: Sequence[Tensor], labels: Tensor, contracted: bool = False) -> None:
+        """Note that values were computed from these elements, and that the maps of the outputs do not show it.
+
+        Args:
+            outputs: What was computed.
+            labels: The elements, of any shape.
+            contracted: Whether they were summed over in a product with a learned matrix, as the inputs of a layer are.
+        """
+        part = torch.unique(labels[labels != 0])
+        if len(part):
+            key = part.numpy().tobytes()
+            self._parts.setdefault(key, part)
+            for tensor in outputs:
+                self._lost[tensor] = self.lost(tensor) | {Lost(key, contracted)}
+
+    def carry(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """What the inputs have lost, the outputs have lost, and so has the tensor that one is a view of."""
+        if carried := frozenset().union(*map(self.lost, inputs)):
+            for tensor in outputs:
+                self._lost[tensor] = self.lost(tensor) | carried
+
+    def contract(self, output: Tensor) -> None:
+        """A product with a learned matrix: what was lost before is its input, and what was an input ends."""
+        if found := self.lost(output):
+            self._lost[output] = frozenset(Lost(one.key, True) for one in found if not one.contracted)
+
+    def end(self, output: Tensor) -> None:
+        """A layer made the output: nothing before it counts."""
+        if self.lost(output):
+            self._lost[output] = frozenset()
+
+    def elements_lost(self, tensor: Tensor, contracted: bool) -> list[Tensor]:
+        """The elements behind ``lost``."""
+        return [self._parts[one.key] for one in self.lost(tensor) if one.contracted == contracted]
+
+    def same_memory(self, tensor: Tensor) -> Tensor | None:
+        """A known tensor with the same entries in the same memory."""
+        place = _memory(tensor)
+        return next((other for other in list(self._maps) if other is not tensor and _memory(other) == place), None)
 
     def _fits(self, entry: Map, dim: int) -> bool:
         varies = self.varies(entry)
         return dim in varies if entry.bare else varies == (dim,) or (not varies and entry.labels.shape[dim] == 1)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = function(*args, **(kwargs or {}))
+        output = self.compute(function, args, kwargs or {})
         if not self._silent:
             self._operate(self, function, args, kwargs or {}, output)
         return output
+
+    def compute(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """The operation itself."""
+        return function(*args, **kwargs)
+
+    @property
+    def silent(self) -> bool:
+        """Whether a module is running that is not looked into."""
+        return self._silent > 0
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
@@ -225,9 +347,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def hook(module: nn.Module, inputs: Any, named: Any) -> None:
             self._stack.append(name)
             self._silent += leaf
-            if is_scaled_by_input(module):
-                for entry in self.maps(inputs[0]):
-                    self.break_off(entry.compact(), f"{name} scales its logits by the width of its input")
+            self.sizes.entered(name)
 
         return hook
 
@@ -239,7 +359,9 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.calls.append(name)
             if leaf is not None:
                 self._silent -= 1
+                self.sizes.paused = True
                 leaf(self, name, module, [*inputs, *named.values()], output)
+                self.sizes.paused = False
 
         return hook
 
@@ -252,37 +374,63 @@ def _varies(labels: Tensor) -> tuple[int, ...]:
     )
 
 
+def _memory(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride()
+
+
+def _places_of(weight: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Of every entry its place along the outputs and along the inputs of its channel group, from 1 on."""
+    sizes = list(weight.shape)
+    if len(sizes) < 2:
+        places = torch.arange(1, weight.numel() + 1).reshape(weight.shape)
+        return places, torch.zeros_like(places)
+    out, into = (1, 0) if isinstance(layer, nn.modules.conv._ConvTransposeNd) else (0, 1)
+    return tuple(  # type: ignore[return-value]
+        torch.arange(1, sizes[dim] + 1).reshape([-1 if d == dim else 1 for d in range(len(sizes))]).expand(sizes)
+        for dim in (out, into)
+    )
+
+
 Operation = Callable[[Flow, Any, Any, Any, Any], None]
 """What an operation does to maps: (flow, function, args, kwargs, output)."""
 
 
-class _Calls(TorchFunctionMode):
-    """Notes what no operation shows: attentions that take their scale from their own width, and sizes asked for."""
+class _Calls(SizeTracer):
+    """Notes what no operation shows: the sizes that forwards give and ask for, and attentions that take their scale
+    from their own width.
+    """
 
-    def __init__(self, flow: Flow) -> None:
-        super().__init__()
+    def __init__(self, flow: Flow, layers: tuple[type[nn.Module], ...]) -> None:
+        super().__init__(flow.network, layers, self._line, self._fixed)
         self._flow = flow
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         if function is nn.functional.scaled_dot_product_attention and named.get("scale") is None:
             self._note_scaled(args[1] if len(args) > 1 else named["key"])
-        output = function(*args, **named)
-        if function in RESHAPES and is_adapted(self._flow.modules[self._flow.place]):
-            self._note_inner(output)
+        output = super().__torch_function__(function, types, args, kwargs)
+        if macs := elementwise_macs(function, args, named, output):
+            self._note_counted(macs, output)
         return output
 
     def _note_scaled(self, key: Tensor) -> None:
         flow, found = self._flow, self._flow.map_along(key, -1)
         if found is not None and found.bare:
-            flow.break_off(found.compact(), f"the keys of {flow.place} are a bare parameter")
+            flow.break_off(found.compact(), f"the keys of {flow.here} are a bare parameter")
         elif found is not None:
             flow.scaled.append(found.rows(key.ndim - 1))
 
-    def _note_inner(self, output: Tensor) -> None:
-        counts = head_counts(self._flow.modules[self._flow.place])
-        for entry in self._flow.maps(output):
-            dims = () if entry.bare else self._flow.varies(entry)
-            if dims not in ((), (output.ndim - 1,)) and output.shape[dims[0]] not in counts:
-                reason = f"{self._flow.place} asks for this width where it is not the last size of a shape"
-                self._flow.break_off(entry.compact(), reason)
+    def _note_counted(self, macs: int, output: Tensor) -> None:
+        flow = self._flow
+        if not isinstance(flow.modules[flow.place], flow.layers):
+            lines = [line for dim in range(output.ndim) if (line := self._line(output, dim)) is not None]
+            flow.add_product(Product(macs, tuple(lines[:2])))
+
+    def _line(self, tensor: Tensor, dim: int) -> Tensor | None:
+        found = self._flow.map_along(tensor, dim) if tensor.ndim and tensor.numel() else None
+        varies = found is not None and not found.bare and self._flow.varies(found) == (dim % tensor.ndim,)
+        return found.line(dim) if found is not None and varies else None
+
+    def _fixed(self, tensor: Tensor, dim: int) -> bool:
+        maps = [entry for entry in self._flow.maps(tensor) if not entry.bare]
+        return bool(maps) and tensor.stride(dim) != 0 and all(dim not in self._flow.varies(entry) for entry in maps)

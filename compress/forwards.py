@@ -1,80 +1,138 @@
-"""What a forward takes for granted: widths kept as attributes, scales of attention, and modules that do not bend."""
+"""What a forward takes for granted: widths kept as attributes or computed from others, and scales of attention."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.attention import HEAD_COUNTS
-from pruneport.compress.coupling import Coupling
-from pruneport.compress.groups import Group
-from pruneport.compress.layers import LAYERS, parts_by_name
+from pruneport.compress.coupling import CountedSize, Coupling
+from pruneport.compress.layers import parts_by_name
+from pruneport.compress.traced_sizes import AttributeSize, Leaf, QueriedSize, evaluate, leaves_of
 
-__all__ = ["Attributes", "attributes_for", "inflexible_groups", "rescale_keys"]
+__all__ = ["Attributes", "ForwardChanges", "Sizes", "fit_forwards", "rescale_keys"]
 
 Attributes = dict[str, dict[str, int | tuple[int, ...]]]
 """Module -> attribute -> its value in the pruned network."""
 
-_COUNTS = ("num_groups", "groups", "radix", "cardinality")
-
-_Size = tuple[int, int]
-"""Of a tensor that a forward made: its dense size along its channels, and the one in the pruned network."""
+Sizes = dict[str, dict[int, dict[int, int]]]
+"""Module -> number of a call of its forward that takes or returns sizes -> slot -> the size in the pruned network."""
 
 
-def attributes_for(network: nn.Module, coupling: Coupling, kept: Callable[[int], bool]) -> Attributes:
-    """Find the attributes that hold widths which its forward asks for, and their new values.
+@dataclass(frozen=True, kw_only=True)
+class ForwardChanges:
+    """What forwards take for granted, in the pruned network.
+
+    Attributes:
+        attributes: Attributes that hold a width, with their new values.
+        sizes: Sizes that the forward computes otherwise, call by call (see ``hardcoded_widths``).
+    """
+
+    attributes: Attributes
+    sizes: Sizes
+
+
+def fit_forwards(network: nn.Module, coupling: Coupling, kept: Callable[[int], bool]) -> ForwardChanges:
+    """Find what must be changed so that every forward asks for the sizes that are there, and scales as it did.
+
+    An attribute is set anew where the forward uses it as one width and as nothing else. A size that the pruned network
+    would compute otherwise (from the width of another tensor, say) is replaced in its call. Where a real number is
+    computed from a size, such as the root of a head's width, it stays the dense network's.
 
     Args:
         network: The dense network.
         coupling: What its forward does.
         kept: Whether a unit stays.
-
-    Returns:
-        Attributes whose value is a width that the module's own forward makes a tensor of, where that width,
-        if it changes, has one new value; lists of such widths, in order; and numbers of heads, where whole heads go.
     """
-    widths: dict[str, list[_Size]] = defaultdict(list)
-    counts: dict[str, list[_Size]] = defaultdict(list)
-    for place, units in coupling.sized:
-        heads = coupling.heads.issuperset(units) and len(set(units)) == len(units)
-        (counts if heads else widths)[place].append((len(units), sum(map(kept, units))))
-    found: Attributes = {}
-    for name in dict.fromkeys(place for place, _ in coupling.sized):
-        module = network.get_submodule(name)
-        changed = {
-            attribute: new
-            for attribute, value in vars(module).items()
-            if (sizes := _sizes_for(attribute, module, widths[name], counts[name]))
-            and (new := _renewed(value, sizes)) is not None
-            and new != value
-        }
-        if changed:
-            found[name] = changed
-    return found
+    pinned = {leaf for expression in coupling.numbers for leaf in leaves_of(expression)}
+    wanted = _wanted(coupling, kept)
+    attributes = {leaf: sizes.pop() for leaf, sizes in wanted.items() if len(sizes) == 1 and leaf not in pinned}
+
+    def value_of(leaf: Leaf) -> int:
+        if isinstance(leaf, AttributeSize):
+            return attributes.get(leaf) or _attribute(network, leaf)
+        asked = coupling.asked_sizes[leaf]
+        return asked.value if leaf in pinned else _left(asked, kept)
+
+    for left, right in coupling.compared:  # a forward that insists on a width
+        if evaluate(left, value_of) != evaluate(right, value_of):
+            pinned.update(leaf for side in (left, right) for leaf in leaves_of(side))
+            attributes = {leaf: size for leaf, size in attributes.items() if leaf not in pinned}
+    sizes: dict[tuple[str, int, int], set[int]] = defaultdict(set)
+    for used in coupling.used_sizes:
+        size, given = _left(used, kept), evaluate(used.expression, value_of)
+        if given is not None and given < 0:
+            given += sum(map(kept, used.units))
+        changed = not all(map(kept, used.units)) or given != used.value
+        if changed and given != size:
+            sizes[used.leaf.module, used.leaf.call, used.leaf.slot].add(size)
+    for leaf in pinned:
+        if (
+            isinstance(leaf, QueriedSize)
+            and _left(coupling.asked_sizes[leaf], kept) != coupling.asked_sizes[leaf].value
+        ):
+            sizes[leaf.module, leaf.call, leaf.slot].add(coupling.asked_sizes[leaf].value)
+    found: Sizes = defaultdict(lambda: defaultdict(dict))
+    for (module, call, slot), values in sizes.items():
+        if len(values) == 1:  # else one module runs several times, with other widths
+            found[module][call][slot] = values.pop()
+    return ForwardChanges(
+        attributes=_by_module(network, attributes) | _counts(coupling, kept),
+        sizes={module: dict(calls) for module, calls in found.items()},
+    )
 
 
-def _sizes_for(attribute: str, module: nn.Module, widths: list[_Size], counts: list[_Size]) -> list[_Size]:
-    if attribute in HEAD_COUNTS:
-        return counts
-    return [] if attribute in _COUNTS or isinstance(module, LAYERS) else widths
+def _left(size: CountedSize, kept: Callable[[int], bool]) -> int:
+    """The size in the pruned network; one of several dimensions' product shrinks in proportion."""
+    counted = size.units[size.start : size.stop]
+    left = sum(map(kept, counted))
+    of_product = size.start == 0 and size.stop == len(size.units) and size.value > len(size.units)
+    return size.value // len(counted) * left if of_product else left
 
 
-def _renewed(value: Any, sizes: Sequence[_Size]) -> int | tuple[int, ...] | None:
-    if type(value) is int:
-        new = {left for dense, left in sizes if dense == value != left}
-        return new.pop() if len(new) == 1 else None
-    if isinstance(value, list | tuple) and len(value) > 1 and all(type(part) is int for part in value):
-        for start in range(len(sizes) - len(value) + 1):
-            run = sizes[start : start + len(value)]
-            if [dense for dense, _ in run] == list(value):
-                return tuple(left for _, left in run)
-    return None
+def _wanted(coupling: Coupling, kept: Callable[[int], bool]) -> dict[AttributeSize, set[int]]:
+    """What every attribute would have to be for each of the widths that it is used as."""
+    wanted: dict[AttributeSize, set[int]] = defaultdict(set)
+    for used in coupling.used_sizes:
+        if isinstance(used.expression, AttributeSize):
+            wanted[used.expression].add(_left(used, kept))
+    for left, right in coupling.compared:
+        for one, other in ((left, right), (right, left)):
+            if isinstance(one, AttributeSize) and isinstance(other, QueriedSize):
+                wanted[one].add(_left(coupling.asked_sizes[other], kept))
+    return wanted
+
+
+def _attribute(network: nn.Module, leaf: AttributeSize) -> int:
+    value = getattr(network.get_submodule(leaf.module), leaf.name)
+    return int(value if leaf.index is None else value[leaf.index])
+
+
+def _by_module(network: nn.Module, sizes: Mapping[AttributeSize, int]) -> Attributes:
+    """New values of the attributes that change, whole lists of them in order."""
+    found: Attributes = defaultdict(dict)
+    for leaf, size in sizes.items():
+        if size == _attribute(network, leaf):
+            continue
+        if leaf.index is None:
+            found[leaf.module][leaf.name] = size
+        else:
+            listed = list(found[leaf.module].get(leaf.name, getattr(network.get_submodule(leaf.module), leaf.name)))
+            listed[leaf.index] = size
+            found[leaf.module][leaf.name] = tuple(listed)
+    return dict(found)
+
+
+def _counts(coupling: Coupling, kept: Callable[[int], bool]) -> Attributes:
+    return {
+        module: {name: sum(map(kept, units))} for module, name, units in coupling.counted if not all(map(kept, units))
+    }
 
 
 def rescale_keys(pruned: nn.Module, coupling: Coupling, kept: Callable[[int], bool]) -> None:
@@ -116,38 +174,3 @@ def _scale_rows(
     chosen = torch.tensor([place[position] for position in positions])
     for tensor in tensors:
         tensor.data.movedim(dim, 0)[chosen] *= factor
-
-
-def inflexible_groups(
-    network: nn.Module, coupling: Coupling, groups: Sequence[Group], pruned: Sequence[int], stack: Sequence[str]
-) -> list[int]:
-    """The groups to leave dense after a pruned network failed: those that the failing forward shapes, and their like.
-
-    Args:
-        network: The dense network.
-        coupling: What its forward does.
-        groups: All groups.
-        pruned: Indices of those that were pruned.
-        stack: The modules that were running, outermost first.
-
-    Returns:
-        Indices out of ``pruned``; all of them where the failure cannot be placed.
-    """
-    for level in reversed(stack):
-        module = network.get_submodule(level)
-        if isinstance(module, LAYERS):
-            continue
-        shaped = {unit for place, units in coupling.sized if place == level for unit in units}
-        inside = [index for index in pruned if any(_under(member.module, level) for member in groups[index].members)]
-        found = [index for index in pruned if shaped.intersection(groups[index].units)] or (inside if level else [])
-        if found:
-            places = [name for name, other in network.named_modules() if type(other) is type(module)]
-            own = {(m.module, m.axis) for index in found for m in groups[index].members if _under(m.module, level)}
-            alike = {(place + name.removeprefix(level), axis) for place in places for name, axis in own}
-            like = {index for index in pruned if any((m.module, m.axis) in alike for m in groups[index].members)}
-            return sorted(like.union(found))
-    return list(pruned)
-
-
-def _under(name: str, level: str) -> bool:
-    return name.startswith(f"{level}.") or not level

@@ -17,7 +17,7 @@ from pruneport.compress.calibration import Batches, Calibration
 from pruneport.compress.groups import Group
 from pruneport.compress.reduction import reduce_group, with_values
 from pruneport.errors import ImageFolderError, PruningError
-from pruneport.models.outputs import tensor_leaves
+from pruneport.models.outputs import main_output, tensor_leaves
 
 __all__ = ["fisher", "grasp", "labels_for", "snip", "synflow", "taylor"]
 
@@ -176,10 +176,10 @@ def _reduced(shadow: nn.Module, group: Group) -> Tensor:
 
 
 def _logits(network: nn.Module, inputs: Tensor) -> Tensor:
-    logits = tensor_leaves(network(inputs))[0]
+    logits = main_output(network(inputs))
     if logits.ndim < 2 or not logits.is_floating_point():
         raise PruningError(
-            f"the network's first output has shape {tuple(logits.shape)}; a criterion with a loss expects logits "
+            f"the network's main output has shape {tuple(logits.shape)}; a criterion with a loss expects logits "
             "(images, classes, …). Choose a criterion without a loss, such as l1 or block-hessian."
         )
     return logits

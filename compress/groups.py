@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pruneport.compress.coupling import Coupling, find_coupling
-from pruneport.compress.layers import block_count, parts_by_name, unsupported
+from pruneport.compress.layers import block_count, parts_by_name
 from pruneport.compress.record import Member, Scope
 from pruneport.errors import PruningError
 
@@ -113,16 +113,13 @@ def _group(
         for name, axis in coupling.units[units[0]]
     )
     obstacle = next((coupling.broken[unit] for unit in units if unit in coupling.broken), "")
-    obstacle = obstacle or next(
-        (reason for m in members if (reason := unsupported(layers[m.module], m.module, m.axis))), ""
-    )
     blocks, block_obstacle = _blocks(members, layers, len(units))
     producers = [m.module for m in members if m.axis == "out"] or [members[0].module]
     return Group(
         name=min(producers, key=lambda name: coupling.order.get(name, len(coupling.order))),
         width=len(units),
         members=members,
-        scope="output" if coupling.output.intersection(units) else "filters",
+        scope=_end(coupling, units),
         units=tuple(units),
         averaged=bool(coupling.averaged.intersection(units)),
         heads=coupling.heads.issuperset(units),
@@ -130,6 +127,13 @@ def _group(
         obstacle=obstacle or block_obstacle,
         structure=tuple(sorted((_kind(layers[m.module]), m.axis) for m in members)),
     )
+
+
+def _end(coupling: Coupling, units: list[int]) -> Scope:
+    """Whether the group's channels leave the network; else it is taken to end inside a block."""
+    if coupling.output.intersection(units):
+        return "output"
+    return "representation" if coupling.representation.intersection(units) else "filters"
 
 
 def _run(positions: np.ndarray[Any, np.dtype[np.int64]]) -> int:

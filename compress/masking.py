@@ -2,25 +2,30 @@
 
 A consumer that no longer has an input and one whose weights for that input are zero compute the same, and so do
 products of queries and keys. So the pruned network is compared with the dense one in which every parameter of a
-removed channel is zero. A wrong coupling shows here as a difference, whatever the weights.
+removed channel is zero, and in which whatever averages over channels (LayerNorm, GroupNorm, softmax, standardised
+weights) averages over the kept ones alone. A wrong coupling shows here as a difference, whatever the weights.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.aten import argument, operator_name
+from pruneport.compress.coupling import Coupling
+from pruneport.compress.flow import Flow
 from pruneport.compress.hooks import running
-from pruneport.compress.layers import silence
+from pruneport.compress.layers import LAYERS, silence
+from pruneport.compress.operators import LEAVES, operate
 from pruneport.compress.plan import GroupPlan, positions_kept
 from pruneport.errors import PruningError
 from pruneport.models.outputs import tensor_leaves
 
-__all__ = ["ForwardError", "check_against_masked", "masked_outputs"]
+__all__ = ["ForwardError", "OutputError", "check_against_masked", "masked_outputs"]
 
 _TOLERANCE = 1e-3
 
@@ -30,7 +35,8 @@ def check_against_masked(
     pruned: nn.Module,
     groups: Sequence[GroupPlan],
     example: Tensor,
-    averaged: bool = False,
+    coupling: Coupling,
+    lost: Iterable[int] = (),
 ) -> float | None:
     """Compare ``pruned`` with the masked dense network on ``example`` (B, C, H, W).
 
@@ -38,64 +44,210 @@ def check_against_masked(
         dense: The original network.
         pruned: The pruned one.
         groups: What was removed.
-        example: Inputs for both.
-        averaged: Whether a removed channel is averaged over (see below).
+        example: Inputs.
+        coupling: What is known of the dense network's channels.
+        lost: The units that were removed.
 
     Returns:
-        The largest difference divided by the largest output; None where that would prove nothing: a removed
-        channel is averaged over (by a LayerNorm, say), so that removing and zeroing differ by design, or every
-        output is zero.
+        The largest difference of an output, relative to the largest masked output; None where every floating-point
+        output is zero or there is none, which proves nothing.
 
     Raises:
         ForwardError: The pruned network does not run.
-        PruningError: The two differ by more than 1e-3.
+        OutputError: Its outputs have other shapes or values than the masked dense network's.
     """
-    with running(pruned) as stack:
+    lost = frozenset(lost)
+    with torch.inference_mode(), running(pruned) as stack:
         try:
-            with torch.inference_mode():
-                actual = _floats(pruned(example))
+            actual = tensor_leaves(pruned(example))
         except Exception as error:
             raise ForwardError(tuple(stack), error) from error
-    if averaged:
-        return None
-    found = _largest_error(actual, masked_outputs(dense, groups, example))
-    if found is not None and not found <= _TOLERANCE:  # some untrained networks amplify rounding: look more closely
+    with torch.inference_mode():
+        unmasked = tensor_leaves(dense(example))
+    expected = masked_outputs(dense, groups, example, coupling, lost)
+    _check_shapes(actual, expected, unmasked)
+    found = _largest_error(actual, expected)
+    if not (found is None or found <= _TOLERANCE) or not _same_values(actual, expected):
+        # Some untrained networks amplify rounding, and equal scores change places: look more closely.
         finer = example.double()
         with torch.inference_mode():
-            actual = _floats(copy.deepcopy(pruned).double()(finer))
-        found = _largest_error(actual, masked_outputs(copy.deepcopy(dense).double(), groups, finer))
-    if found is not None and not found <= _TOLERANCE:
-        raise PruningError(
-            f"removing the chosen filters changes the outputs by {found:.2e} of their size beyond what zeroing "
-            f"them does (allowed {_TOLERANCE:g}): the network couples its layers in a way that is not understood. "
-            "Leave the unusual layers dense with --keep PATTERN."
-        )
+            actual = tensor_leaves(copy.deepcopy(pruned).double()(finer))
+        expected = masked_outputs(copy.deepcopy(dense).double(), groups, finer, coupling, lost)
+        found = _largest_error(actual, expected)
+        if not (found is None or found <= _TOLERANCE):
+            raise OutputError(f"changes the outputs by {found:.2e} of their size beyond what zeroing them does")
+        if not _same_values(actual, expected):
+            raise OutputError("changes outputs that are whole numbers, such as classes")
     return found
+
+
+def _check_shapes(actual: Sequence[Tensor], expected: Sequence[Tensor], unmasked: Sequence[Tensor]) -> None:
+    if not len(actual) == len(expected) == len(unmasked):
+        raise OutputError(f"makes {len(actual)} outputs of {len(unmasked)}")
+    for ours, masked, whole in zip(actual, expected, unmasked, strict=True):
+        if ours.shape != masked.shape or (masked.shape == whole.shape != ours.shape):
+            raise OutputError(f"changes the shape of an output from {tuple(masked.shape)} to {tuple(ours.shape)}")
 
 
 def _largest_error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float | None:
     errors = []
     for ours, masked in zip(actual, expected, strict=True):
-        if ours.shape != masked.shape:
-            raise PruningError(
-                f"the pruned network's output has shape {tuple(ours.shape)}, the dense one's {tuple(masked.shape)}."
-            )
-        largest = masked.abs().max().item() if masked.numel() else 0
+        if not masked.is_floating_point() or ours.shape != masked.shape:
+            continue
+        finite = masked[masked.isfinite()].abs()
+        largest = finite.max().item() if finite.numel() else 0
         if largest > 0:
-            errors.append((ours - masked).abs().max().item() / largest)
+            errors.append(torch.where(ours == masked, 0, ours - masked).abs().max().item() / largest)
     if any(error != error for error in errors):
         return float("nan")
     return max(errors, default=None)
 
 
-@torch.inference_mode()
-def masked_outputs(dense: nn.Module, groups: Sequence[GroupPlan], example: Tensor) -> list[Tensor]:
-    """Outputs of ``dense`` with zeros in all parameters of removed channels; ``dense`` itself is not changed."""
+def _same_values(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    return all(
+        ours.is_floating_point() or torch.equal(ours, masked) for ours, masked in zip(actual, expected, strict=True)
+    )
+
+
+@torch.no_grad()  # in inference mode compound operations would not be seen one by one
+def masked_outputs(
+    dense: nn.Module,
+    groups: Sequence[GroupPlan],
+    example: Tensor,
+    coupling: Coupling | None = None,
+    lost: frozenset[int] = frozenset(),
+) -> list[Tensor]:
+    """Outputs of ``dense`` with zeros in all parameters of removed channels; ``dense`` itself is not changed.
+
+    Args:
+        dense: The original network.
+        groups: What was removed.
+        example: Inputs.
+        coupling: With it, averages over channels are taken over the kept ones.
+        lost: The units that were removed.
+    """
     masked = _untied(dense)
     kept = [(member, group.kept) for group in groups if group.kept is not None for member in group.members]
     for name, axes in positions_kept(kept).items():
         silence(masked, name, axes)
-    return _floats(masked(example))
+    if coupling is None or not coupling.averaged & lost:
+        return tensor_leaves(masked(example))
+    return tensor_leaves(_KeptFlow(masked, coupling, lost).run(example))
+
+
+class _KeptFlow(Flow):  # type: ignore[no-untyped-call]
+    """Runs a network whose averages over channels leave out those that were removed.
+
+    Channels are followed as in the pass that found the coupling, and have the numbers that they had there.
+    """
+
+    def __init__(self, network: nn.Module, coupling: Coupling, lost: frozenset[int]) -> None:
+        super().__init__(network, operate, LAYERS, LEAVES, elements=copy.deepcopy(coupling.elements))
+        self._lost_units = torch.tensor(sorted(lost))
+
+    def compute(self, function: Any, args: Any, kwargs: Any) -> Any:
+        handler = None if self.silent else _AVERAGES.get(operator_name(function))
+        if handler is None:
+            return self._without_lost_weights(function, args, kwargs)
+        for dim in handler(function, args, kwargs):
+            kept = self._kept_along(args[0], dim)
+            if kept is not None:
+                return self._of_kept(function, args, kwargs, dim, kept)
+        return function(*args, **kwargs)
+
+    def _kept_along(self, tensor: Tensor, dim: int) -> Tensor | None:
+        """The places along a dimension that were not removed, (n,); None where none were."""
+        view = self.weight_view(tensor)
+        if view is not None:
+            return self._kept_inputs(view.layer, view.inputs, dim)
+        entry = self.map_along(tensor, dim)
+        if entry is None or entry.bare:
+            return None
+        gone = torch.isin(self.elements.roots(entry.line(dim).contiguous()), self._lost_units)
+        return (~gone).nonzero()[:, 0] if gone.any() else None
+
+    def _kept_inputs(self, layer: str, places: Tensor, dim: int) -> Tensor | None:
+        if (layer, "in") not in self.elements.offsets:
+            return None
+        line = places.movedim(dim, 0).reshape(places.shape[dim], -1)[:, 0]
+        units = torch.from_numpy(self.elements.of((layer, "in")))
+        if not line.all() or int(line.max()) > len(units):
+            return None
+        gone = torch.isin(units[line - 1], self._lost_units)
+        return (~gone).nonzero()[:, 0] if gone.any() else None
+
+    def _of_kept(self, function: Any, args: Any, kwargs: Any, dim: int, kept: Tensor) -> Any:
+        """The operation on the kept places; where its outputs have the dimension, the others are zero."""
+        size = args[0].shape[dim]
+        chosen = _on_kept(function, args, kwargs, dim, kept)
+        output = function(*chosen, **kwargs)
+
+        def widened(part: Any) -> Any:
+            if not isinstance(part, Tensor) or part.ndim != args[0].ndim or part.shape[dim] != len(kept):
+                return part
+            shape = [size if d == dim else length for d, length in enumerate(part.shape)]
+            return part.new_zeros(shape).index_copy_(dim, kept, part)
+
+        return type(output)(map(widened, output)) if isinstance(output, tuple) else widened(output)
+
+    def _without_lost_weights(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """A layer whose weight was computed anew has none for removed inputs."""
+        if not self.silent and operator_name(function) == "convolution":
+            view = self.weight_view(args[1])
+            if view is not None and not view.moved:
+                kept = self._kept_inputs(view.layer, view.inputs, 1)
+                if kept is not None:
+                    mask = args[1].new_zeros(args[1].shape[1])
+                    mask[kept] = 1
+                    args = (args[0], args[1] * mask[:, None, None], *args[2:])
+        return function(*args, **kwargs)
+
+
+def _last_dims(function: Any, args: Any, kwargs: Any) -> list[int]:
+    over = args[1]
+    return [args[0].ndim - 1] if len(over) == 1 else []
+
+
+def _channel_dim(function: Any, args: Any, kwargs: Any) -> list[int]:
+    return [1]
+
+
+def _reduced_dims(function: Any, args: Any, kwargs: Any) -> list[int]:
+    dims = argument(function, args, kwargs, "dim")
+    listed = range(args[0].ndim) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
+    return [dim % max(1, args[0].ndim) for dim in listed] if args[0].ndim else []
+
+
+def _measured_dims(function: Any, args: Any, kwargs: Any) -> list[int]:
+    """Those that a BatchNorm which measures its statistics averages over; one that remembers them averages nothing."""
+    measures = argument(function, args, kwargs, "training", True)
+    return [dim for dim in range(args[0].ndim) if dim != 1] if measures else []
+
+
+_AVERAGES: dict[str, Callable[[Any, Any, Any], list[int]]] = {
+    "native_layer_norm": _last_dims,
+    "_fused_rms_norm": _last_dims,
+    "native_group_norm": _channel_dim,
+    "native_batch_norm": _measured_dims,
+    "_native_batch_norm_legit": _measured_dims,
+    **dict.fromkeys(("_softmax", "_log_softmax", "softmax", "logsumexp"), _reduced_dims),
+    **dict.fromkeys(("mean", "var", "std", "var_mean", "amax", "amin", "max", "min", "prod"), _reduced_dims),
+}
+"""Operations that average over channels, and the dimensions that they do it along."""
+
+
+def _on_kept(function: Any, args: Any, kwargs: Any, dim: int, kept: Tensor) -> tuple[Any, ...]:
+    """The arguments with the kept places of the first, and what belongs to them of the others."""
+    source = args[0].index_select(dim, kept)
+    name = operator_name(function)
+    if name in ("native_layer_norm", "_fused_rms_norm"):
+        tables = [None if table is None else table[kept] for table in args[2:] if isinstance(table, Tensor | None)]
+        return (source, [len(kept)], *tables, *args[2 + len(tables) :])
+    if name == "native_group_norm":
+        weight, bias, batch, _, places, groups, eps = args[1:8]
+        weight, bias = (None if table is None else table[kept] for table in (weight, bias))
+        return (source, weight, bias, batch, len(kept), places, groups, eps)
+    return (source, *args[1:])
 
 
 class ForwardError(PruningError):
@@ -115,6 +267,21 @@ class ForwardError(PruningError):
         )
 
 
+class OutputError(PruningError):
+    """The pruned network runs, and its outputs are not the masked dense network's.
+
+    Attributes:
+        change: What removing the filters does, in a clause.
+    """
+
+    def __init__(self, change: str) -> None:
+        self.change = change
+        super().__init__(
+            f"removing the chosen filters {change} (allowed {_TOLERANCE:g}): the network couples its layers in a way "
+            "that is not understood. Leave the unusual layers dense with --keep PATTERN."
+        )
+
+
 def _untied(network: nn.Module) -> nn.Module:
     """A copy in which no two layers share a parameter, since each is pruned on its own."""
     copied, seen = copy.deepcopy(network), set()
@@ -124,7 +291,3 @@ def _untied(network: nn.Module) -> nn.Module:
                 setattr(module, name, nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad))
             seen.add(parameter)
     return copied
-
-
-def _floats(outputs: Any) -> list[Tensor]:
-    return [leaf for leaf in tensor_leaves(outputs) if leaf.is_floating_point()]

@@ -7,7 +7,7 @@ from typing import Any
 from pruneport.compress.aten import argument, operator_name, tensors_in
 from pruneport.compress.flow import Flow, Map
 
-__all__ = ["fold", "normalise", "pool", "reduce"]
+__all__ = ["fold", "glu", "normalise", "order", "pool", "reduce"]
 
 
 def pool(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -21,7 +21,7 @@ def pool(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None
             for channel in entry.labels.flatten(0, first - 1).reshape(-1, *entry.labels.shape[first:]):
                 flow.elements.join(channel.flatten()[:1], channel.flatten())
         elif dims and dims[0] >= first:
-            flow.break_off(entry.compact(), f"{flow.place} mixes its channels by {function}")
+            flow.break_off(entry.compact(), f"{flow.here} mixes its channels by {function}")
             continue
         inner = entry.labels
         for dim in range(first, source.ndim):
@@ -42,8 +42,10 @@ def reduce(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> No
         if not entry.bare and set(varies) & set(dims):
             if not operator_name(function).startswith(("sum", "norm", "linalg_vector_norm")):
                 flow.averaged.append(entry.compact())
+            flow.lose(tensors_in(output), entry.compact())
             continue
         maps.append(entry)
+    _note_standardised(flow, source, dims)
     for out in tensors_in(output):
         shaped = []
         for entry in maps:
@@ -52,6 +54,50 @@ def reduce(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> No
                 labels = labels.select(dim, 0) if out.ndim < source.ndim else labels.narrow(dim, 0, 1)
             shaped.append(Map(labels, entry.bare))
         flow.give(out, shaped)
+
+
+def _note_standardised(flow: Flow, source: Any, dims: list[int]) -> None:
+    view = flow.weight_view(source)
+    if view is not None and source.ndim > 1 and any(_changes(view.inputs, dim) for dim in dims):
+        flow.standardised.add(view.layer)
+
+
+def _changes(labels: Any, dim: int) -> bool:
+    return bool((labels != labels.narrow(dim, 0, 1)).any())
+
+
+def order(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Entries sorted along a dimension: each channel by itself, or the channels among each other."""
+    source = args[0]
+    dim = argument(function, args, kwargs, "dim", -1) % max(1, source.ndim)
+    for out in tensors_in(output):
+        flow.give(out, [])
+    for entry in flow.maps(source):
+        dims = flow.varies(entry)
+        if entry.bare:
+            continue
+        if dim in dims or len(dims) > 1:
+            flow.break_off(entry.compact(), f"{flow.here} sorts its channels by {function}")
+            flow.lose(tensors_in(output), entry.compact())
+        elif dims:
+            for out in tensors_in(output):
+                if out.ndim == source.ndim:
+                    flow.give_line(out, dims[0], entry.line(dims[0]))
+
+
+def glu(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """One half of the channels gates the other, place by place."""
+    source = args[0]
+    dim = argument(function, args, kwargs, "dim", -1) % source.ndim
+    flow.give(output, [])
+    for entry in flow.maps(source):
+        dims = flow.varies(entry)
+        if not entry.bare and dims == (dim,):
+            one, other = entry.line(dim).chunk(2)
+            flow.elements.join(one, other)
+            flow.give_line(output, dim, one)
+        elif not entry.bare and dims:
+            flow.give_line(output, dims[0], entry.line(dims[0]))
 
 
 def normalise(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -70,7 +116,9 @@ def fold(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None
     for entry in flow.maps(source):
         labels = entry.labels.reshape(source.shape[0], output.shape[1], -1, source.shape[-1])
         whole = Map(labels)
-        if flow.varies(whole) not in ((), (1,)):
-            flow.break_off(entry.compact(), f"{flow.place} mixes its channels by {function}")
-        else:
+        if entry.bare or not set(flow.varies(whole)) <= {1, 2}:
+            flow.break_off(entry.compact(), f"{flow.here} mixes its channels by {function}")
+        else:  # the places of a window are of one channel
+            rows = whole.rows(1)
+            flow.elements.join(rows[:, :1], rows)
             flow.give_line(output, 1, whole.line(1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,28 +14,41 @@ from pruneport.compress.aten import argument, operator_name, tensors_in
 from pruneport.compress.attention import head_counts
 from pruneport.compress.flow import Flow, Map
 
-__all__ = ["embed", "move", "pad", "shape", "split"]
+__all__ = [
+    "embed",
+    "known",
+    "move",
+    "pad",
+    "pick",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "share_memory",
+    "split",
+    "windows",
+]
 
 
 def move(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
     """Entries go elsewhere, and the map with them."""
     tensor = next(iter(tensors_in((args, kwargs))))
     outputs = tensors_in(output)
-    if flow.owned(tensor):
-        for out in outputs:
-            flow.note_transposed(out, tensor)
+    view = flow.weight_view(tensor)
+    if view is not None:
+        both = [_moved(function, args, kwargs, tensor, labels) for labels in (view.outputs, view.inputs)]
+        for place, out in enumerate(outputs):
+            flow.give_view(out, replace(view, outputs=both[0][place], inputs=both[1][place]))
         return
-    moved = [_moved(function, args, kwargs, tensor, entry) for entry in flow.maps(tensor)]
+    moved = [_moved(function, args, kwargs, tensor, entry.labels) for entry in flow.maps(tensor)]
     for place, out in enumerate(outputs):
         flow.give(out, [Map(parts[place], entry.bare) for parts, entry in zip(moved, flow.maps(tensor), strict=True)])
         for entry in flow.maps(out):
             _settle(flow, entry)
 
 
-def _moved(function: Any, args: Any, kwargs: Any, tensor: Tensor, entry: Map) -> list[Tensor]:
+def _moved(function: Any, args: Any, kwargs: Any, tensor: Tensor, labels: Tensor) -> list[Tensor]:
     name = operator_name(function)
     call = torch.ops.aten.reshape.default if name in ("view", "_unsafe_view") else function
-    labels = entry.labels
+    given = labels
 
     def stand_in(value: Any) -> Any:
         return labels if value is tensor else value
@@ -44,7 +59,7 @@ def _moved(function: Any, args: Any, kwargs: Any, tensor: Tensor, entry: Map) ->
         moved = call(*args, **kwargs)
     except (RuntimeError, NotImplementedError):  # not written for integers; float64 holds them all
         labels = labels.double()
-        args, kwargs = tree_map(lambda value: labels if value is entry.labels else value, (args, kwargs))
+        args, kwargs = tree_map(lambda value: labels if value is given else value, (args, kwargs))
         moved = call(*args, **kwargs)
     return [part.long() for part in tensors_in(moved)]
 
@@ -65,14 +80,66 @@ def pad(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
     flow.give(output, maps)
 
 
-def shape(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
-    """A move to a shape that the forward asks for: the widths along channels are noted."""
+def pick(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Entries chosen by other values: where none of a channel's entries is chosen, that depends on it all the same."""
+    sources = [(tensor, entry.compact()) for tensor in tensors_in((args, kwargs)) for entry in known(flow, tensor)]
     move(flow, function, args, kwargs, output)
-    for out in tensors_in(output):
-        for entry in flow.maps(out):
-            dims = () if entry.bare else flow.varies(entry)
-            if len(dims) == 1:
-                flow.sized.append((flow.place, entry.line(dims[0])))
+    outputs = tensors_in(output)
+    left = [torch.unique(entry.compact()) for out in outputs for entry in known(flow, out)]
+    for tensor, labels in sources:
+        gone = torch.unique(labels)
+        if tensor is args[0]:
+            gone = gone[~torch.isin(gone, torch.cat([gone[:0], *left]))]
+        flow.lose(outputs, gone)
+
+
+def known(flow: Flow, tensor: Tensor) -> list[Map]:
+    """The maps of a tensor's channels, without those of bare parameters."""
+    return [entry for entry in flow.maps(tensor) if not entry.bare]
+
+
+def pixel_shuffle(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Channels of a run become one channel of more places: they go together."""
+
+    def joined(line: Tensor, count: int) -> Tensor:
+        runs = line.reshape(-1, count)
+        flow.elements.join(runs[:, :1], runs)
+        return runs[:, 0]
+
+    _rearrange(flow, args[0], output, joined, args[1] ** 2)
+
+
+def pixel_unshuffle(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Places of a channel become a run of channels."""
+    _rearrange(flow, args[0], output, Tensor.repeat_interleave, args[1] ** 2)
+
+
+def windows(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Overlapping windows: (B, C, H, W) to (B, C * places, windows)."""
+    kernel = args[1]
+    _rearrange(flow, args[0], output, Tensor.repeat_interleave, kernel[0] * kernel[1])
+
+
+def _rearrange(flow: Flow, source: Tensor, output: Tensor, rule: Callable[[Tensor, int], Tensor], count: int) -> None:
+    """Places become channels or the other way round, in runs of ``count``: ``rule`` makes the new line of channels."""
+    dim = source.ndim - 3
+    flow.give(output, [])
+    for entry in known(flow, source):
+        dims = flow.varies(entry)
+        if dims in ((), (dim,)):
+            flow.give_line(output, dim, rule(entry.line(dim).contiguous(), count))
+        elif dims[0] < dim and len(dims) == 1:
+            flow.give_line(output, dims[0], entry.line(dims[0]))
+        else:
+            flow.break_off(entry.compact(), f"{flow.here} mixes its channels as if they were places")
+
+
+def share_memory(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """A tensor is given the memory of another, as by ``copy.copy``: it is the same, and so are its channels."""
+    twin = flow.same_memory(output)
+    if twin is not None:
+        flow.give(output, flow.maps(twin))
+        flow.carry([twin], [output])
 
 
 def _settle(flow: Flow, entry: Map) -> None:
@@ -94,7 +161,7 @@ def _settle(flow: Flow, entry: Map) -> None:
 
 def split(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
     """Equal parts of a split without sizes stay equal."""
-    shape(flow, function, args, kwargs, output)
+    move(flow, function, args, kwargs, output)
     dim = argument(function, args, kwargs, "dim", 0)
     parts = tensors_in(output)
     lines = [found.line(dim) for part in parts if (found := flow.map_along(part, dim)) is not None and not found.bare]

@@ -11,8 +11,18 @@ from torch import nn
 from pruneport.compress.aten import operator_name, tensors_in
 from pruneport.compress.flow import Flow, Operation
 from pruneport.compress.meetings import combine, concatenate, stack, write
-from pruneport.compress.mixtures import fold, normalise, pool, reduce
-from pruneport.compress.movements import embed, move, pad, shape, split
+from pruneport.compress.mixtures import fold, glu, normalise, order, pool, reduce
+from pruneport.compress.movements import (
+    embed,
+    move,
+    pad,
+    pick,
+    pixel_shuffle,
+    pixel_unshuffle,
+    share_memory,
+    split,
+    windows,
+)
 from pruneport.compress.weighted import attend, attend_by_layer, convolve, multiply, norm, prelu
 
 __all__ = ["LEAVES", "operate"]
@@ -22,35 +32,55 @@ _BatchNorm = nn.modules.batchnorm._NormBase
 
 def operate(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
     """Follow one operation: give its outputs their maps and join what it couples."""
-    inputs = tensors_in((args, kwargs))
-    if inputs and not any(tensor.numel() for tensor in inputs):
-        return  # nothing is in it that could be removed
+    inputs, outputs = tensors_in((args, kwargs)), tensors_in(output)
     name = operator_name(function)
     handler = _TABLE.get(name) or _TABLE.get(name.removesuffix("_"))
     if handler is None:
         handler = combine if torch.Tag.pointwise in function.tags else _unknown
+    if handler in (_create, _create_like):
+        handler(flow, function, args, kwargs, output)
+        return
+    changed = [inputs[0]._base] if name.endswith("_") and inputs and inputs[0]._base is not None else []
+    flow.carry(inputs, [*outputs, *changed])
+    if inputs and not any(tensor.numel() for tensor in inputs):
+        return  # nothing is in it that could be removed
+    known = [entry.compact() for tensor in inputs for entry in flow.maps(tensor) if not entry.bare]
     handler(flow, function, args, kwargs, output)
+    if handler not in _ENDS:
+        left = [entry.compact().flatten() for out in outputs for entry in flow.maps(out) if not entry.bare]
+        shown = flow.elements.roots(torch.cat(left)) if left and handler in _JOINS else torch.tensor([])
+        for labels in known if handler in _JOINS or not left else ():
+            flow.lose(outputs, labels[~torch.isin(flow.elements.roots(labels), shown)])
+    flow.carry(outputs, changed)
 
 
 def _unknown(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
     for tensor in tensors_in((args, kwargs)):
         for entry in flow.maps(tensor):
             if not entry.bare:
-                flow.break_off(entry.compact(), f"{flow.place or 'the network'} calls {function}, which is not known")
+                flow.break_off(entry.compact(), f"{flow.here} calls {function}, which is not known")
 
 
-def _ignore(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
-    """The outputs hold no channels."""
+def _create(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """The outputs do not depend on any values."""
+
+
+def _create_like(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """The outputs have the shape of a tensor, and so its channels, but do not depend on its values."""
+    if output.shape == args[0].shape:
+        flow.give(output, [entry for entry in flow.maps(args[0]) if not entry.bare])
+
+
+def _read(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """The outputs hold no channels, but depend on all of them."""
 
 
 def _table() -> dict[str, Operation]:
     table: dict[str, Operation] = {}
     for handler, names in (
         (move, "permute transpose t expand unsqueeze squeeze select unbind roll flip clone _to_copy contiguous alias "
-                "detach index index_select repeat tile narrow diagonal movedim lift_fresh gather "
-                "expand_as view_as repeat_interleave"),
-        (shape, "view _unsafe_view reshape slice split_with_sizes unfold im2col pixel_shuffle pixel_unshuffle "
-                 "channel_shuffle native_channel_shuffle as_strided"),
+                "detach repeat tile narrow diagonal movedim lift_fresh expand_as view_as repeat_interleave view "
+                "_unsafe_view reshape slice split_with_sizes unfold channel_shuffle native_channel_shuffle as_strided"),
         (pad, "constant_pad_nd"),
         (split, "split chunk"),
         (concatenate, "cat concat"),
@@ -64,7 +94,8 @@ def _table() -> dict[str, Operation]:
         (normalise, "_softmax _log_softmax softmax cumsum"),
         (fold, "col2im"),
         (embed, "embedding"),
-        (combine, "hardswish hardsigmoid hardtanh mish gelu elu celu selu softplus log_sigmoid_forward leaky_relu "
+        (combine, "dropout native_dropout tril triu hardswish hardsigmoid hardtanh mish gelu elu celu selu softplus "
+                   "log_sigmoid_forward leaky_relu "
                    "hardshrink threshold rrelu_with_noise where masked_fill"),
         (convolve, "convolution conv2d conv1d mkldnn_convolution"),
         (multiply, "mm bmm addmm baddbmm matmul linear"),
@@ -75,16 +106,29 @@ def _table() -> dict[str, Operation]:
         (norm((nn.LayerNorm,), -1, averaging=True), "native_layer_norm _fused_rms_norm"),
         (norm((nn.GroupNorm,), 1, averaging=True), "native_group_norm"),
         (prelu, "_prelu_kernel prelu"),
-        (_ignore, "arange empty zeros ones full rand randn zero fill new_zeros new_ones new_full new_empty zeros_like "
-                  "ones_like empty_like full_like _local_scalar_dense scalar_tensor linspace eye bernoulli rand_like "
-                  "randn_like random uniform normal nonzero item is_same_size tril triu meshgrid unique _assert_async "
-                  "dropout native_dropout empty_strided sym_size topk sort argsort bucketize searchsorted"),
+        (order, "topk sort argsort kthvalue median mode cummax cummin msort"),
+        (glu, "glu"),
+        (pixel_shuffle, "pixel_shuffle"),
+        (pixel_unshuffle, "pixel_unshuffle"),
+        (windows, "im2col"),
+        (pick, "index index_select gather masked_select take"),
+        (share_memory, "set"),
+        (_create, "arange empty zeros ones full rand randn zero fill new_zeros new_ones new_full new_empty "
+                  "scalar_tensor linspace eye random uniform normal is_same_size empty_strided sym_size bernoulli "
+                  "meshgrid _assert_async"),
+        (_create_like, "zeros_like ones_like empty_like full_like rand_like randn_like"),
+        (_read, "_local_scalar_dense nonzero item unique _unique2 unique_consecutive bucketize searchsorted "
+                "bincount"),
     ):  # fmt: skip
         table.update(dict.fromkeys(names.split(), handler))
     return table
 
 
 _TABLE = _table()
+_JOINS = frozenset({concatenate, stack, write})
+"""Handlers of operations in which some channels may be shown by the outputs' maps, and others not."""
+_ENDS = frozenset({convolve, multiply, attend, reduce, pick})
+"""Handlers that say themselves which channels end in the operation."""
 
 
 LEAVES: dict[type[nn.Module], Callable[..., None]] = {nn.MultiheadAttention: attend_by_layer}

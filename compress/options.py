@@ -91,7 +91,9 @@ class CalibrationOptions(PreparationOptions):
     calibration: Path | None = None
     """A folder of images to score, measure and recover with; recovery never reads labels."""
     calibration_images: int = 256
-    """Use at most this many of them, taken evenly from the whole folder; of synthetic inputs, at most 64 are made."""
+    """Use at most this many of them, taken evenly from the whole folder; of synthetic inputs, at most 64 are made. A
+    tenth as many more, at least 16, are held out to measure the result on; of fewer images in all, a tenth of them, at
+    least 16, and of fewer than 32 none."""
     calibration_labels: LabelsName = "auto"
     """For criteria with a loss. folder: the class folders in sorted order; predicted: the dense network's own answers;
     auto: the class folders if there are any."""

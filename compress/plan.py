@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from torch import nn
 
-from pruneport.compress.adapters import adapt
-from pruneport.compress.layers import axis_size, narrow, parts_by_name
+from pruneport.compress.adapters import adapt, replace_sizes
+from pruneport.compress.layers import axis_size, narrow, parts_by_name, ties_kept
 from pruneport.compress.record import Axis, Calibrated, Cost, Member, Recovered, Scope, Trained
 from pruneport.errors import BundleError
 from pruneport.models.record import Source
@@ -33,7 +33,8 @@ __all__ = [
     "positions_kept",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_Sizes = Mapping[str, Mapping[int, Mapping[int, int]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,8 @@ class Plan:
 
     Attributes:
         attributes: Widths that forwards take from attributes: module -> attribute -> value.
+        sizes: Sizes that forwards compute otherwise: module -> number of the call -> slot -> size; None in plans of
+            format 1, whose networks are adapted by their types.
         masked_error: Largest output difference between the pruned network and the dense one whose removed
             channels are zeroed, relative to the outputs' size; None where that would prove nothing (norms that
             average over channels, all outputs zero).
@@ -102,6 +105,7 @@ class Plan:
     libraries: dict[str, str]
     created: str
     attributes: dict[str, dict[str, int | tuple[int, ...]]] = field(default_factory=dict)
+    sizes: dict[str, dict[int, dict[int, int]]] | None = None
     note: str | None = None
     masked_error: float | None = None
     calibration: Calibrated | None = None
@@ -125,6 +129,7 @@ class Plan:
             "dense": asdict(self.dense),
             "pruned": asdict(self.pruned),
             "attributes": self.attributes,
+            "sizes": self.sizes,
             "note": self.note,
             "masked_error": self.masked_error,
             "calibration": None if self.calibration is None else asdict(self.calibration),
@@ -159,8 +164,11 @@ def apply_plan(
     network: nn.Module,
     groups: Sequence[GroupPlan],
     attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]] = MappingProxyType({}),
+    sizes: _Sizes | None = None,
 ) -> None:
-    """Shrink the dense ``network`` in place and set its modules' attributes; nothing is traced.
+    """Shrink the dense ``network`` in place, and set its modules' attributes and the sizes that they compute.
+
+    Nothing is traced. Where ``sizes`` is None, as in plans of format 1, known types are adapted instead.
 
     Raises:
         BundleError: The plan does not fit the network.
@@ -178,15 +186,24 @@ def apply_plan(
                 f"({member.axis}), the network has {found}. Load it with the factory it was made with."
             )
     shrunk = positions_kept(kept)
-    for name, keep in shrunk.items():
-        try:
-            narrow(network, name, keep)
-        except (AttributeError, IndexError, RuntimeError) as error:
-            raise BundleError(
-                f"the plan does not fit the network at {name}: {error}. Load it with the factory it was made with."
-            ) from error
-    adapt(network, shrunk)
+    with ties_kept(network, shrunk):
+        for name, keep in shrunk.items():
+            try:
+                narrow(network, name, keep)
+            except (AttributeError, IndexError, RuntimeError) as error:
+                raise BundleError(
+                    f"the plan does not fit the network at {name}: {error}. Load it with the factory it was made with."
+                ) from error
     modules = dict(network.named_modules())
+    if sizes is None:
+        adapt(network, shrunk)
+    elif missing := sorted(set(sizes) - set(modules)):
+        raise BundleError(
+            f"the plan does not fit the network: it sets sizes in {', '.join(missing[:10])}, which is not there. Load "
+            "it with the factory it was made with."
+        )
+    else:
+        replace_sizes(network, sizes)
     for name, own in attributes.items():
         for attribute, value in own.items():
             present = getattr(modules.get(name), attribute, None)
@@ -210,9 +227,9 @@ def parse_plan(text: str) -> Plan:
         version = content["format_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"plan.json is not a plan ({error!r}); expected JSON with a format_version.") from error
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION):
         raise BundleError(
-            f"plan.json has format {version}; this pruneport reads format {FORMAT_VERSION}. "
+            f"plan.json has format {version}; this pruneport reads formats 1 to {FORMAT_VERSION}. "
             "Upgrade with: pip install --upgrade pruneport."
         )
     try:
@@ -230,6 +247,7 @@ def parse_plan(text: str) -> Plan:
             libraries=dict(content["libraries"]),
             created=str(content["created"]),
             attributes=_attributes(content.get("attributes", {})),
+            sizes=_sizes(content.get("sizes")),
             note=content["note"],
             masked_error=content["masked_error"],
             calibration=_calibrated(content.get("calibration")),
@@ -244,6 +262,15 @@ def _attributes(entry: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, i
     return {
         module: {name: int(value) if isinstance(value, int) else tuple(map(int, value)) for name, value in own.items()}
         for module, own in entry.items()
+    }
+
+
+def _sizes(entry: Any) -> dict[str, dict[int, dict[int, int]]] | None:
+    if entry is None:
+        return None
+    return {
+        module: {int(call): {int(slot): int(size) for slot, size in slots.items()} for call, slots in calls.items()}
+        for module, calls in entry.items()
     }
 
 
@@ -262,7 +289,15 @@ def compose(plan: Plan, further: Plan) -> Plan:
     Args:
         plan: Of the dense network, or of none of its groups.
         further: Of the network that ``plan`` makes.
+
+    Raises:
+        BundleError: ``plan`` is of format 1 and the further pruning changes how forwards compute sizes.
     """
+    if plan.sizes is None and further.sizes and any(group.kept is not None for group in plan.groups):
+        raise BundleError(
+            "this bundle is of an older pruneport, and its network cannot be pruned further. Compress it again from "
+            "its source with this version."
+        )
     before = {group.name: group for group in plan.groups}
     after = {group.name for group in further.groups}
     groups = (
@@ -280,10 +315,26 @@ def compose(plan: Plan, further: Plan) -> Plan:
         dense=plan.dense,
         groups=groups,
         attributes=attributes,
+        sizes=None
+        if plan.sizes is None and not further.sizes
+        else _composed_sizes(plan.sizes or {}, further.sizes or {}),
         recovery=plan.recovery,
         note=None,
         masked_error=max(errors, default=None),
     )
+
+
+def _composed_sizes(before: _Sizes | None, after: _Sizes | None) -> dict[str, dict[int, dict[int, int]]] | None:
+    if before is None and not after:
+        return None
+    before, after = before or {}, after or {}
+    return {
+        module: {
+            call: {**before.get(module, {}).get(call, {}), **after.get(module, {}).get(call, {})}
+            for call in (*before.get(module, {}), *after.get(module, {}))
+        }
+        for module in (*before, *after)
+    }
 
 
 def _composed(before: GroupPlan, after: GroupPlan) -> GroupPlan:

@@ -18,14 +18,15 @@ from pruneport.compress.calibration import Calibration
 from pruneport.compress.cost import Cost, CostModel, count_cost, count_macs_by_module
 from pruneport.compress.coupling import Coupling, find_coupling
 from pruneport.compress.criteria import score_groups, settle, wants_inputs
-from pruneport.compress.forwards import Attributes, attributes_for, inflexible_groups, rescale_keys
+from pruneport.compress.forwards import ForwardChanges, fit_forwards, rescale_keys
 from pruneport.compress.groups import Group, group_units
-from pruneport.compress.masking import ForwardError, check_against_masked
+from pruneport.compress.masking import ForwardError, OutputError, check_against_masked
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import GroupPlan, Plan, Request, apply_plan, group_plan
 from pruneport.compress.sensitivity import Curve, measure_sensitivity
 from pruneport.compress.widths import Scores, choose_units, possible_widths
 from pruneport.errors import ImageFolderError, TargetError
+from pruneport.models.outputs import takes_several
 from pruneport.models.record import Source
 
 __all__ = ["Assessment", "GroupView", "Pruned", "assess", "describe_groups", "library_versions", "prune", "request_of"]
@@ -110,16 +111,21 @@ def prune(
     assessed = assessment or assess(network, source, options, progress=progress)
     options = replace(options, criterion=assessed.options.criterion, ranking=assessed.options.ranking)
     cost = assessed.cost
+    example = _example(source, 2)
     while True:
         progress(f"searching widths for {target} {value:g}")
         allocation = allocate(assessed.groups, assessed.scores, cost, options, assessed.reasons, assessed.curves)
         group_plans = _plans(assessed, allocation)
         progress("removing filters")
         try:
-            pruned, attributes, masked_error = _remove(network, source, assessed, group_plans)
+            pruned, changes, masked_error = _remove(network, example, assessed, group_plans)
             break
-        except ForwardError as error:
-            assessed = _without_inflexible(network, assessed, group_plans, error)
+        except (ForwardError, OutputError) as error:
+            if len(example) > 1 and not takes_several(network, source.input_shape):
+                example = example[:1]
+                continue
+            progress("finding the groups that cannot be pruned")
+            assessed = _without_culprits(network, example, assessed, group_plans, error)
     return Pruned(
         network=pruned,
         plan=Plan(
@@ -128,7 +134,8 @@ def prune(
             dense=cost.dense,
             pruned=count_cost(pruned, source.input_shape),
             groups=group_plans,
-            attributes=attributes,
+            attributes=changes.attributes,
+            sizes=changes.sizes,
             libraries=library_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             note=allocation.note or _counted_note(cost, allocation.kept, pruned, group_plans),
@@ -153,8 +160,9 @@ def _plans(assessed: Assessment, allocation: Allocation) -> tuple[GroupPlan, ...
 
 
 def _remove(
-    network: nn.Module, source: Source, assessed: Assessment, plans: Sequence[GroupPlan]
-) -> tuple[nn.Module, Attributes, float | None]:
+    network: nn.Module, example: torch.Tensor, assessed: Assessment, plans: Sequence[GroupPlan]
+) -> tuple[nn.Module, ForwardChanges, float | None]:
+    """Shrink a copy of the network and prove it; returns it, what its forwards are told, and the proof's error."""
     lost = {
         group.units[unit]
         for group, plan in zip(assessed.groups, plans, strict=True)
@@ -162,25 +170,61 @@ def _remove(
         for unit in set(range(group.width)).difference(plan.kept)
     }
     pruned = copy.deepcopy(network)
-    attributes = attributes_for(network, assessed.coupling, lambda unit: unit not in lost)
-    apply_plan(pruned, plans, attributes)
+    changes = fit_forwards(network, assessed.coupling, lambda unit: unit not in lost)
+    apply_plan(pruned, plans, changes.attributes, changes.sizes)
     rescale_keys(pruned, assessed.coupling, lambda unit: unit not in lost)
-    averaged = bool(assessed.coupling.averaged & lost)
-    return pruned, attributes, check_against_masked(network, pruned, plans, _example(source, 2), averaged)
+    error = check_against_masked(network, pruned, plans, example, assessed.coupling, lost)
+    return pruned, changes, error
 
 
-def _without_inflexible(
-    network: nn.Module, assessed: Assessment, plans: Sequence[GroupPlan], error: ForwardError
+def _without_culprits(
+    network: nn.Module,
+    example: torch.Tensor,
+    assessed: Assessment,
+    plans: Sequence[GroupPlan],
+    error: ForwardError | OutputError,
 ) -> Assessment:
-    """Leave dense what the forward does not let go; the error again where that was nothing."""
-    pruned = [index for index, plan in enumerate(plans) if plan.kept is not None]
-    stiff = inflexible_groups(network, assessed.coupling, assessed.groups, pruned, error.stack)
-    if not stiff:
-        raise error
+    """Leave dense the groups that the proof blames: those without which it passes.
+
+    The groups are pruned one after the other, by bisection, until the first with which the proof fails; groups of the
+    same structure are tried by themselves; then what is left is tried again.
+    """
+    left = [index for index, plan in enumerate(plans) if plan.kept is not None]
     reasons = list(assessed.reasons)
-    for index in stiff:
-        reasons[index] = f"the forward of {error.stack[-1] or 'the network'} relies on this width: {error.cause}"
+
+    def failure(pruned: Sequence[int]) -> ForwardError | OutputError | None:
+        chosen = [plan if index in pruned else replace(plan, kept=None) for index, plan in enumerate(plans)]
+        try:
+            _remove(network, example, assessed, chosen)
+        except (ForwardError, OutputError) as found:
+            return found
+        return None
+
+    found: ForwardError | OutputError | None = error
+    while found is not None and left:
+        fails, passes = len(left), 0  # the first so many groups
+        while fails - passes > 1:
+            middle = (fails + passes) // 2
+            now = failure(left[:middle])
+            fails, passes = (fails, middle) if now is None else (middle, passes)
+            found = now or found
+        blamed = {left[fails - 1]: found}
+        structure = assessed.groups[left[fails - 1]].structure
+        for index in left:
+            alike = assessed.groups[index].structure == structure and index not in blamed
+            if alike and (now := failure([index])) is not None:
+                blamed[index] = now
+        for index, why in blamed.items():
+            reasons[index] = _reason(why)
+        left = [index for index in left if index not in blamed]
+        found = failure(left) if left else None
     return replace(assessed, reasons=reasons)
+
+
+def _reason(error: ForwardError | OutputError) -> str:
+    if isinstance(error, ForwardError):
+        return f"the forward of {error.stack[-1] or 'the network'} relies on this width: {error.cause}"
+    return f"removing some of it {error.change}"
 
 
 def assess(

@@ -32,7 +32,7 @@ def rebuild_network(plan: Plan, weights: Mapping[str, Tensor], factory: Factory 
     """
     network = build(plan.source, factory, initialise=False)
     _drop_values(network)
-    apply_plan(network, plan.groups, plan.attributes)
+    apply_plan(network, plan.groups, plan.attributes, plan.sizes)
     _take_values(network, weights)
     return network.eval()
 

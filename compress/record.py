@@ -63,19 +63,34 @@ class Calibrated:
 
 @dataclass(frozen=True, kw_only=True)
 class Recovered:
-    """What a recovery did and what it brought on the calibration inputs.
+    """What a recovery did and what it brought.
+
+    An error is the mean squared difference of the pruned network's main output from the dense one's, over the variance
+    of the dense one's. On the calibration inputs it says how well they were fitted, and nothing of others.
 
     Attributes:
-        name: Which recovery.
+        name: Which recovery; ``none`` where nothing was changed and only the errors were measured.
         images: Number of calibration inputs.
-        error_before: Mean squared difference of the pruned from the dense outputs, over the dense outputs' variance.
-        error_after: The same after recovery.
+        error_before: On the calibration inputs, before recovery.
+        error_after: The same after it.
+        heldout: Number of inputs that no score, choice or solve has seen; 0 where there were too few to hold some out,
+            and in plans from before any were.
+        heldout_error_before: On those, before recovery; None where there are none.
+        heldout_error_after: The same after it.
+        heldout_agreement_before: Share of those whose highest class is the dense network's, before recovery; None
+            where there are none, or the main output is not (B, classes).
+        heldout_agreement: The same after it.
     """
 
     name: str
     images: int
     error_before: float
     error_after: float
+    heldout: int = 0
+    heldout_error_before: float | None = None
+    heldout_error_after: float | None = None
+    heldout_agreement_before: float | None = None
+    heldout_agreement: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -15,8 +17,8 @@ from pruneport.compress.reconstruct import reconstruct
 from pruneport.compress.record import Recovered
 from pruneport.compress.sensitivity import relative_error
 from pruneport.compress.synthesis import has_statistics, require_statistics
-from pruneport.errors import ImageFolderError
-from pruneport.models.outputs import tensor_leaves
+from pruneport.errors import ImageFolderError, PruningError
+from pruneport.models.outputs import main_output
 
 __all__ = ["RECOVERIES", "choose_recovery", "output_error", "recover"]
 
@@ -25,13 +27,15 @@ Kept = Mapping[str, Mapping[str, Sequence[int]]]
 Recovery = Callable[[nn.Module, nn.Module, Kept, Batches, Callable[[str], None]], None]
 
 
-def choose_recovery(options: RecoveryOptions, network: nn.Module, trained: bool) -> str:
+def choose_recovery(options: RecoveryOptions, network: nn.Module, trained: bool, data_free: bool = True) -> str:
     """Name the recovery that the options ask for; ``auto`` is the best that the given images allow.
 
     Args:
         options: What was asked.
         network: The dense network: without images, its BatchNorm statistics are all there is.
         trained: Whether its weights were trained; random ones are not worth recovering without being asked.
+        data_free: Whether synthetic inputs would be of use: it takes several at a time and returns what errors can be
+            measured on.
 
     Raises:
         ImageFolderError: It needs images and none are given, or none and they are.
@@ -40,7 +44,7 @@ def choose_recovery(options: RecoveryOptions, network: nn.Module, trained: bool)
     if options.recover == "auto":
         if options.calibration is not None:
             return "reconstruct"
-        return "data-free" if trained and has_statistics(network) else "none"
+        return "data-free" if trained and data_free and has_statistics(network) else "none"
     if options.recover == "data-free":
         if options.calibration is not None:
             raise ImageFolderError("--recover data-free uses no images: leave out --calibration, or use reconstruct.")
@@ -60,30 +64,84 @@ def recover(
     groups: Sequence[GroupPlan],
     batches: Batches,
     progress: Callable[[str], None] = lambda message: None,
+    heldout: Batches = (),
 ) -> Recovered:
     """Change the weights or statistics of ``pruned`` in place so that it computes more of what ``dense`` does.
 
     Args:
-        name: A key of ``RECOVERIES``.
+        name: A key of ``RECOVERIES``; with ``none`` nothing is changed, only measured.
         dense: The original network; it is only run.
         pruned: The pruned one.
         groups: What was removed.
         batches: Calibration inputs (B, C, H, W).
         progress: Told what is being done.
+        heldout: Inputs that were used for nothing else, to measure on.
 
     Raises:
         ImageFolderError: There are too few images.
+        PruningError: The outputs of one of the networks are not numbers.
     """
     kept = positions_kept([(m, group.kept) for group in groups if group.kept is not None for m in group.members])
-    theirs = _outputs(dense, batches)
-    before = relative_error(theirs, _outputs(pruned, batches))
-    RECOVERIES[name](dense, pruned, kept, batches, progress)
+    progress("measuring the output error")
+    seen, unseen = _Wanted(dense, batches), _Wanted(dense, heldout)
+    before, unseen_before = seen.compare(pruned), unseen.compare(pruned)
+    after, unseen_after = before, unseen_before
+    if name != "none":
+        RECOVERIES[name](dense, pruned, kept, batches, progress)
+        progress("measuring the output error")
+        after, unseen_after = seen.compare(pruned), unseen.compare(pruned)
+    assert before.error is not None
+    assert after.error is not None
     return Recovered(
         name=name,
-        images=sum(len(outputs) for outputs in theirs),
-        error_before=before,
-        error_after=relative_error(theirs, _outputs(pruned, batches)),
+        images=seen.count,
+        error_before=before.error,
+        error_after=after.error,
+        heldout=unseen.count,
+        heldout_error_before=unseen_before.error,
+        heldout_error_after=unseen_after.error,
+        heldout_agreement_before=unseen_before.agreement,
+        heldout_agreement=unseen_after.agreement,
     )
+
+
+class _Compared(NamedTuple):
+    """How a pruned network's main output compares with the dense one's; None where that cannot be said."""
+
+    error: float | None
+    agreement: float | None
+
+
+class _Wanted:
+    """The dense network's main output on some inputs, and what others make of them."""
+
+    def __init__(self, dense: nn.Module, batches: Batches) -> None:
+        self._batches = batches
+        self._outputs = _outputs(dense, batches)
+        self.count = sum(len(outputs) for outputs in self._outputs)
+
+    def compare(self, network: nn.Module) -> _Compared:
+        """Error and agreement of another network.
+
+        Raises:
+            PruningError: One of the two gives what is no number.
+        """
+        if not self._outputs:
+            return _Compared(None, None)
+        found = _outputs(network, self._batches)
+        error = relative_error(self._outputs, found)
+        if not math.isfinite(error):
+            whose = "pruned" if all(bool(outputs.isfinite().any()) for outputs in self._outputs) else "dense"
+            raise PruningError(
+                f"the {whose} network's outputs are not finite numbers on the calibration inputs. Check --mean and "
+                "--std, or prune less."
+            )
+        if any(outputs.ndim != 2 or outputs.shape[1] < 2 for outputs in self._outputs):
+            return _Compared(error, None)
+        same = sum(
+            int((ours.argmax(1) == theirs.argmax(1)).sum()) for theirs, ours in zip(self._outputs, found, strict=True)
+        )
+        return _Compared(error, same / self.count)
 
 
 def output_error(dense: nn.Module, pruned: nn.Module, batches: Batches) -> float:
@@ -93,7 +151,7 @@ def output_error(dense: nn.Module, pruned: nn.Module, batches: Batches) -> float
 
 @torch.inference_mode()
 def _outputs(network: nn.Module, batches: Batches) -> list[torch.Tensor]:
-    return [tensor_leaves(network(load()))[0] for load in batches]
+    return [main_output(network(load())) for load in batches]
 
 
 def _estimate_statistics(

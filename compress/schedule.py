@@ -108,6 +108,6 @@ def _narrowed(network: nn.Module, quantity: str, momenta: Mapping[str, Tensor], 
     with torch.no_grad():
         for name in own.keys() - numbers:
             parameters[name].copy_(own[name])
-    apply_plan(shadow, plan.groups, plan.attributes)
+    apply_plan(shadow, plan.groups, plan.attributes, plan.sizes)
     shrunk = dict(shadow.named_parameters())
     return {f"{quantity}/{name}": value if name in numbers else shrunk[name].detach() for name, value in own.items()}

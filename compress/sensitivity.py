@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,13 +24,13 @@ from pruneport.compress.record import Member
 from pruneport.compress.replay import Replay
 from pruneport.compress.surgeon import unit_errors, weight_shares
 from pruneport.compress.widths import Scores, choose_units
-from pruneport.models.outputs import tensor_leaves
+from pruneport.models.outputs import main_output
 
 __all__ = ["Curve", "measure_sensitivity", "relative_error"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 _LEVELS = 6
-_BATCHES = 1  # of 32 inputs: the outputs are averaged over all of their entries
+_INPUTS = 32  # in whole batches, one at least: the outputs are averaged over all of their entries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,10 @@ def measure_sensitivity(
     curves: list[Curve | None] = [None] * len(groups)
     wanted = [index for index, options in enumerate(widths) if options is not None]
     with torch.inference_mode():
-        dense = [tensor_leaves(network(load()))[0] for load in batches[:_BATCHES]]
+        first = batches[0]()
+        dense = [main_output(network(first))]
+        limit = max(1, _INPUTS // len(first))
+        dense += [main_output(network(load())) for load in batches[1:limit]]
     visits = visit_consumers(network, groups, wanted, batches)
     for number, (index, consumers, replay) in enumerate(visits, start=1):
         group, options = groups[index], widths[index]
@@ -109,7 +113,7 @@ def measure_sensitivity(
             errors = [consumer.error(weight) for consumer, weight in zip(consumers, weights, strict=True)]
             local.append(sum(errors) if shares is None else float(shares[removed].sum()))
             with _removed(network, consumers, weights, removed), _silenced(network, made, kept):
-                output.append(relative_error(dense, _outputs(replay)))
+                output.append(relative_error(dense, _outputs(replay, limit)))
         curves[index] = Curve(
             widths=np.array([group.width, *points], dtype=np.float64),
             local_error=np.array(local),
@@ -119,13 +123,21 @@ def measure_sensitivity(
 
 
 def relative_error(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """Mean squared difference divided by the variance of what is wanted; both as lists of batches."""
+    """Mean squared difference divided by the variance of what is wanted; both as lists of batches.
+
+    Entries of what is wanted that are infinite, such as scores of masked classes, are left out; where all are, it is
+    not a number.
+    """
     theirs, ours = torch.cat(list(wanted)).double(), torch.cat(list(found)).double()
+    if not bool((finite := theirs.isfinite()).all()):
+        if not bool(finite.any()):
+            return math.nan
+        theirs, ours = theirs[finite], ours[finite]
     return float((ours - theirs).square().mean() / theirs.var(correction=0).clamp_min(1e-30))
 
 
-def _outputs(replay: Replay) -> list[Tensor]:
-    return [tensor_leaves(output)[0] for output in replay.passes(_BATCHES)]
+def _outputs(replay: Replay, limit: int) -> list[Tensor]:
+    return [main_output(output) for output in replay.passes(limit)]
 
 
 @contextmanager

@@ -53,6 +53,8 @@ def synthesise(
     count: int,
     seed: int,
     progress: Callable[[str], None] = lambda message: None,
+    *,
+    held_out: int = 0,
 ) -> Calibration:
     """Make inputs from the network's own BatchNorm statistics.
 
@@ -65,6 +67,7 @@ def synthesise(
         count: How many inputs; four views of each are returned.
         seed: The same seed gives the same inputs.
         progress: Told how far it is.
+        held_out: How many more are made to be held out, of which no view is among the others; each is shown once.
 
     Raises:
         PruningError: The network has no BatchNorm statistics.
@@ -72,14 +75,23 @@ def synthesise(
     require_statistics(network)
     generator = torch.Generator().manual_seed(seed)
     fixed = copy.deepcopy(network).requires_grad_(False)
-    parts = -(-count // BATCH)
+    sizes, extra = _sizes(count), _sizes(held_out)
     inputs = []
-    for number in range(parts):
-        progress(f"making synthetic inputs, batch {number + 1} of {parts}")
-        size = count // parts + (number < count % parts)
+    for number, size in enumerate([*sizes, *extra], start=1):
+        progress(f"making synthetic inputs, batch {number} of {len(sizes) + len(extra)}")
         inputs.append(_matched(fixed, dead_leaves(size, shape, generator), generator))
-    views = [_view(part, *view) for view in _VIEWS for part in inputs]
-    return Calibration(batches=held(views), record=Calibrated(inputs="synthetic", count=count * len(_VIEWS)))
+    views = [_view(part, *view) for view in _VIEWS for part in inputs[: len(sizes)]]
+    return Calibration(
+        batches=held(views),
+        record=Calibrated(inputs="synthetic", count=count * len(_VIEWS)),
+        heldout=held(inputs[len(sizes) :]),
+    )
+
+
+def _sizes(count: int) -> list[int]:
+    """Sizes of as few batches as hold so many inputs, as equal as can be."""
+    parts = -(-count // BATCH)
+    return [count // parts + (number < count % parts) for number in range(parts)]
 
 
 def _view(inputs: Tensor, flipped: bool, down: int, right: int) -> Tensor:

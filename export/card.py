@@ -28,17 +28,19 @@ _UNTRAINED = (
 )
 
 
-def model_card(plan: Json, verify: Json | None, bench: Json | None) -> str:
+def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int | None = None) -> str:
     """Return the bundle's README.md.
 
     Args:
         plan: What ``plan.json`` holds.
         verify: What the verification found, or None where it was not run.
         bench: What ``bench.json`` holds, or None where latency was not measured.
+        batch: The one batch size that the ONNX files take, or None where they take any.
 
     Returns:
         Markdown. Names that come from outside are escaped, so that they show as text in any renderer.
     """
+    takes = "any batch size" if batch is None else f"batches of {batch}, and no others"
     table = ["| | dense | pruned | change |", "|---|--:|--:|--:|"]
     table += ["| " + " | ".join(_escape(cell) for cell in row) + " |" for row in comparisons(plan, verify, bench)]
     sections = [
@@ -48,8 +50,8 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None) -> str:
         "## Before and after",
         "\n".join(table),
         "## Load it",
-        "In ONNX Runtime:",
-        f"```python\n{onnx_example(plan)}\n```",
+        f"In ONNX Runtime, which takes {takes}:",
+        f"```python\n{onnx_example(plan, batch)}\n```",
         "In torch, where `DIR` is this folder:",
         '```python\nimport pruneport\nnetwork = pruneport.load("DIR")\n```',
         *([_escape(OWN_CODE)] if runs_own_code(plan) else []),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from pruneport.errors import ExportError, ImageFolderError
-from pruneport.export.onnx_file import INPUT_NAME
+from pruneport.errors import ExportError, ImageFolderError, InputError
+from pruneport.export.compared import Array, Compared, Tolerance
+from pruneport.export.exporter import INPUT_NAME, onnx_outputs
+from pruneport.export.options import ParityOptions
 from pruneport.models.images import ImageSet
-from pruneport.models.outputs import tensor_leaves
+from pruneport.models.outputs import Outputs
 
 __all__ = [
     "TOLERANCES",
@@ -25,19 +28,14 @@ __all__ = [
     "check_classes",
     "check_images",
     "check_seeded",
+    "fitting_batches",
+    "fixed_batch",
     "open_cpu_session",
+    "output_names",
 ]
 
 _IMAGE_BATCH = 32
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """Outputs may differ by ``atol`` plus ``rtol`` times the largest output."""
-
-    atol: float
-    rtol: float
-
+_NEARBY, _NEAR = 8, 1e-5  # other inputs near those compared, and how near: shares of their deviation
 
 TOLERANCES: Mapping[str, Tolerance] = {"fp32": Tolerance(atol=1e-5, rtol=1e-4)}
 """Per precision: float32 kernels differ in the order of their sums, by about 1e-6 of the largest output."""
@@ -45,18 +43,41 @@ TOLERANCES: Mapping[str, Tolerance] = {"fp32": Tolerance(atol=1e-5, rtol=1e-4)}
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """One comparison. ``max_rel_error`` is the largest difference divided by the largest torch output."""
+    """One comparison of all outputs.
+
+    Attributes:
+        network: ``dense`` or ``pruned``.
+        precision: Of the ONNX file.
+        inputs: ``seeded`` or ``images``.
+        batch: Inputs at a time.
+        max_abs_error: Largest difference of a floating point output; None where it is not finite, or an output could
+            not be compared.
+        max_rel_error: The same, each output's divided by its largest value in torch.
+        top1_agreement: Share of rows (B, classes) of the main output whose largest entry is the same.
+        atol: Tolerance: this plus ``rtol`` times the output's largest value.
+        rtol: See ``atol``.
+        ok: Whether all outputs have the same names and shapes, the floating point ones within the tolerance, and the
+            others the same values but where torch itself is undecided.
+        undecided: Entries of outputs of whole numbers, such as classes, that differ where torch itself gives both
+            values for inputs that differ by 1e-5 of their deviation.
+        fault: What differs, by name of the output; empty where all is within the tolerance.
+        constant: Whether the outputs differ from input to input by less than the tolerance: any file that gives them
+            whatever it is given would pass.
+    """
 
     network: str
     precision: str
     inputs: str
     batch: int
-    max_abs_error: float
-    max_rel_error: float
+    max_abs_error: float | None
+    max_rel_error: float | None
     top1_agreement: float | None
     atol: float
     rtol: float
     ok: bool
+    undecided: int = 0
+    fault: str = ""
+    constant: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +98,56 @@ def open_cpu_session(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+def output_names(session: Any) -> tuple[str, ...] | None:
+    """Names of a session's outputs; None of files from before they were torch's, whose outputs come in its order."""
+    if "pruneport.outputs" not in session.get_modelmeta().custom_metadata_map:
+        return None
+    return tuple(output.name for output in session.get_outputs())
+
+
+def fixed_batch(session: Any) -> int | None:
+    """The one batch size that a session takes; None where it takes any."""
+    shape = session.get_inputs()[0].shape
+    return shape[0] if shape and isinstance(shape[0], int) else None
+
+
+def fitting_batches(options: ParityOptions, fixed: int | None) -> tuple[int, ...]:
+    """The batch sizes to compare at: what was asked for, or the fixed one where nothing was.
+
+    Raises:
+        InputError: A batch size is below 1, or is not the fixed one.
+    """
+    asked = options.parity_batches
+    if not asked or min(asked) < 1:
+        raise InputError(f"--parity-batches is {asked}; expected batch sizes of at least 1.")
+    if fixed is None or set(asked) == {fixed}:
+        return asked
+    if asked != ParityOptions.parity_batches:
+        listed = ", ".join(str(batch) for batch in asked if batch != fixed)
+        raise InputError(
+            f"--parity-batches {listed}: the networks are exported for a batch of {fixed} alone. Leave it out, or "
+            f"give --parity-batches {fixed}."
+        )
+    return (fixed,)
+
+
 def check_seeded(
-    name: str, network: nn.Module, session: Any, shape: tuple[int, int, int], batches: tuple[int, ...]
+    name: str,
+    network: nn.Module,
+    session: Any,
+    shape: tuple[int, int, int],
+    batches: tuple[int, ...],
+    names: Sequence[str] | None = None,
 ) -> list[Parity]:
     """Compare on normal inputs (B, C, H, W), seeded by the batch size, at every batch size.
+
+    Args:
+        name: ``dense`` or ``pruned``.
+        network: The torch network.
+        session: Runs its ONNX file.
+        shape: C, H, W.
+        batches: Batch sizes.
+        names: Of the file's outputs, in order (see ``output_names``).
 
     Raises:
         ExportError: The ONNX file does not run at one of them.
@@ -88,12 +155,15 @@ def check_seeded(
     results = []
     for batch in batches:
         inputs = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
-        results.append(_compare(name, _run_torch(network, inputs), _run_onnx(session, inputs), "seeded", batch))
+        compared = Compared(TOLERANCES["fp32"], names)
+        theirs = _run_torch(network, inputs)
+        compared.add(theirs, _run_onnx(session, inputs), partial(_nearby, network, inputs))
+        results.append(_parity(name, compared, "seeded", batch))
     return results
 
 
 def check_classes(images: ImageSet, shape: tuple[int, ...]) -> None:
-    """Check that labels can be compared with a network's first output, whose shape (B, ...) is given.
+    """Check that labels can be compared with a network's main output, whose shape (B, ...) is given.
 
     Raises:
         ImageFolderError: The folder's classes are not the network's.
@@ -106,26 +176,42 @@ def check_classes(images: ImageSet, shape: tuple[int, ...]) -> None:
 
 
 def check_images(
-    images: ImageSet, dense: nn.Module | None, pruned: nn.Module, pruned_session: Any
+    images: ImageSet,
+    dense: nn.Module | None,
+    pruned: nn.Module,
+    pruned_session: Any,
+    names: Sequence[str] | None = None,
+    fixed: int | None = None,
 ) -> tuple[Parity, Accuracy | None]:
     """Compare the pruned network on images, and count top-1 of dense (if given), pruned and pruned ONNX where labelled.
+
+    Args:
+        images: In the folder's order; where the batch is fixed, the last one repeats its last image to be full.
+        dense: The dense network, or None.
+        pruned: The pruned network.
+        pruned_session: Runs its ONNX file.
+        names: Of the file's outputs, in order (see ``output_names``).
+        fixed: The one batch size that the file takes, or None.
 
     Raises:
         ImageFolderError: An image is unreadable, or the folder's classes are not the network's.
     """
-    theirs: list[np.ndarray[Any, Any]] = []
-    ours: list[np.ndarray[Any, Any]] = []
+    size = fixed or _IMAGE_BATCH
+    compared = Compared(TOLERANCES["fp32"], names)
     right = np.zeros(3)
-    for inputs, labels in images.batches(_IMAGE_BATCH):
-        torch_outputs, onnx_outputs = _run_torch(pruned, inputs), _run_onnx(pruned_session, inputs)
-        theirs.append(torch_outputs[0])
-        ours.append(onnx_outputs[0])
-        check_classes(images, torch_outputs[0].shape)
+    for given, labels in images.batches(size):
+        inputs = torch.cat([given, given[-1:].expand(size - len(given), *given.shape[1:])]) if fixed else given
+        theirs, ours = _run_torch(pruned, inputs), _run_onnx(pruned_session, inputs)
+        scores = compared.add(theirs, ours, partial(_nearby, pruned, inputs)).get(theirs.main)
+        wanted = theirs.tensors[theirs.main]
+        check_classes(images, tuple(wanted.shape))
         if labels is not None:
-            dense_outputs = _run_torch(dense, inputs) if dense is not None else torch_outputs
-            for column, outputs in enumerate((dense_outputs[0], torch_outputs[0], onnx_outputs[0])):
-                right[column] += (outputs.argmax(1) == labels.numpy()).sum()
-    parity = _compare("pruned", [np.concatenate(theirs)], [np.concatenate(ours)], "images", _IMAGE_BATCH)
+            originals = _run_torch(dense, inputs) if dense is not None else theirs
+            columns = (originals.tensors[originals.main].detach().numpy(), wanted.detach().numpy(), scores)
+            for column, values in enumerate(columns):
+                if values is not None and values.shape == wanted.shape:
+                    right[column] += (values[: len(given)].argmax(1) == labels.numpy()).sum()
+    parity = _parity("pruned", compared, "images", size)
     if images.labels is None:
         return parity, None
     dense_torch, pruned_torch, pruned_onnx = (float(count / len(images)) for count in right)
@@ -138,14 +224,14 @@ def check_images(
     )
 
 
-def _run_torch(network: nn.Module, inputs: Tensor) -> list[np.ndarray[Any, Any]]:
+def _run_torch(network: nn.Module, inputs: Tensor) -> Outputs:
     with torch.inference_mode():
-        return [leaf.numpy() for leaf in tensor_leaves(network(inputs))]
+        return onnx_outputs(network(inputs))
 
 
-def _run_onnx(session: Any, inputs: Tensor) -> list[np.ndarray[Any, Any]]:
+def _run_onnx(session: Any, inputs: Tensor) -> list[Array]:
     try:
-        outputs: list[np.ndarray[Any, Any]] = session.run(None, {INPUT_NAME: inputs.numpy()})
+        outputs: list[Array] = session.run(None, {INPUT_NAME: inputs.numpy()})
     except Exception as error:  # ONNX Runtime's errors share no other base
         raise ExportError(
             f"the ONNX file does not run on inputs of shape {tuple(inputs.shape)}: {error}. Make the network's forward "
@@ -154,33 +240,28 @@ def _run_onnx(session: Any, inputs: Tensor) -> list[np.ndarray[Any, Any]]:
     return outputs
 
 
-def _compare(
-    network: str,
-    theirs: list[np.ndarray[Any, Any]],
-    ours: list[np.ndarray[Any, Any]],
-    inputs: str,
-    batch: int,
-    precision: str = "fp32",
-) -> Parity:
+def _nearby(network: nn.Module, inputs: Tensor) -> Iterator[Outputs]:
+    """What torch computes of inputs that are nearly the same: where it changes its mind, rounding decides."""
+    generator = torch.Generator().manual_seed(0)
+    reach = _NEAR * float(inputs.std(correction=0))
+    for _ in range(_NEARBY):
+        yield _run_torch(network, inputs + reach * torch.randn(inputs.shape, generator=generator))
+
+
+def _parity(network: str, compared: Compared, inputs: str, batch: int, precision: str = "fp32") -> Parity:
     tolerance = TOLERANCES[precision]
-    same_shapes = [out.shape for out in theirs] == [out.shape for out in ours]
-    pairs = list(zip(theirs, ours, strict=True)) if same_shapes else []
-    errors = [float(np.abs(a.astype(np.float64) - b).max(initial=0)) for a, b in pairs]
-    scales = [float(np.abs(a).max(initial=0)) for a, _ in pairs]
-    within = [error <= tolerance.atol + tolerance.rtol * scale for error, scale in zip(errors, scales, strict=True)]
-    first = pairs[0] if pairs and pairs[0][0].ndim == 2 else None
     return Parity(
         network=network,
         precision=precision,
         inputs=inputs,
         batch=batch,
-        max_abs_error=max(errors, default=float("inf")),
-        max_rel_error=max(
-            (error / max(scale, 1e-30) for error, scale in zip(errors, scales, strict=True)),
-            default=float("inf"),
-        ),
-        top1_agreement=None if first is None else float((first[0].argmax(1) == first[1].argmax(1)).mean()),
+        max_abs_error=compared.max_abs_error,
+        max_rel_error=compared.max_rel_error,
+        top1_agreement=compared.top1_agreement,
         atol=tolerance.atol,
         rtol=tolerance.rtol,
-        ok=bool(pairs) and all(within),
+        ok=not (faults := compared.faults()),
+        undecided=compared.undecided,
+        fault="; ".join(faults),
+        constant=compared.constant,
     )

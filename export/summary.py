@@ -21,6 +21,7 @@ __all__ = [
     "onnx_example",
     "percent",
     "provenance",
+    "recovery_figures",
     "runs_own_code",
 ]
 
@@ -184,14 +185,14 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
     return [(name, clean(text)) for name, text in pairs if text]
 
 
-def onnx_example(plan: Json) -> str:
-    """Return the Python lines that run ``model.onnx`` on one input of the right shape."""
+def onnx_example(plan: Json, batch: int | None = None) -> str:
+    """Return the Python lines that run ``model.onnx`` on one input of the right shape, or on its one batch size."""
     shape = ", ".join(str(int(size)) for size in plan["source"]["input_shape"])
     return (
         "import numpy as np\n"
         "import onnxruntime as ort\n"
         'session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])\n'
-        f"images = np.zeros((1, {shape}), dtype=np.float32)  # yours, prepared as in training\n"
+        f"images = np.zeros(({batch or 1}, {shape}), dtype=np.float32)  # yours, prepared as in training\n"
         'outputs = session.run(None, {"input": images})  # a classifier has one output, its scores\n'
         "for output, values in zip(session.get_outputs(), outputs):\n"
         "    print(output.name, values.shape)"
@@ -251,12 +252,33 @@ def _recovery(done: Json | None) -> str:
     if not done:
         return "none: plain pruning"
     words = {
+        "none": "none: plain pruning, measured",
         "bn": "BatchNorm statistics measured anew",
         "reconstruct": "weights solved by least squares",
         "data-free": "weights solved by least squares without images",
     }
-    before, after = float(done["error_before"]), float(done["error_after"])
+    return f"{words.get(done['name'], done['name'])} on {done['images']} unlabelled inputs. {recovery_figures(done)}"
+
+
+def recovery_figures(done: Json) -> str:
+    """Say what a recovery brought: first on inputs that were held out, then on those that it was fitted to."""
+    recovered = done["name"] != "none"
+
+    def both(before: str, after: str) -> str:
+        return f"{after} (before recovery {before})" if recovered else after
+
+    in_sample = both(f"{done['error_before']:.3g}", f"{done['error_after']:.3g}")
+    if not done.get("heldout"):
+        return (
+            "On held-out inputs it was not measured, which takes 32 calibration inputs at least. In-sample, which says "
+            f"nothing of other inputs: output error {in_sample} of the dense outputs' variance."
+        )
+    error = both(f"{done['heldout_error_before']:.3g}", f"{done['heldout_error_after']:.3g}")
+    agreement = ""
+    if done["heldout_agreement"] is not None:
+        shares = both(percent(done["heldout_agreement_before"]), percent(done["heldout_agreement"]))
+        agreement = f", same top-1 as the dense network {shares}"
     return (
-        f"{words.get(done['name'], done['name'])} on {done['images']} unlabelled inputs; output error, as a share of "
-        f"the dense outputs' variance: {before:.3g} before, {after:.3g} after"
+        f"On {done['heldout']} held-out inputs, which no score, choice or solve has seen: output error {error} of the "
+        f"dense outputs' variance{agreement}. In-sample, on the calibration inputs themselves: {in_sample}."
     )

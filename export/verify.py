@@ -9,11 +9,20 @@ from typing import Any
 
 from torch import nn
 
-from pruneport.errors import BundleError, InputError, ParityError
+from pruneport.errors import BundleError, ParityError
 from pruneport.export.bundle import DENSE_ONNX, MODEL_ONNX, plan_hash
 from pruneport.export.onnx_file import check_onnx, read_metadata
 from pruneport.export.options import ParityOptions
-from pruneport.export.parity import Accuracy, Parity, check_images, check_seeded, open_cpu_session
+from pruneport.export.parity import (
+    Accuracy,
+    Parity,
+    check_images,
+    check_seeded,
+    fitting_batches,
+    fixed_batch,
+    open_cpu_session,
+    output_names,
+)
 from pruneport.models.images import ImageSet, open_images
 
 __all__ = ["Check", "Verification", "open_parity_images", "require_parity", "verify_files"]
@@ -47,15 +56,21 @@ class Verification:
         return {"format_version": 1, "ok": self.ok, **asdict(self)}
 
 
-def open_parity_images(options: ParityOptions, shape: tuple[int, int, int]) -> ImageSet | None:
+def open_parity_images(
+    options: ParityOptions, shape: tuple[int, int, int], fixed: int | None = None
+) -> ImageSet | None:
     """Check the options, and list the images where the user gives some; cheap enough to come before any work.
 
+    Args:
+        options: Batch sizes and images.
+        shape: C, H, W of the input.
+        fixed: The one batch size that the networks are exported for, or None.
+
     Raises:
-        InputError: A batch size is below 1.
+        InputError: A batch size is below 1, or is not the fixed one.
         ImageFolderError: The images cannot be used.
     """
-    if not options.parity_batches or min(options.parity_batches) < 1:
-        raise InputError(f"--parity-batches is {options.parity_batches}; expected batch sizes of at least 1.")
+    fitting_batches(options, fixed)
     return open_images(options, shape)
 
 
@@ -86,7 +101,7 @@ def verify_files(
         progress: Told what is being done.
 
     Raises:
-        InputError: A batch size is below 1.
+        InputError: A batch size is below 1, or the file does not take it.
         BundleError: An ONNX file belongs to another plan.
         ExportError: An ONNX file is not valid.
         ImageFolderError: The images cannot be used.
@@ -107,10 +122,11 @@ def verify_files(
             continue
         progress(f"comparing {file} with torch")
         session = open_cpu_session(path)
-        parity += check_seeded(name, network, session, shape, options.parity_batches)
+        names, fixed = output_names(session), fixed_batch(session)
+        parity += check_seeded(name, network, session, shape, fitting_batches(options, fixed), names)
         if name == "pruned" and images is not None:
             progress(f"running {len(images)} images")
-            on_images, accuracy = check_images(images, dense if comparable else None, pruned, session)
+            on_images, accuracy = check_images(images, dense if comparable else None, pruned, session, names, fixed)
             parity.append(on_images)
     return Verification(
         checks=tuple(done),
@@ -130,8 +146,12 @@ def require_parity(verification: Verification) -> None:
     if failed:
         lines = [
             f"  {entry.network} {entry.precision} on {entry.inputs} inputs, batch {entry.batch}: max error "
-            f"{entry.max_abs_error:.2e} ({entry.max_rel_error:.2e} of the largest output), allowed "
-            f"{entry.atol:g} + {entry.rtol:g} of the largest output"
+            f"{_small(entry.max_abs_error)} ({_small(entry.max_rel_error)} of the largest output), allowed "
+            f"{entry.atol:g} + {entry.rtol:g} of the largest output: {entry.fault}"
             for entry in failed
         ]
         raise ParityError("ONNX Runtime and torch disagree:\n" + "\n".join(lines))
+
+
+def _small(error: float | None) -> str:
+    return "not to be had" if error is None else f"{error:.2e}"

@@ -1,18 +1,152 @@
-"""What a network returns: a tensor, or tensors in lists, tuples and mappings."""
+"""What a network returns: a tensor, or tensors in lists, tuples, mappings, named tuples and dataclasses."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-__all__ = ["tensor_leaves"]
+from pruneport.errors import ModelError
+
+__all__ = ["Outputs", "TensorsOnly", "main_output", "read_outputs", "takes_several", "tensor_leaves"]
+
+
+_TRACED = (torch.SymInt, torch.SymFloat, torch.SymBool)  # numbers, while torch's exporter runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What a network returned, by name.
+
+    A name is the way to the value: keys, field names and places in a sequence, joined with dots. What is no mapping
+    and has no fields starts with ``output``: a lone tensor is ``output``, a pair ``output.0`` and ``output.1``.
+
+    Attributes:
+        tensors: In the order in which they are met.
+        others: Type of everything else but None, which is left out wherever tensors alone are meant.
+    """
+
+    tensors: Mapping[str, Tensor]
+    others: Mapping[str, str]
+
+    @property
+    def main(self) -> str:
+        """Name of the output that errors and accuracy are measured on."""
+        main = main_output(self.tensors)
+        return next(name for name, leaf in self.tensors.items() if leaf is main)
 
 
 def tensor_leaves(value: Any) -> list[Tensor]:
     """Every tensor in ``value``, in order; what is no tensor is left out."""
-    if isinstance(value, Tensor):
-        return [value]
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return [leaf for item in items for leaf in tensor_leaves(item)]
+    return [leaf for _, leaf in _leaves(value) if isinstance(leaf, Tensor)]
+
+
+def read_outputs(value: Any, reserved: Collection[str] = ()) -> Outputs:
+    """Name everything that a network returned.
+
+    Args:
+        value: What its forward returned.
+        reserved: Names that are taken; a tensor of such a name gets a number behind it, as the second of two does.
+
+    Raises:
+        ModelError: There is no tensor, or one that is not dense, or in an object that cannot be told apart.
+    """
+    tensors: dict[str, Tensor] = {}
+    others: dict[str, str] = {}
+    for path, leaf in _leaves(value):
+        name = ".".join(path) or "output"
+        if isinstance(leaf, Tensor):
+            if leaf.layout != torch.strided or leaf.is_quantized:
+                kind = "quantised" if leaf.is_quantized else str(leaf.layout).removeprefix("torch.")
+                raise ModelError(f"the network's output {name} is a {kind} tensor; expected dense ones: convert it.")
+            tensors[_free(name, {*reserved, *tensors})] = leaf
+        elif any(isinstance(part, Tensor) for part in getattr(leaf, "__dict__", {}).values()):
+            raise ModelError(
+                f"the network's output {name} is a {type(leaf).__name__} that holds tensors; expected tensors in "
+                "lists, tuples, mappings, named tuples or dataclasses: return one of these."
+            )
+        elif leaf is not None:
+            kind = type(leaf).__name__
+            others[name] = kind.removeprefix("Sym").lower() if isinstance(leaf, _TRACED) else kind
+    if not tensors:
+        found = ", ".join(f"{name} ({kind})" for name, kind in others.items()) or "nothing"
+        raise ModelError(f"the network returns no tensor, but {found}; expected at least one.")
+    return Outputs(tensors, others)
+
+
+def main_output(value: Any) -> Tensor:
+    """The tensor in ``value`` that errors and accuracy are measured on.
+
+    It is the first of floating point that is no single number; where there is none, the first.
+    """
+    leaves = tensor_leaves(value)
+    return next((leaf for leaf in leaves if leaf.is_floating_point() and leaf.ndim), leaves[0])
+
+
+class TensorsOnly(nn.Module):
+    """A network that returns its tensors alone, as a tuple, for tools that know no more; its weights are shared."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.training = network.training
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the network returns for images (B, C, H, W)."""
+        return tuple(tensor_leaves(self.network(images)))
+
+
+def takes_several(network: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether the network takes more than one image (C, H, W) at a time; found by giving it two."""
+    try:
+        with torch.no_grad():
+            network(torch.zeros(2, *shape))
+    except Exception:  # a forward may raise anything
+        return False
+    return True
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    parts = _parts(value)
+    if parts is None:
+        yield path, value
+        return
+    named, items = parts
+    start = path or (() if named else ("output",))
+    for name, item in items:
+        yield from _leaves(item, (*start, name))
+
+
+def _parts(value: Any) -> tuple[bool, list[tuple[str, Any]]] | None:
+    """Whether the parts of a container have names, and the parts; None of what is no container."""
+    if isinstance(value, Mapping):  # before dataclasses: transformers' outputs are both, and leave out what is None
+        return True, [(str(key), item) for key, item in value.items()]
+    if isinstance(value, torch.Size):
+        return None
+    if isinstance(value, tuple) and (names := getattr(value, "_fields", None) or _structseq_names(value)):
+        return True, list(zip(names, value, strict=True))
+    if isinstance(value, list | tuple):
+        return False, [(str(place), item) for place, item in enumerate(value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return True, [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
+    if isinstance(value, SimpleNamespace):
+        return True, list(vars(value).items())
+    return None
+
+
+def _structseq_names(value: tuple[Any, ...]) -> tuple[str, ...]:
+    """Names of what torch's own named tuples hold, such as ``values`` and ``indices`` of ``topk``."""
+    names: tuple[str, ...] = getattr(type(value), "__match_args__", ())
+    return names if len(names) == len(value) else ()
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    free, number = name, 1
+    while free in taken:
+        number += 1
+        free = f"{name}.{number}"
+    return free

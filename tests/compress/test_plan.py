@@ -14,6 +14,7 @@ from torch import nn
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import FORMAT_VERSION, Plan, apply_plan, parse_plan
 from pruneport.compress.prune import prune
+from pruneport.compress.record import Recovered
 from pruneport.errors import BundleError
 from pruneport.models.digits import digits_resnet
 from pruneport.models.record import Source
@@ -40,7 +41,7 @@ def first_pruned(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_file_says_what_a_reader_needs(content: dict[str, Any]) -> None:
-    assert content["format_version"] == FORMAT_VERSION == 1
+    assert content["format_version"] == FORMAT_VERSION == 2
     assert content["source"]["spec"] == "pruneport:digits_resnet"
     assert content["source"]["trained"] is False
     assert content["source"]["input_shape"] == [1, 8, 8]
@@ -58,10 +59,10 @@ def test_what_is_no_plan(text: str) -> None:
         parse_plan(text)
 
 
-@pytest.mark.parametrize("version", [2, 99, "1", None])
+@pytest.mark.parametrize("version", [3, 99, "1", None])
 def test_other_formats(version: Any, content: dict[str, Any]) -> None:
     content["format_version"] = version
-    with pytest.raises(BundleError, match=rf"has format {version}; this pruneport reads format 1\. Upgrade with"):
+    with pytest.raises(BundleError, match=rf"has format {version}; this pruneport reads formats 1 to 2\. Upgrade with"):
         parse_plan(json.dumps(content))
 
 
@@ -188,3 +189,16 @@ def test_a_plan_that_keeps_everything_changes_nothing(content: dict[str, Any]) -
     before = copy.deepcopy(network.state_dict())
     apply_plan(network, parse_plan(json.dumps(content)).groups)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_recoveries_from_before_inputs_were_held_out_are_read(content: dict[str, Any]) -> None:
+    content["recovery"] = {"name": "bn", "images": 7, "error_before": 0.5, "error_after": 0.25}
+    done = parse_plan(json.dumps(content)).recovery
+    assert done == Recovered(name="bn", images=7, error_before=0.5, error_after=0.25)
+    assert done is not None
+    assert (done.heldout, done.heldout_error_after, done.heldout_agreement) == (0, None, None)
+    content["recovery"] |= {"heldout": 3, "heldout_error_after": 0.75, "heldout_agreement": 0.5}
+    read = parse_plan(json.dumps(content))
+    assert parse_plan(read.to_json()).recovery == read.recovery
+    assert read.recovery is not None
+    assert read.recovery.heldout_error_after == 0.75

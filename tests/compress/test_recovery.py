@@ -219,6 +219,94 @@ def test_reconstruction_comes_nearer_to_dense_on_images_it_has_not_seen() -> Non
     assert output_error(dense, pruned.network, unseen) < 0.5 * plain
 
 
+@pytest.mark.parametrize("name", ["none", "bn", "reconstruct"])
+def test_what_is_held_out_is_only_measured_on(name: str) -> None:
+    """Against errors and agreement by numpy; the solution is the one without a hold-out."""
+    dense = network()
+    pruned, same = pruned_from(dense), pruned_from(dense)
+    unseen = torch.randn(40, *SHAPE, generator=torch.Generator().manual_seed(9))
+
+    def compare() -> tuple[float, float]:
+        with torch.inference_mode():
+            theirs, ours = dense(unseen).double().numpy(), pruned.network(unseen).double().numpy()
+        return np.square(theirs - ours).mean() / theirs.var(), (theirs.argmax(1) == ours.argmax(1)).mean()
+
+    before = compare()
+    calibration = batches_of(images(512), 64)
+    done = recover(name, dense, pruned.network, pruned.plan.groups, calibration, heldout=batches_of(unseen, 32))
+    if name != "none":
+        recover(name, dense, same.network, same.plan.groups, calibration)
+    assert same_state(pruned.network, same.network)
+    after = compare()
+    assert (done.heldout, done.images) == (40, 512)
+    assert (done.heldout_error_before, done.heldout_agreement_before) == pytest.approx(before)
+    assert (done.heldout_error_after, done.heldout_agreement) == pytest.approx(after)
+    assert (before == after) is (name == "none")
+    assert (done.error_before == done.error_after) is (name == "none")
+
+
+def test_few_images_are_fitted_better_than_others() -> None:
+    """So the in-sample figure is too good."""
+    dense = network()
+    pruned = pruned_from(dense, flops=0.4)
+    unseen = batches_of(torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(9)), 32)
+    done = recover("reconstruct", dense, pruned.network, pruned.plan.groups, batches_of(images(48), 24), heldout=unseen)
+    assert done.heldout_error_after is not None
+    assert done.error_after < 0.7 * done.heldout_error_after
+
+
+def test_outputs_without_classes_have_an_error_and_no_agreement() -> None:
+    class Maps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            scores = self.body(x)
+            return {"classes": scores.argmax(1), "maps": scores[:, :, None]}
+
+    dense = Maps().eval()
+    pruned = pruned_from(dense)
+    done = recover(
+        "none", dense, pruned.network, pruned.plan.groups, batches_of(images(), 32), heldout=batches_of(images(16), 16)
+    )
+    assert done.heldout_error_after is not None
+    assert done.heldout_agreement is None
+    without = recover("none", dense, pruned.network, pruned.plan.groups, batches_of(images(), 32))
+    assert (without.heldout, without.heldout_error_after, without.heldout_agreement) == (0, None, None)
+
+
+def test_classes_masked_by_infinity_are_left_out_of_the_error() -> None:
+    class Masked(nn.Module):
+        def __init__(self, body: nn.Module) -> None:
+            super().__init__()
+            self.body = body
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x).masked_fill(torch.arange(10) == 3, -torch.inf)
+
+    class Unmasked(Masked):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x)[:, torch.arange(10) != 3]
+
+    dense = network()
+    pruned = pruned_from(dense)
+    inputs = batches_of(images(), 32)
+    masked = recover("none", Masked(dense), Masked(pruned.network), (), inputs, heldout=inputs)
+    plain = recover("none", Unmasked(dense), Unmasked(pruned.network), (), inputs, heldout=inputs)
+    assert masked.heldout_error_after == pytest.approx(plain.heldout_error_after)
+    assert masked.heldout_agreement == plain.heldout_agreement
+
+
+@pytest.mark.parametrize(("broken", "whose"), [("dense", "dense"), ("pruned", "pruned")])
+def test_outputs_that_are_no_numbers_are_refused(broken: str, whose: str) -> None:
+    dense, pruned = network(), network()
+    {"dense": dense, "pruned": pruned}[broken].head.weight.data.fill_(torch.nan)
+    inputs = batches_of(images(), 32)
+    with pytest.raises(PruningError, match=f"the {whose} network's outputs are not finite numbers"):
+        recover("none", dense, pruned, (), inputs, heldout=inputs)
+
+
 def test_the_batch_size_does_not_change_the_solution() -> None:
     dense = network()
     pruned = pruned_from(dense)

@@ -67,6 +67,20 @@ def test_the_seed_decides_and_batches_repeat(trained: nn.Module) -> None:
     assert torch.equal(one(), same())
 
 
+def test_what_is_held_out_is_made_besides_and_is_no_view_of_the_others(trained: nn.Module) -> None:
+    plain, found = synthesise(trained, SHAPE, 36, 1), synthesise(trained, SHAPE, 36, 1, held_out=16)
+    assert plain.heldout == []
+    assert all(torch.equal(one(), two()) for one, two in zip(plain.batches, found.batches, strict=True))
+    assert found.record == plain.record
+    assert [len(load()) for load in found.heldout] == [16]
+    solved = torch.cat([load() for load in found.batches]).flatten(1)
+    views = [[x, x.flip(3)] for x in found.heldout[0]().split(1)]
+    for down in range(8):
+        for right in range(8):
+            rolled = torch.cat([one.roll((down, right), (2, 3)) for pair in views for one in pair]).flatten(1)
+            assert torch.cdist(rolled, solved).min() > 0.5
+
+
 @pytest.mark.parametrize("shape", [(1, 9, 12), (3, 16, 16), (4, 24, 20)])
 def test_dead_leaves_have_edges_and_even_statistics(shape: tuple[int, int, int]) -> None:
     images = dead_leaves(8, shape, torch.Generator().manual_seed(0))

@@ -189,7 +189,7 @@ def test_composed_plans_remove_what_both_remove() -> None:
     second = prune(first.network, source, PruneOptions(flops=0.6, round_to=1))
     plan = compose(first.plan, second.plan)
     once = copy.deepcopy(network)
-    apply_plan(once, plan.groups, plan.attributes)
+    apply_plan(once, plan.groups, plan.attributes, plan.sizes)
     assert all(torch.equal(one, two) for one, two in zip(once.parameters(), second.network.parameters(), strict=True))
     assert plan.pruned == second.plan.pruned
     assert plan.dense == first.plan.dense

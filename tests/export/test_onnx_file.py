@@ -38,7 +38,11 @@ def test_the_batch_is_the_only_free_dimension(digits_onnx: Path) -> None:
 
 
 def test_the_file_says_what_it_is(digits_onnx: Path) -> None:
-    assert read_metadata(digits_onnx) == {"source": "pruneport:digits_resnet", "macs": "7"}
+    assert read_metadata(digits_onnx) == {
+        "source": "pruneport:digits_resnet",
+        "macs": "7",
+        "outputs": '["output"]',
+    }
     stored = {entry.key for entry in onnx.load(digits_onnx).metadata_props}
     assert stored >= {"pruneport.source", "pruneport.macs"}
 

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from pruneport.errors import ExportError, ImageFolderError, InputError, ParityError
 from pruneport.export.onnx_file import write_onnx
 from pruneport.export.options import ParityOptions
-from pruneport.export.parity import TOLERANCES, check_images, check_seeded, open_cpu_session
+from pruneport.export.parity import (
+    TOLERANCES,
+    check_images,
+    check_seeded,
+    fitting_batches,
+    fixed_batch,
+    open_cpu_session,
+    output_names,
+)
 from pruneport.export.verify import Verification, require_parity, verify_files
 from pruneport.models.images import open_images
 
@@ -196,6 +204,112 @@ def test_classes_that_do_not_match_the_head_are_refused(digits: Any, digits_onnx
     assert found is not None
     with pytest.raises(ImageFolderError, match=r"has 11 class folders; the network's output has shape \(10,\)"):
         check_images(found, digits.dense, digits.pruned.network, open_cpu_session(digits_onnx))
+
+
+class _NearTie(nn.Module):
+    """Whether pixels are above a threshold that one of the seeded inputs, of one image, all but reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        (self.seeded,) = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) > self.seeded.flatten()[5] - 1e-7).long()
+
+
+def test_a_class_that_rounding_decides_is_undecided_and_any_other_is_wrong() -> None:
+    network = _NearTie()
+
+    def flipped(*places: int) -> Any:
+        def change(outputs: Any) -> Any:
+            outputs[:, list(places)] = 1 - outputs[:, list(places)]
+            return outputs
+
+        return check_seeded("dense", network, _Stub(network, change), (1, 4, 4), (1,))[0]
+
+    assert (flipped().ok, flipped().undecided) == (True, 0)
+    assert (flipped(5).ok, flipped(5).undecided) == (True, 1)
+    assert (flipped(6).ok, flipped(6).fault) == (False, "output differs in 1 of 16 whole numbers")
+    with pytest.raises(ParityError, match="output differs in 1 of 16 whole numbers"):
+        require_parity(_verification([flipped(6)]))
+
+
+class _NumberFirst(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        return {"mean": x.mean(), "classes": x.flatten(1).argmax(1), "scores": x.flatten(1)[:, :10]}
+
+
+def test_on_images_every_output_is_compared_and_accuracy_is_of_the_scores(images: Path, tmp_path: Path) -> None:
+    network = _NumberFirst().eval()
+    write_onnx(network, (1, 8, 8), tmp_path / "many.onnx", {})
+    session, found = open_cpu_session(tmp_path / "many.onnx"), open_images(ParityOptions(images=images), (1, 8, 8))
+    assert found is not None
+    parity, accuracy = check_images(found, network, network, session, output_names(session))
+    scores = torch.cat([inputs for inputs, _ in found.batches(40)]).flatten(1)[:, :10]
+    assert parity.ok
+    assert accuracy is not None
+    assert accuracy.dense_torch == accuracy.pruned_onnx
+    assert accuracy.pruned_onnx == pytest.approx(float((scores.argmax(1) == torch.tensor(found.labels)).float().mean()))
+
+    class _ClassesWrong:
+        def run(self, *arguments: Any) -> Any:
+            mean, classes, rest = session.run(*arguments)
+            return [mean, classes + 1, rest]
+
+    parity, _ = check_images(found, network, network, _ClassesWrong(), output_names(session))
+    assert (parity.ok, parity.fault) == (False, "classes differs in 40 of 40 whole numbers")
+
+
+class _ForThree(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(3, -1)[:, :10]
+
+
+def test_images_fill_the_fixed_batch_and_each_is_counted_once(images: Path, tmp_path: Path) -> None:
+    network = _ForThree().eval()
+    write_onnx(network, (1, 8, 8), tmp_path / "three.onnx", {}, batch=3)
+    session, found = open_cpu_session(tmp_path / "three.onnx"), open_images(ParityOptions(images=images), (1, 8, 8))
+    assert found is not None
+    assert len(found) % 3 == 1
+    parity, accuracy = check_images(found, None, network, session, output_names(session), fixed_batch(session))
+    scores = torch.cat([inputs for inputs, _ in found.batches(40)]).flatten(1)[:, :10]
+    assert (parity.ok, parity.batch) == (True, 3)
+    assert accuracy is not None
+    assert accuracy.images == 40
+    assert accuracy.pruned_onnx == pytest.approx(float((scores.argmax(1) == torch.tensor(found.labels)).float().mean()))
+
+
+def test_batches_follow_the_file_unless_others_were_asked_for() -> None:
+    assert fitting_batches(ParityOptions(), None) == (1, 3, 8)
+    assert fitting_batches(ParityOptions(), 4) == (4,)
+    assert fitting_batches(ParityOptions(parity_batches=(4,)), 4) == (4,)
+    with pytest.raises(InputError, match=r"--parity-batches 1, 2: the networks are exported for a batch of 4 alone"):
+        fitting_batches(ParityOptions(parity_batches=(1, 4, 2)), 4)
+
+
+def test_a_file_from_before_outputs_were_named_is_compared_in_order(
+    digits: Any, digits_onnx: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(digits_onnx)
+    kept = [entry for entry in model.metadata_props if entry.key != "pruneport.outputs"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    made = next(node for node in model.graph.node if model.graph.output[0].name in node.output)
+    made.output[0] = model.graph.output[0].name = "linear_7"
+    onnx.save(model, tmp_path / "old.onnx")
+    session = open_cpu_session(tmp_path / "old.onnx")
+    assert output_names(session) is None
+    assert check_seeded("pruned", digits.pruned.network, session, (1, 8, 8), (2,), output_names(session))[0].ok
+
+
+def test_a_new_file_whose_outputs_have_other_names_fails(digits: Any, digits_onnx: Path, tmp_path: Path) -> None:
+    model = onnx.load(digits_onnx)
+    made = next(node for node in model.graph.node if model.graph.output[0].name in node.output)
+    made.output[0] = model.graph.output[0].name = "linear_7"
+    onnx.save(model, tmp_path / "new.onnx")
+    session = open_cpu_session(tmp_path / "new.onnx")
+    (entry,) = check_seeded("pruned", digits.pruned.network, session, (1, 8, 8), (2,), output_names(session))
+    assert (entry.ok, entry.fault) == (False, "torch returns output, the ONNX file linear_7")
 
 
 @pytest.mark.parametrize("batches", [(), (0,), (1, -1)])

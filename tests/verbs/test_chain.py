@@ -258,6 +258,10 @@ def test_calibration_images_win_accuracy_back(tmp_path: Path, run: Any) -> None:
         assert recovery["name"] == {"bn": "bn", "data-free": "data-free"}.get(name, "reconstruct")
         assert (recovery["images"], inputs["count"], inputs["inputs"]) == (count, count, kind)
         assert recovery["error_after"] < recovery["error_before"]
+        assert recovery["heldout"] == (16 if name == "data-free" else 26)
+        assert recovery["heldout_error_after"] < recovery["heldout_error_before"]
+        assert recovery["heldout_agreement"] > recovery["heldout_agreement_before"]
+        assert f"On {recovery['heldout']} held-out inputs" in page
         assert f"{count} unlabelled inputs" in page
         assert f"{count} {'synthetic inputs that match' if name == 'data-free' else 'images'}" in page
         assert run("verify", out).code == 0

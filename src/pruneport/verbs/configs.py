@@ -11,7 +11,7 @@ import tyro
 from pruneport.bench.options import BenchOptions
 from pruneport.bench.study_options import StudyOptions
 from pruneport.compress.options import CalibrationOptions, CompressOptions, PruneOptions, ScopeName, TrainOptions
-from pruneport.export.options import ParityOptions
+from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.models.options import SourceOptions
 
 __all__ = [
@@ -53,6 +53,8 @@ class CompressConfig(CompressOptions, SourceOptions):
     """The bundle's folder; it must not exist yet, or be empty."""
     overwrite: bool = False
     """Replace the bundle that is there."""
+    dry_export: bool = False
+    """Export the dense network first, and keep nothing of it, to know at once what torch's exporter refuses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ class BundleOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(BundleOptions):
+class ExportConfig(ExportOptions, BundleOptions):
     """Write model.onnx, and dense.onnx of the original, into a bundle.
 
     What was verified and measured on ONNX files before them (verify.json, bench.json, report.html) leaves the bundle.
@@ -91,8 +93,11 @@ class BenchConfig(BenchOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShipConfig(BenchOptions, ParityOptions, CompressConfig):
+class ShipConfig(BenchOptions, ParityOptions, ExportOptions, CompressConfig):
     """The main job: compress, export, verify, bench and report, in one command."""
+
+    dry_export: bool = True
+    """Leave out exporting the dense network before anything else, and find out at the end whether torch can."""
 
 
 @dataclass(frozen=True, kw_only=True)

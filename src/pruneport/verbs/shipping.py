@@ -22,6 +22,7 @@ from pruneport.verbs.configs import ShipConfig
 from pruneport.verbs.results import ShipResult
 from pruneport.verbs.steps import (
     Progress,
+    export_dense,
     prune_source,
     silent,
     write_card,
@@ -41,14 +42,16 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         ParityError: The outputs differ by more than the tolerance; the bundle holds the evidence.
         SpeedupError: ``require_speedup`` was not reached; the bundle holds the evidence.
     """
-    preflight(config)
-    dense, pruned = prune_source(config, progress)
+    preflight(config, config.batch_size_fixed)
+    dense, exported, pruned = prune_source(config, progress)
     plan = pruned.plan
     with new_bundle(config.out, config.overwrite, command) as staging:
         progress("writing the pruned network")
         write_network(staging, pruned.network, plan)
         reload = _check_reload(staging, pruned)
-        write_onnx_pair(staging, plan_hash(staging), plan, dense, pruned.network, progress)
+        if exported is None:
+            exported = export_dense(dense, plan.source, config.batch_size_fixed, progress)
+        write_onnx_pair(staging, plan_hash(staging), plan, exported, pruned.network, progress)
         verification = verify_files(
             staging, dense, pruned.network, plan.source.input_shape, config, [reload], progress=progress
         )
@@ -57,8 +60,8 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         measured = measure(staging / DENSE_ONNX, staging / MODEL_ONNX, config, progress)
         write_json(staging / BENCH, measured)
         progress("writing the report")
-        write_card(staging, plan, verified, measured)
-        write_report(staging, plan, verified, measured)
+        write_card(staging, plan, verified, measured, exported.batch)
+        write_report(staging, plan, verified, measured, exported.batch)
     require_parity(verification)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)

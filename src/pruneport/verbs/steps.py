@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from pruneport.bench.latency import check_required, measure
+from pruneport.bench.networks import read_input
 from pruneport.bench.plots import check_plot, sensitivity_plot
 from pruneport.bench.report import render_report
 from pruneport.compress.allocation import check_round_to, target_of
-from pruneport.compress.compressing import calibration_inputs, compress_network
+from pruneport.compress.compressing import calibration_inputs, check_inputs, compress_network
 from pruneport.compress.cost import run_once
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan
@@ -36,14 +37,14 @@ from pruneport.export.bundle import (
     update_bundle,
 )
 from pruneport.export.card import model_card
-from pruneport.export.onnx_file import write_onnx
-from pruneport.export.options import ParityOptions
+from pruneport.export.exporter import OnnxNetwork, check_fixed_batch, export_network, listed
+from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.export.parity import check_classes
 from pruneport.export.verify import Check, open_parity_images, require_parity, verify_files
 from pruneport.export.weights import rebuild, write_network
 from pruneport.models.factories import load_factory
-from pruneport.models.outputs import tensor_leaves
-from pruneport.models.record import Factory
+from pruneport.models.outputs import main_output
+from pruneport.models.record import Factory, Source
 from pruneport.models.source import build_dense, open_source
 from pruneport.verbs.configs import (
     BenchConfig,
@@ -60,6 +61,7 @@ __all__ = [
     "bench",
     "compress",
     "export",
+    "export_dense",
     "inspect",
     "prune_source",
     "silent",
@@ -109,7 +111,7 @@ def compress(config: CompressConfig, progress: Progress = silent, command: str =
     Raises:
         InputError: Something that was given cannot be used; nothing is written.
     """
-    _, pruned = prune_source(config, progress)
+    _, _, pruned = prune_source(config, progress)
     progress(f"writing {config.out}")
     with new_bundle(config.out, config.overwrite, command) as staging:
         write_network(staging, pruned.network, pruned.plan)
@@ -123,15 +125,18 @@ def export(config: ExportConfig, progress: Progress = silent, command: str = "")
     Raises:
         InputError: The bundle, its source or the dense checkpoint cannot be used, or torch cannot export it.
     """
+    check_fixed_batch(config.batch_size_fixed)
     bundle, pruned, factory = _open(config)
     progress("building the dense network")
-    dense = _dense(bundle, factory, config.checkpoint)
+    dense = export_dense(
+        _dense(bundle, factory, config.checkpoint), bundle.plan.source, config.batch_size_fixed, progress
+    )
     if outdated := [name for name in (VERIFY, BENCH, REPORT) if (bundle.folder / name).exists()]:
         progress(f"{', '.join(outdated)}: of the ONNX files that are there now; will go with them")
     with update_bundle(bundle, command, outdated) as staging:
         write_onnx_pair(staging, plan_hash(bundle.folder), bundle.plan, dense, pruned, progress)
         files = {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
-        write_card(staging, bundle.plan)
+        write_card(staging, bundle.plan, batch=dense.batch)
     return ExportResult(folder=config.folder, files=files)
 
 
@@ -179,39 +184,64 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
     dense, pruned = bundle.path(DENSE_ONNX), bundle.path(MODEL_ONNX)
     verified = json.loads(bundle.path(VERIFY).read_text(encoding="utf-8")) if VERIFY in bundle.files else None
     measured = measure(dense, pruned, config, progress)
+    batch = read_input(pruned).batch
+    fixed = batch if isinstance(batch, int) else None
     with update_bundle(bundle, command) as staging:
         write_json(staging / BENCH, measured)
-        write_card(staging, bundle.plan, verified, measured)
-        write_report(staging, bundle.plan, verified, measured)
+        write_card(staging, bundle.plan, verified, measured, fixed)
+        write_report(staging, bundle.plan, verified, measured, fixed)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
     return BenchResult(folder=config.folder, bench=measured)
 
 
-def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module, Pruned]:
-    """Open the source, prune it and recover accuracy; output folder, target and images are checked before any work.
+def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module, OnnxNetwork | None, Pruned]:
+    """Open the source, prune it and recover accuracy; what can be checked before any work is.
 
     Returns:
-        The dense network, untouched, and the pruned one with its plan.
+        The dense network, untouched; the same as ONNX, where the configuration is one that exports, and not only at
+        the end; and the pruned one with its plan.
     """
     check_output(config.out, config.overwrite)
     target_of(config)
+    fixed = config.batch_size_fixed if isinstance(config, ExportOptions) else None
+    check_fixed_batch(fixed)
     progress(f"building {config.source}")
     dense, source = open_source(config)
     if isinstance(config, ParityOptions):
-        images = open_parity_images(config, source.input_shape)
+        images = open_parity_images(config, source.input_shape, fixed)
         if images is not None:
             images.check_readable()
-            check_classes(images, tuple(tensor_leaves(run_once(dense, source.input_shape))[0].shape))
-    return dense, compress_network(dense, source, config, progress)
+            check_classes(images, tuple(main_output(run_once(dense, source.input_shape)).shape))
+    check_inputs(config, dense, source)
+    exported = export_dense(dense, source, fixed, progress) if config.dry_export else None
+    if not isinstance(config, ExportOptions):
+        exported = None  # only to see that it can be done
+    return dense, exported, compress_network(dense, source, config, progress)
+
+
+def export_dense(dense: nn.Module, source: Source, fixed: int | None, progress: Progress) -> OnnxNetwork:
+    """Export the dense network, in memory, and say what is left out of the ONNX file.
+
+    Raises:
+        ExportError: torch cannot export it.
+        ModelError: It refuses the input shape.
+    """
+    progress(f"exporting {DENSE_ONNX}")
+    run_once(dense, source.input_shape)
+    exported = export_network(dense, source.input_shape, fixed)
+    if exported.left_out:
+        progress(f"what the network returns besides tensors is not in its ONNX file: {listed(exported.left_out)}")
+    return exported
 
 
 def write_onnx_pair(
-    folder: Path, plan_sha256: str, plan: Plan, dense: nn.Module, pruned: nn.Module, progress: Progress
+    folder: Path, plan_sha256: str, plan: Plan, dense: OnnxNetwork, pruned: nn.Module, progress: Progress
 ) -> None:
-    """Export both networks into ``folder``, with source, plan hash, cost and versions inside the files."""
-    for name, network, cost in ((DENSE_ONNX, dense, plan.dense), (MODEL_ONNX, pruned, plan.pruned)):
-        progress(f"exporting {name}")
+    """Export the pruned network as the dense one was, and write both, with source, plan hash, cost and versions."""
+    progress(f"exporting {MODEL_ONNX}")
+    smaller = export_network(pruned, plan.source.input_shape, dense.batch)
+    for name, network, cost in ((DENSE_ONNX, dense, plan.dense), (MODEL_ONNX, smaller, plan.pruned)):
         metadata = {
             "source": plan.source.spec,
             "plan_sha256": plan_sha256,
@@ -220,19 +250,25 @@ def write_onnx_pair(
             "pruneport": plan.libraries["pruneport"],
             "torch": str(torch.__version__),
         }
-        write_onnx(network, plan.source.input_shape, folder / name, metadata)
+        network.save(folder / name, metadata)
 
 
 def write_card(
-    folder: Path, plan: Plan, verify: dict[str, Any] | None = None, bench: dict[str, Any] | None = None
+    folder: Path,
+    plan: Plan,
+    verify: dict[str, Any] | None = None,
+    bench: dict[str, Any] | None = None,
+    batch: int | None = None,
 ) -> None:
-    """Write the bundle's README.md."""
-    (folder / "README.md").write_text(model_card(json.loads(plan.to_json()), verify, bench), encoding="utf-8")
+    """Write the bundle's README.md; ``batch`` is the one batch size that the ONNX files take, if they do."""
+    (folder / "README.md").write_text(model_card(json.loads(plan.to_json()), verify, bench, batch), encoding="utf-8")
 
 
-def write_report(folder: Path, plan: Plan, verify: dict[str, Any] | None, bench: dict[str, Any]) -> None:
-    """Write the bundle's report.html."""
-    (folder / REPORT).write_text(render_report(json.loads(plan.to_json()), verify, bench), encoding="utf-8")
+def write_report(
+    folder: Path, plan: Plan, verify: dict[str, Any] | None, bench: dict[str, Any], batch: int | None = None
+) -> None:
+    """Write the bundle's report.html; ``batch`` is the one batch size that the ONNX files take, if they do."""
+    (folder / REPORT).write_text(render_report(json.loads(plan.to_json()), verify, bench, batch), encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

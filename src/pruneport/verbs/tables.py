@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import singledispatch
 from typing import Any
 
@@ -14,6 +15,7 @@ from pruneport.compress.groups import Group
 from pruneport.compress.plan import GroupPlan, Plan
 from pruneport.compress.prune import GroupView
 from pruneport.export.parity import TOLERANCES
+from pruneport.export.summary import recovery_figures
 from pruneport.export.verify import Verification
 from pruneport.verbs.results import (
     AdviceResult,
@@ -220,10 +222,9 @@ def _show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
     console.print(table)
     if plan.recovery is not None:
         done = plan.recovery
+        kind = "No recovery, measured" if done.name == "none" else f"Recovery {done.name}"
         console.print(
-            f"Recovery {done.name} on {done.images} {_inputs(plan)}: output error {done.error_before:.3g} -> "
-            f"{done.error_after:.3g} of the dense outputs' variance",
-            markup=False,
+            f"{kind} on {done.images} {_inputs(plan)}. {recovery_figures(asdict(done))}", markup=False, soft_wrap=True
         )
     if plan.note:
         console.print(f"Note: {plan.note}", markup=False, soft_wrap=True)
@@ -243,8 +244,7 @@ def _show_verification(verification: Verification, console: Console) -> None:
             f"{entry.network} {entry.precision}",
             entry.inputs,
             str(entry.batch),
-            f"{entry.max_abs_error:.1e}",
-            f"{entry.max_rel_error:.1e}",
+            *("-" if error is None else f"{error:.1e}" for error in (entry.max_abs_error, entry.max_rel_error)),
             "" if entry.top1_agreement is None else f"{entry.top1_agreement:.1%}",
             "yes" if entry.ok else "NO",
         )

@@ -1,0 +1,273 @@
+"""Functions that a forward gives sizes to, or asks for sizes: where the numbers stand in a call, and what they measure.
+
+A *slot* is one such number. The tracer reads the slots of every call of a module; a pruned network runs the same
+forward with the slots of some calls replaced (see ``hardcoded_widths``).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType, MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["QUERIES", "SIZE_CALLS", "Measured", "SizeCall", "SizeQuery", "Slots", "calling_module"]
+
+Slots = Mapping[int, int]
+"""New numbers by their slot."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a slot measures: how many places of a tensor's dimension lie in ``start:stop``."""
+
+    slot: int
+    value: Any
+    tensor: Tensor
+    dim: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class SizeCall:
+    """A function that is given sizes.
+
+    Attributes:
+        measure: What the slots of a call mean: (args, kwargs, output).
+        replace: The call's arguments with other numbers: (args, kwargs, slots) to (args, kwargs).
+    """
+
+    measure: Callable[[Any, Any, Any], list[Measured]]
+    replace: Callable[[Any, Any, Slots], tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class SizeQuery:
+    """A function that returns sizes.
+
+    Attributes:
+        dims: The tensor's dimension behind each number returned: (args, kwargs); None stands for all of them at once.
+        replace: The returned value with other numbers: (value, slots).
+    """
+
+    dims: Callable[[Any, Any], Sequence[int | None]]
+    replace: Callable[[Any, Slots], Any]
+
+
+def calling_module() -> nn.Module | None:
+    """The innermost module that is being called, by the interpreter's stack."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _CALL:
+            module: nn.Module = frame.f_locals["self"]
+            return module
+        frame = frame.f_back
+    return None
+
+
+_CALL = nn.Module._call_impl.__code__
+
+
+def _whole(slot: int, value: Any, tensor: Tensor, dim: int) -> Measured:
+    return Measured(slot, value, tensor, dim % tensor.ndim, 0, tensor.shape[dim])
+
+
+def _listed(given: Sequence[Any]) -> tuple[list[Any], bool]:
+    """Sizes given one by one or as one list, and whether it was a list."""
+    if len(given) == 1 and isinstance(given[0], tuple | list):
+        return list(given[0]), True
+    return list(given), False
+
+
+def _shape_call(keyword: str, first: int = 1) -> SizeCall:
+    """Like ``reshape``: sizes from the ``first`` argument on, or in a keyword."""
+
+    def sizes(args: Any, kwargs: Any) -> list[Any]:
+        given = _listed(args[first:])[0] if len(args) > first else list(kwargs.get(keyword, ()))
+        return [] if given and isinstance(given[0], torch.dtype) else given
+
+    def measure(args: Any, kwargs: Any, output: Any) -> list[Measured]:
+        given = sizes(args, kwargs)
+        start = (args[1] if len(args) > 1 else kwargs["dim"]) % args[0].ndim if first == 2 else 0
+        return [_whole(slot, value, output, start + slot) for slot, value in enumerate(given)]
+
+    def replace(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
+        given = [slots.get(slot, value) for slot, value in enumerate(sizes(args, kwargs))]
+        if len(args) > first:
+            return (*args[:first], tuple(given)), kwargs
+        return args, {**kwargs, keyword: tuple(given)}
+
+    return SizeCall(measure, replace)
+
+
+def _at(args: Any, kwargs: Any, place: int, keyword: str, default: Any = None) -> Any:
+    return args[place] if len(args) > place else kwargs.get(keyword, default)
+
+
+def _split_sizes(args: Any, kwargs: Any) -> Any:
+    for keyword in ("split_size_or_sections", "split_size", "split_sizes"):
+        if keyword in kwargs:
+            return kwargs[keyword]
+    return args[1]
+
+
+def _measure_split(args: Any, kwargs: Any, output: Any) -> list[Measured]:
+    given, dim = _split_sizes(args, kwargs), _at(args, kwargs, 2, "dim", 0)
+    values = given if isinstance(given, tuple | list) else [given] * len(output)
+    return [_whole(slot, value, part, dim) for slot, (value, part) in enumerate(zip(values, output, strict=True))]
+
+
+def _replace_split(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
+    given, dim = _split_sizes(args, kwargs), _at(args, kwargs, 2, "dim", 0)
+    if isinstance(given, tuple | list):
+        return (args[0], [slots.get(slot, value) for slot, value in enumerate(given)], dim), {}
+    size = args[0].shape[dim]
+    if set(slots) == set(range(len(slots))) and sum(slots.values()) == size:  # parts that have become unequal
+        return (args[0], [slots[slot] for slot in range(len(slots))], dim), {}
+    return (args[0], next(iter(slots.values())), dim), {}
+
+
+def _indices(args: Any) -> tuple[Any, ...]:
+    return args[1] if isinstance(args[1], tuple) else (args[1],)
+
+
+def _indexed_dims(tensor: Tensor, indices: Sequence[Any]) -> list[int | None]:
+    """The dimension that each index is for; None where it is for none, or that cannot be told."""
+    taken = [1 if index is not None and index is not Ellipsis else 0 for index in indices]
+    if any(isinstance(index, Tensor | list | bool) for index in indices):
+        return [None] * len(indices)
+    dims: list[int | None] = []
+    place = 0
+    for number, index in enumerate(indices):
+        if index is Ellipsis:
+            dims.append(None)
+            place = tensor.ndim - sum(taken[number + 1 :])
+        else:
+            dims.append(place if isinstance(index, slice) else None)
+            place += taken[number]
+    return dims
+
+
+def _measure_getitem(args: Any, kwargs: Any, output: Any) -> list[Measured]:
+    tensor, indices = args[0], _indices(args)
+    found = []
+    for number, (index, dim) in enumerate(zip(indices, _indexed_dims(tensor, indices), strict=True)):
+        if dim is None or index.step not in (None, 1):
+            continue
+        start, stop, _ = index.indices(tensor.shape[dim])
+        for slot, value, end in ((2 * number, index.start, start), (2 * number + 1, index.stop, stop)):
+            if isinstance(value, int) and value != 0:
+                found.append(Measured(slot, value, tensor, dim, 0, max(0, end)))
+    return found
+
+
+def _replace_getitem(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
+    indices = list(_indices(args))
+    for number, index in enumerate(indices):
+        if isinstance(index, slice):
+            start, stop = (slots.get(2 * number + end, value) for end, value in enumerate((index.start, index.stop)))
+            indices[number] = slice(start, stop, index.step)
+    return (args[0], tuple(indices)), kwargs
+
+
+def _measure_narrow(args: Any, kwargs: Any, output: Any) -> list[Measured]:
+    dim, start = _at(args, kwargs, 1, "dim"), _at(args, kwargs, 2, "start")
+    length = _at(args, kwargs, 3, "length")
+    if not isinstance(start, int) or start < 0:
+        return []
+    return [
+        Measured(0, start, args[0], dim % args[0].ndim, 0, int(start)),
+        Measured(1, length, args[0], dim % args[0].ndim, int(start), int(start) + int(length)),
+    ]
+
+
+def _replace_narrow(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
+    dim, start = _at(args, kwargs, 1, "dim"), _at(args, kwargs, 2, "start")
+    return (args[0], dim, slots.get(0, start), slots.get(1, _at(args, kwargs, 3, "length"))), {}
+
+
+def _measure_normalized(args: Any, kwargs: Any, output: Any) -> list[Measured]:
+    given = _at(args, kwargs, 1, "normalized_shape")
+    return [_whole(slot, value, output, slot - len(given)) for slot, value in enumerate(given)]
+
+
+def _replace_normalized(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
+    given = [slots.get(slot, value) for slot, value in enumerate(_at(args, kwargs, 1, "normalized_shape"))]
+    if len(args) > 1:
+        return (args[0], given, *args[2:]), kwargs
+    return args, {**kwargs, "normalized_shape": given}
+
+
+def _measure_groups(args: Any, kwargs: Any, output: Any) -> list[Measured]:
+    groups = _at(args, kwargs, 6, "groups", 1)
+    depthwise = groups == args[0].shape[-3] == output.shape[-3] and groups > 1
+    return [_whole(0, groups, output, output.ndim - 3)] if depthwise else []
+
+
+def _replace_groups(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
+    if len(args) > 6:
+        return (*args[:6], slots.get(0, args[6]), *args[7:]), kwargs
+    return args, {**kwargs, "groups": slots.get(0, kwargs.get("groups", 1))}
+
+
+_RESHAPE = _shape_call("shape")
+_SPLIT = SizeCall(_measure_split, _replace_split)
+_NARROW = SizeCall(_measure_narrow, _replace_narrow)
+_NORM = SizeCall(_measure_normalized, _replace_normalized)
+
+SIZE_CALLS: Mapping[Any, SizeCall] = MappingProxyType(
+    {
+        Tensor.reshape: _RESHAPE,
+        torch.reshape: _RESHAPE,
+        Tensor.view: _shape_call("size"),
+        Tensor.unflatten: _shape_call("sizes", first=2),
+        torch.unflatten: _shape_call("sizes", first=2),
+        Tensor.expand: _shape_call("size"),
+        Tensor.split: _SPLIT,
+        torch.split: _SPLIT,
+        Tensor.split_with_sizes: _SPLIT,
+        torch.split_with_sizes: _SPLIT,
+        Tensor.__getitem__: SizeCall(_measure_getitem, _replace_getitem),
+        Tensor.narrow: _NARROW,
+        torch.narrow: _NARROW,
+        F.layer_norm: _NORM,
+        F.rms_norm: _NORM,
+        F.conv2d: SizeCall(_measure_groups, _replace_groups),
+    }
+)
+
+
+def _all_dims(args: Any, kwargs: Any) -> Sequence[int | None]:
+    return range(args[0].ndim)
+
+
+def _asked_dims(args: Any, kwargs: Any) -> Sequence[int | None]:
+    dim = _at(args, kwargs, 1, "dim")
+    return range(args[0].ndim) if dim is None else (dim % args[0].ndim,)
+
+
+def _replace_sizes(value: Any, slots: Slots) -> Any:
+    if not isinstance(value, tuple):  # a tensor where torch.jit traces
+        return slots.get(0, value)
+    sizes = [slots.get(slot, size) for slot, size in enumerate(value)]
+    return torch.Size(sizes) if all(isinstance(size, int) for size in sizes) else tuple(sizes)
+
+
+_NUMBER = SizeQuery(lambda args, kwargs: (None,), _replace_sizes)
+
+QUERIES: Mapping[Any, SizeQuery] = MappingProxyType(
+    {
+        Tensor.shape.__get__: SizeQuery(_all_dims, _replace_sizes),  # type: ignore[attr-defined]
+        Tensor.size: SizeQuery(_asked_dims, _replace_sizes),
+        Tensor.__len__: SizeQuery(lambda args, kwargs: (0,), _replace_sizes),
+        Tensor.numel: _NUMBER,
+        Tensor.nelement: _NUMBER,
+        torch.numel: _NUMBER,
+    }
+)
