@@ -50,6 +50,7 @@ class Request:
     max_pruning_ratio: float
     keep: tuple[str, ...] = ()
     attention: str = "width"
+    prune_representation: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

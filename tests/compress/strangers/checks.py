@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.assessment import Assessment
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan, parse_plan
-from pruneport.compress.prune import Assessment, Pruned, prune
+from pruneport.compress.prune import Pruned, prune
 from pruneport.compress.rebuild import rebuild_network
 from pruneport.errors import InputError, TargetError
 from pruneport.export.weights import same_bits

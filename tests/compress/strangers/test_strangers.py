@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.prune import Assessment, Pruned, assess, prune
+from pruneport.compress.assessment import Assessment, assess
+from pruneport.compress.prune import Pruned, prune
 from pruneport.errors import InputError
 from pruneport.export.bundle import new_bundle, open_bundle
 from pruneport.export.onnx_file import write_onnx
