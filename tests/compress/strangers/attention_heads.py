@@ -39,13 +39,8 @@ def both(name: str, attention: Callable[[], nn.Module], prunes: str, **fields: A
     inside = " ".join(f"attn.{layer}" for layer in prunes.split())
     add(name, lambda: Tokens(attention()), prunes=f"{inside} fc1", keeps="neck head", **fields)
     wide = f"{inside} fc1 patch places norm1 norm3"
-    add(
-        f"{name} and its stream",
-        lambda: Tokens(attention()),
-        prunes=wide,
-        keeps="neck head",
-        options={"scope": "channels"},
-    )
+    fields["options"] = {"scope": "channels"}
+    add(f"{name} and its stream", lambda: Tokens(attention()), prunes=wide, keeps="neck head", **fields)
 
 
 def whole(name: str, attention: Callable[[], nn.Module], prunes: str = "") -> None:
@@ -224,16 +219,16 @@ class Temperature(nn.Module):
         return self.to_out((weights @ v).transpose(1, 2).reshape(b, n, -1))
 
 
-both("attention by the width of its input", InputWidth, "qkv")
+both("attention by the width of its input", InputWidth, "qkv", onnx=True)
 both("attention to a reduced map", Reduced, "q kv")
-both("attention of a configured class", Configured, "query key value")
+both("attention of a configured class", Configured, "query key value", onnx=True)
 both("attention scaled by the size of keys", lambda: Scaled(by_key_width), "qkv")
 both("attention scaled by an attribute", lambda: Scaled(by_attribute), "qkv")
 both("attention scaled by an argument", lambda: Scaled(by_argument), "qkv")
 both("attention scaled on both sides", lambda: Scaled(by_both_roots), "qkv")
 both("attention without a scale", lambda: Scaled(unscaled), "qkv")
 both("causal attention", lambda: Scaled(causal), "qkv")
-both("attention by einsum", lambda: Scaled(by_einsum), "qkv", onnx=True)
+both("attention by einsum", lambda: Scaled(by_einsum), "qkv")
 both("attention by a mean of products", lambda: Scaled(by_mean_product), "qkv")
 for title, cut in {
     "chunk": lambda self, qkv: qkv.chunk(3, dim=-1),
@@ -242,7 +237,7 @@ for title, cut in {
     "slices": lambda self, qkv: (qkv[..., : self.dim], qkv[..., self.dim : 2 * self.dim], qkv[..., 2 * self.dim :]),
 }.items():
     both(f"attention split by {title}", lambda cut=cut: Split(cut), "c_attn")
-both("attention of a GPT", Gpt, "c_attn")
+both("attention of a GPT", Gpt, "c_attn", onnx=True)
 both("a width that is also a number", ScaledStream, "up")
 both("attention by cosines", Temperature, "to_qkv")
 whole("attention by the width of its input", InputWidth)

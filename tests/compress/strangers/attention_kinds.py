@@ -145,7 +145,7 @@ class PartialSelf(nn.Module):
         return self.head(pooled(self.last(self.cv2(torch.cat((a, b), 1)))))
 
 
-both("linear attention", Linear, "", onnx=True)
+both("linear attention", Linear, "")
 both("attention with softmax over channels", Efficient, "v")
 both("attention of channels", Covariance, "")
 both("attention of talking heads", Talking, "qkv")
@@ -153,7 +153,7 @@ both("attention to a memory", Memory, "query")
 both("a gated attention unit", Gated, "to_uvz")
 whole("attention of channels", Covariance)
 whole("attention of talking heads", Talking)
-add("attention across two streams", Latents, prunes="fine.0 coarse.0 q k v mix", keeps="last.0 head", onnx=True)
+add("attention across two streams", Latents, prunes="fine.0 coarse.0 q k v mix", keeps="last.0 head")
 add("attention on half of the channels", PartialSelf, prunes="stem.0 ffn.0.0 qkv.0", keeps="last.0 head")
 add("attention on half of the channels and its stream", PartialSelf, prunes="stem.0 ffn.0.0 qkv.0 cv1.0 cv2.0",
-    keeps="last.0 head", options={"scope": "channels"})  # fmt: skip
+    keeps="last.0 head", options={"scope": "channels"}, onnx=True)  # fmt: skip

@@ -209,9 +209,9 @@ for name, block, prunes in (
     inside = " ".join(f"block.{layer}" for layer in prunes.split())
     add(name, lambda block=block: Around(block()), prunes=f"stem.0 {inside}", keeps=FIXED)
     add(f"{name} and its stream", lambda block=block: Around(block()), prunes=f"{EDGE} {inside}", keeps=FIXED,
-        options=STREAM, onnx=name == "a modern block with responses")  # fmt: skip
+        options=STREAM)  # fmt: skip
 PATCHES = "block.encoder.linear1 block.encoder.self_attn block.fuse.0"
-add("a block of patches", lambda: Around(Mobile()), prunes=f"{EDGE} {PATCHES}", keeps=FIXED)
+add("a block of patches", lambda: Around(Mobile()), prunes=f"{EDGE} {PATCHES}", keeps=FIXED, onnx=True)
 add("a block of stars", lambda: Around(Star()), prunes=f"{EDGE} block.f1 block.f2 block.g block.wide", keeps=FIXED)
 add("pools of several sizes", Scene, prunes="stem.0 body.0 stages.0.1 stages.2.1 mid.0", keeps="last.0 head")
 add("a branch of convolutions and one of layers", Two, prunes="conv1 conv2 fc1 fc2 norm", keeps="mid head")

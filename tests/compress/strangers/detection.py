@@ -246,7 +246,11 @@ add("boxes as expected bins", Distributed, SHAPE, onnx=True,
     keeps="cv3.0.1.0 cv2.0.2 cv3.0.2 cv2.1.2 cv3.1.2 dfl")  # fmt: skip
 add("peaks of a heat map", Points, SHAPE, prunes="stem.0 neck.0.0 smooth.0.0 heat.0 size.0 offset.0",
     keeps="heat.2 size.2 offset.2 heat.4 size.4 offset.4")  # fmt: skip
-add("boxes over a threshold", lambda: Filtered(False), SHAPE, prunes=INNER, keeps=f"{HEADS} cls.0 reg.0", counted=True)
-add("boxes after suppression", lambda: Filtered(True), SHAPE, prunes=INNER, keeps=f"{HEADS} cls.0 reg.0", counted=True)
+add(
+    "boxes over a threshold", lambda: Filtered(False), SHAPE, prunes=INNER, keeps=f"{HEADS} cls.0 reg.0", by_values=True
+)
+add(
+    "boxes after suppression", lambda: Filtered(True), SHAPE, prunes=INNER, keeps=f"{HEADS} cls.0 reg.0", by_values=True
+)
 add("boxes of two stages", Regions, SHAPE, prunes="stem.0 body.0 neck.0.0 fc6", keeps="fc7 score box objectness deltas")
 add("masks of prototypes", Masks, SHAPE, prunes="stem.0 body.0 neck.0.0 proto.0.0", keeps="coefficients score proto.2")

@@ -175,7 +175,7 @@ HANDS = ("layer", "layer by var", "standard deviation", "functional", "root", "l
 NORMS |= {f"a norm by hand with {kind}": lambda kind=kind: ByHand(kind) for kind in HANDS}
 for name, norm in NORMS.items():
     prunes = f"{EDGE} {B}out" + ("" if name in STAYS or name.endswith("length") else f" {B}inner")
-    exported = name in ("a norm by hand with layer", "a group norm", "a norm by hand with response")
+    exported = name == "a norm by hand with response"
     add(name, lambda norm=norm: Around(Inside(norm())), prunes=prunes, keeps="after.0 head", onnx=exported)
 WRAPS: dict[str, Callable[..., nn.Module]] = {
     "weight norm": parametrizations.weight_norm,

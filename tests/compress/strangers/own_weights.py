@@ -15,7 +15,7 @@ from .registry import add, conv, parameter
 
 __all__ = ["between", "fixed"]
 
-Parts = Mapping[str, nn.Module | nn.Parameter]
+Parts = Mapping[str, nn.Module | nn.Parameter | float]
 
 
 class Between(nn.Module):
@@ -143,7 +143,7 @@ between("a functional convolution", functional, out=24, parts=lambda: {
     "weight": nn.Parameter(torch.randn(24, 32, 3, 3)), "bias": parameter(24)})  # fmt: skip
 between("a dynamic convolution", dynamic, out=24, parts=lambda: {
     "route": nn.Linear(32, 3), "experts": nn.Parameter(torch.randn(3, 24, 32, 3, 3))})  # fmt: skip
-between("a mixture of experts", experts, out=24, prunes="route.0", onnx=True, parts=lambda: {
+between("a mixture of experts", experts, out=24, prunes="route.0", parts=lambda: {
     "route": nn.Sequential(nn.Linear(32, 12), nn.ReLU(), nn.Linear(12, 3)),
     "experts": nn.ModuleList(conv(32, 24) for _ in range(3))})  # fmt: skip
 between("cosines of places", cosines, lambda: {"table": fixed(torch.randn(8, 8))}, "a")

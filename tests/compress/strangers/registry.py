@@ -22,12 +22,14 @@ class Must:
         keeps: Those whose width must stay: outputs, however they leave, and the representation.
         refuses: Words of the error where the network cannot be pruned with these options.
         may_refuse: Words of an error that would be right too.
+        or_notes: Words of the plan's note where it may fail on inputs unlike those that it is tried with.
     """
 
     prunes: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
     refuses: str = ""
     may_refuse: str = ""
+    or_notes: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class Stranger:
         must: What pruning must do.
         options: Of ``PruneOptions``, where the defaults (scope filters, round_to 1) do not show the point.
         batch: How many inputs it takes; 1 where the forward takes no more.
-        counted: Whether the outputs' sizes follow from the values, as where boxes are filtered.
+        by_values: Whether what runs, or how much is returned, follows from the values, as where boxes are filtered.
         onnx: Whether it is also exported.
     """
 
@@ -51,7 +53,7 @@ class Stranger:
     must: Must
     options: Mapping[str, Any] = field(default_factory=dict)
     batch: int = 2
-    counted: bool = False
+    by_values: bool = False
     onnx: bool = False
 
     def build(self) -> nn.Module:
@@ -77,11 +79,18 @@ def add(
     keeps: str = "",
     refuses: str = "",
     may_refuse: str = "",
+    or_notes: str = "",
     **fields: Any,
 ) -> None:
     """Register a stranger; ``prunes`` and ``keeps`` are names of layers with spaces between, other fields go on."""
     assert name not in STRANGERS, name
-    must = Must(prunes=tuple(prunes.split()), keeps=tuple(keeps.split()), refuses=refuses, may_refuse=may_refuse)
+    must = Must(
+        prunes=tuple(prunes.split()),
+        keeps=tuple(keeps.split()),
+        refuses=refuses,
+        may_refuse=may_refuse,
+        or_notes=or_notes,
+    )
     STRANGERS[name] = Stranger(name=name, factory=factory, shape=shape, must=must, **fields)
 
 

@@ -179,7 +179,7 @@ def blocks(name: str, *args: Any, prunes: str, **options: Any) -> None:
 
 
 blocks("pre-activation", lambda: PreActivation(24, 24), lambda: PreActivation(24, 32, 2), out=32,
-       prunes="blocks.0.conv1 blocks.1.conv1", onnx=True)  # fmt: skip
+       prunes="blocks.0.conv1 blocks.1.conv1")  # fmt: skip
 blocks("pre-activation and its stream", lambda: PreActivation(24, 24), lambda: PreActivation(24, 32, 2), out=32,
        prunes="stem.0 blocks.0.conv1 blocks.0.conv2 blocks.1.shortcut.1", options=STREAM)  # fmt: skip
 blocks("bottlenecks in channel groups", lambda: Bottleneck(24, 32, 2, 2), lambda: Bottleneck(64, 32, 2), out=64,
@@ -199,5 +199,5 @@ blocks("the maximum of branches", lambda: Mean("max"), prunes="stem.0 blocks.0.b
 blocks("minima and maxima of branches", lambda: Mean("pairs"), prunes="blocks.0.branches.2.0.0 blocks.0.branches.0.1.0",
        options=STREAM)  # fmt: skip
 blocks("an exchange of resolutions", Exchange, out=56, prunes="stem.0 blocks.0.branches.0.0.0 blocks.0.up.0",
-       options=STREAM, onnx=True)  # fmt: skip
+       options=STREAM)  # fmt: skip
 blocks("an hourglass", lambda: Hourglass(2), prunes="blocks.0.skip.0.0 blocks.0.inner.skip.0.0")

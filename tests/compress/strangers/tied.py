@@ -156,7 +156,6 @@ add(
     lambda: Towers(False),
     prunes="tower.0.0 tower.1.0 tower.2.0",
     keeps="merge head",
-    onnx=True,
 )
 add("two towers compared by cosine", lambda: Towers(True), prunes="tower.0.0", keeps="tower.2.0")
 add("a block in a loop", lambda: Around(Loop()), prunes=f"{EDGE} {B}a {B}b {B}inject {B}out", keeps="after.0 head",
