@@ -38,7 +38,9 @@ class ForwardChanges:
     sizes: Sizes
 
 
-def fit_forwards(network: nn.Module, coupling: Coupling, kept: Callable[[int], bool]) -> ForwardChanges:
+def fit_forwards(
+    network: nn.Module, coupling: Coupling, kept: Callable[[int], bool], dense_numbers: bool = False
+) -> ForwardChanges:
     """Find what must be changed so that every forward asks for the sizes that are there, and scales as it did.
 
     An attribute is set anew where the forward uses it as one width and as nothing else. A size that the pruned network
@@ -49,8 +51,12 @@ def fit_forwards(network: nn.Module, coupling: Coupling, kept: Callable[[int], b
         network: The dense network.
         coupling: What its forward does.
         kept: Whether a unit stays.
+        dense_numbers: Whether every attribute and every size asked for stays the dense network's, and all sizes given
+            to functions are replaced: for forwards that compute with a size where that cannot be seen.
     """
-    pinned = {leaf for expression in coupling.numbers for leaf in leaves_of(expression)}
+    numbers = [*coupling.numbers, *([used.expression for used in coupling.used_sizes] if dense_numbers else ())]
+    pinned = {leaf for expression in numbers for leaf in leaves_of(expression)}
+    pinned |= set(coupling.asked_sizes) if dense_numbers else set()
     wanted = _wanted(coupling, kept)
     attributes = {leaf: sizes.pop() for leaf, sizes in wanted.items() if len(sizes) == 1 and leaf not in pinned}
 
