@@ -21,8 +21,8 @@ __all__ = ["Attributes", "ForwardChanges", "Sizes", "fit_forwards", "rescale_key
 Attributes = dict[str, dict[str, int | tuple[int, ...]]]
 """Module -> attribute -> its value in the pruned network."""
 
-Sizes = dict[str, dict[int, dict[int, int]]]
-"""Module -> number of a call of its forward that takes or returns sizes -> slot -> the size in the pruned network."""
+Sizes = dict[str, dict[str, dict[int, int]]]
+"""Module -> call of its forward that takes or returns sizes (see ``call_site``) -> slot -> size when pruned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def fit_forwards(
         if evaluate(left, value_of) != evaluate(right, value_of):
             pinned.update(leaf for side in (left, right) for leaf in leaves_of(side))
             attributes = {leaf: size for leaf, size in attributes.items() if leaf not in pinned}
-    sizes: dict[tuple[str, int, int], set[int]] = defaultdict(set)
+    sizes: dict[tuple[str, str, int], set[int]] = defaultdict(set)
     for used in coupling.used_sizes:
         size, given = _left(used, kept), evaluate(used.expression, value_of)
         if given is not None and given < 0:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["QUERIES", "SIZE_CALLS", "Measured", "SizeCall", "SizeQuery", "Slots", "calling_module"]
+__all__ = ["QUERIES", "SIZE_CALLS", "Measured", "SizeCall", "SizeQuery", "Slots", "call_site"]
 
 Slots = Mapping[int, int]
 """New numbers by their slot."""
@@ -60,15 +60,22 @@ class SizeQuery:
     replace: Callable[[Any, Slots], Any]
 
 
-def calling_module() -> nn.Module | None:
-    """The innermost module that is being called, by the interpreter's stack."""
+def call_site(function: Any) -> tuple[nn.Module | None, str]:
+    """Who calls a function of torch, by the interpreter's stack.
+
+    Returns:
+        The innermost module that is being called, and the innermost function outside torch that it runs, with the name
+        of the function called: "Attention.forward reshape". Calls before or behind it, such as those that fill a cache
+        once, do not change it.
+    """
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code is _CALL:
-            module: nn.Module = frame.f_locals["self"]
-            return module
+    place = ""
+    while frame is not None and frame.f_code is not _CALL:
+        library = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if not place and library not in ("torch", "pruneport"):
+            place = frame.f_code.co_qualname
         frame = frame.f_back
-    return None
+    return (None if frame is None else frame.f_locals["self"]), f"{place} {_NAMES.get(function, '')}".strip()
 
 
 _CALL = nn.Module._call_impl.__code__
@@ -271,3 +278,7 @@ QUERIES: Mapping[Any, SizeQuery] = MappingProxyType(
         torch.numel: _NUMBER,
     }
 )
+
+_NAMES = {function: getattr(function, "__name__", "").strip("_") for function in (*SIZE_CALLS, *QUERIES)} | {
+    Tensor.shape.__get__: "shape"  # type: ignore[attr-defined]
+}

@@ -13,7 +13,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pruneport.compress.adapters import replace_sizes
-from pruneport.compress.size_calls import QUERIES, SIZE_CALLS, calling_module
+from pruneport.compress.options import PruneOptions
+from pruneport.compress.plan import apply_plan, parse_plan
+from pruneport.compress.prune import prune
+from pruneport.compress.size_calls import QUERIES, SIZE_CALLS, call_site
+from pruneport.models.record import Source
 
 X = torch.arange(48.0).reshape(2, 12, 2)
 
@@ -89,7 +93,15 @@ class Shaped(nn.Module):
 
 def test_sizes_are_replaced_call_by_call() -> None:
     network = Calls()
-    changed = {0: {1: 30}, 1: {0: 5, 1: 7}, 2: {2: 1, 3: 4}, 3: {1: 4, 2: 3}, 4: {0: 31}, 5: {0: 9}, 6: {0: 99}}
+    changed = {
+        "Calls.forward shape 0": {1: 30},
+        "Calls.forward split 0": {0: 5, 1: 7},
+        "Calls.forward getitem 0": {2: 1, 3: 4},
+        "Calls.forward reshape 0": {1: 4, 2: 3},
+        "Calls.forward size 0": {0: 31},
+        "Calls.forward len 0": {0: 9},
+        "Calls.forward numel 0": {0: 99},
+    }
     replace_sizes(network, {"": changed})
     for _ in range(2):  # calls are numbered anew in every forward
         sizes, inner, first, rest, part, shaped, width, length, count = network(X)
@@ -98,24 +110,62 @@ def test_sizes_are_replaced_call_by_call() -> None:
         assert (first.shape[1], rest.shape[1], shaped.shape) == (5, 7, (2, 4, 3, 2))
         assert torch.equal(part, X[:, 1:4])
         assert (width, length, count) == (31, 9, 99)
-    replace_sizes(network, {"": {4: {0: 32}}, "inner": {0: {1: 7}}})
+    replace_sizes(network, {"": {"Calls.forward size 0": {0: 32}}, "inner": {"Shaped.forward shape 0": {1: 7}}})
     sizes, inner, *_, width, _, _ = copy.deepcopy(network)(X)
     assert (sizes[1], inner[0][1], width) == (30, 7, 32), "further replacements leave the others as they were"
     assert isinstance(network, Calls)
 
 
-def test_the_module_that_calls_is_the_innermost() -> None:
-    seen: list[nn.Module | None] = []
+def test_a_call_is_told_by_the_module_and_the_function_that_make_it() -> None:
+    seen: list[tuple[nn.Module | None, str]] = []
+
+    def helper() -> None:
+        seen.append(call_site(Tensor.size))
 
     class Inner(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            seen.append(calling_module())
+            seen.append(call_site(Tensor.shape.__get__))  # type: ignore[attr-defined]
+            helper()
             return x
 
-    outer = nn.Sequential(Inner(), Inner())
-    outer(X)
-    assert seen == [outer[0], outer[1]]
-    assert calling_module() is None
+    outer = nn.Sequential(Inner(), nn.Unflatten(1, (3, 4)))
+    with Recorded() as calls:
+        outer(X)
+    assert calls.slots
+    name = "test_a_call_is_told_by_the_module_and_the_function_that_make_it.<locals>."
+    assert seen == [(outer[0], f"{name}Inner.forward shape"), (outer[0], f"{name}helper size")]
+    assert call_site(Tensor.reshape)[0] is None
+
+
+class Caching(nn.Module):
+    """Asks for more sizes in its first forward than in those that follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.table = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 6, 1), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        if self.table is None or self.table.shape[0] != y.shape[-1]:
+            self.table = torch.ones(y.shape[-1]).reshape(-1)
+        out: Tensor = self.b(y.reshape(len(x), 12, 4, 16) * y.shape[1] ** -0.5).mean((2, 3))
+        return out
+
+
+def test_what_is_cached_in_the_first_forward_changes_no_other_call() -> None:
+    torch.manual_seed(0)
+    source = Source(spec="tests:caching", model_args={}, seed=0, input_shape=(3, 8, 8))
+    dense = nn.Sequential(Caching(), nn.Linear(6, 4)).eval()
+    pruned = prune(dense, source, PruneOptions(ratio=0.5, round_to=1))
+    assert pruned.network[0].a.out_channels == 6  # type: ignore[union-attr,index]
+    again = nn.Sequential(Caching(), nn.Linear(6, 4)).eval()
+    apply_plan(again, pruned.plan.groups, pruned.plan.attributes, parse_plan(pruned.plan.to_json()).sizes)
+    again.load_state_dict(pruned.network.state_dict())
+    inputs = torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        expected = pruned.network(inputs)
+        for _ in range(2):
+            assert torch.equal(again(inputs), expected)
 
 
 def test_the_tables_know_the_usual_names() -> None:
