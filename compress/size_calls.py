@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType, MappingProxyType
+from functools import lru_cache
+from types import CodeType, FrameType, MappingProxyType
 from typing import Any
 
 import torch
@@ -64,18 +65,25 @@ def call_site(function: Any) -> tuple[nn.Module | None, str]:
     """Who calls a function of torch, by the interpreter's stack.
 
     Returns:
-        The innermost module that is being called, and the innermost function outside torch that it runs, with the name
-        of the function called: "Attention.forward reshape". Calls before or behind it, such as those that fill a cache
-        once, do not change it.
+        The innermost module that is being called, and where it calls: the innermost function outside torch, its line of
+        code (comments and blank lines do not count) and the function called, as in "Attention.forward 7 reshape".
     """
     frame: FrameType | None = sys._getframe(1)
     place = ""
     while frame is not None and frame.f_code is not _CALL:
         library = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if not place and library not in ("torch", "pruneport"):
-            place = frame.f_code.co_qualname
+        inlined = frame.f_code.co_name in ("<listcomp>", "<dictcomp>", "<setcomp>")  # as Python 3.12 does
+        if not place and not inlined and library not in ("torch", "pruneport"):
+            place = f"{frame.f_code.co_qualname} {_code_lines(frame.f_code).get(frame.f_lineno, 0)}"
         frame = frame.f_back
     return (None if frame is None else frame.f_locals["self"]), f"{place} {_NAMES.get(function, '')}".strip()
+
+
+@lru_cache(maxsize=1000)
+def _code_lines(code: CodeType) -> dict[int, int]:
+    """Numbers of the lines that hold code, by their place in the file."""
+    lines = sorted({line for _, _, line in code.co_lines() if line is not None and line > code.co_firstlineno})
+    return {line: number for number, line in enumerate(lines, start=1)}
 
 
 _CALL = nn.Module._call_impl.__code__

@@ -78,8 +78,9 @@ class Calls(nn.Module):
         self.inner = Shaped()
 
     def forward(self, x: Tensor) -> Any:
-        sizes = x.shape
+        sizes = x.shape  # the first line of code
         inner = self.inner(x)
+
         first, rest = x.split((4, 8), 1)
         return sizes, inner, first, rest, x[:, 2:6], x.reshape(2, 3, 4, 2), x.size(1), len(x), x.numel()
 
@@ -94,13 +95,13 @@ class Shaped(nn.Module):
 def test_sizes_are_replaced_call_by_call() -> None:
     network = Calls()
     changed = {
-        "Calls.forward shape 0": {1: 30},
-        "Calls.forward split 0": {0: 5, 1: 7},
-        "Calls.forward getitem 0": {2: 1, 3: 4},
-        "Calls.forward reshape 0": {1: 4, 2: 3},
-        "Calls.forward size 0": {0: 31},
-        "Calls.forward len 0": {0: 9},
-        "Calls.forward numel 0": {0: 99},
+        "Calls.forward 1 shape 0": {1: 30},
+        "Calls.forward 3 split 0": {0: 5, 1: 7},
+        "Calls.forward 4 getitem 0": {2: 1, 3: 4},
+        "Calls.forward 4 reshape 0": {1: 4, 2: 3},
+        "Calls.forward 4 size 0": {0: 31},
+        "Calls.forward 4 len 0": {0: 9},
+        "Calls.forward 4 numel 0": {0: 99},
     }
     replace_sizes(network, {"": changed})
     for _ in range(2):  # calls are numbered anew in every forward
@@ -110,7 +111,7 @@ def test_sizes_are_replaced_call_by_call() -> None:
         assert (first.shape[1], rest.shape[1], shaped.shape) == (5, 7, (2, 4, 3, 2))
         assert torch.equal(part, X[:, 1:4])
         assert (width, length, count) == (31, 9, 99)
-    replace_sizes(network, {"": {"Calls.forward size 0": {0: 32}}, "inner": {"Shaped.forward shape 0": {1: 7}}})
+    replace_sizes(network, {"": {"Calls.forward 4 size 0": {0: 32}}, "inner": {"Shaped.forward 1 shape 0": {1: 7}}})
     sizes, inner, *_, width, _, _ = copy.deepcopy(network)(X)
     assert (sizes[1], inner[0][1], width) == (30, 7, 32), "further replacements leave the others as they were"
     assert isinstance(network, Calls)
@@ -120,6 +121,9 @@ def test_a_call_is_told_by_the_module_and_the_function_that_make_it() -> None:
     seen: list[tuple[nn.Module | None, str]] = []
 
     def helper() -> None:
+        """Comments do not count."""
+
+        # nor do these
         seen.append(call_site(Tensor.size))
 
     class Inner(nn.Module):
@@ -133,7 +137,7 @@ def test_a_call_is_told_by_the_module_and_the_function_that_make_it() -> None:
         outer(X)
     assert calls.slots
     name = "test_a_call_is_told_by_the_module_and_the_function_that_make_it.<locals>."
-    assert seen == [(outer[0], f"{name}Inner.forward shape"), (outer[0], f"{name}helper size")]
+    assert seen == [(outer[0], f"{name}Inner.forward 1 shape"), (outer[0], f"{name}helper 1 size")]
     assert call_site(Tensor.reshape)[0] is None
 
 
