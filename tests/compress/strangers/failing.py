@@ -1,7 +1,21 @@
 """What fails today, and why. The marks are strict: a mend that lands takes its lines away here."""
 
-FAILING: dict[str, str] = {}
+FAILING: dict[str, str] = {
+    "attention with a rotary table and its stream": "keys behind a rotation are scaled in half of their rows",
+    "whole heads of attention with layer norms on heads": "predicted costs are not the counted ones",
+    "a part for dark images": "layers that never ran are not named",
+    "weights with masks of torch's pruning": "torch's own pruning is taken for a spectral norm",
+    "orthogonal weights": "predicted costs are not the counted ones",
+    "noise in the images": "the proof's two passes have other noise",
+    "other sizes when exported": "a forward that asks otherwise when traced",
+    "an entry point that passes all on": "features as outputs: inner layers are taken for outputs",
+    "a share of the channels that is rounded": "fvcore's trace refuses round()",
+    "a mask repeated for all channels": "one channel repeated breaks the channels it meets",
+}
 """Of ``test_stranger``, by the stranger's name."""
 
-NOT_EXPORTED: dict[str, str] = {}
+NOT_EXPORTED: dict[str, str] = {
+    "other sizes when exported": "a forward that asks otherwise when traced",
+    "an entry point that passes all on": "features as outputs: inner layers are taken for outputs",
+}
 """Of ``test_stranger_is_exported``."""
