@@ -53,6 +53,8 @@ def is_right(stranger: Stranger, error: InputError) -> bool:
 
 
 def wrong_network(stranger: Stranger, dense: nn.Module, assessment: Assessment, pruned: Pruned) -> Iterator[str]:
+    if pruned.plan.masked_error is None:
+        yield "the plan has no figure of the proof"
     yield from wrong_outputs(stranger, dense, pruned)
     yield from wrong_costs(stranger, assessment, pruned)
 
