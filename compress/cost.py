@@ -266,6 +266,10 @@ def _terms(
                 matrix = parameter.numel() > max(parameter.shape)
                 params.append(_Term(parameter.numel(), first, second if matrix else -1))
             counted.add(id(parameter))
+    owners = {name for name, _ in axes}
+    for name, row in riding.items():
+        if isinstance(name, str) and name not in owners:  # none of its own sizes can change
+            macs.append(_Term(macs_by_module.get(name, 0), row))
     return macs, params
 
 

@@ -139,7 +139,8 @@ def _outputs(
     network: nn.Module, groups: Sequence[GroupPlan], example: Tensor, run: Callable[[Tensor], Any] | None = None
 ) -> list[Tensor]:
     """What the network returns, then what its output layers compute."""
-    layers = {member.module for group in groups if group.scope == "output" for member in group.members}
+    ends = [member for group in groups if group.scope == "output" for member in group.members]
+    layers = {member.module for member in ends if member.axis != "in"}
     seen: list[Tensor] = []
     with hooks_restored(network):
         for name, module in network.named_modules():

@@ -292,6 +292,8 @@ def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) 
                 flow.break_off(found.compact(), f"{flow.here} normalises over channels and places at once")
             return
         _pass_on(flow, source, out, dim)
+        if name is not None:
+            _note_riding(flow, name, out)
         if entry is None:
             return
         if averaging:
@@ -302,7 +304,6 @@ def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) 
                     _read(flow, source, dim, partial(_entries, flow, tensor), flow.here)
             flow.give_line(out, dim % source.ndim, entry.line(dim))
             return
-        _note_riding(flow, name, out)
         own = flow.elements.register((name, "channels"), source.shape[dim])
         _read(flow, source, dim, lambda: own, name)
         flow.give_line(out, dim % source.ndim, own)

@@ -107,6 +107,8 @@ def removed_by(plan: Plan) -> Iterator[Removed]:
 
 
 def wrong_outputs(stranger: Stranger, dense: nn.Module, pruned: Pruned) -> Iterator[str]:
+    if pruned.plan.masked_error is None:
+        yield "the plan has no figure of the proof"
     inputs = inputs_of(stranger)
     before = leaves(run(dense, inputs))
     try:
