@@ -1,8 +1,8 @@
 """Networks as strangers write them, each with what pruning must do to it; an oracle that knows no pruneport checks it.
 
 registry: what a stranger is, and the layers that many of them use · failing: those that fail today · oracle and absent:
-the dense network, computed without what was removed · checks: what must hold · test_strangers: the tests · all other
-modules: the networks, by theme.
+the dense network, computed without what was removed · checks and returned: what must hold · test_strangers and
+test_oracle: the tests · all other modules: the networks, by theme.
 """
 
 from . import (
@@ -14,6 +14,7 @@ from . import (
     channels,
     concat,
     detection,
+    detection_stages,
     hidden,
     norms,
     operators,
@@ -36,6 +37,7 @@ NETWORKS = (
     channels,
     concat,
     detection,
+    detection_stages,
     hidden,
     norms,
     operators,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,10 @@ from pruneport.models.record import Source
 
 from .oracle import Removed, expected_outputs
 from .registry import Stranger
+from .returned import kind_of, leaves, relative_error, run
 
 __all__ = [
-    "changes", "inputs_of", "is_right", "leaves", "options_of", "same_outputs", "source_of", "wrong_at_other_targets",
+    "changes", "inputs_of", "is_right", "options_of", "same_outputs", "source_of", "wrong_at_other_targets",
     "wrong_costs", "wrong_outputs", "wrong_reasons", "wrong_rebuild", "wrong_widths",
 ]  # fmt: skip
 
@@ -87,7 +87,7 @@ def wrong_widths(stranger: Stranger, dense: nn.Module, pruned: Pruned) -> Iterat
 
 
 def width_of(network: nn.Module, name: str) -> int:
-    """Outputs of a layer; entries of a bare parameter or of a layer whose first parameter is not two-dimensional."""
+    """Outputs of a layer; rows of the first parameter of other modules; entries of a bare parameter."""
     owner, _, attribute = name.rpartition(".")
     part: Any = getattr(network.get_submodule(owner), attribute)
     if isinstance(part, Tensor):
@@ -141,37 +141,6 @@ def wrong_outputs(stranger: Stranger, dense: nn.Module, pruned: Pruned) -> Itera
             yield f"output {path} holds entries of removed channels"
         elif (error := relative_error(one, other)) > _TOLERANCE:
             yield f"output {path} differs from the masked dense network's by {error:.2e}"
-
-
-def run(network: Callable[[Tensor], Any], inputs: Tensor) -> Any:
-    """What it returns; noise is the same each time."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
-        return network(inputs)
-
-
-def leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
-    """Everything in what a network returns, with the way to it."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, Mapping):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return [leaf for key, item in value.items() for leaf in leaves(item, f"{path}[{key!r}]")]
-    if isinstance(value, list | tuple):
-        return [leaf for place, item in enumerate(value) for leaf in leaves(item, f"{path}[{place}]")]
-    return [(path or "0", value)]
-
-
-def kind_of(leaf: Any) -> Any:
-    return (leaf.dtype, leaf.ndim) if isinstance(leaf, Tensor) else type(leaf)
-
-
-def relative_error(one: Tensor, other: Tensor) -> float:
-    """The largest difference by the largest value; infinite values must be at the same places."""
-    if not one.is_floating_point() or one.numel() == 0:
-        return 0.0 if torch.equal(one, other) else math.inf
-    difference = torch.where(one == other, 0, one - other).abs().max().item()
-    largest = torch.where(other.isfinite(), other, 0).abs().max().item()
-    return difference / largest if largest else math.inf if difference else 0.0
 
 
 def changes(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> Iterator[str]:

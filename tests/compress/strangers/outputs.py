@@ -131,6 +131,10 @@ class Embedding(Classifier):
         return F.normalize(y, p=2, dim=1)
 
 
+for kind in ("argmax", "a cumulative sum", "merged classes"):
+    finish = FINISHES[kind]
+    add(f"a classifier that returns {kind} and its representation", lambda finish=finish: Classifier(finish),
+        prunes=f"{INNER} last.0", keeps="fc", options={"prune_representation": True})  # fmt: skip
 add("a normalised embedding", lambda: Embedding("normalised"), prunes=INNER, keeps=FIXED, onnx=True)
 add("a cosine classifier", lambda: Embedding("cosine"), prunes=INNER, keeps="fc prototypes")
 add("distances to prototypes", lambda: Embedding("distances"), prunes=INNER, keeps="fc prototypes")

@@ -24,9 +24,10 @@ from . import (
     NETWORKS,  # noqa: F401  (they register themselves)
     checks,
 )
-from .checks import inputs_of, leaves, options_of, source_of
+from .checks import inputs_of, options_of, source_of
 from .failing import FAILING, NOT_EXPORTED
 from .registry import STRANGERS, Stranger
+from .returned import leaves
 
 _PARITY = (1e-5, 1e-4)  # absolute, and of the largest output
 

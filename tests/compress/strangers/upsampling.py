@@ -225,4 +225,6 @@ add(
     onnx=True,
 )
 add("a generator", Generator, prunes="encode.0.0 encode.1 decode.0", keeps="decode.3 out.1")
+add("a generator and its representation", Generator, prunes="encode.0.0 encode.1 decode.0 decode.3", keeps="out.1",
+    options={"prune_representation": True})  # fmt: skip
 add("depth by bins", Depths, prunes="stem.0 body.0", keeps="widths.2 places", onnx=True)
