@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from pruneport.bench.accuracy_plot import draw_accuracy
 from pruneport.bench.devices import describe_device, library_versions
+from pruneport.compress.assessment import assess
 from pruneport.compress.calibration import BATCH, Calibration, held
 from pruneport.compress.criteria import CRITERIA
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.prune import assess, prune
+from pruneport.compress.prune import prune
 from pruneport.compress.record import Calibrated
 from pruneport.compress.recovery import recover
 from pruneport.compress.synthesis import ENOUGH, synthesise

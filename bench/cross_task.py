@@ -25,9 +25,10 @@ from sklearn.linear_model import RidgeClassifierCV
 from torch import Tensor, nn
 
 from pruneport.bench.devices import describe_device, library_versions
+from pruneport.compress.assessment import assess
 from pruneport.compress.calibration import BATCH, Calibration, held
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.prune import assess, prune
+from pruneport.compress.prune import prune
 from pruneport.compress.record import Calibrated
 from pruneport.models.images import open_images
 from pruneport.models.options import ImageOptions, SourceOptions

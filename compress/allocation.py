@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,15 @@ from pruneport.compress.sensitivity import Curve
 from pruneport.compress.widths import Scores, possible_widths, width_step
 from pruneport.errors import PruningError, TargetError
 
-__all__ = ["Allocation", "allocate", "check_round_to", "target_of", "why_dense"]
+__all__ = [
+    "Allocation",
+    "allocate",
+    "check_round_to",
+    "lowest_share",
+    "missed_target",
+    "target_of",
+    "why_dense",
+]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Measure = Callable[[Array], float]
@@ -77,14 +85,14 @@ def why_dense(group: Group, options: PruneOptions, kept_by: str | None = None) -
     """Why the group is left dense whatever the target, or an empty string."""
     if group.scope == "output":
         return "the network's outputs always stay"
-    if group.scope == "representation":
+    if group.scope == "representation" and not options.prune_representation:
         return "the representation (the head's input) keeps its width"
     if kept_by is not None:
         return f"kept by --keep {kept_by}"
-    if group.scope == "channels" and options.scope == "filters":
-        return "a residual stream, outside --scope filters"
     if group.obstacle:
         return group.obstacle
+    if group.scope == "channels" and options.scope == "filters":
+        return "a residual stream, outside --scope filters"
     if len(possible_widths(group, options)) < 2:
         step = width_step(group, options)
         return f"its width {group.width} leaves no smaller multiple of {step} within --max-pruning-ratio"
@@ -98,12 +106,22 @@ def allocate(
     options: PruneOptions,
     dense_reasons: Sequence[str],
     curves: Sequence[Curve | None] = (),
+    wider: Callable[[], Mapping[str, float]] = dict,
 ) -> Allocation:
     """Find the widths whose cost is nearest to the target.
 
     With measured sensitivities these are the widths of least summed damage. Else one number, the strength, turns
     the ranking's wish for every group from dense to its lowest width. It is found by bisection; the last steps
     between the two neighbouring allocations are then taken group by group, the most overdue first.
+
+    Args:
+        groups: The coupled groups.
+        scores: Of each group's units; the highest are kept.
+        cost: What any choice of widths costs.
+        options: The target, and the widths allowed.
+        dense_reasons: Why a group is left dense whatever the target, or an empty string.
+        curves: Measured sensitivities, for the ranking that needs them.
+        wider: What other options would reach (see ``lowest_share``), asked where the target is out of reach.
 
     Raises:
         TargetError: The target is below what the widths allow; the message says what they do.
@@ -113,6 +131,9 @@ def allocate(
     free = [index for index, reason in enumerate(dense_reasons) if not reason]
     if not free:
         raise PruningError(_nothing_prunable(groups, dense_reasons))
+    lowest = lowest_share(groups, cost, options, dense_reasons)
+    if lowest > (1 - value if name == "ratio" else value) + _TOLERANCE:
+        raise TargetError(_out_of_reach(lowest, options, wider()))
     widths = {index: possible_widths(groups[index], options) for index in free}
     dense = np.array([group.width for group in groups], dtype=np.float64)
 
@@ -129,17 +150,16 @@ def allocate(
         asked = kept
     elif name == "ratio":
         counted = float(dense[free].sum())
-        _check_reachable(sum(float(possible[0]) for possible in widths.values()) / counted, 1 - value, options)
         asked, kept = wish(value), rounded(value)
-        note = _note(float(kept[free].sum()) / counted, 1 - value, options)
+        note = missed_target(float(kept[free].sum()) / counted, 1 - value, options)
     else:
         measure: Measure = cost.macs if name == "flops" else cost.params
         total = cost.dense.macs if name == "flops" else cost.dense.params
-        strength = _bisect(lambda s: measure(rounded(s)) / total, value, options)
+        strength = _bisect(lambda s: measure(rounded(s)) / total, value)
         asked = wish(strength)
         kept = _refine(rounded, strength, asked, measure, value * total, free)
         kept = _polish(kept, measure, value * total, _TOLERANCE * total, widths)
-        note = _note(measure(kept) / total, value, options)
+        note = missed_target(measure(kept) / total, value, options)
     return Allocation(
         kept=tuple(int(count) for count in kept),
         asked=tuple(float(width) for width in asked),
@@ -196,13 +216,12 @@ def _least_damage(
     lowest = dense.copy()
     for index, possible in widths.items():
         lowest[index] = possible[0]
-    _check_reachable(price.of(lowest) / total, target, options)
     most = _MOST_OPTIONS if len(widths) <= _FEW_GROUPS else _MOST_OPTIONS // 2
     offered = {index: _spread(possible, most) for index, possible in widths.items()}
     damage = {index: _curve(curves, index).damage(possible) for index, possible in offered.items()}
     kept = solve_knapsack(offered, damage, price, dense, max(target * total, price.of(lowest)))
     kept = _polish(kept, price.of, target * total, _TOLERANCE * total, widths)
-    return kept, _note(price.of(kept) / total, target, options)
+    return kept, missed_target(price.of(kept) / total, target, options)
 
 
 def _curve(curves: Sequence[Curve | None], index: int) -> Curve:
@@ -217,9 +236,8 @@ def _spread(possible: Array, most: int) -> Array:
     return found
 
 
-def _bisect(share: Callable[[float], float], target: float, options: PruneOptions) -> float:
+def _bisect(share: Callable[[float], float], target: float) -> float:
     """Return the smallest strength at which the rounded allocation costs at most the target."""
-    _check_reachable(share(1.0), target, options)
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
@@ -227,26 +245,40 @@ def _bisect(share: Callable[[float], float], target: float, options: PruneOption
     return high
 
 
-def _check_reachable(lowest: float, target: float, options: PruneOptions) -> None:
-    """Compare shares to keep: of dense, or of the prunable filters for a ratio.
+def lowest_share(
+    groups: Sequence[Group], cost: CostModel, options: PruneOptions, dense_reasons: Sequence[str]
+) -> float:
+    """What is left, of the dense cost or of the prunable filters, where every group has its lowest width."""
+    name, _ = target_of(options)
+    dense = np.array([group.width for group in groups], dtype=np.float64)
+    free = np.array([not reason for reason in dense_reasons])
+    lowest = dense.copy()
+    for index in np.flatnonzero(free).tolist():
+        lowest[index] = possible_widths(groups[index], options)[0]
+    if name == "ratio":
+        return float(lowest[free].sum() / dense[free].sum())
+    if name == "flops":
+        return cost.macs(lowest) / cost.dense.macs
+    return cost.params(lowest) / cost.dense.params
 
-    Raises:
-        TargetError: Even the lowest widths keep more than the target.
-    """
-    if lowest <= target + _TOLERANCE:
-        return
+
+def _out_of_reach(lowest: float, options: PruneOptions, wider: Mapping[str, float]) -> str:
+    """Say how far it goes, and what goes further; shares to keep, as in ``lowest_share``."""
     name, value = target_of(options)
-    finer = f" a smaller --round-to than {options.round_to}" if options.round_to > 1 else ""
-    harder = f" a larger --max-pruning-ratio than {options.max_pruning_ratio:g}"
+    helps = [f"{flag} (reaches {reached:.4f})" for flag, reached in wider.items() if reached < lowest - _TOLERANCE / 10]
+    if options.round_to > 1:
+        helps.append(f"a smaller --round-to than {options.round_to}")
+    helps.append(f"a larger --max-pruning-ratio than {options.max_pruning_ratio:g}")
+    if options.keep:
+        helps.append("fewer --keep")
     if name == "ratio":  # a share of what may go, which other groups do not change
-        raise TargetError(
+        return (
             f"--ratio {value:g} cannot be reached: with these options at most {1 - lowest:.4f} of the prunable filters "
-            f"can be removed. What helps:{finer}{' or' if finer else ''}{harder}."
+            f"can be removed. What helps: {', '.join(helps)}."
         )
-    wider = "" if options.scope == "channels" else " --scope channels reaches lower;"
-    raise TargetError(
-        f"--{name} {value:g} cannot be reached: with these options the lowest is {lowest:.4f} of dense.{wider}"
-        f"{finer}{',' if finer else ''}{harder} or fewer --keep help too."
+    return (
+        f"--{name} {value:g} cannot be reached: with these options the lowest is {lowest:.4f} of dense. What helps: "
+        f"{', '.join(helps)}."
     )
 
 
@@ -299,8 +331,8 @@ def _neighbours(widths: Array, current: float) -> Array:
     return widths[[index for index in (position - 1, position + 1) if 0 <= index < len(widths)]]
 
 
-def _note(achieved: float, target: float, options: PruneOptions) -> str | None:
-    """A sentence where the share that is kept is not the target's; both as in ``_check_reachable``."""
+def missed_target(achieved: float, target: float, options: PruneOptions) -> str | None:
+    """A sentence where the share that is kept is not the target's; both as in ``lowest_share``."""
     if abs(achieved - target) <= _TOLERANCE:
         return None
     name, value = target_of(options)
@@ -334,4 +366,6 @@ def _nothing_prunable(groups: Sequence[Group], reasons: Sequence[str]) -> str:
     shown = lines[:12] + ([f"  … and {len(lines) - 12} more"] if len(lines) > 12 else [])
     if any("outside --scope filters" in reason for reason in reasons):
         shown.append("--scope channels prunes residual streams too.")
+    if any("the representation" in reason for reason in reasons):
+        shown.append("--prune-representation prunes the head's input too.")
     return "nothing can be pruned with these options:\n" + "\n".join(shown or ["  the network has no groups"])

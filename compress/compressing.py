@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from torch import nn
 
+from pruneport.compress.assessment import assess
 from pruneport.compress.calibration import BATCH, Calibration, held_out_count, list_images, open_calibration
 from pruneport.compress.cost import run_once
 from pruneport.compress.criteria import wants_inputs
 from pruneport.compress.options import CalibrationOptions, CompressOptions
-from pruneport.compress.prune import Pruned, assess, prune
+from pruneport.compress.prune import Pruned, prune
 from pruneport.compress.recovery import choose_recovery, recover
 from pruneport.compress.synthesis import ENOUGH, synthesise
 from pruneport.errors import ModelError, PruningError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ def run_once(network: nn.Module, shape: tuple[int, int, int]) -> Any:
 def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
     """Multiply-accumulates of one image by module name; "" is the whole network.
 
-    fvcore leaves out fused attention; it is counted here as its two matrix products.
+    fvcore leaves out fused attention, counted here as its two matrix products, and products that something is added to.
 
     Raises:
         ModelError: The network refuses an input of this shape, or cannot be traced.
@@ -75,6 +76,7 @@ def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dic
             warnings.simplefilter("ignore")
             analysis = FlopCountAnalysis(TensorsOnly(network), torch.zeros(1, *shape))
             analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
+            analysis.set_op_handle("aten::baddbmm", _added_product_macs)
             counts = analysis.by_module().items()
             return {name.removeprefix("network").removeprefix("."): int(count) for name, count in counts}
     except Exception as error:
@@ -91,6 +93,12 @@ def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
     query, key, value = (list(item.type().sizes()) for item in inputs[:3])
     rows = int(np.prod(query[:-1], dtype=np.int64))
     return rows * int(key[-2]) * int(query[-1] + value[-1])
+
+
+def _added_product_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """Of the product of (B, I, K) and (B, K, J) that a third tensor is added to."""
+    left, right = (list(item.type().sizes()) for item in inputs[1:3])
+    return int(np.prod(left, dtype=np.int64)) * int(right[-1])
 
 
 def _params(network: nn.Module) -> int:
@@ -144,7 +152,9 @@ class CostModel:
                 axes.setdefault((member.module, member.axis), len(axes))
         products = coupling.products if coupling else ()
         lines: dict[Any, Sequence[int]] = dict(coupling.riding) if coupling else {}
-        lines |= {(number, side): line for number, (_, sides) in enumerate(products) for side, line in enumerate(sides)}
+        lines |= {
+            (number, side): line for number, (_, sides, _) in enumerate(products) for side, line in enumerate(sides)
+        }
         place = {key: len(axes) + number for number, key in enumerate(lines)}
         rows = len(axes) + len(lines) + 1  # the last stands for a size that never changes
         self._sizes = np.ones(rows)
@@ -161,10 +171,15 @@ class CostModel:
                 if unit in owner:
                     self._lost[place[key], owner[unit]] += 1 / groups[owner[unit]].width
         fixed = {row for row in range(rows) if not self._lost[row, [not group.obstacle for group in groups]].any()}
-        macs, params = _terms(network, axes, macs_by_module, place, fixed)
-        for number, (size, sides) in enumerate(products):
+        known = Counter[str]()
+        for size, _, layer in products:
+            known[layer] += size
+        left = {name: max(0, count - known[name]) for name, count in macs_by_module.items() if name}
+        macs, params = _terms(network, axes, left, place, fixed)
+        for number, (size, sides, _) in enumerate(products):
             macs.append(_Term(size, *[place[number, side] for side in range(len(sides))][:2]))
         self._macs, self._params = _pack(macs), _pack(params)
+        self._folded = _folded(network, axes)
 
     def macs(self, kept: Array) -> float:
         """Multiply-accumulates where group ``i`` keeps ``kept[i]`` units."""
@@ -172,7 +187,9 @@ class CostModel:
 
     def params(self, kept: Array) -> float:
         """Parameters where group ``i`` keeps ``kept[i]`` units."""
-        return self.dense.params - self._saved(kept, self._params)
+        left = self._left(kept)
+        folded = sum(size for size, rows in self._folded if (left[rows] < 1).any())
+        return self.dense.params - folded - self._saved(kept, self._params)
 
     def quadratic(self, target: str) -> Quadratic:
         """The same cost (``flops`` stands for multiply-accumulates, else ``params``) as a polynomial."""
@@ -193,9 +210,14 @@ class CostModel:
         return Cost(macs=round(self._saved(kept, self._macs)), params=round(self._saved(kept, self._params)))
 
     def _saved(self, kept: Array, terms: tuple[Array, Any, Any]) -> float:
-        fraction = 1 - self._lost @ (self._widths - kept) / self._sizes
+        fraction = self._left(kept)
         sizes, first, second = terms
         return float(np.sum(sizes * (1 - fraction[first] * fraction[second])))
+
+    def _left(self, kept: Array) -> Array:
+        """The share that is left of every size."""
+        left: Array = 1 - self._lost @ (self._widths - kept) / self._sizes
+        return left
 
 
 def _two(rows: Sequence[int], fixed: Collection[int]) -> list[int]:
@@ -221,6 +243,7 @@ def _terms(
     macs: list[_Term] = []
     params: list[_Term] = []
     modules, parameters = dict(network.named_modules()), dict(network.named_parameters())
+    counted: set[int] = set()
     for name in dict.fromkeys(name for name, _ in axes):
         layer = modules.get(name)
         if layer is None:
@@ -233,7 +256,40 @@ def _terms(
         second = (
             -1 if isinstance(layer, nn.modules.conv._ConvNd) and removed_whole(layer) else axes.get((name, "in"), -1)
         )
-        macs.append(_Term(macs_by_module.get(name, 0), *_two([first, second, riding.get(name, -1)], fixed)))
-        for key, parameter in layer.named_parameters(recurse=False):
-            params.append(_Term(parameter.numel(), first, second if key == "weight" else -1))
+        mixes = isinstance(layer, nn.MultiheadAttention)  # what is left of it grows with the heads alone
+        rows = [first] if mixes else [first, second, riding.get(name, -1)]
+        macs.append(_Term(macs_by_module.get(name, 0), *_two(rows, fixed)))
+        gains = {id(parameter) for parameter in _gains(layer)}
+        for parameter in [*layer.parameters(recurse=False), *_original(layer)]:
+            if id(parameter) not in counted | gains:
+                matrix = parameter.numel() > max(parameter.shape)
+                params.append(_Term(parameter.numel(), first, second if matrix else -1))
+            counted.add(id(parameter))
     return macs, params
+
+
+def _original(layer: nn.Module) -> list[nn.Parameter]:
+    """The parameters that a parametrised weight is computed from."""
+    parametrised = getattr(layer, "parametrizations", None)
+    return [] if parametrised is None else list(parametrised.parameters())
+
+
+def _gains(layer: nn.Module) -> list[nn.Parameter]:
+    """The gains of a weight norm, one an output."""
+    if not _original(layer) and not hasattr(layer, "weight_g"):
+        return []
+    own = [*layer.parameters(recurse=False), *_original(layer)]
+    return [parameter for parameter in own if parameter.ndim > 1 and parameter.numel() == max(parameter.shape)]
+
+
+def _folded(network: nn.Module, axes: Mapping[tuple[str, Axis], int]) -> list[tuple[int, list[int]]]:
+    """Parameters that go with the first channel that a layer loses, since its weight norm is folded then, and the
+    layer's axes.
+    """
+    modules = dict(network.named_modules())
+    sizes = {
+        name: sum(parameter.numel() for parameter in _gains(modules[name]))
+        for name in dict.fromkeys(name for name, _ in axes)
+        if name in modules
+    }
+    return [(size, [row for (owner, _), row in axes.items() if owner == name]) for name, size in sizes.items() if size]

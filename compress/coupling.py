@@ -44,8 +44,8 @@ class Coupling:
         compared: Pairs of such expressions that a forward found equal.
         counted: Attributes of layers, with the units that they count: (module, attribute, units).
         heads: Units that are whole heads of an attention.
-        products: Multiply-accumulates of matrix products that are no layer's, with the units along each of the sizes
-            that they are proportional to.
+        products: Multiply-accumulates that are not simply a layer's, with the units along each of the sizes that they
+            are proportional to, and the layer among whose own they are counted.
         riding: Layers that are applied along other channels than those they read, and the units of these.
         scaled: Units of keys whose attention is scaled by the root of its own width, with the positions of the
             key's channels.
@@ -66,7 +66,7 @@ class Coupling:
     compared: tuple[tuple[Expression, Expression], ...]
     counted: tuple[tuple[str, str, tuple[int, ...]], ...]
     heads: frozenset[int]
-    products: tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
+    products: tuple[tuple[int, tuple[tuple[int, ...], ...], str], ...]
     riding: Mapping[str, tuple[int, ...]]
     scaled: tuple[dict[int, tuple[tuple[Key, int], ...]], ...]
     elements: Elements
@@ -114,6 +114,14 @@ def find_coupling(network: nn.Module, example: Tensor, whole_heads: bool = False
         ) from error
     left = [entry.compact() for leaf in leaves for entry in flow.maps(leaf)]
     left += [part for leaf in leaves for part in flow.elements_lost(leaf, contracted=False)]
+    unknown = not any(flow.lost(leaf) or any(not entry.bare for entry in flow.maps(leaf)) for leaf in leaves)
+    if unknown and flow.elements.offsets:
+        raise PruningError(
+            "no output of the network can be traced back to its layers, so that nothing tells which channels leave it: "
+            "its forward returns something else, or goes through NumPy. Give a network whose outputs are computed in "
+            "torch from its input."
+        )
+    _join_ties(flow)
     _settle_parameters(flow)
     elements = flow.elements
     units, sizes = _units(elements, network)
@@ -159,7 +167,7 @@ def find_coupling(network: nn.Module, example: Tensor, whole_heads: bool = False
         counted=tuple((module, name, _units_along(elements, line)) for module, name, line in flow.counted),
         heads=_roots(elements, flow.heads),
         products=tuple(
-            (product.macs, tuple(tuple(elements.roots(line).tolist()) for line in product.lines))
+            (product.macs, tuple(tuple(elements.roots(line).tolist()) for line in product.lines), product.layer)
             for product in flow.products
             if product.lines
         ),
@@ -199,6 +207,19 @@ def _places(elements: Elements, labels: Tensor) -> dict[int, tuple[tuple[Key, in
             key = elements.key_of(element)
             found[int(elements.roots(torch.tensor(element)))].add((key, element - elements.offsets[key]))
     return {unit: tuple(sorted(places)) for unit, places in found.items()}
+
+
+def _join_ties(flow: Flow) -> None:
+    """Layers that share a weight keep the same positions, so that it stays one."""
+    first: dict[int, str] = {}
+    elements = flow.elements
+    for name, module in flow.network.named_modules(remove_duplicate=False):
+        weight = module._parameters.get("weight") if isinstance(module, LAYERS) else None
+        owner = name if weight is None else first.setdefault(id(weight), name)
+        for axis in ("in", "out", "channels") if owner != name else ():
+            keys = [(owner, axis), (name, axis)]
+            if all(key in elements.offsets for key in keys) and len({elements.sizes[key] for key in keys}) == 1:
+                elements.join(*(elements.register(key, elements.sizes[key]) for key in keys))
 
 
 def _settle_parameters(flow: Flow) -> None:

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pruneport.compress.elements import Elements
+from pruneport.compress.elementwise_counts import elementwise_macs
 from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.size_trace import SizeTracer
 from pruneport.compress.traced_sizes import attributes_traced
@@ -91,10 +92,17 @@ class Lost:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """A matrix product of two tensors: its multiply-accumulates, and the elements along the sizes they grow with."""
+    """Multiply-accumulates that are not simply a layer's, and the elements along the sizes that they grow with.
+
+    Attributes:
+        macs: How many.
+        lines: Elements (size,) along one or two dimensions.
+        layer: The layer among whose own they are counted, or "".
+    """
 
     macs: int
     lines: tuple[Tensor, ...]
+    layer: str = ""
 
 
 class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -157,9 +165,10 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights: Any = WeakTensorKeyDictionary()
         self._lost: Any = WeakTensorKeyDictionary()
         self._parts: dict[bytes, Tensor] = {}
-        self._layers = layers
+        self.layers = layers
         self._owners: dict[int, str] = {}
         self._bare: dict[int, str] = {}
+        self._learned = {name for name, _ in network.named_parameters(remove_duplicate=False)}
         for name, module in network.named_modules():
             for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
                 if isinstance(module, layers):
@@ -169,7 +178,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def run(self, example: Tensor) -> Any:
         """The forward pass; returns what the network returns."""
-        traced = attributes_traced(self.network, self._layers, self.sizes)
+        traced = attributes_traced(self.network, self.layers, self.sizes)
         with self._watching(), traced, torch.no_grad(), self, self.sizes:
             return self.network(example)
 
@@ -212,6 +221,16 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Note that no unit with one of these elements can be removed."""
         self.broken.append((torch.unique(labels[labels != 0]), reason))
 
+    def add_product(self, product: Product) -> None:
+        """Note multiply-accumulates; of recurrent layers fvcore counts none."""
+        if not isinstance(self.modules[self.place], nn.RNNBase):
+            self.products.append(product)
+
+    def is_parameter(self, entry: Map) -> bool:
+        """Whether the map is of a parameter that is no layer's, and not of a buffer."""
+        elements = entry.labels[entry.labels != 0]
+        return entry.bare and len(elements) > 0 and self.elements.key_of(int(elements[0]))[0] in self._learned
+
     def is_heads(self, line: Tensor) -> bool:
         """Whether the units along a line are whole heads, one at each place."""
         units, heads = (torch.unique(self.elements.roots(part)) for part in (line, torch.cat([line[:0], *self.heads])))
@@ -221,6 +240,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def place(self) -> str:
         """Name of the module that is running."""
         return self._stack[-1]
+
+    @property
+    def here(self) -> str:
+        """The module that is running, in words."""
+        return self.place or "the network"
 
     def layer_of(self, weight: Tensor | None, kinds: tuple[type[nn.Module], ...]) -> str | None:
         """The layer whose operation this is: the one that runs, or the one that the weight belongs to."""
@@ -256,7 +280,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         Args:
             outputs: What was computed.
             labels: The elements, of any shape.
-            contracted: Whether they were summed over in a product, as the inputs of a layer are.
+            contracted: Whether they were summed over in a product with a learned matrix, as the inputs of a layer are.
         """
         part = torch.unique(labels[labels != 0])
         if len(part):
@@ -384,14 +408,23 @@ class _Calls(SizeTracer):
         named = kwargs or {}
         if function is nn.functional.scaled_dot_product_attention and named.get("scale") is None:
             self._note_scaled(args[1] if len(args) > 1 else named["key"])
-        return super().__torch_function__(function, types, args, kwargs)
+        output = super().__torch_function__(function, types, args, kwargs)
+        if macs := elementwise_macs(function, args, named, output):
+            self._note_counted(macs, output)
+        return output
 
     def _note_scaled(self, key: Tensor) -> None:
         flow, found = self._flow, self._flow.map_along(key, -1)
         if found is not None and found.bare:
-            flow.break_off(found.compact(), f"the keys of {flow.place} are a bare parameter")
+            flow.break_off(found.compact(), f"the keys of {flow.here} are a bare parameter")
         elif found is not None:
             flow.scaled.append(found.rows(key.ndim - 1))
+
+    def _note_counted(self, macs: int, output: Tensor) -> None:
+        flow = self._flow
+        if not isinstance(flow.modules[flow.place], flow.layers):
+            lines = [line for dim in range(output.ndim) if (line := self._line(output, dim)) is not None]
+            flow.add_product(Product(macs, tuple(lines[:2])))
 
     def _line(self, tensor: Tensor, dim: int) -> Tensor | None:
         found = self._flow.map_along(tensor, dim) if tensor.ndim and tensor.numel() else None

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pruneport.compress.coupling import Coupling, find_coupling
-from pruneport.compress.layers import block_count, parts_by_name, unsupported
+from pruneport.compress.layers import block_count, parts_by_name
 from pruneport.compress.record import Member, Scope
 from pruneport.errors import PruningError
 
@@ -113,9 +113,6 @@ def _group(
         for name, axis in coupling.units[units[0]]
     )
     obstacle = next((coupling.broken[unit] for unit in units if unit in coupling.broken), "")
-    obstacle = obstacle or next(
-        (reason for m in members if (reason := unsupported(layers[m.module], m.module, m.axis))), ""
-    )
     blocks, block_obstacle = _blocks(members, layers, len(units))
     producers = [m.module for m in members if m.axis == "out"] or [members[0].module]
     return Group(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNormLoadStateDictPreHook
 
 from pruneport.compress.attention import narrow_attention
 from pruneport.errors import PruningError
@@ -23,7 +26,7 @@ __all__ = [
     "parts_by_name",
     "removed_whole",
     "silence",
-    "unsupported",
+    "ties_kept",
     "weight_by_channel",
 ]
 
@@ -66,6 +69,37 @@ def narrow(network: nn.Module, name: str, keep: Keep) -> None:
     _handler(layer).narrow(layer, keep)
 
 
+@contextmanager
+def ties_kept(network: nn.Module, keep: Mapping[str, Keep]) -> Iterator[None]:
+    """One parameter under several names is one again after its layers shrink, where they keep the same positions.
+
+    Args:
+        network: Its layers are shrunk in the block.
+        keep: What each layer or parameter keeps.
+    """
+    names: dict[int, list[str]] = defaultdict(list)
+    before = dict(network.named_parameters(remove_duplicate=False))
+    for name, parameter in before.items():
+        names[id(parameter)].append(name)
+    yield
+    for tied in names.values():
+        changed = [name for name in tied if _parameter(network, name) is not before[name]] if len(tied) > 1 else []
+        for name in tied if changed else ():
+            if _kept_of(name, keep) in (_kept_of(changed[0], keep), None):
+                owner, _, attribute = name.rpartition(".")
+                setattr(network.get_submodule(owner), attribute, _parameter(network, changed[0]))
+
+
+def _parameter(network: nn.Module, name: str) -> Any:
+    owner, _, attribute = name.rpartition(".")
+    return getattr(network.get_submodule(owner), attribute, None)
+
+
+def _kept_of(name: str, keep: Mapping[str, Keep]) -> Keep | None:
+    """What the parameter's layer keeps, or the parameter where no layer owns it; None where neither shrinks."""
+    return keep.get(name.rpartition(".")[0], keep.get(name))
+
+
 def silence(network: nn.Module, name: str, keep: Keep) -> None:
     """Zero all that ``narrow`` would remove of weights and biases, in place; running statistics stay."""
     try:
@@ -80,14 +114,10 @@ def silence(network: nn.Module, name: str, keep: Keep) -> None:
     _fold(layer)
     for axis, kept in keep.items():
         lost = _lost(axis_size(layer, axis), kept)
-        if isinstance(layer, _Conv) and not isinstance(layer, _Transposed) and axis == "in":
-            runs = layer.weight.view(layer.groups, -1, *layer.weight.shape[1:]).transpose(
-                1, 2
-            )  # groups, inputs, outputs, …
-            runs[lost.reshape(layer.groups, -1)] = 0
-            continue
-        by_channel = _handler(layer).by_channel(layer, axis)  # of all but that, a view
-        if by_channel is not None:
+        if isinstance(layer, _Conv):
+            runs = _conv_runs(layer, axis)
+            runs[lost.reshape(runs.shape[:2])] = 0
+        elif (by_channel := _handler(layer).by_channel(layer, axis)) is not None:  # a view
             by_channel[lost] = 0
         bias = getattr(layer, "in_proj_bias" if isinstance(layer, nn.MultiheadAttention) else "bias", None)
         if axis != "in" and bias is not None:
@@ -106,6 +136,15 @@ def _fold(layer: nn.Module) -> None:
         remove_weight_norm(layer)
     if hasattr(layer, "weight_orig"):
         remove_spectral_norm(layer)
+        hooks = layer._load_state_dict_pre_hooks  # torch leaves its own there, wrapped
+        for key in [
+            key for key, hook in hooks.items() if isinstance(_unwrapped(hook), SpectralNormLoadStateDictPreHook)
+        ]:
+            del hooks[key]
+
+
+def _unwrapped(hook: Any) -> Any:
+    return getattr(hook, "hook", hook)
 
 
 def _lost(size: int, kept: Sequence[int]) -> Tensor:
@@ -125,19 +164,6 @@ def weight_by_channel(network: nn.Module, name: str, axis: str) -> Tensor | None
     return None if weight is None else weight.detach().flatten(1)
 
 
-def unsupported(layer: nn.Module | Tensor, name: str, axis: str) -> str:
-    """Why this axis cannot shrink, or an empty string."""
-    if isinstance(layer, Tensor):
-        return ""
-    kind = type(layer).__name__
-    handler = next((entry for kinds, entry in _HANDLERS if isinstance(layer, kinds)), None)
-    if handler is None or axis not in handler.axes:
-        return f"{name} is a {kind}, which cannot be resized"
-    if isinstance(layer, _Transposed) and axis != "channels" and layer.groups > 1:
-        return f"{name} is a grouped transposed convolution"
-    return ""
-
-
 def parts_by_name(network: nn.Module) -> dict[str, nn.Module | Tensor]:
     """All that a member of a group can name: modules, parameters and buffers."""
     return {**dict(network.named_parameters()), **dict(network.named_buffers()), **dict(network.named_modules())}
@@ -149,7 +175,8 @@ def axis_size(layer: nn.Module | Tensor, axis: str) -> int:
         sizes = dict(zip(_DIMENSIONS, layer.shape, strict=False))
         return sizes.get(axis, 0)
     if isinstance(layer, nn.MultiheadAttention):
-        return 0 if layer.in_proj_weight is None else len(_attention_by_channel(layer, axis))
+        parts = 1 if "in_proj_weight" in layer._parameters and layer._parameters["in_proj_weight"] is not None else 3
+        return len(_attention_by_channel(layer, axis)) * (parts if axis == "channels" else 1)
     if isinstance(layer, _Conv) and axis == "channels":
         return layer.out_channels if 1 < layer.groups == layer.in_channels else 0
     found = next((size for name in _SIZES.get(axis, ()) if (size := getattr(layer, name, 0))), 0)
@@ -196,9 +223,12 @@ def _select(layer: nn.Module, name: str, dim: int, keep: Sequence[int]) -> None:
 def _narrow_conv(layer: nn.Module, keep: Keep) -> None:
     assert isinstance(layer, _Conv)
     if "channels" in keep:
-        _select(layer, "weight", 0, keep["channels"])
-        _select(layer, "bias", 0, keep["channels"])
         multiplier = layer.out_channels // layer.groups
+        rows = keep["channels"]
+        if isinstance(layer, _Transposed):  # one row an input, and its outputs in it
+            rows = [position // multiplier for position in rows[::multiplier]]
+        _select(layer, "weight", 0, rows)
+        _select(layer, "bias", 0, keep["channels"])
         layer.out_channels = len(keep["channels"])
         layer.groups = layer.in_channels = layer.out_channels // multiplier
         return
@@ -208,36 +238,43 @@ def _narrow_conv(layer: nn.Module, keep: Keep) -> None:
             if name not in ("weight", "bias") and parameter.shape[0] == layer.out_channels:  # a gain, say
                 _select(layer, name, 0, keep["out"])
     if "in" in keep:
-        if layer.groups == 1 or transposed:
-            _select(layer, "weight", 0 if transposed else 1, keep["in"])
+        if transposed:
+            _select(layer, "weight", 0, keep["in"])
         elif removed_whole(layer):
             layer.groups = len(keep["in"]) * layer.groups // layer.in_channels
         else:
-            layer.weight = nn.Parameter(_grouped_inputs(layer, keep["in"]), requires_grad=layer.weight.requires_grad)
+            layer.weight = _second_in_groups(layer, keep["in"], layer.in_channels)
         layer.in_channels = len(keep["in"])
     if "out" in keep:
-        _select(layer, "weight", 1 if transposed else 0, keep["out"])
+        if transposed:
+            layer.weight = _second_in_groups(layer, keep["out"], layer.out_channels)
+        else:
+            _select(layer, "weight", 0, keep["out"])
         _select(layer, "bias", 0, keep["out"])
         layer.out_channels = len(keep["out"])
 
 
-def _grouped_inputs(layer: nn.modules.conv._ConvNd, keep: Sequence[int]) -> Tensor:
-    """Weight (out, in / groups, …) whose rows keep the inputs of their own channel group."""
-    width = layer.in_channels // layer.groups
+def _second_in_groups(layer: nn.modules.conv._ConvNd, keep: Sequence[int], size: int) -> nn.Parameter:
+    """The weight with the kept ones of ``size`` positions on its second dimension, which is numbered in each group."""
+    width = size // layer.groups
     kept = torch.as_tensor(keep, dtype=torch.long, device=layer.weight.device).reshape(layer.groups, -1) % width
     rows = layer.weight.detach().chunk(layer.groups)
-    return torch.cat([run.index_select(1, columns) for run, columns in zip(rows, kept, strict=True)])
+    chosen = torch.cat([run.index_select(1, columns) for run, columns in zip(rows, kept, strict=True)])
+    return nn.Parameter(chosen, requires_grad=layer.weight.requires_grad)
+
+
+def _conv_runs(layer: nn.modules.conv._ConvNd, axis: str) -> Tensor:
+    """A view of the weight: (channel groups, positions on the axis in one group, everything else)."""
+    weight = layer.weight.view(layer.groups, -1, *layer.weight.shape[1:])
+    first = "in" if isinstance(layer, _Transposed) else "out"
+    if axis == "channels":  # one input a group
+        return weight if first == "out" else weight.transpose(1, 2)
+    return weight if axis == first else weight.transpose(1, 2)
 
 
 def _conv_by_channel(layer: nn.Module, axis: str) -> Tensor:
     assert isinstance(layer, _Conv)
-    weight = layer.weight
-    if isinstance(layer, _Transposed):
-        return weight if axis == "in" else weight.transpose(0, 1)
-    if axis != "in":
-        return weight
-    rows = weight.chunk(layer.groups)
-    return torch.cat([run.transpose(0, 1) for run in rows])
+    return _conv_runs(layer, axis).flatten(0, 1)
 
 
 def _narrow_linear(layer: nn.Module, keep: Keep) -> None:
@@ -297,7 +334,7 @@ _DIMENSIONS = ("dim0", "dim1", "dim2", "dim3", "dim4", "dim5")
 
 def _attention_by_channel(layer: nn.Module, axis: str) -> Tensor:
     assert isinstance(layer, nn.MultiheadAttention)
-    weight: Tensor = layer.in_proj_weight
+    weight: Tensor = layer.q_proj_weight if layer.in_proj_weight is None else layer.in_proj_weight
     return weight if axis == "channels" else weight.T
 
 

@@ -80,12 +80,12 @@ def _meet(flow: Flow, entry: Map, dim: int, others: Sequence[tuple[Map, tuple[in
         elif not other.bare and dims == (dim,):
             flow.elements.join(line, other.line(dim))
             alone = torch.cat([line[other.line(dim) == 0], other.line(dim)[line == 0]])
-            flow.break_off(alone, MEETS_FIXED.format(flow.place))
+            flow.break_off(alone, MEETS_FIXED.format(flow.here))
         else:
             continue
         partners += 1
     if not partners:
-        flow.break_off(line, MEETS_FIXED.format(flow.place))
+        flow.break_off(line, MEETS_FIXED.format(flow.here))
 
 
 def concatenate(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -133,7 +133,8 @@ def _only_bare(flow: Flow, parts: Sequence[Tensor], joined: Callable[[list[Tenso
 
 def share(flow: Flow, parts: Sequence[Tensor], dim: int, output: Tensor, out_dim: int) -> None:
     """Parts side by side have the same sizes on the other dimensions: what is there goes together."""
-    found = [flow.map_along(part, dim) for part in parts]
+    own = [part for part in parts if part.shape[dim] > 1 and part.stride(dim)]  # the others were expanded
+    found = [flow.map_along(part, dim) for part in own]
     first = next((entry for entry in found if entry is not None and not entry.bare), None)
     if first is None:
         return
@@ -141,7 +142,7 @@ def share(flow: Flow, parts: Sequence[Tensor], dim: int, output: Tensor, out_dim
     if None in found:
         for entry in found:
             if entry is not None and not entry.bare:
-                flow.break_off(entry.line(dim), MEETS_FIXED.format(flow.place))
+                flow.break_off(entry.line(dim), MEETS_FIXED.format(flow.here))
         return
     flow.give_line(output, out_dim, line)
     for entry in found:
@@ -159,5 +160,5 @@ def write(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> Non
     elif isinstance(source, Tensor):
         for entry in flow.maps(source):
             if not entry.bare:
-                flow.break_off(entry.compact(), f"{flow.place or 'the network'} writes its channels into a slice")
+                flow.break_off(entry.compact(), f"{flow.here} writes its channels into a slice")
                 flow.lose([target._base], entry.compact())

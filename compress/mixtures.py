@@ -21,7 +21,7 @@ def pool(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None
             for channel in entry.labels.flatten(0, first - 1).reshape(-1, *entry.labels.shape[first:]):
                 flow.elements.join(channel.flatten()[:1], channel.flatten())
         elif dims and dims[0] >= first:
-            flow.break_off(entry.compact(), f"{flow.place} mixes its channels by {function}")
+            flow.break_off(entry.compact(), f"{flow.here} mixes its channels by {function}")
             continue
         inner = entry.labels
         for dim in range(first, source.ndim):
@@ -40,10 +40,9 @@ def reduce(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> No
     for entry in flow.maps(source):
         varies = flow.varies(entry)
         if not entry.bare and set(varies) & set(dims):
-            summed = operator_name(function).startswith(("sum", "norm", "linalg_vector_norm"))
-            if not summed:
+            if not operator_name(function).startswith(("sum", "norm", "linalg_vector_norm")):
                 flow.averaged.append(entry.compact())
-            flow.lose(tensors_in(output), entry.compact(), contracted=summed)
+            flow.lose(tensors_in(output), entry.compact())
             continue
         maps.append(entry)
     _note_standardised(flow, source, dims)
@@ -78,7 +77,7 @@ def order(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> Non
         if entry.bare:
             continue
         if dim in dims or len(dims) > 1:
-            flow.break_off(entry.compact(), f"{flow.place or 'the network'} sorts its channels by {function}")
+            flow.break_off(entry.compact(), f"{flow.here} sorts its channels by {function}")
             flow.lose(tensors_in(output), entry.compact())
         elif dims:
             for out in tensors_in(output):
@@ -117,7 +116,9 @@ def fold(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None
     for entry in flow.maps(source):
         labels = entry.labels.reshape(source.shape[0], output.shape[1], -1, source.shape[-1])
         whole = Map(labels)
-        if flow.varies(whole) not in ((), (1,)):
-            flow.break_off(entry.compact(), f"{flow.place} mixes its channels by {function}")
-        else:
+        if entry.bare or not set(flow.varies(whole)) <= {1, 2}:
+            flow.break_off(entry.compact(), f"{flow.here} mixes its channels by {function}")
+        else:  # the places of a window are of one channel
+            rows = whole.rows(1)
+            flow.elements.join(rows[:, :1], rows)
             flow.give_line(output, 1, whole.line(1))

@@ -131,7 +131,7 @@ def _rearrange(flow: Flow, source: Tensor, output: Tensor, rule: Callable[[Tenso
         elif dims[0] < dim and len(dims) == 1:
             flow.give_line(output, dims[0], entry.line(dims[0]))
         else:
-            flow.break_off(entry.compact(), f"{flow.place} mixes its channels as if they were places")
+            flow.break_off(entry.compact(), f"{flow.here} mixes its channels as if they were places")
 
 
 def share_memory(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:

@@ -37,7 +37,8 @@ def operate(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> N
     handler = _TABLE.get(name) or _TABLE.get(name.removesuffix("_"))
     if handler is None:
         handler = combine if torch.Tag.pointwise in function.tags else _unknown
-    if handler is _create:
+    if handler in (_create, _create_like):
+        handler(flow, function, args, kwargs, output)
         return
     changed = [inputs[0]._base] if name.endswith("_") and inputs and inputs[0]._base is not None else []
     flow.carry(inputs, [*outputs, *changed])
@@ -45,9 +46,11 @@ def operate(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> N
         return  # nothing is in it that could be removed
     known = [entry.compact() for tensor in inputs for entry in flow.maps(tensor) if not entry.bare]
     handler(flow, function, args, kwargs, output)
-    if handler not in _ENDS and not any(not entry.bare for out in outputs for entry in flow.maps(out)):
-        for labels in known:
-            flow.lose(outputs, labels)
+    if handler not in _ENDS:
+        left = [entry.compact().flatten() for out in outputs for entry in flow.maps(out) if not entry.bare]
+        shown = flow.elements.roots(torch.cat(left)) if left and handler in _JOINS else torch.tensor([])
+        for labels in known if handler in _JOINS or not left else ():
+            flow.lose(outputs, labels[~torch.isin(flow.elements.roots(labels), shown)])
     flow.carry(outputs, changed)
 
 
@@ -55,11 +58,17 @@ def _unknown(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
     for tensor in tensors_in((args, kwargs)):
         for entry in flow.maps(tensor):
             if not entry.bare:
-                flow.break_off(entry.compact(), f"{flow.place or 'the network'} calls {function}, which is not known")
+                flow.break_off(entry.compact(), f"{flow.here} calls {function}, which is not known")
 
 
 def _create(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
     """The outputs do not depend on any values."""
+
+
+def _create_like(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """The outputs have the shape of a tensor, and so its channels, but do not depend on its values."""
+    if output.shape == args[0].shape:
+        flow.give(output, [entry for entry in flow.maps(args[0]) if not entry.bare])
 
 
 def _read(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -104,10 +113,10 @@ def _table() -> dict[str, Operation]:
         (windows, "im2col"),
         (pick, "index index_select gather masked_select take"),
         (share_memory, "set"),
-        (_create, "arange empty zeros ones full rand randn zero fill new_zeros new_ones new_full new_empty zeros_like "
-                  "ones_like empty_like full_like scalar_tensor linspace eye rand_like randn_like random uniform "
-                  "normal "
-                  "is_same_size empty_strided sym_size bernoulli meshgrid _assert_async"),
+        (_create, "arange empty zeros ones full rand randn zero fill new_zeros new_ones new_full new_empty "
+                  "scalar_tensor linspace eye random uniform normal is_same_size empty_strided sym_size bernoulli "
+                  "meshgrid _assert_async"),
+        (_create_like, "zeros_like ones_like empty_like full_like rand_like randn_like"),
         (_read, "_local_scalar_dense nonzero item unique _unique2 unique_consecutive bucketize searchsorted "
                 "bincount"),
     ):  # fmt: skip
@@ -116,6 +125,8 @@ def _table() -> dict[str, Operation]:
 
 
 _TABLE = _table()
+_JOINS = frozenset({concatenate, stack, write})
+"""Handlers of operations in which some channels may be shown by the outputs' maps, and others not."""
 _ENDS = frozenset({convolve, multiply, attend, reduce, pick})
 """Handlers that say themselves which channels end in the operation."""
 

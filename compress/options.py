@@ -70,6 +70,8 @@ class PruneOptions:
     activation on they need inputs; the last four need images."""
     scope: ScopeName = "filters"
     """filters: only groups inside a block; channels: the residual streams too."""
+    prune_representation: bool = False
+    """Prune the head's input too, which the papers leave whole."""
     attention: AttentionName = "width"
     """width: all heads of an attention lose the same channels; heads: whole heads go."""
     ranking: RankingName = "auto"

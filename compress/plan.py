@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from pruneport.compress.adapters import adapt, replace_sizes
-from pruneport.compress.layers import axis_size, narrow, parts_by_name
+from pruneport.compress.layers import axis_size, narrow, parts_by_name, ties_kept
 from pruneport.compress.record import Axis, Calibrated, Cost, Member, Recovered, Scope, Trained
 from pruneport.errors import BundleError
 from pruneport.models.record import Source
@@ -50,6 +50,7 @@ class Request:
     max_pruning_ratio: float
     keep: tuple[str, ...] = ()
     attention: str = "width"
+    prune_representation: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,13 +187,14 @@ def apply_plan(
                 f"({member.axis}), the network has {found}. Load it with the factory it was made with."
             )
     shrunk = positions_kept(kept)
-    for name, keep in shrunk.items():
-        try:
-            narrow(network, name, keep)
-        except (AttributeError, IndexError, RuntimeError) as error:
-            raise BundleError(
-                f"the plan does not fit the network at {name}: {error}. Load it with the factory it was made with."
-            ) from error
+    with ties_kept(network, shrunk):
+        for name, keep in shrunk.items():
+            try:
+                narrow(network, name, keep)
+            except (AttributeError, IndexError, RuntimeError) as error:
+                raise BundleError(
+                    f"the plan does not fit the network at {name}: {error}. Load it with the factory it was made with."
+                ) from error
     modules = dict(network.named_modules())
     if sizes is None:
         adapt(network, shrunk)

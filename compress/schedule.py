@@ -12,11 +12,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.assessment import assess
 from pruneport.compress.calibration import BATCH, Calibration, held
 from pruneport.compress.criteria import settle, wants_inputs
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan, apply_plan, compose
-from pruneport.compress.prune import assess, prune
+from pruneport.compress.prune import prune
 from pruneport.compress.record import Calibrated
 from pruneport.compress.train_state import TrainState
 from pruneport.models.images import ImageSet

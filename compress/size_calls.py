@@ -253,7 +253,7 @@ def _asked_dims(args: Any, kwargs: Any) -> Sequence[int | None]:
 
 
 def _replace_sizes(value: Any, slots: Slots) -> Any:
-    if isinstance(value, int):
+    if not isinstance(value, tuple):  # a tensor where torch.jit traces
         return slots.get(0, value)
     sizes = [slots.get(slot, size) for slot, size in enumerate(value)]
     return torch.Size(sizes) if all(isinstance(size, int) for size in sizes) else tuple(sizes)

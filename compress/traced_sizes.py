@@ -193,7 +193,7 @@ def evaluate(expression: Expression, value_of: Callable[[Leaf], int]) -> int | N
 def attributes_traced(
     network: nn.Module, skipped: tuple[type[nn.Module], ...], listener: SizeListener
 ) -> Iterator[None]:
-    """Let every integer attribute, and every list or tuple of integers, of the network's own modules be traced.
+    """Let every integer attribute, and every list or tuple of integers, of a network's modules be traced.
 
     Args:
         network: Its attributes are as they were afterwards; those that its forward sets are plain integers again.
@@ -203,7 +203,7 @@ def attributes_traced(
     modules = dict(network.named_modules())
     before: list[tuple[dict[str, Any], str, Any, Any]] = []
     for name, module in modules.items():
-        if isinstance(module, skipped) or type(module).__module__.startswith("torch.nn."):
+        if isinstance(module, skipped):
             continue
         for attribute, value in vars(module).items():
             traced = _traced(value, name, attribute, listener)

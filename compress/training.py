@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pruneport.compress.cost import count_cost
 from pruneport.compress.optimizers import learning_rate_at, make_optimizer
 from pruneport.compress.options import PruneOptions, TrainOptions
+from pruneport.compress.plan import Plan
 from pruneport.compress.rebuild import rebuild_network
 from pruneport.compress.schedule import average_loss, cut, is_due
 from pruneport.compress.teacher import Teacher, representation
@@ -97,6 +98,16 @@ def check_training(options: TrainOptions) -> None:
         )
 
 
+def _check_representation(plan: Plan, pruning: PruneOptions | None) -> None:
+    """Raise where the network's representation is, or will be, narrower than its teacher's."""
+    narrower = any(group.scope == "representation" and group.kept is not None for group in plan.groups)
+    if narrower or (pruning is not None and pruning.prune_representation):
+        raise TrainingError(
+            "--distill compares representations, and this network's is pruned; leave out --distill, or prune without "
+            "--prune-representation."
+        )
+
+
 def training_flops(macs: int, teacher_macs: int = 0) -> float:
     """FLOPs of one image: 2 a multiply-accumulate, forward once and backward twice that; a teacher forward only."""
     return 2.0 * (3 * macs + teacher_macs)
@@ -149,6 +160,7 @@ class _Training:
         self._test = Pictures(job.task.test)
         self._teacher: Teacher | None = None
         if self._options.distill:
+            _check_representation(self._state.plan, job.pruning)
             self._teacher = Teacher(self._state.plan.source, self._heads[0], self._factory, fabric.device)
         self._said = -math.inf
         self._set_up(rebuild_network(self._state.plan, self._state.weights, self._factory), self._state.momenta)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -50,6 +50,7 @@ def convolve(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
     source, weight = args[0], args[1]
     flow.give(output, [])
     name = flow.layer_of(weight, (_Conv,))
+    bias = args[2] if len(args) > 2 else None
     if name is None:
         if argument(function, args, kwargs, "groups", 1) == source.shape[1] == output.shape[1]:
             _filter(flow, source, weight, output)
@@ -59,7 +60,7 @@ def convolve(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
         return
     layer: Any = flow.modules[name]
     if bool(argument(function, args, kwargs, "transposed", False)) != layer.transposed:
-        _tied(flow, name, [source], output)
+        _tied(flow, name, source, 1, output, bias)
         return
     _pass_on(flow, source, output, 1, f"{name} mixes its channels as if they were places")
     depthwise = layer.groups > 1 and layer.groups == layer.in_channels
@@ -78,6 +79,12 @@ def convolve(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
             flow.break_off(out, f"{name} reads channels whose width does not follow any layer")
         several = out.reshape(layer.in_channels, -1)
         flow.elements.join(several[:, :1], several)
+    if bias is not None and not flow.owned(bias):
+        _read(flow, bias, -1, lambda: out, name)
+    if flow.place != name:  # a forward that takes the layer's weight
+        places = source if layer.transposed else output
+        macs = places.numel() // places.shape[1] * weight.numel()
+        flow.add_product(Product(macs, _known((_line(flow.map_along(source, 1), 1), out))))
     flow.give_line(output, 1, out)
 
 
@@ -91,27 +98,43 @@ def _filter(flow: Flow, source: Tensor, weight: Tensor, output: Tensor) -> None:
     if kernel is not None:
         rows = kernel.rows(0)
         flow.elements.join(line[:, None], rows)
-    flow.products.append(Product(output.numel() * weight[0].numel(), (line,)))
+    flow.add_product(Product(output.numel() * weight[0].numel(), (line,)))
     flow.give_line(output, 1, line)
 
 
-def _tied(flow: Flow, name: str, sources: Sequence[Tensor], output: Tensor) -> None:
-    """A layer's weight the other way round, as by a decoder that shares it: neither width can go on both sides."""
-    reason = f"the weight of {name} is used by another operation, too"
+def _tied(flow: Flow, name: str, source: Tensor, dim: int, output: Tensor, bias: Tensor | None = None) -> None:
+    """A layer's weight the other way round, as by a decoder that shares it: it reads outputs and makes inputs."""
     layer: Any = flow.modules[name]
-    for axis, size in (("in", layer.weight.shape[1] * getattr(layer, "groups", 1)), ("out", len(layer.weight))):
-        flow.break_off(flow.elements.register((name, axis), size), reason)
-    for tensor in sources:
-        for entry in flow.maps(tensor):
-            flow.break_off(entry.compact(), reason)
     flow.give(output, [])
     flow.end(output)
+    if getattr(layer, "groups", 1) > 1:
+        for entry in flow.maps(source):
+            flow.break_off(entry.compact(), f"the weight of {name}, in channel groups, is used by another operation")
+        return
+    inputs, outputs = _widths(layer)
+    out = flow.elements.register((name, "in"), inputs)
+    _pass_on(flow, source, output, dim, f"{name} mixes its channels as if they were places" if dim == 1 else "")
+    read = flow.elements.register((name, "out"), outputs)
+    _read(flow, source, dim, lambda: read, name)
+    if flow.map_along(source, dim) is None:  # the other way round it reads a width that follows no layer
+        flow.break_off(read, f"{name} reads channels whose width does not follow any layer")
+    if bias is not None and not flow.owned(bias):
+        _read(flow, bias, -1, lambda: out, name)
+    flow.add_product(Product(source.numel() // source.shape[dim] * layer.weight.numel(), (read, out)))
+    flow.give_line(output, dim % output.ndim, out)
+
+
+def _widths(layer: Any) -> tuple[int, int]:
+    """Inputs and outputs of a convolution or a linear layer."""
+    if isinstance(layer, _Conv):
+        return layer.in_channels, layer.out_channels
+    return layer.in_features, layer.out_features
 
 
 def _multiply_bare(flow: Flow, source: Tensor) -> None:
     entry = flow.map_along(source, 1)
     if entry is not None:
-        flow.break_off(entry.compact(), f"{flow.place or 'the network'} multiplies its channels by a computed weight")
+        flow.break_off(entry.compact(), f"{flow.here} multiplies its channels by a computed weight")
 
 
 def _linear(flow: Flow, name: str, source: Tensor, output: Tensor, bias: Tensor | None) -> None:
@@ -125,7 +148,7 @@ def _linear(flow: Flow, name: str, source: Tensor, output: Tensor, bias: Tensor 
     out = flow.elements.register((name, "out"), layer.out_features)
     if flow.place != name:  # a forward that takes the layer's weight: who counts by module does not see the layer
         lines = (_line(flow.map_along(source, -1), source.ndim - 1), out)
-        flow.products.append(Product(output.numel() * layer.in_features, _known(lines)))
+        flow.add_product(Product(output.numel() * layer.in_features, _known(lines)))
     if bias is not None and not flow.owned(bias):
         _read(flow, bias, -1, lambda: out, name)
         flow.biases += [(out, entry.rows(0)) for entry in flow.maps(bias) if entry.bare and bias.ndim == 1]
@@ -139,7 +162,7 @@ def multiply(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
     if name is not None:
         view = flow.weight_view(right)
         if view is not None and not _along(view.inputs, right.ndim - 2):
-            _tied(flow, name, [left], output)
+            _tied(flow, name, left, -1, output, bias[0] if bias else None)
         else:
             _linear(flow, name, left, output, bias[0] if bias else None)
         return
@@ -147,23 +170,25 @@ def multiply(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
     rows, columns = flow.map_along(left, last), flow.map_along(right, last - 1)
     for entry, other in ((rows, columns), (columns, rows)):
         if entry is not None and other is None and not entry.bare:
-            flow.break_off(entry.compact(), f"{flow.place} multiplies its channels with values of a fixed width")
-    if any(entry.bare for tensor in (left, right) for entry in flow.maps(tensor)):
+            flow.break_off(entry.compact(), f"{flow.here} multiplies its channels with values of a fixed width")
+    learned = any(flow.is_parameter(entry) for tensor in (left, right) for entry in flow.maps(tensor))
+    if learned:
         flow.contract(output)
     for summed in (rows, columns):
         if summed is not None and not summed.bare:
-            flow.lose([output], summed.compact(), contracted=True)
+            flow.lose([output], summed.compact(), contracted=learned)
     if rows is not None and columns is not None:
         left_rows, right_rows = _entries_along(rows, last), _entries_along(columns, last - 1)
         flow.elements.join(left_rows[:, :1], right_rows)
         flow.elements.join(left_rows, right_rows[:, :1])
+    summed_over = _line(rows, last)
     lines = (
-        _line(rows, last),
+        _line(columns, last - 1) if summed_over is None else summed_over,
         _line(flow.map_along(left, last - 1), last - 1),
         _line(flow.map_along(right, last), last),
         *(_line(flow.map_along(left, batch), batch) for batch in range(last - 1)),
     )
-    flow.products.append(Product(output.numel() * left.shape[-1], _known(lines)))
+    flow.add_product(Product(output.numel() * left.shape[-1], _known(lines)))
     flow.give(output, [])
     for batch in range(last - 1):
         share(flow, [left, right], batch, output, batch)
@@ -201,7 +226,7 @@ def attend(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> No
     for read in (query, key):
         for found in flow.maps(read):
             if not found.bare:
-                flow.lose([out], found.compact(), contracted=True)
+                flow.lose([out], found.compact())
     heads, last = range(query.ndim - 2), query.ndim - 1
     width, other = flow.map_along(query, last), flow.map_along(key, last)
     if width is not None and other is not None and not width.bare and not other.bare:
@@ -209,14 +234,14 @@ def attend(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> No
     else:
         for entry in (width, other):
             if entry is not None:
-                flow.break_off(entry.compact(), f"{flow.place} multiplies its channels by a bare parameter")
+                flow.break_off(entry.compact(), f"{flow.here} multiplies its channels by a bare parameter")
     for dim in heads:
         share(flow, [query, key, value], dim, out, dim)
     entry = flow.map_along(value, last)
     places = query.numel() // query.shape[-1] * key.shape[-2]
     lines = [_line(flow.map_along(query, dim), dim) for dim in heads]
     for size, line in ((query.shape[-1], _line(width, last)), (value.shape[-1], _line(entry, last))):
-        flow.products.append(Product(places * size, _known((line, *lines))))
+        flow.add_product(Product(places * size, _known((line, *lines))))
     if entry is not None:
         flow.give_line(out, last, entry.line(last))
     mask = argument(function, args, kwargs, "attn_mask")
@@ -248,7 +273,7 @@ def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) 
         entry = flow.map_along(source, dim) if source.ndim else None
         if len(over) > 1:
             for found in flow.maps(source):
-                flow.break_off(found.compact(), f"{flow.place} normalises over channels and places at once")
+                flow.break_off(found.compact(), f"{flow.here} normalises over channels and places at once")
             return
         _pass_on(flow, source, out, dim)
         if entry is None:
@@ -258,7 +283,7 @@ def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) 
         if name is None:
             for tensor in (weight, argument(function, args, kwargs, "bias")):
                 if tensor is not None:
-                    _read(flow, source, dim, partial(_entries, flow, tensor), flow.place)
+                    _read(flow, source, dim, partial(_entries, flow, tensor), flow.here)
             flow.give_line(out, dim % source.ndim, entry.line(dim))
             return
         own = flow.elements.register((name, "channels"), source.shape[dim])
@@ -284,18 +309,34 @@ def prelu(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> Non
 
 def attend_by_layer(flow: Flow, name: str, layer: Any, inputs: Any, output: Any) -> None:
     """Torch's attention layer: its embedding follows the stream; its heads go, or shrink in width, all alike."""
-    out = output[0]
+    out, width = output[0], layer.embed_dim
     flow.give(out, [])
+    projected = [tensor.numel() // tensor.shape[-1] * width * tensor.shape[-1] for tensor in inputs[:3]]
+    if layer.in_proj_weight is not None:
+        axes = [(name, "in")] * 3
+    else:  # keys and values have widths of their own
+        axes = [(name, "in"), (f"{name}.k_proj_weight", "dim1"), (f"{name}.v_proj_weight", "dim1")]
+    read = []
+    for tensor, axis in zip(inputs[:3], axes, strict=True):
+        size = tensor.shape[-1]
+        _read(flow, tensor, -1, lambda axis=axis, size=size: flow.elements.register(axis, size), name)  # type: ignore[misc]
+        read.append(flow.elements.register(axis, size) if axis in flow.elements.offsets else None)
+    rows = flow.elements.register((name, "channels"), 3 * width)
+    made = flow.elements.register((f"{name}.out_proj", "out"), layer.out_proj.out_features)
+    mixed = None
     if layer.in_proj_weight is None or layer.bias_k is not None or layer.add_zero_attn:
-        for tensor in inputs[:3]:
-            for entry in flow.maps(tensor):
-                flow.break_off(entry.compact(), f"{name} has separate or additional projections")
-        return
-    for tensor in inputs[:3]:
-        _read(flow, tensor, -1, lambda: flow.elements.register((name, "in"), layer.embed_dim), name)
-    rows = flow.elements.register((name, "channels"), len(layer.in_proj_weight))
-    columns = flow.elements.register((f"{name}.out_proj", "in"), layer.out_proj.in_features)
-    grid = torch.cat([rows, columns]).reshape(4, layer.num_heads, -1)
+        flow.break_off(rows, f"{name} has separate or additional projections, so its heads keep their width")
+    else:
+        mixed = flow.elements.register((f"{name}.out_proj", "in"), width)
+        _join_heads(flow, name, torch.cat([rows, mixed]).reshape(4, layer.num_heads, -1))
+    for macs, line in zip(projected, read, strict=True):
+        flow.add_product(Product(macs, _known((rows, line)), layer=name))
+    flow.add_product(Product(out.numel() * width, _known((mixed, made)), layer=name))
+    flow.give_line(out, out.ndim - 1, made)
+
+
+def _join_heads(flow: Flow, name: str, grid: Tensor) -> None:
+    """Couple the channels (queries, keys, values and the projection's inputs; heads; width) of an attention layer."""
     if flow.whole_heads:
         heads = grid.transpose(0, 1).flatten(1)
         flow.elements.join(heads[:, :1], heads)
@@ -303,4 +344,3 @@ def attend_by_layer(flow: Flow, name: str, layer: Any, inputs: Any, output: Any)
         flow.counted.append((name, "num_heads", heads[:, 0]))
     else:
         flow.elements.join(grid[:1, :1], grid)
-    flow.give_line(out, out.ndim - 1, flow.elements.register((f"{name}.out_proj", "out"), layer.embed_dim))

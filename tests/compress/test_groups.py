@@ -434,14 +434,14 @@ def test_prelu(slopes: int, member: bool) -> None:
     assert (("act", "channels") in positions(group)) is member
 
 
-def test_a_layer_that_cannot_be_resized_is_an_obstacle() -> None:
+def test_a_grouped_transposed_convolution_keeps_as_many_channels_in_each_group() -> None:
     network = Net(
         lambda n, x: n.fc(pooled(n.b(n.a(x)))),
         a=conv(3, 6),
         b=nn.ConvTranspose2d(6, 4, 3, groups=2),
         fc=nn.Linear(4, 2),
     )
-    assert by_name(network)["a"].obstacle == "b is a grouped transposed convolution"
+    assert (by_name(network)["a"].obstacle, by_name(network)["a"].blocks) == ("", 2)
 
 
 # Properties

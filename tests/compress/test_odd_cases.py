@@ -21,9 +21,10 @@ from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 from torchvision.ops import StochasticDepth
 
+from pruneport.compress.assessment import assess
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan, apply_plan, parse_plan
-from pruneport.compress.prune import Pruned, assess, prune
+from pruneport.compress.prune import Pruned, prune
 from pruneport.models.record import Source
 
 SHAPE = (3, 8, 8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pruneport.compress.assessment import describe_groups
 from pruneport.compress.coupling import find_coupling
 from pruneport.compress.masking import check_against_masked, masked_outputs
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan, apply_plan, parse_plan
-from pruneport.compress.prune import Pruned, describe_groups, library_versions, prune
+from pruneport.compress.prune import Pruned, library_versions, prune
 from pruneport.errors import ModelError, PruningError, TargetError
 from pruneport.models.digits import digits_resnet
 from pruneport.models.record import Source
@@ -484,7 +486,7 @@ def test_outputs_that_are_all_zero_prove_nothing(digits: nn.Module) -> None:
     assert prune(network, DIGITS, PruneOptions(ratio=0.5)).plan.masked_error is None
 
 
-def test_shared_parameters_are_noted() -> None:
+def test_shared_parameters_stay_shared() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 2, 1)
     )
@@ -496,8 +498,11 @@ def test_shared_parameters_are_noted() -> None:
     with torch.inference_mode():
         expected, actual = zeroed(untied, pruned.plan)(images), pruned.network(images)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
-    assert pruned.plan.note is not None
-    assert "some parameters are shared between layers" in pruned.plan.note
+    assert pruned.network[1].weight is pruned.network[2].weight  # type: ignore[index]
+    assert pruned.plan.note is None
+    again = copy.deepcopy(network)
+    apply_plan(again, pruned.plan.groups, pruned.plan.attributes, pruned.plan.sizes)
+    assert again[1].weight is again[2].weight
 
 
 def test_a_refused_input_shape() -> None:
@@ -510,3 +515,34 @@ def test_progress_is_told(digits: nn.Module) -> None:
     prune(digits, DIGITS, PruneOptions(flops=0.5), told.append)
     assert told[:2] == ["counting multiply-accumulates", "finding coupled groups"]
     assert "searching widths for flops 0.5" in told
+
+
+def test_what_would_reach_a_target_is_tried_before_it_is_said(digits: nn.Module) -> None:
+    with pytest.raises(TargetError, match="cannot be reached") as caught:
+        prune(digits, DIGITS, PruneOptions(flops=0.05, round_to=1, max_pruning_ratio=0.6))
+    found = re.search(r"--scope channels \(reaches (0\.\d+)\)", str(caught.value))
+    assert found is not None
+    reached = prune(
+        digits, DIGITS, PruneOptions(flops=float(found[1]), round_to=1, max_pruning_ratio=0.6, scope="channels")
+    ).plan
+    assert reached.pruned.macs / reached.dense.macs == pytest.approx(float(found[1]), abs=0.01)
+    chain = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)
+    )
+    with pytest.raises(TargetError, match="cannot be reached") as caught:
+        prune(chain.eval(), SOURCE, PruneOptions(flops=0.1, round_to=1, max_pruning_ratio=0.6))
+    assert "--scope channels" not in str(caught.value), "there is no stream"
+    assert "--prune-representation (reaches 0." in str(caught.value)
+
+
+def test_the_representation_goes_where_that_is_asked_for() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 24, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5)
+    ).eval()
+    with pytest.raises(PruningError, match="--prune-representation prunes the head's input too"):
+        prune(network, SOURCE, PruneOptions(flops=0.5, round_to=1))
+    pruned = prune(network, SOURCE, PruneOptions(flops=0.5, round_to=1, prune_representation=True))
+    assert (pruned.network[0].out_channels, pruned.network[4].in_features) == (12, 12)  # type: ignore[index]
+    assert pruned.plan.masked_error is not None
+    assert pruned.plan.masked_error < 1e-5
+    assert pruned.plan.request.prune_representation

@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from pruneport.compress.assessment import assess
 from pruneport.compress.calibration import Batches, Calibration, held
 from pruneport.compress.consumers import Consumer, visit_consumers
 from pruneport.compress.cost import CostModel, count_macs_by_module
@@ -18,7 +19,7 @@ from pruneport.compress.groups import Group, find_groups
 from pruneport.compress.hooks import norms_recorded
 from pruneport.compress.layers import narrow
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.prune import assess, prune
+from pruneport.compress.prune import prune
 from pruneport.compress.record import Calibrated
 from pruneport.compress.sensitivity import Curve, measure_sensitivity
 from pruneport.compress.widths import choose_units, possible_widths

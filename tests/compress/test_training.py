@@ -353,3 +353,9 @@ def test_numbers_out_of_range(wrong: dict[str, Any], said: str) -> None:
 def test_a_loss_that_blows_up_is_named(job: Callable[..., Job]) -> None:
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+; lower --learning-rate"):
         train(job(steps=60, learning_rate=1e6))
+
+
+def test_a_pruned_representation_has_no_teacher(job: Callable[..., Job]) -> None:
+    pruning = PruneOptions(flops=0.5, round_to=1, prune_representation=True)
+    with pytest.raises(TrainingError, match="--distill compares representations"):
+        train(job(pruning=pruning, steps=2, distill=0.5, schedule="loss"))

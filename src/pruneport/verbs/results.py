@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pruneport.compress.assessment import GroupView
 from pruneport.compress.cost import Cost
 from pruneport.compress.plan import Plan
-from pruneport.compress.prune import GroupView
 from pruneport.compress.train_state import Event
 from pruneport.export.verify import Verification
 

@@ -16,11 +16,12 @@ from pruneport.bench.networks import read_input
 from pruneport.bench.plots import check_plot, sensitivity_plot
 from pruneport.bench.report import render_report
 from pruneport.compress.allocation import check_round_to, target_of
+from pruneport.compress.assessment import describe_groups
 from pruneport.compress.compressing import calibration_inputs, check_inputs, compress_network
 from pruneport.compress.cost import run_once
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan
-from pruneport.compress.prune import Pruned, describe_groups
+from pruneport.compress.prune import Pruned
 from pruneport.errors import CheckpointError, SourceError
 from pruneport.export.bundle import (
     BENCH,

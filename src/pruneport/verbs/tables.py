@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pruneport.bench.transfer_report import claim
+from pruneport.compress.assessment import GroupView
 from pruneport.compress.groups import Group
 from pruneport.compress.plan import GroupPlan, Plan
-from pruneport.compress.prune import GroupView
 from pruneport.export.parity import TOLERANCES
 from pruneport.export.summary import recovery_figures
 from pruneport.export.verify import Verification

@@ -1,0 +1,190 @@
+"""What is known of a network before a target is set: its groups, what they cost, their scores and sensitivities."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pruneport.compress.allocation import why_dense
+from pruneport.compress.calibration import Calibration
+from pruneport.compress.cost import Cost, CostModel, count_macs_by_module
+from pruneport.compress.coupling import Coupling, find_coupling
+from pruneport.compress.criteria import score_groups, settle, wants_inputs
+from pruneport.compress.groups import Group, group_units
+from pruneport.compress.options import PruneOptions
+from pruneport.compress.sensitivity import Curve, measure_sensitivity
+from pruneport.compress.widths import Scores, possible_widths
+from pruneport.errors import ImageFolderError, TargetError
+from pruneport.models.record import Source
+
+__all__ = ["Assessment", "GroupView", "assess", "describe_groups", "example_inputs", "reasons_with"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assessment:
+    """All that is known of the groups before a target is set, one entry a group.
+
+    Attributes:
+        options: With the criterion and the ranking that were used.
+        coupling: How the network's channels hang together.
+        groups: The coupled groups.
+        cost: What any choice of widths costs.
+        reasons: Why the group is left dense whatever the target, or an empty string.
+        scores: (units,) each; the highest are kept.
+        curves: The measured sensitivity; None where the ranking does without, or the group stays dense.
+    """
+
+    options: PruneOptions
+    coupling: Coupling
+    groups: list[Group]
+    cost: CostModel
+    reasons: list[str]
+    scores: list[Scores]
+    curves: list[Curve | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupView:
+    """A group as ``inspect`` shows it; ``obstacle`` says why it would be left dense, ``curve`` what removal costs."""
+
+    group: Group
+    cost: Cost
+    obstacle: str
+    curve: Curve | None = None
+
+
+def assess(
+    network: nn.Module,
+    source: Source,
+    options: PruneOptions,
+    calibration: Calibration | None = None,
+    labels: str = "auto",
+    progress: Callable[[str], None] = lambda message: None,
+) -> Assessment:
+    """Find the groups, score their units, and measure the groups' sensitivity where the ranking needs it.
+
+    Args:
+        network: The dense network in eval mode; it is only read and run.
+        source: Where it came from; gives the input shape and the seed.
+        options: Criterion, ranking, scope and the widths allowed; the target plays no part.
+        calibration: Inputs, where the criterion or the ranking needs them (see ``wants_inputs``).
+        labels: For criteria with a loss: ``folder``, ``predicted`` or ``auto``.
+        progress: Told what is being done.
+
+    Raises:
+        ImageFolderError: Inputs are needed and none are given, or their labels do not fit the network.
+        ModelError: The network refuses the input shape.
+        PruningError: Its dependencies cannot be traced, or it cannot be scored.
+        TargetError: A pattern in ``keep`` matches nothing.
+    """
+    if wants_inputs(options, calibration is not None) and calibration is None:
+        raise ImageFolderError(
+            f"criterion {options.criterion} with ranking {options.ranking} needs inputs: give a calibration."
+        )
+    options = settle(options, calibration is not None)
+    coupling, groups, cost, reasons = _find(network, source, options, progress)
+    free = [not reason for reason in reasons]
+    measured = options.ranking == "sensitivity"
+    scores: list[Scores] | None = None
+    curves: list[Curve | None] = [None] * len(groups)
+    if not (measured and options.criterion == "block-hessian"):  # else one visit gives both
+        units = sum(group.width for group in groups)
+        progress(f"scoring {units} units in {len(groups)} groups by {options.criterion}")
+        scores = score_groups(
+            network, groups, free, options.criterion, source.seed, source.input_shape, calibration, labels, progress
+        )
+    if measured:
+        assert calibration is not None
+        widths = [possible_widths(group, options) if ok else None for group, ok in zip(groups, free, strict=True)]
+        scores, curves = measure_sensitivity(network, groups, widths, calibration.batches, scores, progress)
+    assert scores is not None
+    return Assessment(
+        options=options, coupling=coupling, groups=groups, cost=cost, reasons=reasons, scores=scores, curves=curves
+    )
+
+
+def describe_groups(
+    network: nn.Module,
+    source: Source,
+    options: PruneOptions,
+    calibration: Calibration | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> tuple[Cost, list[GroupView]]:
+    """Return the dense cost and every group with what hangs on it.
+
+    Args:
+        network: The dense network in eval mode.
+        source: Where it came from; gives the input shape.
+        options: Scope, widths and what to keep; with the ranking ``sensitivity``, the curves are measured.
+        calibration: Inputs to measure with.
+        progress: Told what is being done.
+
+    Raises:
+        ModelError: The network refuses the input shape.
+        PruningError: Its dependencies cannot be traced.
+    """
+    if options.ranking == "sensitivity":
+        assessed = assess(network, source, options, calibration, progress=progress)
+        groups, cost, reasons, curves = assessed.groups, assessed.cost, assessed.reasons, assessed.curves
+    else:
+        _, groups, cost, reasons = _find(network, source, options, progress)
+        curves = [None] * len(groups)
+    views = [
+        GroupView(group=group, cost=cost.hanging_on(index), obstacle=reasons[index], curve=curves[index])
+        for index, group in enumerate(groups)
+    ]
+    return cost.dense, views
+
+
+def _find(
+    network: nn.Module, source: Source, options: PruneOptions, progress: Callable[[str], None]
+) -> tuple[Coupling, list[Group], CostModel, list[str]]:
+    progress("counting multiply-accumulates")
+    macs = count_macs_by_module(network, source.input_shape)
+    progress("finding coupled groups")
+    coupling = find_coupling(network, example_inputs(source, 1), options.attention == "heads")
+    groups = group_units(network, coupling)
+    return (
+        coupling,
+        groups,
+        CostModel(network, groups, macs, coupling),
+        _dense_reasons(network, groups, options),
+    )
+
+
+def reasons_with(network: nn.Module, assessed: Assessment, options: PruneOptions) -> list[str]:
+    """Why each group would be left dense with other options; what was found by trying still holds."""
+    before = _dense_reasons(network, assessed.groups, assessed.options)
+    now = _dense_reasons(network, assessed.groups, options)
+    return [
+        tried if tried != first else reason for first, tried, reason in zip(before, assessed.reasons, now, strict=True)
+    ]
+
+
+def example_inputs(source: Source, batch: int) -> torch.Tensor:
+    """Random inputs (batch, C, H, W), the same each time."""
+    generator = torch.Generator().manual_seed(source.seed)
+    return torch.randn(batch, *source.input_shape, generator=generator)
+
+
+def _dense_reasons(network: nn.Module, groups: Sequence[Group], options: PruneOptions) -> list[str]:
+    names = [name for name, _ in network.named_modules() if name]
+    unmatched = [pattern for pattern in options.keep if not fnmatch.filter(names, pattern)]
+    if unmatched:
+        shown = ", ".join(names[:6])
+        raise TargetError(
+            f"--keep {', '.join(unmatched)} matches no module; names look like {shown}, … (shell patterns, "
+            "such as 'layer4.*'). `pruneport inspect` lists them."
+        )
+    return [why_dense(group, options, _kept_by(group, options.keep)) for group in groups]
+
+
+def _kept_by(group: Group, patterns: Sequence[str]) -> str | None:
+    for pattern in patterns:
+        if any(fnmatch.fnmatchcase(member.module, pattern) for member in group.members):
+            return pattern
+    return None

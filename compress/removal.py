@@ -1,0 +1,111 @@
+"""Removing units and proving it: the groups that a failed proof blames are left dense."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from pruneport.compress.assessment import Assessment
+from pruneport.compress.forwards import ForwardChanges, fit_forwards, rescale_keys
+from pruneport.compress.masking import ForwardError, OutputError, check_against_masked
+from pruneport.compress.plan import GroupPlan, apply_plan
+
+__all__ = ["Removal", "leave_culprits_dense", "remove_units"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """A network without the units that a plan removes.
+
+    Attributes:
+        network: In eval mode.
+        changes: What its forwards were told.
+        masked_error: Largest difference from the masked dense network (see ``masking``).
+    """
+
+    network: nn.Module
+    changes: ForwardChanges
+    masked_error: float | None
+
+
+def remove_units(
+    network: nn.Module, example: torch.Tensor, assessed: Assessment, plans: Sequence[GroupPlan]
+) -> Removal:
+    """Shrink a copy of the network and prove that it computes what zeroing the units does.
+
+    Args:
+        network: The dense network in eval mode.
+        example: Inputs (B, C, H, W) to prove it on.
+        assessed: What is known of it.
+        plans: What each group keeps.
+
+    Raises:
+        ForwardError: The pruned network does not run.
+        OutputError: It computes something else.
+    """
+    lost = {
+        group.units[unit]
+        for group, plan in zip(assessed.groups, plans, strict=True)
+        if plan.kept is not None
+        for unit in set(range(group.width)).difference(plan.kept)
+    }
+    pruned = copy.deepcopy(network)
+    changes = fit_forwards(network, assessed.coupling, lambda unit: unit not in lost)
+    apply_plan(pruned, plans, changes.attributes, changes.sizes)
+    rescale_keys(pruned, assessed.coupling, lambda unit: unit not in lost)
+    error = check_against_masked(network, pruned, plans, example, assessed.coupling, lost)
+    return Removal(network=pruned, changes=changes, masked_error=error)
+
+
+def leave_culprits_dense(
+    network: nn.Module,
+    example: torch.Tensor,
+    assessed: Assessment,
+    plans: Sequence[GroupPlan],
+    error: ForwardError | OutputError,
+) -> Assessment:
+    """Leave dense the groups that the proof blames: those without which it passes.
+
+    The groups are pruned one after the other, by bisection, until the first with which the proof fails; groups of the
+    same structure are tried by themselves; then what is left is tried again.
+    """
+    left = [index for index, plan in enumerate(plans) if plan.kept is not None]
+    reasons = list(assessed.reasons)
+
+    def failure(pruned: Sequence[int]) -> ForwardError | OutputError | None:
+        chosen = [plan if index in pruned else replace(plan, kept=None) for index, plan in enumerate(plans)]
+        try:
+            remove_units(network, example, assessed, chosen)
+        except (ForwardError, OutputError) as found:
+            return found
+        return None
+
+    found: ForwardError | OutputError | None = error
+    while found is not None and left:
+        fails, passes = len(left), 0  # the first so many groups
+        while fails - passes > 1:
+            middle = (fails + passes) // 2
+            now = failure(left[:middle])
+            fails, passes = (fails, middle) if now is None else (middle, passes)
+            found = now or found
+        blamed = {left[fails - 1]: found}
+        structure = assessed.groups[left[fails - 1]].structure
+        for index in left:
+            alike = assessed.groups[index].structure == structure and index not in blamed
+            if alike and (now := failure([index])) is not None:
+                blamed[index] = now
+        for index, why in blamed.items():
+            reasons[index] = _reason(why)
+        left = [index for index in left if index not in blamed]
+        found = failure(left) if left else None
+    return replace(assessed, reasons=reasons)
+
+
+def _reason(error: ForwardError | OutputError) -> str:
+    if isinstance(error, ForwardError):
+        return f"the forward of {error.stack[-1] or 'the network'} relies on this width: {error.cause}"
+    return f"removing some of it {error.change}"

@@ -1,0 +1,128 @@
+"""A stranger: a small network, and what pruning it must do. Decided from what is right, not from what is done today."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["STRANGERS", "ConvBN", "Must", "Stranger", "add", "conv", "parameter", "pooled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Must:
+    """What pruning must do; of what is not named, any part may stay dense.
+
+    Attributes:
+        prunes: Layers and bare parameters whose width must be smaller.
+        keeps: Those whose width must stay: outputs, however they leave, and the representation.
+        refuses: Words of the error where the network cannot be pruned with these options.
+        may_refuse: Words of an error that would be right too.
+    """
+
+    prunes: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
+    refuses: str = ""
+    may_refuse: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stranger:
+    """A network and what it must do.
+
+    Attributes:
+        name: What it is.
+        factory: Builds it, with random weights.
+        shape: Of one input, C, H, W.
+        must: What pruning must do.
+        options: Of ``PruneOptions``, where the defaults (scope filters, round_to 1) do not show the point.
+        batch: How many inputs it takes; 1 where the forward takes no more.
+        counted: Whether the outputs' sizes follow from the values, as where boxes are filtered.
+        onnx: Whether it is also exported.
+    """
+
+    name: str
+    factory: Callable[[], nn.Module]
+    shape: tuple[int, int, int]
+    must: Must
+    options: Mapping[str, Any] = field(default_factory=dict)
+    batch: int = 2
+    counted: bool = False
+    onnx: bool = False
+
+    def build(self) -> nn.Module:
+        """The network in eval mode; the same weights each time, and none of them without effect."""
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old forms of weight norm, say, which users still have
+            torch.manual_seed(0)
+            network = self.factory()
+            _enliven(network)
+        return network.eval()
+
+
+STRANGERS: dict[str, Stranger] = {}
+"""All of them by name."""
+
+
+def add(
+    name: str,
+    factory: Callable[[], nn.Module],
+    shape: tuple[int, int, int] = (3, 16, 16),
+    *,
+    prunes: str = "",
+    keeps: str = "",
+    refuses: str = "",
+    may_refuse: str = "",
+    **fields: Any,
+) -> None:
+    """Register a stranger; ``prunes`` and ``keeps`` are names of layers with spaces between, other fields go on."""
+    assert name not in STRANGERS, name
+    must = Must(prunes=tuple(prunes.split()), keeps=tuple(keeps.split()), refuses=refuses, may_refuse=may_refuse)
+    STRANGERS[name] = Stranger(name=name, factory=factory, shape=shape, must=must, **fields)
+
+
+def _enliven(network: nn.Module) -> None:
+    """Give what starts constant (norms, layer scales, tables of biases) values that a wrong channel would show in."""
+    for parameter in network.parameters():
+        if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
+            parameter.data += torch.empty_like(parameter).uniform_(-0.5, 0.5)
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
+            assert module.running_var is not None
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+
+
+def conv(inputs: int, outputs: int, kernel: int = 3, **options: Any) -> nn.Conv2d:
+    """A convolution that keeps the size."""
+    return nn.Conv2d(inputs, outputs, kernel, **{"padding": kernel // 2, **options})
+
+
+class ConvBN(nn.Sequential):
+    """Convolution, BatchNorm and an activation, as most people stack them."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        act: type[nn.Module] | None = nn.ReLU,
+    ) -> None:
+        layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        super().__init__(layer, nn.BatchNorm2d(outputs), *([] if act is None else [act()]))
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    """Random entries about one."""
+    return nn.Parameter(torch.rand(*shape) + 0.5)
+
+
+def pooled(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, C)."""
+    return x.mean((2, 3))
