@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -14,15 +14,15 @@ from pruneport.compress.prune import Pruned, assess, prune
 from pruneport.compress.recovery import choose_recovery, recover
 from pruneport.compress.synthesis import ENOUGH, synthesise
 from pruneport.models.record import Source
+from pruneport.progress import Progress, Stage, silent
 
-__all__ = ["calibration_inputs", "compress_network", "compress_to"]
+__all__ = ["STAGES", "calibration_inputs", "compress_network", "compress_to"]
 
-Progress = Callable[[str], None]
+STAGES = 4
+"""How many a compression has; one that has nothing to do takes no time."""
 
 
-def compress_network(
-    dense: nn.Module, source: Source, options: CompressOptions, progress: Progress = lambda message: None
-) -> Pruned:
+def compress_network(dense: nn.Module, source: Source, options: CompressOptions, progress: Progress = silent) -> Pruned:
     """Prune a network and recover accuracy, as the options say; the dense network is left as it is.
 
     Raises:
@@ -32,18 +32,22 @@ def compress_network(
 
 
 def compress_to(
-    targets: Sequence[CompressOptions], dense: nn.Module, source: Source, progress: Progress = lambda message: None
+    targets: Sequence[CompressOptions], dense: nn.Module, source: Source, progress: Progress = silent
 ) -> Iterator[Pruned]:
     """The same to several targets: options that differ in nothing else. The network is assessed once."""
     options = targets[0]
     name = choose_recovery(options, dense, source.trained)
+    progress(Stage("gathering calibration inputs"))
     calibration = None
     if options.calibration is not None or wants_inputs(options, calibrated=False) or name == "data-free":
         calibration = calibration_inputs(options, dense, source, progress)
+    progress(Stage("measuring what removal costs"))
     assessment = assess(dense, source, options, calibration, options.calibration_labels, progress)
     for target in targets:
+        progress(Stage("choosing widths and removing filters"))
         pruned = prune(dense, source, target, progress, assessment)
         plan = pruned.plan
+        progress(Stage("recovering accuracy"))
         if calibration is not None:
             plan = replace(plan, calibration=calibration.record)
             if name != "none":

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pruneport.compress.calibration import BATCH, Calibration, held
 from pruneport.compress.record import Calibrated
 from pruneport.errors import PruningError
+from pruneport.progress import Step
 
 __all__ = ["ENOUGH", "dead_leaves", "has_statistics", "require_statistics", "synthesise"]
 
@@ -75,7 +76,7 @@ def synthesise(
     parts = -(-count // BATCH)
     inputs = []
     for number in range(parts):
-        progress(f"making synthetic inputs, batch {number + 1} of {parts}")
+        progress(Step(f"making synthetic inputs, batch {number + 1} of {parts}", number, parts))
         size = count // parts + (number < count % parts)
         inputs.append(_matched(fixed, dead_leaves(size, shape, generator), generator))
     views = [_view(part, *view) for view in _VIEWS for part in inputs]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pruneport.bench.latency import check_required, measure
 from pruneport.bench.plots import check_plot, sensitivity_plot
 from pruneport.bench.report import render_report
 from pruneport.compress.allocation import check_round_to, target_of
+from pruneport.compress.compressing import STAGES as COMPRESSION
 from pruneport.compress.compressing import calibration_inputs, compress_network
 from pruneport.compress.cost import run_once
 from pruneport.compress.options import PruneOptions
@@ -45,6 +45,7 @@ from pruneport.models.factories import load_factory
 from pruneport.models.outputs import tensor_leaves
 from pruneport.models.record import Factory
 from pruneport.models.source import build_dense, open_source
+from pruneport.progress import Note, Progress, Stage, numbered, silent
 from pruneport.verbs.configs import (
     BenchConfig,
     BundleOptions,
@@ -56,13 +57,11 @@ from pruneport.verbs.configs import (
 from pruneport.verbs.results import BenchResult, CompressResult, ExportResult, InspectResult, VerifyResult
 
 __all__ = [
-    "Progress",
     "bench",
     "compress",
     "export",
     "inspect",
     "prune_source",
-    "silent",
     "verify",
     "write_card",
     "write_json",
@@ -70,12 +69,6 @@ __all__ = [
     "write_report",
     "write_whole",
 ]
-
-Progress = Callable[[str], None]
-
-
-def silent(message: str) -> None:
-    """Say nothing: the default progress."""
 
 
 def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult:
@@ -88,16 +81,19 @@ def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult
     check_round_to(config.round_to)
     if config.sensitivity:
         check_plot(config.plot)
-    progress(f"building {config.source}")
+    progress = numbered(progress, 3 if config.sensitivity else 2)
+    progress(Stage(f"building {config.source}"))
     network, source = open_source(config)
     options = PruneOptions(scope=config.scope, round_to=config.round_to, keep=config.keep)
     if not config.sensitivity:
+        progress(Stage("finding groups"))
         dense, views = describe_groups(network, source, options, progress=progress)
         return InspectResult(source=source.spec, dense=dense, groups=tuple(views))
     options = replace(options, criterion="block-hessian", ranking="sensitivity")
-    dense, views = describe_groups(
-        network, source, options, calibration_inputs(config, network, source, progress), progress
-    )
+    progress(Stage("gathering calibration inputs"))
+    inputs = calibration_inputs(config, network, source, progress)
+    progress(Stage("measuring what removal costs"))
+    dense, views = describe_groups(network, source, options, inputs, progress)
     result = InspectResult(source=source.spec, dense=dense, groups=tuple(views), plot=config.plot)
     write_whole(config.plot, sensitivity_plot(result.to_dict()["groups"]))
     return result
@@ -109,8 +105,9 @@ def compress(config: CompressConfig, progress: Progress = silent, command: str =
     Raises:
         InputError: Something that was given cannot be used; nothing is written.
     """
+    progress = numbered(progress, 1 + COMPRESSION + 1)
     _, pruned = prune_source(config, progress)
-    progress(f"writing {config.out}")
+    progress(Stage(f"writing {config.out}"))
     with new_bundle(config.out, config.overwrite, command) as staging:
         write_network(staging, pruned.network, pruned.plan)
         write_card(staging, pruned.plan)
@@ -123,11 +120,14 @@ def export(config: ExportConfig, progress: Progress = silent, command: str = "")
     Raises:
         InputError: The bundle, its source or the dense checkpoint cannot be used, or torch cannot export it.
     """
+    progress = numbered(progress, 3)
+    progress(Stage("opening the bundle"))
     bundle, pruned, factory = _open(config)
-    progress("building the dense network")
+    progress(Stage("building the dense network"))
     dense = _dense(bundle, factory, config.checkpoint)
+    progress(Stage("exporting to ONNX"))
     if outdated := [name for name in (VERIFY, BENCH, REPORT) if (bundle.folder / name).exists()]:
-        progress(f"{', '.join(outdated)}: of the ONNX files that are there now; will go with them")
+        progress(Note(f"{', '.join(outdated)}: of the ONNX files that are there now; will go with them"))
     with update_bundle(bundle, command, outdated) as staging:
         write_onnx_pair(staging, plan_hash(bundle.folder), bundle.plan, dense, pruned, progress)
         files = {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
@@ -178,7 +178,10 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
     bundle = open_bundle(config.folder)
     dense, pruned = bundle.path(DENSE_ONNX), bundle.path(MODEL_ONNX)
     verified = json.loads(bundle.path(VERIFY).read_text(encoding="utf-8")) if VERIFY in bundle.files else None
+    progress = numbered(progress, 2)
+    progress(Stage("timing", still=True))
     measured = measure(dense, pruned, config, progress)
+    progress(Stage("writing the report"))
     with update_bundle(bundle, command) as staging:
         write_json(staging / BENCH, measured)
         write_card(staging, bundle.plan, verified, measured)
@@ -196,7 +199,7 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     """
     check_output(config.out, config.overwrite)
     target_of(config)
-    progress(f"building {config.source}")
+    progress(Stage(f"building {config.source}"))
     dense, source = open_source(config)
     if isinstance(config, ParityOptions):
         images = open_parity_images(config, source.input_shape)
