@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from pruneport.bench.svg import DENSE, INK, KEPT, MUTED, REMOVED, WIDTH_INCHES, inline_svg, quiet, styled, write
 from pruneport.errors import OutputError
-from pruneport.export.summary import clean, milliseconds
+from pruneport.export.summary import milliseconds, shorten
 
 __all__ = ["check_plot", "groups_plot", "latency_plot", "sensitivity_plot"]
 
@@ -49,7 +49,7 @@ def groups_plot(plan: Json) -> str:
         _draw_groups(axes, groups)
         axes.set_xlabel("filters (logarithmic: from one line to the next is a factor of two)")
         axes.set_ylim(max(1, len(groups)) - 0.4, -0.6)
-        axes.set_yticks(range(len(groups)), [_shorten(group["name"]) for group in groups])
+        axes.set_yticks(range(len(groups)), [shorten(group["name"], _NAME_CHARS) for group in groups])
         quiet(axes)
         handles = [
             Patch(color=KEPT, label="kept"),
@@ -129,7 +129,7 @@ def sensitivity_plot(groups: Sequence[Json]) -> str:
             colour = KEPT if stands_out else DENSE
             axes.plot(removed[1:], errors[1:], color=colour, linewidth=1.4 if stands_out else 0.7, marker="o", ms=2)
             if stands_out:
-                write(axes, _shorten(group["name"]), removed[-1], errors[-1], color=INK, size=6.5)
+                write(axes, shorten(group["name"], _NAME_CHARS), removed[-1], errors[-1], color=INK, size=6.5)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlim(0, 1.25)
@@ -196,9 +196,3 @@ def _thin(samples: Sequence[float]) -> list[float]:
 def _interval(speedup: Json) -> str:
     level = f"{100 * speedup['confidence']:g} % interval"
     return f"{speedup['ratio']:.2f}× as fast ({level} {speedup['low']:.2f} to {speedup['high']:.2f})"
-
-
-def _shorten(name: object) -> str:
-    """Shorten a long name in its middle: its ends tell where in the network it is."""
-    text, half = clean(name), _NAME_CHARS // 2
-    return text if len(text) <= _NAME_CHARS else f"{text[: half - 1]}…{text[-half:]}"

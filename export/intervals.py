@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-__all__ = ["Interval", "paired_change", "share_interval"]
+__all__ = ["Interval", "change_interval", "paired_change", "share_interval"]
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
@@ -24,13 +25,15 @@ def share_interval(count: float, images: int) -> Interval:
 
     Args:
         count: Images that count, of ``images``.
-        images: At least one.
+        images: All of them; where there are none, nothing is known.
 
     Example:
         >>> [round(end, 3) for end in share_interval(81, 263)]
         [0.255, 0.366]
     """
-    share, scale = count / images, _Z**2 / images
+    if images < 1:
+        return Interval(0.0, 1.0)
+    share, scale = min(1.0, max(0.0, count / images)), _Z**2 / images
     centre = (share + scale / 2) / (1 + scale)
     half = math.sqrt(share * (1 - share) * scale + scale**2 / 4) / (1 + scale)
     return Interval(max(0.0, centre - half), min(1.0, centre + half))
@@ -46,18 +49,20 @@ def paired_change(before: int, after: int, lost: int, images: int) -> Interval:
         before: Images that count before.
         after: Images that count after.
         lost: Those that count before and not after.
-        images: All of them, at least one.
+        images: All of them; where there are none, nothing is known.
 
     Example:
         >>> [round(end, 4) for end in paired_change(38, 48, 2, 50)]
         [0.0569, 0.3404]
     """
+    if images < 1:
+        return Interval(-1.0, 1.0)
     both = before - lost
     neither = images - after - lost
     product = before * (images - before) * after * (images - after)
     correlation = 0.0
     if product > 0:
-        excess = both * neither - lost * (after - both)
+        excess: float = both * neither - lost * (after - both)
         excess = max(excess - images / 2, 0) if excess > 0 else excess  # Newcombe's correction for continuity
         correlation = excess / math.sqrt(product)
     old, new = share_interval(before, images), share_interval(after, images)
@@ -71,3 +76,16 @@ def paired_change(before: int, after: int, lost: int, images: int) -> Interval:
         max(-1.0, change - reach(share - new.low, old.high - was)),
         min(1.0, change + reach(new.high - share, was - old.low)),
     )
+
+
+def change_interval(accuracy: Mapping[str, Any]) -> Interval | None:
+    """Return the interval of the change in top-1, from dense torch to pruned ONNX, or None where it was not counted.
+
+    Args:
+        accuracy: What ``verify.json`` has under that name.
+    """
+    images, lost, won = accuracy["images"], accuracy.get("only_dense"), accuracy.get("only_pruned")
+    if lost is None or won is None or accuracy.get("dense_torch") is None:
+        return None
+    before = round(accuracy["dense_torch"] * images)
+    return paired_change(before, before - lost + won, lost, images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from pruneport.errors import BundleError, InputError, ParityError
 from pruneport.export.bundle import DENSE_ONNX, MODEL_ONNX, plan_hash
 from pruneport.export.onnx_file import check_onnx, read_metadata
 from pruneport.export.options import ParityOptions
-from pruneport.export.parity import Accuracy, Parity, check_images, check_seeded, open_cpu_session
+from pruneport.export.parity import Accuracy, Agreement, Parity, check_images, check_seeded, open_cpu_session
 from pruneport.models.images import ImageSet, open_images
+from pruneport.progress import Progress, silent
 
 __all__ = ["Check", "Verification", "open_parity_images", "require_parity", "verify_files"]
 
@@ -36,6 +37,7 @@ class Verification:
     parity: tuple[Parity, ...]
     accuracy: Accuracy | None
     files: Mapping[str, int]
+    agreement: Agreement | None = None
 
     @property
     def ok(self) -> bool:
@@ -68,7 +70,7 @@ def verify_files(
     checks: Sequence[Check] = (),
     comparable: bool = True,
     why_no_dense: str = "",
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
 ) -> Verification:
     """Check the ONNX files in ``folder`` against the torch networks.
 
@@ -94,7 +96,7 @@ def verify_files(
     images = open_parity_images(options, shape)
     done = list(checks)
     parity: list[Parity] = []
-    accuracy = None
+    accuracy = agreement = None
     for name, file, network in (("dense", DENSE_ONNX, dense), ("pruned", MODEL_ONNX, pruned)):
         path = folder / file
         progress(f"checking {file}")
@@ -109,13 +111,14 @@ def verify_files(
         session = open_cpu_session(path)
         parity += check_seeded(name, network, session, shape, options.parity_batches)
         if name == "pruned" and images is not None:
-            progress(f"running {len(images)} images")
-            on_images, accuracy = check_images(images, dense if comparable else None, pruned, session)
+            compared = dense if comparable else None
+            on_images, accuracy, agreement = check_images(images, compared, pruned, session, progress)
             parity.append(on_images)
     return Verification(
         checks=tuple(done),
         parity=tuple(parity),
         accuracy=accuracy,
+        agreement=agreement,
         files={path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx*"))},
     )
 

@@ -29,11 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"pruneport {__version__}")
         return 0
-    if not arguments or arguments[0] not in VERBS:
-        root_help(arguments or ["--help"])
     console = Console(file=sys.stderr, highlight=False)
-    verb = arguments[0]
+    verb = arguments[0] if arguments else ""
     try:
+        if verb not in VERBS:
+            root_help(arguments or ["--help"])
         arguments = _with_study(arguments)
         config, as_json = parse(verb, arguments[1:])
         result = _run(verb, config, arguments, console)

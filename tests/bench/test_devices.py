@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class FakeNvml:
             "nvmlDeviceGetEnforcedPowerLimit": 700_000,
             "nvmlDeviceGetPowerUsage": 81_500,
             "nvmlDeviceGetTemperature": 30,
+            "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=75, memory=10),
         }
         return lambda *_: values[name]
 
@@ -115,6 +117,7 @@ def test_gpu_is_described_with_units(nvml: FakeNvml, monkeypatch: pytest.MonkeyP
             "power_limit_w": 700.0,
             "temperature_c": 30,
             "persistence_mode": None,
+            "gpu_in_use": 0.75,
         }
         == device
     )

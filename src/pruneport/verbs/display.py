@@ -23,11 +23,11 @@ class Display:
 
     Args:
         console: Where to; on a terminal the running stage is redrawn in place, elsewhere every line is printed once.
-        first: Said at once, before anything slow is imported.
+        first: The first stage; it is shown at once, before anything slow is imported.
     """
 
     def __init__(self, console: Console, first: str) -> None:
-        self._console, self._first = console, first
+        self._console, self._first = console, Stage(first)
         self._live: _Live | None = None
         self._stage: Stage | None = None
         self._began = time.monotonic()
@@ -36,11 +36,8 @@ class Display:
         self._taken: list[tuple[Stage, float]] = []
 
     def __enter__(self) -> Display:
-        """Say the first line."""
-        if self._console.is_terminal:
-            self._start(self._first)
-        else:
-            self._print(self._first)
+        """Begin the first stage, which has no number."""
+        self._begin_stage(self._first)
         return self
 
     def __exit__(
@@ -137,6 +134,7 @@ class _Live(Progress):
             console=console,
             transient=True,
             get_time=time.monotonic,
+            refresh_per_second=4,
         )
         self._began = time.monotonic()
         self._task = self.add_task(title, total=None, time="", count="")

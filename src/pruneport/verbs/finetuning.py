@@ -21,6 +21,7 @@ from pruneport.errors import InputError, SourceError, TargetError, TrainingError
 from pruneport.export.bundle import TRAINING, check_output, is_bundle, new_bundle, open_bundle
 from pruneport.export.weights import rebuild, write_network
 from pruneport.models.factories import load_factory
+from pruneport.models.names import not_a_source
 from pruneport.models.options import SourceOptions
 from pruneport.models.record import Factory
 from pruneport.models.source import open_source
@@ -108,8 +109,8 @@ def _open(options: FinetuneConfig, factory: Factory | None = None) -> tuple[nn.M
         return rebuild(bundle, factory), bundle.plan
     if ":" not in options.source:
         raise SourceError(
-            f"there is no bundle at {folder}; expected a folder written by pruneport compress, or a source such as "
-            "torchvision:resnet50."
+            f"there is no bundle at {folder} (a folder written by pruneport compress), and "
+            f"{not_a_source(options.source)}"
         )
     network, source = open_source(options)
     return network, dense_plan(network, source)

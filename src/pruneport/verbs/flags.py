@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import re
@@ -145,7 +146,17 @@ def parse(verb: str, arguments: Sequence[str]) -> tuple[Any, bool]:
 
 
 def root_help(arguments: Sequence[str]) -> NoReturn:
-    """Print the help that lists the verbs, or what is wrong with arguments that begin with none; then exit."""
+    """Print the help that lists the verbs, or what is wrong with arguments that begin with none; then exit.
+
+    Raises:
+        InputError: The first argument is no flag.
+    """
+    if not arguments[0].startswith("-"):
+        near = difflib.get_close_matches(arguments[0], VERBS, n=1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise InputError(
+            f"there is no verb {arguments[0]!r}; expected one of {', '.join(VERBS)}.{meant} See pruneport --help."
+        )
     verbs = [
         Annotated[
             dataclasses.make_dataclass(verb, [], namespace={"__doc__": _summary(config)}),
@@ -206,11 +217,12 @@ def _flag(verb: str, field: dataclasses.Field[Any], hint: Any, text: str) -> Any
     """The field's type as tyro takes it: with its help, a name for its value, and our own errors."""
     kind = _kind(hint)
     shown: dict[str, Any] = {"help_behavior_hint": ""} if field.default is None or field.default is False else {}
-    flag = Annotated[hint, tyro.conf.arg(help=text, metavar=_NAMES.get(field.name) or _TYPES.get(kind), **shown)]
+    taken = Annotated[hint, tyro.conf.arg(help=text, metavar=_NAMES.get(field.name) or _TYPES.get(kind), **shown)]
     if kind not in _EXPECTED:
-        return flag
-    reader = _reader(kind, f"--{field.name.replace('_', '-')}", f"{text} See pruneport {verb} --help.")
-    return Annotated[flag, reader]
+        return taken
+    flag = f"--{field.name.replace('_', '-')}"
+    reader = _reader(kind, flag, f"{flag}: {text} See pruneport {verb} --help.")
+    return Annotated[taken, reader]
 
 
 def _kind(hint: Any) -> Any:

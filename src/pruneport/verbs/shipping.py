@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pruneport.bench.latency import check_required, measure, preflight
@@ -17,6 +18,7 @@ from pruneport.export.bundle import (
     new_bundle,
     plan_hash,
 )
+from pruneport.export.verdict import warnings_for
 from pruneport.export.verify import Check, require_parity, verify_files
 from pruneport.export.weights import rebuild, same_bits, write_network
 from pruneport.progress import Progress, Stage, numbered, silent
@@ -68,7 +70,8 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
     require_parity(verification)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
-    return ShipResult(folder=config.out, plan=plan, verification=verification, bench=measured)
+    warnings = tuple(warnings_for(json.loads(plan.to_json()), verified, measured))
+    return ShipResult(folder=config.out, plan=plan, verification=verification, bench=measured, warnings=warnings)
 
 
 def _check_reload(folder: Path, pruned: Pruned) -> Check:

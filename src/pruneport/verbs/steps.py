@@ -20,7 +20,7 @@ from pruneport.compress.cost import run_once
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan
 from pruneport.compress.prune import Pruned, describe_groups
-from pruneport.errors import CheckpointError, SourceError
+from pruneport.errors import CheckpointError, OutputError, SourceError
 from pruneport.export.bundle import (
     BENCH,
     DENSE_ONNX,
@@ -39,6 +39,7 @@ from pruneport.export.card import model_card
 from pruneport.export.onnx_file import write_onnx
 from pruneport.export.options import ParityOptions
 from pruneport.export.parity import check_classes
+from pruneport.export.verdict import warnings_for
 from pruneport.export.verify import Check, open_parity_images, require_parity, verify_files
 from pruneport.export.weights import rebuild, write_network
 from pruneport.models.factories import load_factory
@@ -88,13 +89,22 @@ def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult
     if not config.sensitivity:
         progress(Stage("finding groups"))
         dense, views = describe_groups(network, source, options, progress=progress)
-        return InspectResult(source=source.spec, dense=dense, groups=tuple(views))
+        return InspectResult(
+            source=source.spec, dense=dense, groups=tuple(views), scope=config.scope, members=config.members
+        )
     options = replace(options, criterion="block-hessian", ranking="sensitivity")
     progress(Stage("gathering calibration inputs"))
     inputs = calibration_inputs(config, network, source, progress)
     progress(Stage("measuring what removal costs"))
     dense, views = describe_groups(network, source, options, inputs, progress)
-    result = InspectResult(source=source.spec, dense=dense, groups=tuple(views), plot=config.plot)
+    result = InspectResult(
+        source=source.spec,
+        dense=dense,
+        groups=tuple(views),
+        scope=config.scope,
+        plot=config.plot,
+        members=config.members,
+    )
     write_whole(config.plot, sensitivity_plot(result.to_dict()["groups"]))
     return result
 
@@ -111,7 +121,8 @@ def compress(config: CompressConfig, progress: Progress = silent, command: str =
     with new_bundle(config.out, config.overwrite, command) as staging:
         write_network(staging, pruned.network, pruned.plan)
         write_card(staging, pruned.plan)
-    return CompressResult(folder=config.out, plan=pruned.plan)
+    warnings = warnings_for(json.loads(pruned.plan.to_json()), None, None)
+    return CompressResult(folder=config.out, plan=pruned.plan, warnings=tuple(warnings))
 
 
 def export(config: ExportConfig, progress: Progress = silent, command: str = "") -> ExportResult:
@@ -135,17 +146,22 @@ def export(config: ExportConfig, progress: Progress = silent, command: str = "")
     return ExportResult(folder=config.folder, files=files)
 
 
-def verify(config: VerifyConfig, progress: Progress = silent) -> VerifyResult:
-    """Check hashes, ONNX files, and parity between torch and ONNX Runtime; nothing is written.
+def verify(config: VerifyConfig, progress: Progress = silent, command: str = "") -> VerifyResult:
+    """Check hashes, ONNX files, and parity between torch and ONNX Runtime; write verify.json into the bundle.
+
+    The model card, and the report where there is one, are written anew. A bundle that cannot be written is checked all
+    the same, and the result says so.
 
     Raises:
         InputError: The bundle is damaged, or was not exported yet, or the checkpoint that was given cannot be used.
-        ParityError: The outputs differ by more than the tolerance.
+        ParityError: The outputs differ by more than the tolerance; verify.json says so.
     """
-    progress("checking hashes")
+    progress = numbered(progress, 4)
+    progress(Stage("opening the bundle"))
     bundle, pruned, factory = _open(config)
     hashes = Check(name="hashes", ok=True, detail=check_hashes(bundle))
     bundle.path(MODEL_ONNX), bundle.path(DENSE_ONNX)
+    progress(Stage("building the dense network"))
     dense, why_no_dense = None, ""
     try:
         dense = _dense(bundle, factory, config.checkpoint)
@@ -153,6 +169,7 @@ def verify(config: VerifyConfig, progress: Progress = silent) -> VerifyResult:
         if config.checkpoint is not None:
             raise
         why_no_dense = str(error)
+    progress(Stage("verifying"))
     verification = verify_files(
         bundle.folder,
         dense,
@@ -164,8 +181,22 @@ def verify(config: VerifyConfig, progress: Progress = silent) -> VerifyResult:
         why_no_dense=why_no_dense,
         progress=progress,
     )
+    progress(Stage("writing verify.json"))
+    verified = _with_earlier(verification.to_dict(), _recorded(bundle, VERIFY))
+    measured = _recorded(bundle, BENCH)
+    recorded = True
+    try:
+        with update_bundle(bundle, command) as staging:
+            write_json(staging / VERIFY, verified)
+            write_card(staging, bundle.plan, verified, measured)
+            if measured is not None and REPORT in bundle.files:
+                write_report(staging, bundle.plan, verified, measured)
+    except OutputError as error:
+        recorded = False
+        progress(Note(f"not recorded in the bundle: {error}"))
     require_parity(verification)
-    return VerifyResult(folder=config.folder, verification=verification)
+    warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, measured)
+    return VerifyResult(folder=config.folder, verification=verification, warnings=tuple(warnings), recorded=recorded)
 
 
 def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -> BenchResult:
@@ -175,10 +206,10 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
         InputError: The bundle was not exported, or an option or the provider cannot be used.
         SpeedupError: ``require_speedup`` was not reached; bench.json is written all the same.
     """
+    progress = numbered(progress, 2)
     bundle = open_bundle(config.folder)
     dense, pruned = bundle.path(DENSE_ONNX), bundle.path(MODEL_ONNX)
-    verified = json.loads(bundle.path(VERIFY).read_text(encoding="utf-8")) if VERIFY in bundle.files else None
-    progress = numbered(progress, 2)
+    verified = _recorded(bundle, VERIFY)
     progress(Stage("timing", still=True))
     measured = measure(dense, pruned, config, progress)
     progress(Stage("writing the report"))
@@ -188,7 +219,23 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
         write_report(staging, bundle.plan, verified, measured)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
-    return BenchResult(folder=config.folder, bench=measured)
+    warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, measured)
+    return BenchResult(folder=config.folder, bench=measured, warnings=tuple(warnings))
+
+
+def _recorded(bundle: Bundle, name: str) -> dict[str, Any] | None:
+    """What an earlier verb wrote into the bundle, if it did."""
+    if name not in bundle.files:
+        return None
+    content: dict[str, Any] = json.loads(bundle.path(name).read_text(encoding="utf-8"))
+    return content
+
+
+def _with_earlier(verified: dict[str, Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """Keep what was counted on images before, where this time there were none: the ONNX files are the same."""
+    kept = {name: earlier[name] for name in ("accuracy", "agreement") if earlier and earlier.get(name)}
+    counted = verified["accuracy"] or verified["agreement"]
+    return verified if counted else verified | kept
 
 
 def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module, Pruned]:
