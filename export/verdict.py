@@ -60,7 +60,7 @@ def _accuracy_warnings(plan: Json, verify: Json | None) -> list[str]:
         return []  # the dense original is no measure of it
     accuracy, agreement = (verify or {}).get("accuracy"), (verify or {}).get("agreement")
     if (fall := _fall(accuracy)) is not None and accuracy:
-        if fall <= _LEAST_FALL or not (plan["source"]["trained"] or _surely_fell(accuracy)):
+        if fall <= _LEAST_FALL + 1e-9 or not (plan["source"]["trained"] or _surely_fell(accuracy)):
             return []
         before, after = percent(accuracy["dense_torch"]), percent(accuracy["dense_torch"] - fall)
         said = f"Accuracy fell by {100 * fall:.1f} points, from {before} to {after} on {accuracy['images']} images."
