@@ -36,7 +36,7 @@ def test_the_digits_study_and_its_report(run: Any, tmp_path: Path) -> None:
         flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
         page = [browser, *flags, (out / "report.html").as_uri()]
         document = subprocess.run(page, capture_output=True, check=True, timeout=120, encoding="utf-8").stdout
-        assert document.count("<svg") == 3
+        assert document.count("<svg") == 6  # each plot wide and narrow
         assert "More than 20 % better at low budgets" in document
         assert "<script" not in document
     advised = run("transfer", "--advise", "--budget", "1e10", "--task", "pruneport:digits-parity", "--out", out)

@@ -50,8 +50,7 @@ def transfer(config: TransferConfig, progress: Progress = silent, command: str =
         raise InputError(
             f"--{', --'.join(given)} without --advise; a study takes lists: --budgets, --tasks, --networks."
         )
-    progress = numbered(progress, 1 if config.report else STUDY + 1)
-    finished = _finished(config, folder) if config.report else run_study(config, folder, progress)
+    finished = _finished(config, folder) if config.report else run_study(config, folder, numbered(progress, STUDY))
     progress(Stage("writing the report"))
     summary = summarise(finished, trials(config) or [item.trial for item in finished])
     write_whole(folder / SUMMARY, json.dumps(summary, indent=1, allow_nan=False) + "\n")
