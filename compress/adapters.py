@@ -8,6 +8,7 @@ reshapes are given their last size open.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruneport.compress.size_calls import QUERIES, SIZE_CALLS, calling_module
+from pruneport.compress.size_calls import QUERIES, SIZE_CALLS, call_site
 
 __all__ = ["ADAPTED", "adapt", "replace_sizes"]
 
@@ -74,12 +75,12 @@ def _path(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def replace_sizes(network: nn.Module, sizes: Mapping[str, Mapping[int, Mapping[int, int]]]) -> None:
+def replace_sizes(network: nn.Module, sizes: Mapping[str, Mapping[str, Mapping[int, int]]]) -> None:
     """Let modules run their own forward with other sizes in some of its calls, in place.
 
     Args:
         network: The pruned network.
-        sizes: Module -> number of the call, among those of its forward that take or return sizes -> slot -> size.
+        sizes: Module -> call of its forward that takes or returns sizes (see ``call_site``) -> slot -> size.
     """
     modules = dict(network.named_modules())
     for name, calls in sizes.items():
@@ -100,7 +101,7 @@ class _Resized(nn.Module):
     """Runs its dense type's own forward, with some of its sizes replaced."""
 
     _dense_type: type[nn.Module]
-    _sizes: dict[int, dict[int, int]]
+    _sizes: dict[str, dict[int, int]]
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         with _ReplacedSizes(self, self._sizes):
@@ -110,18 +111,19 @@ class _Resized(nn.Module):
 class _ReplacedSizes(TorchFunctionMode):
     """Replaces sizes in the calls that a module makes itself; those of modules inside it are theirs."""
 
-    def __init__(self, module: nn.Module, sizes: Mapping[int, Mapping[int, int]]) -> None:
+    def __init__(self, module: nn.Module, sizes: Mapping[str, Mapping[int, int]]) -> None:
         super().__init__()
         self._module, self._sizes = module, sizes
-        self._calls = 0
+        self._calls: Counter[str] = Counter()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         query, call = QUERIES.get(function), SIZE_CALLS.get(function)
-        if (query is None and call is None) or calling_module() is not self._module:
+        module, site = (None, "") if query is None and call is None else call_site(function)
+        if module is not self._module:
             return function(*args, **named)
-        slots = self._sizes.get(self._calls)
-        self._calls += 1
+        slots = self._sizes.get(f"{site} {self._calls[site]}")
+        self._calls[site] += 1
         if slots is None:
             return function(*args, **named)
         if call is not None:

@@ -45,7 +45,7 @@ class NarrowAttention(nn.MultiheadAttention):
             query, key, value = (part.transpose(0, 1) for part in (query, key, value))
         q, k, v = (
             self._heads(torch.cat([projected, *more], dim=1))
-            for projected, more in zip(self._projected(query, key, value), self._more(len(query)), strict=True)
+            for projected, more in zip(self._projected(query, key, value), self._more(query.shape[0]), strict=True)
         )
         logits = (q * self.scale) @ k.transpose(-2, -1)
         for mask in (attn_mask, None if key_padding_mask is None else key_padding_mask[:, None, None]):

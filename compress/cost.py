@@ -259,9 +259,10 @@ def _terms(
         mixes = isinstance(layer, nn.MultiheadAttention)  # what is left of it grows with the heads alone
         rows = [first] if mixes else [first, second, riding.get(name, -1)]
         macs.append(_Term(macs_by_module.get(name, 0), *_two(rows, fixed)))
-        gains = {id(parameter) for parameter in _gains(layer)}
+        apart = {id(parameters[owner]) for owner, _ in axes if owner in parameters}  # with axes of their own
+        apart |= {id(parameter) for parameter in _gains(layer)}
         for parameter in [*layer.parameters(recurse=False), *_original(layer)]:
-            if id(parameter) not in counted | gains:
+            if id(parameter) not in counted | apart:
                 matrix = parameter.numel() > max(parameter.shape)
                 params.append(_Term(parameter.numel(), first, second if matrix else -1))
             counted.add(id(parameter))

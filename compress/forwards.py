@@ -21,8 +21,8 @@ __all__ = ["Attributes", "ForwardChanges", "Sizes", "fit_forwards", "rescale_key
 Attributes = dict[str, dict[str, int | tuple[int, ...]]]
 """Module -> attribute -> its value in the pruned network."""
 
-Sizes = dict[str, dict[int, dict[int, int]]]
-"""Module -> number of a call of its forward that takes or returns sizes -> slot -> the size in the pruned network."""
+Sizes = dict[str, dict[str, dict[int, int]]]
+"""Module -> call of its forward that takes or returns sizes (see ``call_site``) -> slot -> size when pruned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,9 @@ class ForwardChanges:
     sizes: Sizes
 
 
-def fit_forwards(network: nn.Module, coupling: Coupling, kept: Callable[[int], bool]) -> ForwardChanges:
+def fit_forwards(
+    network: nn.Module, coupling: Coupling, kept: Callable[[int], bool], dense_numbers: bool = False
+) -> ForwardChanges:
     """Find what must be changed so that every forward asks for the sizes that are there, and scales as it did.
 
     An attribute is set anew where the forward uses it as one width and as nothing else. A size that the pruned network
@@ -49,8 +51,12 @@ def fit_forwards(network: nn.Module, coupling: Coupling, kept: Callable[[int], b
         network: The dense network.
         coupling: What its forward does.
         kept: Whether a unit stays.
+        dense_numbers: Whether every attribute and every size asked for stays the dense network's, and all sizes given
+            to functions are replaced: for forwards that compute with a size where that cannot be seen.
     """
-    pinned = {leaf for expression in coupling.numbers for leaf in leaves_of(expression)}
+    numbers = [*coupling.numbers, *([used.expression for used in coupling.used_sizes] if dense_numbers else ())]
+    pinned = {leaf for expression in numbers for leaf in leaves_of(expression)}
+    pinned |= set(coupling.asked_sizes) if dense_numbers else set()
     wanted = _wanted(coupling, kept)
     attributes = {leaf: sizes.pop() for leaf, sizes in wanted.items() if len(sizes) == 1 and leaf not in pinned}
 
@@ -64,7 +70,7 @@ def fit_forwards(network: nn.Module, coupling: Coupling, kept: Callable[[int], b
         if evaluate(left, value_of) != evaluate(right, value_of):
             pinned.update(leaf for side in (left, right) for leaf in leaves_of(side))
             attributes = {leaf: size for leaf, size in attributes.items() if leaf not in pinned}
-    sizes: dict[tuple[str, int, int], set[int]] = defaultdict(set)
+    sizes: dict[tuple[str, str, int], set[int]] = defaultdict(set)
     for used in coupling.used_sizes:
         size, given = _left(used, kept), evaluate(used.expression, value_of)
         if given is not None and given < 0:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pruneport.compress.aten import argument, operator_name
 from pruneport.compress.coupling import Coupling
 from pruneport.compress.flow import Flow
-from pruneport.compress.hooks import running
+from pruneport.compress.hooks import hooks_restored, running
 from pruneport.compress.layers import LAYERS, silence
 from pruneport.compress.operators import LEAVES, operate
 from pruneport.compress.plan import GroupPlan, positions_kept
@@ -49,29 +49,30 @@ def check_against_masked(
         lost: The units that were removed.
 
     Returns:
-        The largest difference of an output, relative to the largest masked output; None where every floating-point
-        output is zero or there is none, which proves nothing.
+        The largest difference of an output, relative to the largest masked output. Those of the layers whose channels
+        leave the network count too: what is made of them (classes, boxes that passed a threshold) may hide a
+        difference. None where all are zero, which proves nothing.
 
     Raises:
         ForwardError: The pruned network does not run.
         OutputError: Its outputs have other shapes or values than the masked dense network's.
     """
     lost = frozenset(lost)
-    with torch.inference_mode(), running(pruned) as stack:
+    with running(pruned) as stack, torch.no_grad():
         try:
-            actual = tensor_leaves(pruned(example))
+            actual = _outputs(pruned, groups, example)
         except Exception as error:
             raise ForwardError(tuple(stack), error) from error
-    with torch.inference_mode():
-        unmasked = tensor_leaves(dense(example))
+    with torch.no_grad():
+        unmasked = _outputs(dense, groups, example)
     expected = masked_outputs(dense, groups, example, coupling, lost)
     _check_shapes(actual, expected, unmasked)
     found = _largest_error(actual, expected)
     if not (found is None or found <= _TOLERANCE) or not _same_values(actual, expected):
         # Some untrained networks amplify rounding, and equal scores change places: look more closely.
         finer = example.double()
-        with torch.inference_mode():
-            actual = tensor_leaves(copy.deepcopy(pruned).double()(finer))
+        with torch.no_grad():
+            actual = _outputs(copy.deepcopy(pruned).double(), groups, finer)
         expected = masked_outputs(copy.deepcopy(dense).double(), groups, finer, coupling, lost)
         found = _largest_error(actual, expected)
         if not (found is None or found <= _TOLERANCE):
@@ -130,9 +131,22 @@ def masked_outputs(
     kept = [(member, group.kept) for group in groups if group.kept is not None for member in group.members]
     for name, axes in positions_kept(kept).items():
         silence(masked, name, axes)
-    if coupling is None or not coupling.averaged & lost:
-        return tensor_leaves(masked(example))
-    return tensor_leaves(_KeptFlow(masked, coupling, lost).run(example))
+    run = masked if coupling is None or not coupling.averaged & lost else _KeptFlow(masked, coupling, lost).run
+    return _outputs(masked, groups, example, run)
+
+
+def _outputs(
+    network: nn.Module, groups: Sequence[GroupPlan], example: Tensor, run: Callable[[Tensor], Any] | None = None
+) -> list[Tensor]:
+    """What the network returns, then what its output layers compute."""
+    layers = {member.module for group in groups if group.scope == "output" for member in group.members}
+    seen: list[Tensor] = []
+    with hooks_restored(network):
+        for name, module in network.named_modules():
+            if name in layers:
+                module.register_forward_hook(lambda _, inputs, output: seen.extend(tensor_leaves(output)))
+        returned = tensor_leaves((run or network)(example))
+    return [*returned, *seen]
 
 
 class _KeptFlow(Flow):  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ from torch import Tensor
 from pruneport.compress.aten import argument, operator_name, tensors_in
 from pruneport.compress.flow import Flow, Map
 
-__all__ = ["MEETS_FIXED", "combine", "concatenate", "meeting", "share", "stack", "write"]
+__all__ = ["MEETS_FIXED", "combine", "concatenate", "meeting", "put", "share", "stack", "write"]
 
 MEETS_FIXED = "{} combines its channels with values whose width does not follow any layer"
 
@@ -162,3 +162,21 @@ def write(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> Non
             if not entry.bare:
                 flow.break_off(entry.compact(), f"{flow.here} writes its channels into a slice")
                 flow.lose([target._base], entry.compact())
+
+
+def put(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Rows written into another tensor at places of its first dimension: their channels are the tensor's."""
+    target, indices, values = args[:3]
+    whole = target._base is None and len(indices) == 1 and values.ndim == target.ndim
+    for entry in flow.maps(values):
+        dims = flow.varies(entry)
+        if entry.bare or not dims:
+            continue
+        if not whole or 0 in dims:
+            flow.break_off(entry.compact(), f"{flow.here} writes its channels to places that other values say")
+            continue
+        there, line = flow.map_along(target, dims[0]), entry.line(dims[0])
+        if there is None:
+            flow.give_line(target, dims[0], line)
+        else:
+            _meet(flow, entry, dims[0], [(there, flow.varies(there))])

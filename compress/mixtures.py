@@ -7,7 +7,7 @@ from typing import Any
 from pruneport.compress.aten import argument, operator_name, tensors_in
 from pruneport.compress.flow import Flow, Map
 
-__all__ = ["fold", "glu", "normalise", "order", "pool", "reduce"]
+__all__ = ["fold", "glu", "normalise", "order", "pool", "reduce", "sample"]
 
 
 def pool(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -83,6 +83,22 @@ def order(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> Non
             for out in tensors_in(output):
                 if out.ndim == source.ndim:
                     flow.give_line(out, dims[0], entry.line(dims[0]))
+
+
+def sample(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Regions of a map, pooled: each channel by itself, at places that other values say."""
+    source = args[0]
+    flow.give(output, [])
+    for other in tensors_in((args[1:], kwargs)):
+        for entry in flow.maps(other):
+            if not entry.bare:
+                flow.lose([output], entry.compact())
+    for entry in flow.maps(source):
+        dims = flow.varies(entry)
+        if not entry.bare and dims == (1,):
+            flow.give_line(output, 1, entry.line(1))
+        elif not entry.bare and dims:
+            flow.break_off(entry.compact(), f"{flow.here} mixes its channels by {function}")
 
 
 def glu(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:

@@ -10,8 +10,8 @@ from torch import nn
 
 from pruneport.compress.aten import operator_name, tensors_in
 from pruneport.compress.flow import Flow, Operation
-from pruneport.compress.meetings import combine, concatenate, stack, write
-from pruneport.compress.mixtures import fold, glu, normalise, order, pool, reduce
+from pruneport.compress.meetings import combine, concatenate, put, stack, write
+from pruneport.compress.mixtures import fold, glu, normalise, order, pool, reduce, sample
 from pruneport.compress.movements import (
     embed,
     move,
@@ -86,6 +86,7 @@ def _table() -> dict[str, Operation]:
         (concatenate, "cat concat"),
         (stack, "stack"),
         (write, "copy"),
+        (put, "index_put"),
         (pool, "max_pool1d max_pool2d max_pool2d_with_indices avg_pool1d avg_pool2d adaptive_avg_pool1d "
                 "_adaptive_avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d "
                 "_upsample_nearest_exact2d upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa "
@@ -108,6 +109,7 @@ def _table() -> dict[str, Operation]:
         (prelu, "_prelu_kernel prelu"),
         (order, "topk sort argsort kthvalue median mode cummax cummin msort"),
         (glu, "glu"),
+        (sample, "roi_align roi_pool"),
         (pixel_shuffle, "pixel_shuffle"),
         (pixel_unshuffle, "pixel_unshuffle"),
         (windows, "im2col"),

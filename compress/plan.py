@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 2
-_Sizes = Mapping[str, Mapping[int, Mapping[int, int]]]
+_Sizes = Mapping[str, Mapping[str, Mapping[int, int]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +88,8 @@ class Plan:
 
     Attributes:
         attributes: Widths that forwards take from attributes: module -> attribute -> value.
-        sizes: Sizes that forwards compute otherwise: module -> number of the call -> slot -> size; None in plans of
-            format 1, whose networks are adapted by their types.
+        sizes: Sizes that forwards compute otherwise: module -> call (see ``call_site``) -> slot -> size; None in plans
+            of format 1, whose networks are adapted by their types.
         masked_error: Largest output difference between the pruned network and the dense one whose removed
             channels are zeroed, relative to the outputs' size; None where that would prove nothing (norms that
             average over channels, all outputs zero).
@@ -106,7 +106,7 @@ class Plan:
     libraries: dict[str, str]
     created: str
     attributes: dict[str, dict[str, int | tuple[int, ...]]] = field(default_factory=dict)
-    sizes: dict[str, dict[int, dict[int, int]]] | None = None
+    sizes: dict[str, dict[str, dict[int, int]]] | None = None
     note: str | None = None
     masked_error: float | None = None
     calibration: Calibrated | None = None
@@ -266,11 +266,11 @@ def _attributes(entry: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, i
     }
 
 
-def _sizes(entry: Any) -> dict[str, dict[int, dict[int, int]]] | None:
+def _sizes(entry: Any) -> dict[str, dict[str, dict[int, int]]] | None:
     if entry is None:
         return None
     return {
-        module: {int(call): {int(slot): int(size) for slot, size in slots.items()} for call, slots in calls.items()}
+        module: {str(call): {int(slot): int(size) for slot, size in slots.items()} for call, slots in calls.items()}
         for module, calls in entry.items()
     }
 
@@ -325,7 +325,7 @@ def compose(plan: Plan, further: Plan) -> Plan:
     )
 
 
-def _composed_sizes(before: _Sizes | None, after: _Sizes | None) -> dict[str, dict[int, dict[int, int]]] | None:
+def _composed_sizes(before: _Sizes | None, after: _Sizes | None) -> dict[str, dict[str, dict[int, int]]] | None:
     if before is None and not after:
         return None
     before, after = before or {}, after or {}

@@ -53,12 +53,23 @@ def remove_units(
         if plan.kept is not None
         for unit in set(range(group.width)).difference(plan.kept)
     }
-    pruned = copy.deepcopy(network)
-    changes = fit_forwards(network, assessed.coupling, lambda unit: unit not in lost)
-    apply_plan(pruned, plans, changes.attributes, changes.sizes)
-    rescale_keys(pruned, assessed.coupling, lambda unit: unit not in lost)
-    error = check_against_masked(network, pruned, plans, example, assessed.coupling, lost)
-    return Removal(network=pruned, changes=changes, masked_error=error)
+    first: ForwardError | OutputError | None = None
+    tried: list[ForwardChanges] = []
+    for dense_numbers in (False, True):
+        changes = fit_forwards(network, assessed.coupling, lambda unit: unit not in lost, dense_numbers)
+        if changes in tried:
+            break
+        tried.append(changes)
+        pruned = copy.deepcopy(network)
+        apply_plan(pruned, plans, changes.attributes, changes.sizes)
+        rescale_keys(pruned, assessed.coupling, lambda unit: unit not in lost)
+        try:
+            error = check_against_masked(network, pruned, plans, example, assessed.coupling, lost)
+            return Removal(network=pruned, changes=changes, masked_error=error)
+        except (ForwardError, OutputError) as failure:
+            first = first or failure
+    assert first is not None
+    raise first
 
 
 def leave_culprits_dense(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pruneport.compress.aten import tensors_in
-from pruneport.compress.size_calls import QUERIES, SIZE_CALLS, SizeCall, SizeQuery, calling_module
+from pruneport.compress.size_calls import QUERIES, SIZE_CALLS, SizeCall, SizeQuery, call_site
 from pruneport.compress.traced_sizes import Expression, QueriedSize, TracedSize, expression_of
 
 __all__ = ["AskedSize", "SizeTracer", "UsedSize"]
@@ -29,7 +29,7 @@ class UsedSize:
 
     Attributes:
         module: Whose forward it was.
-        call: Number of the call among those of the module that take or return sizes.
+        call: The function that made the call, the function called, and how many such calls came before it.
         slot: Which number of the call.
         value: The number, in the dense network.
         expression: What it was computed from.
@@ -39,7 +39,7 @@ class UsedSize:
     """
 
     module: str
-    call: int
+    call: str
     slot: int
     value: int
     expression: Expression
@@ -87,11 +87,11 @@ class SizeTracer(TorchFunctionMode):
         self.paused = False
         self._names = {id(module): name for name, module in reversed(list(network.named_modules()))}
         self._skipped, self._line_of, self._is_fixed = skipped, line_of, is_fixed
-        self._calls: Counter[str] = Counter()
+        self._calls: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     def entered(self, name: str) -> None:
         """A module's forward begins: its calls are numbered from 0."""
-        self._calls[name] = 0
+        self._calls[name].clear()
 
     def used_as_number(self, size: TracedSize) -> None:
         """Note a scale."""
@@ -111,19 +111,19 @@ class SizeTracer(TorchFunctionMode):
             if getattr(function, "__name__", "").strip("_") in _ARITHMETIC:
                 self.numbers += [part.expression for part in (*args, *named.values()) if isinstance(part, TracedSize)]
             return output
-        module = calling_module()
+        module, site = call_site(function)
         name = self._names.get(id(module))
         if name is None or isinstance(module, self._skipped):
             return output
-        number = self._calls[name]
-        self._calls[name] += 1
+        number = f"{site} {self._calls[name][site]}"
+        self._calls[name][site] += 1
         if call is not None:
             self._note_used(call, name, number, args, named, output)
             return output
         assert query is not None
         return self._note_asked(query, name, number, args, named, output)
 
-    def _note_used(self, call: SizeCall, name: str, number: int, args: Any, kwargs: Any, output: Any) -> None:
+    def _note_used(self, call: SizeCall, name: str, number: str, args: Any, kwargs: Any, output: Any) -> None:
         for part in call.measure(args, kwargs, output) if tensors_in(output) else ():
             whole = not part.start and part.stop == part.tensor.shape[part.dim]
             if not isinstance(part.value, int) or (part.value < 0 and whole):  # torch computes it
@@ -135,7 +135,7 @@ class SizeTracer(TorchFunctionMode):
                 value, expression = int(part.value), expression_of(part.value)
                 self.used.append(UsedSize(name, number, part.slot, value, expression, line, part.start, part.stop))
 
-    def _note_asked(self, query: SizeQuery, name: str, number: int, args: Any, kwargs: Any, output: Any) -> Any:
+    def _note_asked(self, query: SizeQuery, name: str, number: str, args: Any, kwargs: Any, output: Any) -> Any:
         tensor, traced = args[0], {}
         sizes = [output] if isinstance(output, int) else list(output)
         for slot, (dim, value) in enumerate(zip(query.dims(args, kwargs), sizes, strict=True)):

@@ -40,10 +40,10 @@ class AttributeSize:
 
 @dataclass(frozen=True)
 class QueriedSize:
-    """What a call that asks for a size returned: the ``slot``-th number of the module's ``call``-th such call."""
+    """What a module's call that asks for sizes returned (see ``call_site``): its ``slot``-th number."""
 
     module: str
-    call: int
+    call: str
     slot: int
 
 

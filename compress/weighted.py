@@ -45,6 +45,22 @@ def _pass_on(flow: Flow, source: Tensor, output: Tensor, dim: int, reason: str =
                 flow.give_line(output, varies[0], entry.line(varies[0]))
 
 
+def _note_riding(flow: Flow, name: str, output: Tensor) -> None:
+    """Note the channels along which a layer is applied, which its cost grows with."""
+    for ridden in flow.maps(output):
+        if dims := flow.varies(ridden):
+            flow.riding[name] = ridden.line(dims[0])
+
+
+def _mixes(layer: Any) -> bool:
+    """Whether a convolution's outputs depend on other places than their own."""
+    return any(size != 1 for size in (*layer.kernel_size, *layer.stride)) or any(_numbers(layer.padding))
+
+
+def _numbers(padding: Any) -> tuple[int, ...]:
+    return () if isinstance(padding, str) else padding
+
+
 def convolve(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
     """A convolution's inputs end and its outputs begin; depthwise ones go through."""
     source, weight = args[0], args[1]
@@ -62,7 +78,8 @@ def convolve(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
     if bool(argument(function, args, kwargs, "transposed", False)) != layer.transposed:
         _tied(flow, name, source, 1, output, bias)
         return
-    _pass_on(flow, source, output, 1, f"{name} mixes its channels as if they were places")
+    _pass_on(flow, source, output, 1, f"{name} mixes its channels as if they were places" if _mixes(layer) else "")
+    _note_riding(flow, name, output)
     depthwise = layer.groups > 1 and layer.groups == layer.in_channels
     if not depthwise:
         flow.end(output)
@@ -142,8 +159,7 @@ def _linear(flow: Flow, name: str, source: Tensor, output: Tensor, bias: Tensor 
     flow.give(output, [])
     flow.end(output)
     _pass_on(flow, source, output, -1)
-    for ridden in flow.maps(output):
-        flow.riding[name] = ridden.line(flow.varies(ridden)[0])
+    _note_riding(flow, name, output)
     _read(flow, source, -1, lambda: flow.elements.register((name, "in"), layer.in_features), name)
     out = flow.elements.register((name, "out"), layer.out_features)
     if flow.place != name:  # a forward that takes the layer's weight: who counts by module does not see the layer
@@ -286,6 +302,7 @@ def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) 
                     _read(flow, source, dim, partial(_entries, flow, tensor), flow.here)
             flow.give_line(out, dim % source.ndim, entry.line(dim))
             return
+        _note_riding(flow, name, out)
         own = flow.elements.register((name, "channels"), source.shape[dim])
         _read(flow, source, dim, lambda: own, name)
         flow.give_line(out, dim % source.ndim, own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -128,3 +129,52 @@ class Mean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(1)
+
+
+class Scaled(nn.Module):
+    """Numbers computed from widths: by the root of an attribute, by a size asked for, and where nobody sees it."""
+
+    def __init__(self, scale: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.width, self.scale = 12, scale
+        self.a, self.b = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).reshape(len(x), self.width, -1, 8)
+        out: Tensor = self.b(y * self.scale(self, y))
+        return out
+
+
+SCALES: dict[str, tuple[Callable[[Any, Tensor], Any], dict[str, int]]] = {
+    "a root of an attribute": (lambda n, y: n.width**-0.5, {}),
+    "an attribute times values": (lambda n, y: torch.ones(1) / n.width, {}),
+    "a root of a size": (lambda n, y: y.size(1) ** 0.5, {"width": 6}),
+    "one over a size": (lambda n, y: 1 / y.shape[1], {"width": 6}),
+    "a count of entries": (lambda n, y: 1000 / y[0].numel(), {"width": 6}),
+    "a product that is not seen": (lambda n, y: 0.5 * n.width, {}),
+    "a size that decides": (lambda n, y: 2.0 if y.shape[1] == 12 else 3.0, {"width": 6}),
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_numbers_stay_those_of_the_dense_network(name: str) -> None:
+    scale, attributes = SCALES[name]
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.ReLU(), nn.Conv2d(6, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    dense = nn.Sequential(Scaled(scale), *head).eval()
+    pruned = prune(dense, SOURCE, PruneOptions(ratio=0.5, round_to=1))
+    assert pruned.network[0].a.out_channels == 6  # type: ignore[index,union-attr]
+    assert pruned.plan.attributes.get("0", {}) == attributes
+    inputs = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    kept = next(group.kept for group in pruned.plan.groups if group.name == "0.a")
+    gone = sorted(set(range(12)) - set(kept or ()))
+    zeroed = copy.deepcopy(dense).double()
+    with torch.no_grad():
+        zeroed[0].a.weight[gone], zeroed[0].a.bias[gone] = 0, 0
+        middle, last = (zeroed[0].b, "0.b"), (zeroed[2], "2")
+        for layer, group in (middle, last):
+            left = next(plan.kept for plan in pruned.plan.groups if plan.name == group)
+            for unit in set(range(layer.out_channels)) - set(left or range(layer.out_channels)):
+                layer.weight[unit], layer.bias[unit] = 0, 0
+        expected, actual = zeroed(inputs), copy.deepcopy(pruned.network).double()(inputs)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9)

@@ -10,6 +10,7 @@ from . import (
     attention_kinds,
     attention_layers,
     attention_maps,
+    backbones,
     channels,
     concat,
     detection,
@@ -22,10 +23,25 @@ from . import (
     styles,
     tied,
     upsampling,
-)  # fmt: skip
+)
 
 NETWORKS = (
-    attention_heads, attention_kinds, attention_layers, attention_maps, channels, concat, detection, norms, operators,
-    outputs, own_weights, projects, residual, styles, tied, upsampling,
-)  # fmt: skip
+    attention_heads,
+    attention_kinds,
+    attention_layers,
+    attention_maps,
+    backbones,
+    channels,
+    concat,
+    detection,
+    norms,
+    operators,
+    outputs,
+    own_weights,
+    projects,
+    residual,
+    styles,
+    tied,
+    upsampling,
+)
 """They register themselves."""

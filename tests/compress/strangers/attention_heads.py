@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .registry import add, parameter
 
-__all__ = ["InputWidth", "Tokens", "both"]
+__all__ = ["InputWidth", "Tokens", "both", "whole"]
 
 
 class Tokens(nn.Module):
@@ -34,10 +34,10 @@ class Tokens(nn.Module):
         return self.head(F.relu(self.neck(self.norm3(x).mean(1))))
 
 
-def both(name: str, attention: Callable[[], nn.Module], prunes: str) -> None:
+def both(name: str, attention: Callable[[], nn.Module], prunes: str, **fields: Any) -> None:
     """The attention in a block whose stream stays, and in one whose stream shrinks too."""
     inside = " ".join(f"attn.{layer}" for layer in prunes.split())
-    add(name, lambda: Tokens(attention()), prunes=f"{inside} fc1", keeps="neck head")
+    add(name, lambda: Tokens(attention()), prunes=f"{inside} fc1", keeps="neck head", **fields)
     wide = f"{inside} fc1 patch places norm1 norm3"
     add(
         f"{name} and its stream",
@@ -45,6 +45,19 @@ def both(name: str, attention: Callable[[], nn.Module], prunes: str) -> None:
         prunes=wide,
         keeps="neck head",
         options={"scope": "channels"},
+    )
+
+
+def whole(name: str, attention: Callable[[], nn.Module], prunes: str = "") -> None:
+    """The same where whole heads go: what does not know how many it has stays dense, and the rest shrinks."""
+    inside = " ".join(f"attn.{layer}" for layer in prunes.split())
+    options = {"attention": "heads"}
+    add(
+        f"whole heads of {name}",
+        lambda: Tokens(attention()),
+        prunes=f"{inside} fc1",
+        keeps="neck head",
+        options=options,
     )
 
 
@@ -217,21 +230,24 @@ both("attention of a configured class", Configured, "query key value")
 both("attention scaled by the size of keys", lambda: Scaled(by_key_width), "qkv")
 both("attention scaled by an attribute", lambda: Scaled(by_attribute), "qkv")
 both("attention scaled by an argument", lambda: Scaled(by_argument), "qkv")
-add("attention scaled on both sides", lambda: Tokens(Scaled(by_both_roots)), prunes="attn.qkv fc1", keeps="neck head")
-add("attention without a scale", lambda: Tokens(Scaled(unscaled)), prunes="attn.qkv fc1", keeps="neck head")
-add("causal attention", lambda: Tokens(Scaled(causal)), prunes="attn.qkv fc1", keeps="neck head")
-add("attention by einsum", lambda: Tokens(Scaled(by_einsum)), prunes="attn.qkv fc1", keeps="neck head", onnx=True)
-add(
-    "attention by a mean of products", lambda: Tokens(Scaled(by_mean_product)), prunes="attn.qkv fc1", keeps="neck head"
-)
+both("attention scaled on both sides", lambda: Scaled(by_both_roots), "qkv")
+both("attention without a scale", lambda: Scaled(unscaled), "qkv")
+both("causal attention", lambda: Scaled(causal), "qkv")
+both("attention by einsum", lambda: Scaled(by_einsum), "qkv", onnx=True)
+both("attention by a mean of products", lambda: Scaled(by_mean_product), "qkv")
 for title, cut in {
     "chunk": lambda self, qkv: qkv.chunk(3, dim=-1),
     "a list of widths": lambda self, qkv: torch.split(qkv, self.parts, dim=-1),
     "an attribute": lambda self, qkv: torch.split(qkv, self.dim, dim=-1),
     "slices": lambda self, qkv: (qkv[..., : self.dim], qkv[..., self.dim : 2 * self.dim], qkv[..., 2 * self.dim :]),
 }.items():
-    attention = lambda cut=cut: Tokens(Split(cut))  # noqa: E731
-    add(f"attention split by {title}", attention, prunes="attn.c_attn fc1", keeps="neck head")
+    both(f"attention split by {title}", lambda cut=cut: Split(cut), "c_attn")
 both("attention of a GPT", Gpt, "c_attn")
 both("a width that is also a number", ScaledStream, "up")
 both("attention by cosines", Temperature, "to_qkv")
+whole("attention by the width of its input", InputWidth)
+whole("attention to a reduced map", Reduced)
+whole("attention of a configured class", Configured)
+whole("attention scaled by the size of keys", lambda: Scaled(by_key_width))
+whole("attention of a GPT", Gpt)
+whole("attention by cosines", Temperature)

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention_heads import Tokens
+from .attention_heads import both, whole
 from .registry import ConvBN, add, conv, parameter, pooled
-
-FIXED = "neck head"
 
 
 class Linear(nn.Module):
@@ -147,12 +145,14 @@ class PartialSelf(nn.Module):
         return self.head(pooled(self.last(self.cv2(torch.cat((a, b), 1)))))
 
 
-add("linear attention", lambda: Tokens(Linear()), prunes="fc1", keeps=FIXED, onnx=True)
-add("attention with softmax over channels", lambda: Tokens(Efficient()), prunes="attn.v fc1", keeps=FIXED)
-add("attention of channels", lambda: Tokens(Covariance()), prunes="fc1", keeps=FIXED)
-add("attention of talking heads", lambda: Tokens(Talking()), prunes="attn.qkv fc1", keeps=FIXED)
-add("attention to a memory", lambda: Tokens(Memory()), prunes="attn.query fc1", keeps=FIXED)
-add("a gated attention unit", lambda: Tokens(Gated()), prunes="attn.to_uvz fc1", keeps=FIXED)
+both("linear attention", Linear, "", onnx=True)
+both("attention with softmax over channels", Efficient, "v")
+both("attention of channels", Covariance, "")
+both("attention of talking heads", Talking, "qkv")
+both("attention to a memory", Memory, "query")
+both("a gated attention unit", Gated, "to_uvz")
+whole("attention of channels", Covariance)
+whole("attention of talking heads", Talking)
 add("attention across two streams", Latents, prunes="fine.0 coarse.0 q k v mix", keeps="last.0 head", onnx=True)
 add("attention on half of the channels", PartialSelf, prunes="stem.0 ffn.0.0 qkv.0", keeps="last.0 head")
 add("attention on half of the channels and its stream", PartialSelf, prunes="stem.0 ffn.0.0 qkv.0 cv1.0 cv2.0",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention_heads import Tokens, both
+from .attention_heads import both, whole
 from .registry import ConvBN, add, parameter
 
 FIXED = "neck head"
@@ -201,18 +201,25 @@ both("attention of torch with other widths", OtherWidths, "")
 both("attention of torch with a bias for keys", lambda: TorchAttention(add_bias_kv=True), "")
 both("attention of torch with a zero", lambda: TorchAttention(add_zero_attn=True, bias=False), "")
 both("attention in windows by the width of its input", Windowed, "qkv")
-add("attention with a rotary table", lambda: Tokens(Rotary()), prunes="attn.v fc1", keeps=FIXED, onnx=True)
-add("attention with computed rotation", lambda: Tokens(Rotary(buffer=False)), prunes="attn.v fc1", keeps=FIXED)
-add(
-    "attention with layer norms on heads", lambda: Tokens(NormedHeads(nn.LayerNorm)), prunes="attn.qkv fc1", keeps=FIXED
-)
-add("attention with root norms on heads", lambda: Tokens(NormedHeads(nn.RMSNorm)), prunes="fc1", keeps=FIXED)
-add("attention with one head of keys", lambda: Tokens(FewKeys(1)), prunes="attn.wq attn.wk attn.wv fc1", keeps=FIXED)
-add("attention with few heads of keys", lambda: Tokens(FewKeys(2)), prunes="attn.wq attn.wk attn.wv fc1", keeps=FIXED)
+both("attention with a rotary table", Rotary, "v", onnx=True)
+both("attention with computed rotation", lambda: Rotary(buffer=False), "v")
+both("attention with layer norms on heads", lambda: NormedHeads(nn.LayerNorm), "qkv")
+both("attention with root norms on heads", lambda: NormedHeads(nn.RMSNorm), "")
+both("attention with one head of keys", lambda: FewKeys(1), "wq wk wv")
+both("attention with few heads of keys", lambda: FewKeys(2), "wq wk wv")
+whole("attention of torch", TorchAttention, "mha")
+whole("attention in windows", Windowed)
+whole("attention with layer norms on heads", lambda: NormedHeads(nn.LayerNorm))
+whole("attention with a rotary table", Rotary)
+whole("attention with few heads of keys", lambda: FewKeys(2))
 LAYERS = "encoder.layers.0.linear1 encoder.layers.1.linear1 encoder.layers.0.self_attn encoder.layers.1.self_attn"
+STREAM: dict[str, Any] = {"prunes": f"{LAYERS} embed token", "keeps": FIXED, "options": {"scope": "channels"}}
 add("an encoder of torch with a class token", lambda: ClassToken(False, True), prunes=LAYERS, keeps=FIXED, onnx=True)
 add("an encoder of torch that norms last", lambda: ClassToken(False, False), prunes=LAYERS, keeps=FIXED)
-add("a pool by learned queries", lambda: ClassToken(True, True), prunes=f"{LAYERS}", keeps=FIXED)
+add("a pool by learned queries", lambda: ClassToken(True, True), prunes=LAYERS, keeps=FIXED)
+add("an encoder of torch and its stream", lambda: ClassToken(False, True), **STREAM)
+add("an encoder of torch that norms last and its stream", lambda: ClassToken(False, False), **STREAM)
+add("a pool by learned queries and its stream", lambda: ClassToken(True, True), **STREAM)
 INNER = "backbone.0.0 backbone.1.0 decoder.linear1 decoder.multihead_attn"
 add("a decoder with learned queries", Decoder, prunes=INNER, keeps="classes boxes.2")
 add("a pool by functional attention", PoolByAttention, prunes="stem.0", keeps="c")

@@ -63,9 +63,7 @@ def _mark(network: nn.Module, name: str, axis: str, size: int, places: Sequence[
         folded.add(name)
         _fold(part)
     if isinstance(part, nn.MultiheadAttention):
-        part.in_proj_weight.data.index_fill_(0 if axis == "channels" else 1, torch.tensor(places), math.nan)
-        if axis == "channels" and part.in_proj_bias is not None:
-            part.in_proj_bias.data[places] = math.nan
+        _mark_attention(part, axis, places)
     elif isinstance(part, nn.modules.conv._ConvNd) or axis == "in":
         _mark_weight(part, axis, size, places)
     else:
@@ -75,6 +73,22 @@ def _mark(network: nn.Module, name: str, axis: str, size: int, places: Sequence[
                     f"the plan has {size} places on {name}, whose {key} is {tuple(tensor.shape)}"
                 )
                 tensor.data[places] = math.nan
+
+
+def _mark_attention(layer: nn.MultiheadAttention, axis: str, places: Sequence[int]) -> None:
+    """Rows of the three projections, one behind the other, or columns: of all of them, or of the queries' own."""
+    if axis == "in":
+        weight = layer.q_proj_weight if layer.in_proj_weight is None else layer.in_proj_weight
+        weight.data[:, places] = math.nan
+        return
+    separate = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
+    for place in places:
+        if layer.in_proj_weight is None:
+            separate[place // layer.embed_dim].data[place % layer.embed_dim] = math.nan
+        else:
+            layer.in_proj_weight.data[place] = math.nan
+        if layer.in_proj_bias is not None:
+            layer.in_proj_bias.data[place] = math.nan
 
 
 def _mark_weight(layer: Any, axis: str, size: int, places: Sequence[int]) -> None:

@@ -96,6 +96,24 @@ class Adapter(nn.Module):
         return self.head(F.relu(self.mid(F.relu(self.base(y) + 2.0 * self.up(self.down(y))))))
 
 
+class Lazy(nn.Module):
+    """Layers whose inputs are found at the first call, weights in a list, activations in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.LazyConv2d(20, 3, padding=1), nn.LazyConv2d(28, 3, padding=1)])
+        self.gains = nn.ParameterList([parameter(20, 1, 1), parameter(28, 1, 1)])
+        self.last, self.head = nn.LazyLinear(24), nn.LazyLinear(5)
+        self(torch.zeros(1, 3, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, gain in zip(self.layers, self.gains, strict=True):
+            x = layer(x)
+            x *= gain
+            x.relu_().add_(0.1)
+        return self.head(F.relu(self.last(x.mean(-1).mean(-1)), inplace=True))
+
+
 class Experiment(nn.Module):
     """As DINOv2's entry point: features in a dictionary, and everything passed on as it came."""
 
@@ -125,6 +143,7 @@ for kind in (True, False):
     add(f"a flattened map of {'a number' if kind else 'its own size'}", lambda kind=kind: Flat(kind), (3, 32, 32),
         prunes="conv1 fc1" if kind else "conv1 conv2 fc1", keeps="fc2 fc3")  # fmt: skip
 add("convolutions of a sub-class", Prepared, prunes="stem body", keeps="last fc", onnx=True)
+add("layers that are built at the first call", Lazy, prunes="layers.0 layers.1 gains.0 gains.1", keeps="last head")
 add("a trunk with an adapter", Adapter, prunes="trunk.stem.0 trunk.body.0 trunk.last.0 base up", keeps="mid head",
     options={"scope": "channels"})  # fmt: skip
 add("an entry point that passes all on", Experiment, prunes="attn.qkv fc1", keeps="patch_embed norm", onnx=True)

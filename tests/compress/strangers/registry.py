@@ -86,15 +86,18 @@ def add(
 
 
 def _enliven(network: nn.Module) -> None:
-    """Give what starts constant (norms, layer scales, tables of biases) values that a wrong channel would show in."""
+    """Make a wrong channel show: torch's first weights are small, and norms, scales and tables start constant."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and isinstance(module.weight, nn.Parameter):
+            module.weight.data *= 3**0.5  # to the variance of LeCun's initialisation, 1 / inputs
     for parameter in network.parameters():
         if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
             parameter.data += torch.empty_like(parameter).uniform_(-0.5, 0.5)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
             assert module.running_var is not None
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.running_mean, 0, 0.3)
+            nn.init.uniform_(module.running_var, 0.2, 0.6)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, **options: Any) -> nn.Conv2d:

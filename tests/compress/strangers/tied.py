@@ -146,7 +146,7 @@ class Shared(nn.Module):
 
 EDGE, B = "stem.0 before.0", "block."
 INNER = "stem.0 body.0"
-add("a decoder that is the encoder transposed", lambda: TiedLinear(False), prunes=f"{INNER}", keeps="head")
+add("a decoder that is the encoder transposed", lambda: TiedLinear(False), prunes="stem.0 encode", keeps="head")
 add("a deep decoder that is the encoder transposed", lambda: TiedLinear(True), prunes="stem.0", keeps="head")
 add("transposed convolutions with the weights of an encoder", TiedConv, prunes="first.0", keeps="last.0 head")
 add("one weight under two names", lambda: Around(Names(False)), prunes=f"{EDGE} {B}c.0 {B}out", keeps="after.0 head")
@@ -158,7 +158,7 @@ add(
     keeps="merge head",
     onnx=True,
 )
-add("two towers compared by cosine", lambda: Towers(True), prunes="tower.0.0 tower.1.0")
+add("two towers compared by cosine", lambda: Towers(True), prunes="tower.0.0", keeps="tower.2.0")
 add("a block in a loop", lambda: Around(Loop()), prunes=f"{EDGE} {B}a {B}b {B}inject {B}out", keeps="after.0 head",
     options={"scope": "channels"})  # fmt: skip
 add("a recurrent cell", lambda: Around(Cell()), prunes=f"{EDGE} {B}out", keeps="after.0 head")

@@ -216,7 +216,7 @@ for padding in (0, 1):
 add("windows folded back", lambda: Unfolded(1, True), prunes="stem.0 mix", keeps="last.0 head")
 add("weighed neighbours", lambda: Neighbourhood(1), prunes="stem.0 value.0 weigh.0", keeps="last.0 head")
 add("weighed neighbours in groups", lambda: Neighbourhood(2), prunes="stem.0 weigh.0", keeps="last.0 head")
-add("places of maxima", Indices, prunes="down1.0", keeps="up1.0 head")
+add("places of maxima", Indices, refuses="cannot be counted")  # torch.jit cannot trace max_unpool2d
 add(
     "a spatial transformer",
     Warped,
