@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -17,7 +18,7 @@ import pynvml
 from pruneport.bench.options import ProviderName
 from pruneport.errors import ProviderError
 
-__all__ = ["available_cores", "describe_device", "library_versions", "sample_device"]
+__all__ = ["available_cores", "cpu_in_use_by_others", "describe_device", "library_versions", "sample_device"]
 
 
 def describe_device(provider: ProviderName, device_index: int) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def describe_device(provider: ProviderName, device_index: int) -> dict[str, Any]
 
 
 def sample_device(provider: ProviderName, device_index: int) -> dict[str, Any]:
-    """Read what changes while timing: load and clocks; on a GPU also power (W) and temperature (°C).
+    """Read what changes while timing: load and clocks; on a GPU also power (W), temperature (°C) and use (a share).
 
     Args:
         provider: ONNX Runtime execution provider that is timed.
@@ -67,6 +68,35 @@ def sample_device(provider: ProviderName, device_index: int) -> dict[str, Any]:
         with _gpu(device_index) as handle:
             sample |= _sample_gpu(handle)
     return sample
+
+
+def cpu_in_use_by_others(seconds: float = 0.5) -> float | None:
+    """Watch for a while how much of the cores that this process may use is used, and not by this process.
+
+    The load average will not do: it is of the last minute, in which this process itself may have worked.
+
+    Args:
+        seconds: How long to watch; the caller does nothing meanwhile.
+
+    Returns:
+        A share in [0, 1] of the logical cores; None where the system does not say.
+    """
+    own, before = psutil.Process(), psutil.cpu_times(percpu=True)
+    own_before, start = sum(own.cpu_times()[:2]), time.monotonic()
+    time.sleep(seconds)
+    own_s, passed = sum(own.cpu_times()[:2]) - own_before, time.monotonic() - start
+    after = psutil.cpu_times(percpu=True)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(len(after)))
+    watched = [pair for index, pair in enumerate(zip(before, after, strict=False)) if index in allowed]
+    if not watched:
+        return None
+    in_use_s = sum(min(passed, _busy_s(late) - _busy_s(early)) for early, late in watched)
+    return float(min(1.0, max(0.0, in_use_s - own_s) / (passed * len(watched))))
+
+
+def _busy_s(times: Any) -> float:
+    """Seconds that a core worked: all but idling and waiting; guests are in user time already."""
+    return float(sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal")))
 
 
 def library_versions() -> dict[str, str]:
@@ -162,11 +192,13 @@ def _describe_gpu(handle: Any) -> dict[str, Any]:
 
 
 def _sample_gpu(handle: Any) -> dict[str, Any]:
+    in_use = _read(pynvml.nvmlDeviceGetUtilizationRates, handle)  # of the last second or less
     return {
         "sm_clock_mhz": _read(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
         "memory_clock_mhz": _read(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
         "power_w": _watts(_read(pynvml.nvmlDeviceGetPowerUsage, handle)),
         "temperature_c": _read(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        "gpu_in_use": None if in_use is None else in_use.gpu / 100,
     }
 
 

@@ -102,9 +102,7 @@ def run_ray(work: Work, todo: Sequence[Any], memory: float, address: str | None)
     try:
         import ray
     except ImportError as error:
-        raise InputError(
-            "--executor ray needs Ray: pip install 'pruneport[cluster]', or use --executor local."
-        ) from error
+        raise InputError("--executor ray needs Ray: pip install ray, or use --executor local.") from error
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)

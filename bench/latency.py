@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from pruneport.bench.devices import describe_device, library_versions, sample_device
+from pruneport.bench.devices import cpu_in_use_by_others, describe_device, library_versions, sample_device
 from pruneport.bench.networks import read_input
 from pruneport.bench.options import BenchOptions, ProviderName
 from pruneport.bench.sessions import BoundRun, Session, open_session
 from pruneport.bench.stats import paired_speedup, summarise
 from pruneport.errors import InputError, ModelError, ProviderError, SpeedupError
+from pruneport.progress import Progress, Step, silent
 
 __all__ = ["check_required", "measure", "preflight"]
 
@@ -37,7 +37,7 @@ def measure(
     dense: Path,
     pruned: Path,
     options: BenchOptions,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Time both networks at every batch size, interleaved.
 
@@ -52,7 +52,7 @@ def measure(
         The content of bench.json: for each batch size the latencies in milliseconds, ``images_per_s`` (the
         batch over the median latency), the speed-up with its interval and, as ``device``, load, clocks and power as
         the timed rounds left them; and everything they depend on. The whole ``device`` says the same of the time
-        before any session, and ``at_end`` of the last batch size.
+        before any session, with the share of the cores that others used then, and ``at_end`` of the last batch size.
 
     Raises:
         InputError: an option is out of range, or a file is missing; all faults are named at once.
@@ -60,20 +60,21 @@ def measure(
         ProviderError: the provider is not there, or would not run every node.
     """
     options = _validate(dense, pruned, options)
-    say = progress or (lambda line: None)
-    device = describe_device(options.provider, options.device)
+    progress("watching what else this machine does")
+    in_use = {"cpu_in_use_by_others": cpu_in_use_by_others()}
+    device = describe_device(options.provider, options.device) | in_use
     settings: dict[str, Any] = {}
     placement: dict[str, dict[str, int]] = {}
     batches = []
-    for batch in options.batches:
-        say(f"batch {batch}: opening both networks on {options.provider}")
+    for number, batch in enumerate(options.batches):
+        progress(Step(f"batch {batch}: opening both networks on {options.provider}", number, len(options.batches)))
         sessions = {
             "dense": open_session(dense, options, batch=batch),
             "pruned": open_session(pruned, options, batch=batch),
         }
         settings = sessions["dense"].settings
         placement = {name: session.placement for name, session in sessions.items()}
-        batches.append(_measure_batch(sessions, batch, options, say))
+        batches.append(_measure_batch(sessions, batch, options, progress))
     return {
         "format_version": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -216,15 +217,15 @@ def _listed(batches: tuple[int, ...]) -> str:
 
 
 def _measure_batch(
-    sessions: dict[str, Session], batch: int, options: BenchOptions, say: Callable[[str], None]
+    sessions: dict[str, Session], batch: int, options: BenchOptions, progress: Progress
 ) -> dict[str, Any]:
     images = _random_images(sessions["dense"], batch)
     runs = {name: session.bind(images) for name, session in sessions.items()}
-    say(f"batch {batch}: {options.warmup} warm-up runs of each network")
+    progress(f"batch {batch}: {options.warmup} warm-up runs of each network")
     for run in runs.values():
         for _ in range(options.warmup):
             _time_ms(run)
-    say(f"batch {batch}: {options.repeats} timed rounds")
+    progress(f"batch {batch}: {options.repeats} timed rounds")
     samples_ms = _interleave(runs, options.repeats)
     device = sample_device(options.provider, options.device)  # before the clocks fall while statistics are computed
     speedup = paired_speedup(
@@ -234,7 +235,7 @@ def _measure_batch(
         resamples=_RESAMPLES,
         seed=_SEED,
     )
-    say(f"batch {batch}: {speedup.ratio:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})")
+    progress(f"batch {batch}: {speedup.ratio:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})")
     entry: dict[str, Any] = {"batch": batch}
     for name, values in samples_ms.items():
         summary = summarise(values)

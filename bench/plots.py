@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,31 +10,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from pruneport.bench.svg import DENSE, INK, KEPT, MUTED, REMOVED, WIDTH_INCHES, inline_svg, quiet, styled, write
+from pruneport.bench.svg import DENSE, INK, KEPT, MUTED, REMOVED, inline_svg, quiet, styled, width_inches, write
 from pruneport.errors import OutputError
-from pruneport.export.summary import clean, milliseconds
+from pruneport.export.summary import milliseconds, shorten
 
 __all__ = ["check_plot", "groups_plot", "latency_plot", "sensitivity_plot"]
 
 Json = Mapping[str, Any]
 
 _ROW_INCHES = 0.165
-_NAME_CHARS = 46
+_NAME_CHARS, _NARROW_NAME_CHARS = 46, 24
 _STRIP_SAMPLES = 150
 _NAMED_CURVES = 6
 _LEAST_ERROR = 1e-9
 _BEYOND = 3.0  # multiples of the slower median at which the time axis ends: one hiccup must not squash the rest
 
 
-def groups_plot(plan: Json) -> str:
-    """Draw one bar per group in network order: what was kept, what was removed, what was left dense.
-
-    The axis is logarithmic, so that an equal length removed is an equal share removed at every width.
+def groups_plot(plan: Json, *, narrow: bool = False) -> str:
+    """Draw one bar per group in network order: the share that was kept, and that was removed; or left dense.
 
     Args:
         plan: What ``plan.json`` holds.
+        narrow: For a screen of 400 pixels.
 
     Returns:
         An ``<svg>`` element.
@@ -44,12 +42,13 @@ def groups_plot(plan: Json) -> str:
     pruned = sum(group["kept"] is not None for group in groups)
     with styled():
         height = 0.75 + _ROW_INCHES * max(1, len(groups))
-        figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
+        figure = Figure(figsize=(width_inches(narrow), height), layout="constrained")
         axes = figure.add_subplot(facecolor="none")
-        _draw_groups(axes, groups)
-        axes.set_xlabel("filters (logarithmic: from one line to the next is a factor of two)")
+        _draw_groups(axes, groups, narrow)
+        axes.set_xlabel("share of the group's filters; beside it, their number")
         axes.set_ylim(max(1, len(groups)) - 0.4, -0.6)
-        axes.set_yticks(range(len(groups)), [_shorten(group["name"]) for group in groups])
+        chars = _NARROW_NAME_CHARS if narrow else _NAME_CHARS
+        axes.set_yticks(range(len(groups)), [shorten(group["name"], chars) for group in groups])
         quiet(axes)
         handles = [
             Patch(color=KEPT, label="kept"),
@@ -61,18 +60,20 @@ def groups_plot(plan: Json) -> str:
         return inline_svg(figure, "groups", label)
 
 
-def latency_plot(bench: Json) -> str:
+def latency_plot(bench: Json, *, narrow: bool = False) -> str:
     """Draw the timed runs of dense and pruned at every batch size, with medians and the measured speed-up.
 
     Args:
         bench: What ``bench.json`` holds.
+        narrow: For a screen of 400 pixels.
 
     Returns:
         An ``<svg>`` element.
     """
     batches = bench["batches"]
     with styled():
-        figure = Figure(figsize=(WIDTH_INCHES, 0.45 + 0.95 * max(1, len(batches))), layout="constrained")
+        height = 0.45 + 0.95 * max(1, len(batches))
+        figure = Figure(figsize=(width_inches(narrow), height), layout="constrained")
         for index, entry in enumerate(batches):
             axes = figure.add_subplot(len(batches), 1, index + 1, facecolor="none")
             limit = _BEYOND * max(entry["dense"]["p50_ms"], entry["pruned"]["p50_ms"])
@@ -119,7 +120,7 @@ def sensitivity_plot(groups: Sequence[Json]) -> str:
     ends = sorted(measured, key=lambda group: max(group["sensitivity"]["output_error"]), reverse=True)
     named = [group["name"] for group in ends[:_NAMED_CURVES]]
     with styled():
-        figure = Figure(figsize=(WIDTH_INCHES, 4.2), layout="constrained")
+        figure = Figure(figsize=(width_inches(False), 4.2), layout="constrained")
         axes = figure.add_subplot(facecolor="none")
         for group in reversed(ends):
             curve = group["sensitivity"]
@@ -129,7 +130,7 @@ def sensitivity_plot(groups: Sequence[Json]) -> str:
             colour = KEPT if stands_out else DENSE
             axes.plot(removed[1:], errors[1:], color=colour, linewidth=1.4 if stands_out else 0.7, marker="o", ms=2)
             if stands_out:
-                write(axes, _shorten(group["name"]), removed[-1], errors[-1], color=INK, size=6.5)
+                write(axes, shorten(group["name"], _NAME_CHARS), removed[-1], errors[-1], color=INK, size=6.5)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlim(0, 1.25)
@@ -143,27 +144,20 @@ def sensitivity_plot(groups: Sequence[Json]) -> str:
         return inline_svg(figure, "sensitivity", label)
 
 
-def _draw_groups(axes: Axes, groups: Sequence[Json]) -> None:
-    widths = [max(1, int(group["width"])) for group in groups]
-    kept = [int(group["width"]) if group["kept"] is None else len(group["kept"]) for group in groups]
-    # The axis starts a factor of two below the narrowest, so that even that one has a bar.
-    first = math.floor(math.log2(min((max(1, width) for width in kept), default=1))) - 1
-    last = math.ceil(math.log2(max(widths, default=1)))
-    left = 2.0**first
-    for row, (group, width, after) in enumerate(zip(groups, widths, kept, strict=True)):
-        text = f"{after} of {width}"
+def _draw_groups(axes: Axes, groups: Sequence[Json], narrow: bool) -> None:
+    for row, group in enumerate(groups):
+        width = max(1, int(group["width"]))
         if group["kept"] is None:
-            text = f"{width}"
-            axes.barh(row, width - left, 0.6, left, facecolor="none", edgecolor=DENSE, linewidth=0.8)
+            text = f"{group['width']}"
+            axes.barh(row, 1, 0.6, facecolor="none", edgecolor=DENSE, linewidth=0.8)
         else:
-            axes.barh(row, width - left, 0.72, left, color=REMOVED)
-            axes.barh(row, max(0.0, after - left), 0.72, left, color=KEPT)
-        write(axes, text, width, row, color=MUTED, size=6.5)
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(left, 2 ** (last + 0.14 * (last - first)))  # room for the figures right of the bars
-    axes.xaxis.set_major_locator(FixedLocator([2.0**exponent for exponent in range(first, last + 1)]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            text = f"{len(group['kept'])} of {group['width']}"
+            axes.barh(row, 1, 0.72, color=REMOVED)
+            axes.barh(row, len(group["kept"]) / width, 0.72, color=KEPT)
+        write(axes, text, 1, row, color=MUTED, size=6.5)
+    axes.set_xlim(0, 1.3 if narrow else 1.15)  # room for the figures right of the bars
+    axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
 
 
 def _draw_samples(axes: Axes, row: int, timing: Json, limit: float, colour: str) -> float:
@@ -196,9 +190,3 @@ def _thin(samples: Sequence[float]) -> list[float]:
 def _interval(speedup: Json) -> str:
     level = f"{100 * speedup['confidence']:g} % interval"
     return f"{speedup['ratio']:.2f}× as fast ({level} {speedup['low']:.2f} to {speedup['high']:.2f})"
-
-
-def _shorten(name: object) -> str:
-    """Shorten a long name in its middle: its ends tell where in the network it is."""
-    text, half = clean(name), _NAME_CHARS // 2
-    return text if len(text) <= _NAME_CHARS else f"{text[: half - 1]}…{text[-half:]}"

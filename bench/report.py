@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
@@ -10,6 +11,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from pruneport.bench.plots import groups_plot, latency_plot
+from pruneport.bench.svg import for_screens
 from pruneport.export.summary import (
     OWN_CODE,
     clean,
@@ -22,6 +24,7 @@ from pruneport.export.summary import (
     provenance,
     runs_own_code,
 )
+from pruneport.export.verdict import verdict, warnings_for
 
 __all__ = ["environment", "render_report"]
 
@@ -51,12 +54,15 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None, batch: in
             plan=plan,
             verify=verify,
             bench=bench,
+            agreement=(verify or {}).get("agreement"),
+            verdict=_unbroken(verdict(plan, verify, bench)),
             headline=_unbroken(headline(plan, verify, bench)),
+            warnings=warnings_for(plan, verify, bench),
             comparisons=comparisons(plan, verify, bench),
             provenance=provenance(plan),
             groups=[_group_cells(group) for group in plan["groups"]],
-            groups_plot=Markup(groups_plot(plan)),
-            latency_plot=Markup(latency_plot(bench)) if bench else "",
+            groups_plot=Markup(for_screens(lambda narrow: groups_plot(plan, narrow=narrow))),
+            latency_plot=Markup(for_screens(lambda narrow: latency_plot(bench, narrow=narrow))) if bench else "",
             device=device_name(bench) if bench else "",
             circumstances=_circumstances(bench) if bench else [],
             onnx_example=Markup(escape(onnx_example(plan, batch))),
@@ -91,7 +97,8 @@ def _small(value: float | None) -> str:
 
 def _unbroken(text: str) -> Markup:
     """Escape a sentence and keep its figures in one line with what they count."""
-    return escape(text).replace(" %", "\xa0%").replace("batch ", "batch\xa0")
+    joined = re.sub(r"(?<=\d) (?=%|points|times|images)", "\xa0", text)
+    return escape(joined.replace("batch ", "batch\xa0"))
 
 
 def _finalize(value: object) -> object:

@@ -59,8 +59,8 @@ class StudyOptions(PreparationOptions):
     precision: PrecisionName = "auto"
     """auto: bf16 mixed precision on GPUs, float32 elsewhere."""
     executor: ExecutorName = "local"
-    """ray: spread the same trials over a Ray cluster (pip install 'pruneport[cluster]'), whose machines must see the
-    study's folder and the tasks under the same paths."""
+    """ray: spread the same trials over a Ray cluster (pip install ray), whose machines must see the study's folder
+    and the tasks under the same paths."""
     address: str | None = None
     """Of the Ray cluster; default: one is started on this machine."""
     jobs: int | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from xml.etree import ElementTree
@@ -20,10 +20,23 @@ from matplotlib.figure import Figure
 
 from pruneport.export.summary import clean
 
-__all__ = ["DENSE", "GRID", "INK", "KEPT", "MUTED", "REMOVED", "WIDTH_INCHES", "inline_svg", "quiet", "styled", "write"]
+__all__ = [
+    "DENSE",
+    "GRID",
+    "INK",
+    "KEPT",
+    "MUTED",
+    "REMOVED",
+    "for_screens",
+    "inline_svg",
+    "quiet",
+    "styled",
+    "width_inches",
+    "write",
+]
 
 _NAMESPACE = "http://www.w3.org/2000/svg"
-WIDTH_INCHES = 7.2
+_WIDE_INCHES, _NARROW_INCHES = 7.2, 4.0
 
 # Light-scheme colours; each becomes var(--plot-NAME, COLOUR) in the SVG, so no two may be equal.
 INK, MUTED, GRID = "#1f2a33", "#5d6b76", "#dde3e7"
@@ -66,6 +79,20 @@ def styled() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r".*Glyph .* missing from font")
         warnings.filterwarnings("ignore", message=r".*Matplotlib currently does not support .* natively")
         yield
+
+
+def width_inches(narrow: bool) -> float:
+    """Return how wide a figure is drawn: text keeps its size, so that a narrow one can be read on a telephone."""
+    return _NARROW_INCHES if narrow else _WIDE_INCHES
+
+
+def for_screens(draw: Callable[[bool], str]) -> str:
+    """Return a plot drawn wide and narrow; the page's style shows the one that fits.
+
+    Args:
+        draw: Returns the ``<svg>`` element, narrow or not.
+    """
+    return f'<div class="at-wide">{draw(False)}</div><div class="at-narrow">{draw(True)}</div>'
 
 
 def inline_svg(figure: Figure, name: str, label: str) -> str:

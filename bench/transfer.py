@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from pruneport.bench.trial import Preparation, check_tasks, preparations, prepar
 from pruneport.compress.training import training_flops
 from pruneport.errors import InputError
 from pruneport.export.bundle import open_bundle
+from pruneport.progress import Progress, Stage, Step, silent
 
-__all__ = ["run_study"]
+__all__ = ["STAGES", "run_study"]
 
-Progress = Callable[[str], None]
+STAGES = 3
+"""How many a study has that still has trials to run."""
 
 
-def run_study(options: StudyOptions, folder: Path, progress: Progress = lambda message: None) -> list[Finished]:
+def run_study(options: StudyOptions, folder: Path, progress: Progress = silent) -> list[Finished]:
     """Run every trial that the store lacks.
 
     Args:
@@ -41,7 +43,7 @@ def run_study(options: StudyOptions, folder: Path, progress: Progress = lambda m
     wanted = trials(options)
     missing = _missing(options, folder, wanted)
     if missing:
-        progress("reading the tasks")
+        progress(Stage("reading the tasks"))
         check_tasks(missing, options)
     with open_store(folder, identity(options)) as store:
         missing = store.missing(wanted)
@@ -67,11 +69,13 @@ def _needed(options: StudyOptions, folder: Path, missing: Sequence[Trial]) -> li
 
 
 def _prepare(options: StudyOptions, todo: Sequence[Preparation], progress: Progress) -> None:
-    progress(f"pruning {len({item.network for item in todo})} networks to {len(options.kept)} shares")
-    for outcome in run_local(functools.partial(prepare, options=options), todo, _workers(options, len(todo))):
+    progress(Stage(f"pruning {len({item.network for item in todo})} networks to {len(options.kept)} shares"))
+    for number, outcome in enumerate(
+        run_local(functools.partial(prepare, options=options), todo, _workers(options, len(todo))), start=1
+    ):
         if outcome.error is not None:
             raise InputError(f"{outcome.todo.network} cannot be prepared: {outcome.error}")
-        progress(f"{outcome.todo.network} is pruned ({outcome.wall_s:.0f} s)")
+        progress(Step(f"{outcome.todo.network} is pruned ({outcome.wall_s:.0f} s)", number, len(todo)))
 
 
 def _check_budgets(options: StudyOptions, prepared: Sequence[Preparation], least: float) -> None:
@@ -88,6 +92,7 @@ def _check_budgets(options: StudyOptions, prepared: Sequence[Preparation], least
 
 
 def _run(options: StudyOptions, folder: Path, missing: Sequence[Trial], store: Store, progress: Progress) -> None:
+    progress(Stage(f"training {len(missing)} trials"))
     begun, busy = time.monotonic(), 0.0
     finished = store.finished()
     waiting = set(missing)
@@ -109,10 +114,11 @@ def _run(options: StudyOptions, folder: Path, missing: Sequence[Trial], store: S
         at_once = busy / (time.monotonic() - begun) or 1.0
         left = work_left(finished, waiting) / at_once
         said = outcome.error or f"error {outcome.result[-1].error:.1%}"
-        progress(
+        line = (
             f"{number}/{len(missing)} {short[trial.network]} at {trial.kept:g} on {short[trial.task]} with "
             f"{trial.budget:.1e} FLOPs, seed {trial.seed}: {said}; about {left / 60:.0f} min left"
         )
+        progress(Step(line, number, len(missing), left))
 
 
 def _outcomes(options: StudyOptions, work: Any, missing: Sequence[Trial]) -> Iterator[Outcome]:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from pruneport.bench.svg import DENSE, INK, KEPT, MUTED, WIDTH_INCHES, inline_svg, quiet, styled, write
+from pruneport.bench.svg import DENSE, INK, KEPT, MUTED, inline_svg, quiet, styled, width_inches, write
 
 __all__ = ["frontier_plot", "stream_plot", "tasks_plot"]
 
@@ -22,31 +22,33 @@ _APART = 1.2  # in FLOPs; trainings of one budget end within a step of it
 _STYLES = {"filters": "-", "channels": ":"}
 
 
-def stream_plot(network: Json) -> str:
+def stream_plot(network: Json, *, narrow: bool = False) -> str:
     """Draw the mean error over the tasks against the budget, a line for every way of pruning.
 
     Args:
         network: An entry of the summary's ``networks``.
+        narrow: For a screen of 400 pixels.
 
     Returns:
         An ``<svg>`` element.
     """
     with styled():
-        figure = Figure(figsize=(WIDTH_INCHES, 3.6), layout="constrained")
+        below = 0.17 * len(network["stream"]) if narrow else 0
+        figure = Figure(figsize=(width_inches(narrow), 3.6 + below), layout="constrained")
         axes = figure.add_subplot(facecolor="none")
         _draw_curves(axes, network["stream"])
-        figure.legend(loc="outside right upper")
+        figure.legend(loc="outside lower left" if narrow else "outside right upper")
         axes.set_ylabel("error, mean over the tasks")
         axes.set_xlabel("budget, training FLOPs")
         label = f"{network['name']}: error against the training budget, mean over {', '.join(network['tasks'])}"
         return inline_svg(figure, "stream", label)
 
 
-def tasks_plot(network: Json) -> str:
+def tasks_plot(network: Json, *, narrow: bool = False) -> str:
     """Draw the same for every task alone."""
     tasks = network["tasks"]
     with styled():
-        figure, panels = _panels(len(tasks))
+        figure, panels = _panels(len(tasks), narrow)
         for axes, task in zip(panels, tasks, strict=True):
             _draw_curves(axes, [entry for entry in network["curves"] if entry["task"] == task])
             axes.set_title(task, loc="left", fontsize=8.5, fontweight="bold")
@@ -54,11 +56,11 @@ def tasks_plot(network: Json) -> str:
         return inline_svg(figure, "tasks", f"{network['name']}: error against the training budget, task by task")
 
 
-def frontier_plot(network: Json) -> str:
+def frontier_plot(network: Json, *, narrow: bool = False) -> str:
     """Draw, for every task, the least error reached with so much compute, and which share of the MACs reached it."""
     tasks = network["tasks"]
     with styled():
-        figure, panels = _panels(len(tasks))
+        figure, panels = _panels(len(tasks), narrow)
         for axes, task in zip(panels, tasks, strict=True):
             points = network["frontier"][task]
             flops, errors = [point["flops"] for point in points], [point["error"] for point in points]
@@ -73,10 +75,11 @@ def frontier_plot(network: Json) -> str:
         return inline_svg(figure, "frontier", f"{network['name']}: least error by training FLOPs, with the share kept")
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    rows = -(-count // _COLUMNS)
-    figure = Figure(figsize=(WIDTH_INCHES, _ROW_INCHES * rows), layout="constrained")
-    return figure, [figure.add_subplot(rows, _COLUMNS, index + 1, facecolor="none") for index in range(count)]
+def _panels(count: int, narrow: bool) -> tuple[Figure, list[Axes]]:
+    columns = 1 if narrow else _COLUMNS
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width_inches(narrow), _ROW_INCHES * rows), layout="constrained")
+    return figure, [figure.add_subplot(rows, columns, index + 1, facecolor="none") for index in range(count)]
 
 
 def _name_axes(figure: Figure) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pruneport.bench.report import environment
+from pruneport.bench.svg import for_screens
 from pruneport.bench.transfer_plots import frontier_plot, stream_plot, tasks_plot
 
 __all__ = ["claim", "render_transfer"]
@@ -22,19 +23,20 @@ def render_transfer(summary: Json, title: str) -> str:
         summary: From ``summarise``.
         title: Names the study.
     """
-    plots = [
-        {
-            "stream": Markup(stream_plot(network)),
-            "tasks": Markup(tasks_plot(network)),
-            "frontier": Markup(frontier_plot(network)),
-        }
-        for network in summary["networks"]
-    ]
+    plots = [_plots(network) for network in summary["networks"]]
     return (
         environment()
         .get_template("transfer.html.jinja")
         .render(summary=summary, title=title, networks=list(zip(summary["networks"], plots, strict=True)), claim=claim)
     )
+
+
+def _plots(network: Json) -> dict[str, Markup]:
+    return {
+        "stream": Markup(for_screens(lambda narrow: stream_plot(network, narrow=narrow))),
+        "tasks": Markup(for_screens(lambda narrow: tasks_plot(network, narrow=narrow))),
+        "frontier": Markup(for_screens(lambda narrow: frontier_plot(network, narrow=narrow))),
+    }
 
 
 def claim(network: Json) -> str:

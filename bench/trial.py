@@ -209,5 +209,5 @@ def _digits_folder(name: str) -> Path:
     try:
         write_digits_task(name, folder)
     except ModuleNotFoundError as error:
-        raise InputError(f"{DIGITS}{name} needs scikit-learn: pip install 'pruneport[demo]'.") from error
+        raise InputError(f"{DIGITS}{name} needs scikit-learn: pip install scikit-learn") from error
     return folder

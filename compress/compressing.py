@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -18,10 +18,12 @@ from pruneport.compress.synthesis import ENOUGH, synthesise
 from pruneport.errors import ModelError, PruningError
 from pruneport.models.outputs import Outputs, read_outputs, takes_several
 from pruneport.models.record import Source
+from pruneport.progress import Note, Progress, Stage, silent
 
-__all__ = ["calibration_inputs", "check_inputs", "compress_network", "compress_to"]
+__all__ = ["STAGES", "calibration_inputs", "check_inputs", "compress_network", "compress_to"]
 
-Progress = Callable[[str], None]
+STAGES = 4
+"""How many a compression has; one that has nothing to do takes no time."""
 
 
 def check_inputs(options: CompressOptions, dense: nn.Module, source: Source) -> None:
@@ -36,9 +38,7 @@ def check_inputs(options: CompressOptions, dense: nn.Module, source: Source) -> 
     wants_inputs(options, options.calibration is not None)
 
 
-def compress_network(
-    dense: nn.Module, source: Source, options: CompressOptions, progress: Progress = lambda message: None
-) -> Pruned:
+def compress_network(dense: nn.Module, source: Source, options: CompressOptions, progress: Progress = silent) -> Pruned:
     """Prune a network and recover accuracy, as the options say; the dense network is left as it is.
 
     Raises:
@@ -48,25 +48,27 @@ def compress_network(
 
 
 def compress_to(
-    targets: Sequence[CompressOptions], dense: nn.Module, source: Source, progress: Progress = lambda message: None
+    targets: Sequence[CompressOptions], dense: nn.Module, source: Source, progress: Progress = silent
 ) -> Iterator[Pruned]:
     """The same to several targets: options that differ in nothing else. The network is assessed once."""
     options = targets[0]
     outputs = read_outputs(run_once(dense, source.input_shape))
     several = takes_several(dense, source.input_shape)
-    if not several:
-        progress(
-            "the network takes one image at a time: so are inputs given to it here; export needs a fixed batch of 1"
-        )
     name = choose_recovery(options, dense, source.trained, several and _measurable(outputs))
+    progress(Stage("gathering calibration inputs"))
+    if not several:
+        progress(Note("the network takes one image at a time: to export it, give --batch-size-fixed 1"))
     calibration = None
     if options.calibration is not None or wants_inputs(options, calibrated=False) or name == "data-free":
         _check_measurable(outputs)
         calibration = calibration_inputs(options, dense, source, progress, hold_out=True)
+    progress(Stage("measuring what removal costs"))
     assessment = assess(dense, source, options, calibration, options.calibration_labels, progress)
     for target in targets:
+        progress(Stage("choosing widths and removing filters"))
         pruned = prune(dense, source, target, progress, assessment)
         plan = pruned.plan
+        progress(Stage("recovering accuracy"))
         if calibration is not None:
             batches, heldout = calibration.batches, calibration.heldout
             done = recover(name, dense, pruned.network, plan.groups, batches, progress, heldout)

@@ -21,6 +21,7 @@ from pruneport.compress.reduction import reduce_group, sum_of_squares
 from pruneport.compress.surgeon import unit_errors, weight_shares
 from pruneport.compress.widths import Scores
 from pruneport.errors import ImageFolderError, PruningError
+from pruneport.progress import Step
 
 __all__ = ["CRITERIA", "Criterion", "score_groups", "settle", "wants_inputs"]
 
@@ -233,7 +234,8 @@ def _block_hessian(task: _Task) -> list[Tensor]:
     everything = range(len(task.groups))
     visits = visit_consumers(task.network, task.groups, everything, task.inputs.batches)
     for number, (index, consumers, _) in enumerate(visits, start=1):
-        task.progress(f"scoring group {number} of {len(task.groups)}: {task.groups[index].name}")
+        said = f"scoring group {number} of {len(task.groups)}: {task.groups[index].name}"
+        task.progress(Step(said, number - 1, len(task.groups)))
         found[index] = unit_errors(task.network, task.groups[index], consumers)
     return [found[index] for index in everything]
 

@@ -185,6 +185,10 @@ class _KeptFlow(Flow):  # type: ignore[no-untyped-call]
         if (layer, "in") not in self.elements.offsets:
             return None
         line = places.movedim(dim, 0).reshape(places.shape[dim], -1)[:, 0]
+        if bool((line == line[0]).all()):  # the inputs do not lie along it
+            return None
+        if getattr(self.modules[layer], "groups", 1) > 1:  # whole channel groups go, with their outputs
+            return None
         units = torch.from_numpy(self.elements.of((layer, "in")))
         if not line.all() or int(line.max()) > len(units):
             return None

@@ -22,6 +22,7 @@ from pruneport.compress.equations import Equations
 from pruneport.compress.hooks import calls_recorded, norms_recorded
 from pruneport.compress.replay import Replay, Stopped, find_cuts
 from pruneport.errors import ImageFolderError
+from pruneport.progress import Step
 
 __all__ = ["reconstruct", "solvable_layers"]
 
@@ -88,7 +89,7 @@ def reconstruct(
     solved = []
     with Replay(pruned, cuts, batches) as ours, Replay(dense, cuts, batches) as theirs:
         for number, name in enumerate(layers, start=1):
-            progress(f"solving layer {number} of {len(layers)}: {name}")
+            progress(Step(f"solving layer {number} of {len(layers)}: {name}", number - 1, len(layers)))
             ours.advance(name)
             theirs.advance(name)
             if _solve(ours, theirs, name, norms.get(name), kept.get(name, {}).get("out"), ridge, strict):

@@ -19,6 +19,7 @@ from pruneport.compress.sensitivity import relative_error
 from pruneport.compress.synthesis import has_statistics, require_statistics
 from pruneport.errors import ImageFolderError, PruningError
 from pruneport.models.outputs import main_output
+from pruneport.progress import Step
 
 __all__ = ["RECOVERIES", "choose_recovery", "output_error", "recover"]
 
@@ -167,7 +168,7 @@ def _estimate_statistics(
             norm.train()
         with torch.no_grad():
             for number, load in enumerate(batches, start=1):
-                progress(f"measuring statistics, batch {number} of {len(batches)}")
+                progress(Step(f"measuring statistics, batch {number} of {len(batches)}", number - 1, len(batches)))
                 pruned(load())
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

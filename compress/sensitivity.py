@@ -25,6 +25,7 @@ from pruneport.compress.replay import Replay
 from pruneport.compress.surgeon import unit_errors, weight_shares
 from pruneport.compress.widths import Scores, choose_units
 from pruneport.models.outputs import main_output
+from pruneport.progress import Step
 
 __all__ = ["Curve", "measure_sensitivity", "relative_error"]
 
@@ -98,7 +99,7 @@ def measure_sensitivity(
     for number, (index, consumers, replay) in enumerate(visits, start=1):
         group, options = groups[index], widths[index]
         assert options is not None
-        progress(f"measuring group {number} of {len(wanted)}: {group.name}")
+        progress(Step(f"measuring group {number} of {len(wanted)}: {group.name}", number - 1, len(wanted)))
         if scores is None:
             found[index] = unit_errors(network, group, consumers).numpy()
         shares = None if consumers else weight_shares(network, group)

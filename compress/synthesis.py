@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pruneport.compress.calibration import BATCH, Calibration, held
 from pruneport.compress.record import Calibrated
 from pruneport.errors import PruningError
+from pruneport.progress import Step
 
 __all__ = ["ENOUGH", "dead_leaves", "has_statistics", "require_statistics", "synthesise"]
 
@@ -77,8 +78,9 @@ def synthesise(
     fixed = copy.deepcopy(network).requires_grad_(False)
     sizes, extra = _sizes(count), _sizes(held_out)
     inputs = []
-    for number, size in enumerate([*sizes, *extra], start=1):
-        progress(f"making synthetic inputs, batch {number} of {len(sizes) + len(extra)}")
+    parts = len(sizes) + len(extra)
+    for number, size in enumerate([*sizes, *extra]):
+        progress(Step(f"making synthetic inputs, batch {number + 1} of {parts}", number, parts))
         inputs.append(_matched(fixed, dead_leaves(size, shape, generator), generator))
     views = [_view(part, *view) for view in _VIEWS for part in inputs[: len(sizes)]]
     return Calibration(

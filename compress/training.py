@@ -36,6 +36,7 @@ from pruneport.errors import InputError, PruningError, TargetError, TrainingErro
 from pruneport.models.factories import load_factory
 from pruneport.models.outputs import tensor_leaves
 from pruneport.models.tasks import Pictures, Task, images_a_step, mix, test_batches, train_batches
+from pruneport.progress import Step
 
 __all__ = ["Job", "check_training", "train", "training_flops"]
 
@@ -248,7 +249,9 @@ class _Training:
         state.seconds += time.monotonic() - start
         if time.monotonic() - self._said > _SAY_EVERY_S:
             self._said = time.monotonic()
-            self._progress(f"step {state.step}: {self._share():.0%} of the training, loss {state.average:.3f}")
+            share = self._share()
+            said = f"step {state.step}: {share:.0%} of the training, loss {state.average:.3f}"
+            self._progress(Step(said, share, 1))
 
     def _seed(self, seed: int) -> None:
         torch.default_generator.manual_seed(seed)

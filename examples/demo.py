@@ -14,6 +14,7 @@ from rich.console import Console
 
 from pruneport.models.train_digits import write_images
 from pruneport.verbs import ShipConfig, ship
+from pruneport.verbs.display import Display
 from pruneport.verbs.tables import show
 
 
@@ -38,8 +39,8 @@ def main() -> None:
             mean=(0.5,),
             std=(0.5,),
         )
-        with console.status("shipping the digits network") as status:
-            digits_result = ship(digits, status.update, command="make demo")
+        with Display(console, "shipping the digits network") as display:
+            digits_result = ship(digits, display, command="make demo")
     show(digits_result, console)
 
     console.rule("2. ResNet-50: the latency of half the compute on this CPU")
@@ -52,8 +53,8 @@ def main() -> None:
         repeats=20,
         parity_batches=(1, 3),
     )
-    with console.status("shipping ResNet-50") as status:
-        resnet_result = ship(resnet, status.update, command="make demo")
+    with Display(console, "shipping ResNet-50") as display:
+        resnet_result = ship(resnet, display, command="make demo")
     show(resnet_result, console)
 
     console.rule(f"Done in {time.monotonic() - start_s:.0f} s")

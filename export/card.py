@@ -16,6 +16,7 @@ from pruneport.export.summary import (
     provenance,
     runs_own_code,
 )
+from pruneport.export.verdict import verdict, warnings_for
 
 __all__ = ["model_card"]
 
@@ -46,6 +47,8 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int |
     sections = [
         f"# {_code(plan['source']['spec'])}, pruned",
         f"**{_escape(headline(plan, verify, bench))}**",
+        f"{_escape(verdict(plan, verify, bench))}.",
+        *(f"> **Warning.** {_escape(sentence)}" for sentence in warnings_for(plan, verify, bench)),
         *([] if plan["source"]["trained"] else [_UNTRAINED]),
         "## Before and after",
         "\n".join(table),

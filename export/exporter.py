@@ -7,22 +7,20 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from pruneport.errors import ExportError, InputError, ModelError
+from pruneport.export.rewrites import INPUT_NAME, PlainAttention, name_values, part_pads_from_pools
 from pruneport.models.outputs import Outputs, read_outputs, takes_several
 
 __all__ = ["INPUT_NAME", "OnnxNetwork", "check_fixed_batch", "export_network", "listed", "onnx_outputs"]
 
-INPUT_NAME = "input"
 _INLINE_LIMIT_BYTES = 1_800_000_000  # a protobuf holds at most 2 GiB
 _REASON = 300  # characters of what torch says; of a detector it is pages
 _DTYPES = {
@@ -117,17 +115,17 @@ def export_network(network: nn.Module, shape: tuple[int, int, int], batch: int |
             "batch size alone with --batch-size-fixed N."
         )
     graph = program.model.graph
-    _part_pads_from_pools(graph)
+    part_pads_from_pools(graph)
     for node in graph.all_nodes():
         node.metadata_props.clear()  # stack traces with the paths of this machine
-    _name_values(graph, tuple(outputs.tensors))
+    name_values(graph, tuple(outputs.tensors))
     return OnnxNetwork(batch=batch, outputs=tuple(outputs.tensors), left_out=outputs.others, _program=program)
 
 
 def _capture(network: nn.Module, shape: tuple[int, int, int], batch: int | None) -> tuple[Any, Outputs]:
     example = torch.zeros(batch or 2, *shape)
     seen: list[Outputs] = []
-    with _silence(), _PlainAttention():
+    with _silence(), PlainAttention():
         program = torch.onnx.export(
             _Wrapped(network, seen.append),
             (example,),
@@ -213,77 +211,3 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-
-
-def _name_values(graph: Any, outputs: Sequence[str]) -> None:
-    """Give outputs their names, each made by a node of its own, and weights the names that the network has for them."""
-    from onnxscript import ir  # slow to import
-
-    for place, value in enumerate(list(graph.outputs)):
-        if value.producer() is None or any(value is earlier for earlier in graph.outputs[:place]):
-            node = ir.node("Identity", inputs=[value])
-            node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
-            graph.append(node)
-            graph.outputs[place] = node.outputs[0]
-    weights = list(graph.initializers.values())
-    leaving = {id(value) for value in graph.outputs}
-    inner = [value for node in graph.all_nodes() for value in node.outputs if id(value) not in leaving]
-    taken = {INPUT_NAME, *outputs}
-    names = []
-    for value, name in [
-        *((weight, str(weight.name).removeprefix("network.")) for weight in weights),
-        *((value, str(value.name)) for value in inner),
-    ]:
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        names.append((value, name))
-    for number, value in enumerate(weights):  # first out of each other's way
-        value.name = f"pruneport.renamed.{number}"
-    for value, name in [*names, *zip(graph.outputs, outputs, strict=True)]:
-        value.name = name
-
-
-def _part_pads_from_pools(graph: Any) -> None:
-    """Put a reshape to the same shape, which costs nothing, between a padding and a maximum pooling.
-
-    ONNX Runtime makes one node of the two, whose padding never is the largest value, whatever it was: timm's BiT pads
-    with zeros, which are larger than what is negative.
-    """
-    from onnxscript import ir  # slow to import
-
-    for pool in list(graph.all_nodes()):
-        padding = pool.inputs[0].producer() if pool.op_type == "MaxPool" and pool.inputs[0] is not None else None
-        if padding is not None and padding.op_type == "Pad":
-            sizes = [0] * (2 + len(pool.attributes["kernel_shape"].as_ints()))  # 0: the size that is there
-            shape = ir.node("Constant", inputs=[], attributes={"value_ints": sizes})
-            same = ir.node("Reshape", inputs=[pool.inputs[0], shape.outputs[0]])
-            pool.graph.insert_before(pool, [shape, same])
-            pool.replace_input_with(0, same.outputs[0])
-
-
-class _PlainAttention(TorchFunctionMode):
-    """Gives attention, and its mask, the four dimensions (batch, heads, places, width) that the exporter knows.
-
-    Its result is copied: the layout that fused attention returns is not the one that the exporter's has.
-    """
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        call = _attend if function is F.scaled_dot_product_attention else function
-        return call(*args, **(kwargs or {}))
-
-
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **named: Any
-) -> Any:
-    """Attention of queries (…, L, E), keys (…, S, E) and values (…, S, V); the mask broadcasts to (…, L, S)."""
-    lead = query.shape[:-2]
-    if attn_mask is not None and attn_mask.ndim > 2:
-        attn_mask = _four(attn_mask.expand(*lead, *attn_mask.shape[-2:]))
-    attended = F.scaled_dot_product_attention(_four(query), _four(key), _four(value), attn_mask, *args, **named)
-    return attended.reshape(*lead, *attended.shape[-2:]).clone(memory_format=torch.contiguous_format)
-
-
-def _four(part: Tensor) -> Tensor:
-    """(…, places, width) as (batch, heads, places, width); without heads, as of one."""
-    return part.flatten(0, part.ndim - 4) if part.ndim > 3 else part.reshape(-1, 1, *part.shape[-2:])

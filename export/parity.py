@@ -19,10 +19,12 @@ from pruneport.export.exporter import INPUT_NAME, onnx_outputs
 from pruneport.export.options import ParityOptions
 from pruneport.models.images import ImageSet
 from pruneport.models.outputs import Outputs
+from pruneport.progress import Progress, Step, silent
 
 __all__ = [
     "TOLERANCES",
     "Accuracy",
+    "Agreement",
     "Parity",
     "Tolerance",
     "check_classes",
@@ -82,13 +84,24 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Top-1 on labelled images, as fractions."""
+    """Top-1 on labelled images, as fractions, and how many only one of dense torch and pruned ONNX gets right."""
 
     images: int
     folder: str
     dense_torch: float | None
     pruned_torch: float
     pruned_onnx: float
+    only_dense: int | None = None
+    only_pruned: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Share of images, labelled or not, on which pruned ONNX has the first choice of dense torch."""
+
+    images: int
+    folder: str
+    top1: float
 
 
 def open_cpu_session(path: Path) -> Any:
@@ -182,7 +195,8 @@ def check_images(
     pruned_session: Any,
     names: Sequence[str] | None = None,
     fixed: int | None = None,
-) -> tuple[Parity, Accuracy | None]:
+    progress: Progress = silent,
+) -> tuple[Parity, Accuracy | None, Agreement | None]:
     """Compare the pruned network on images, and count top-1 of dense (if given), pruned and pruned ONNX where labelled.
 
     Args:
@@ -192,36 +206,64 @@ def check_images(
         pruned_session: Runs its ONNX file.
         names: Of the file's outputs, in order (see ``output_names``).
         fixed: The one batch size that the file takes, or None.
+        progress: Told how far it is.
+
+    Returns:
+        The comparison with torch; the accuracy, where the images are labelled; how often the pruned network decides as
+        the dense one, where that is given and the main output is scores (B, classes).
 
     Raises:
         ImageFolderError: An image is unreadable, or the folder's classes are not the network's.
     """
     size = fixed or _IMAGE_BATCH
     compared = Compared(TOLERANCES["fp32"], names)
-    right = np.zeros(3)
+    choices: list[Array] = []
+    done = 0
     for given, labels in images.batches(size):
+        progress(Step(f"running {len(images)} images", done, len(images)))
+        done += len(given)
         inputs = torch.cat([given, given[-1:].expand(size - len(given), *given.shape[1:])]) if fixed else given
         theirs, ours = _run_torch(pruned, inputs), _run_onnx(pruned_session, inputs)
-        scores = compared.add(theirs, ours, partial(_nearby, pruned, inputs)).get(theirs.main)
-        wanted = theirs.tensors[theirs.main]
-        check_classes(images, tuple(wanted.shape))
-        if labels is not None:
-            originals = _run_torch(dense, inputs) if dense is not None else theirs
-            columns = (originals.tensors[originals.main].detach().numpy(), wanted.detach().numpy(), scores)
-            for column, values in enumerate(columns):
-                if values is not None and values.shape == wanted.shape:
-                    right[column] += (values[: len(given)].argmax(1) == labels.numpy()).sum()
-    parity = _parity("pruned", compared, "images", size)
-    if images.labels is None:
-        return parity, None
-    dense_torch, pruned_torch, pruned_onnx = (float(count / len(images)) for count in right)
-    return parity, Accuracy(
-        images=len(images),
-        folder=images.folder.name,
-        dense_torch=dense_torch if dense is not None else None,
-        pruned_torch=pruned_torch,
-        pruned_onnx=pruned_onnx,
-    )
+        found = compared.add(theirs, ours, partial(_nearby, pruned, inputs)).get(theirs.main)
+        wanted = _main(theirs)
+        check_classes(images, wanted.shape)
+        if _are_scores(wanted) and found is not None and found.shape == wanted.shape:
+            before = _main(_run_torch(dense, inputs)) if dense is not None else wanted
+            truth = np.full(len(given), -1) if labels is None else labels.numpy()
+            choices.append(np.stack([truth, *(scores[: len(given)].argmax(1) for scores in (before, wanted, found))]))
+    return _parity("pruned", compared, "images", size), *_count(images, choices, dense is not None)
+
+
+def _main(outputs: Outputs) -> Array:
+    array: Array = outputs.tensors[outputs.main].detach().numpy()
+    return array
+
+
+def _count(images: ImageSet, choices: Sequence[Array], with_dense: bool) -> tuple[Accuracy | None, Agreement | None]:
+    """Count from batches of (4, B): labels, then the choices of dense torch, pruned torch and pruned ONNX."""
+    if sum(batch.shape[1] for batch in choices) < len(images):  # outputs that are no scores
+        return None, None
+    truth, dense, theirs, ours = np.concatenate(choices, axis=1)
+    agreement = accuracy = None
+    if with_dense:
+        agreement = Agreement(images=len(images), folder=images.folder.name, top1=float((dense == ours).mean()))
+    if images.labels is not None:
+        before, after = dense == truth, ours == truth
+        accuracy = Accuracy(
+            images=len(images),
+            folder=images.folder.name,
+            dense_torch=float(before.mean()) if with_dense else None,
+            pruned_torch=float((theirs == truth).mean()),
+            pruned_onnx=float(after.mean()),
+            only_dense=int((before & ~after).sum()) if with_dense else None,
+            only_pruned=int((after & ~before).sum()) if with_dense else None,
+        )
+    return accuracy, agreement
+
+
+def _are_scores(outputs: Array) -> bool:
+    """Whether there is something to choose from: (B, classes)."""
+    return outputs.ndim == 2 and outputs.shape[1] > 1
 
 
 def _run_torch(network: nn.Module, inputs: Tensor) -> Outputs:

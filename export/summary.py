@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from pruneport.export.intervals import Interval, change_interval, share_interval
 from pruneport.models.record import LIBRARIES
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "provenance",
     "recovery_figures",
     "runs_own_code",
+    "shorten",
 ]
 
 Json = Mapping[str, Any]
@@ -73,6 +75,12 @@ def clean(text: object) -> str:
     """Return one printable line: whitespace runs become a space, control and direction characters U+FFFD."""
     line = " ".join(str(text).split())
     return "".join("\ufffd" if unicodedata.category(char).startswith("C") else char for char in line)
+
+
+def shorten(name: object, chars: int) -> str:
+    """Return a long name cut in its middle: its ends tell where in the network it is."""
+    text, half = clean(name), chars // 2
+    return text if len(text) <= chars else f"{text[: half - 1]}…{text[-half:]}"
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -133,8 +141,11 @@ def comparisons(plan: Json, verify: Json | None, bench: Json | None) -> list[Com
         top1, dense_top1 = accuracy.get(name), accuracy.get("dense_torch")
         if top1 is not None:
             change = "" if dense_top1 is None else _signed(top1 - dense_top1, "points")
-            dense_text = "" if dense_top1 is None else percent(dense_top1)
-            rows.append(Comparison(f"Top-1 accuracy, {runtime}", dense_text, percent(top1), change))
+            if name == "pruned_onnx" and (interval := change_interval(accuracy)) is not None:
+                change += f" ({_ends(interval)})"
+            images = accuracy["images"]
+            dense_text = "" if dense_top1 is None else _top1(dense_top1, images)
+            rows.append(Comparison(f"Top-1 accuracy, {runtime}", dense_text, _top1(top1, images), change))
     return rows
 
 
@@ -197,6 +208,15 @@ def onnx_example(plan: Json, batch: int | None = None) -> str:
         "for output, values in zip(session.get_outputs(), outputs):\n"
         "    print(output.name, values.shape)"
     )
+
+
+def _top1(share: float, images: int) -> str:
+    """Return an accuracy with its 95 % interval."""
+    return f"{percent(share)} ({_ends(share_interval(round(share * images), images))})"
+
+
+def _ends(interval: Interval) -> str:
+    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}".replace("-", "−")
 
 
 def _cost(label: str, dense: float, pruned: float, unit: str = "") -> Comparison:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pruneport.export.onnx_file import check_onnx, read_metadata
 from pruneport.export.options import ParityOptions
 from pruneport.export.parity import (
     Accuracy,
+    Agreement,
     Parity,
     check_images,
     check_seeded,
@@ -24,6 +25,7 @@ from pruneport.export.parity import (
     output_names,
 )
 from pruneport.models.images import ImageSet, open_images
+from pruneport.progress import Progress, silent
 
 __all__ = ["Check", "Verification", "open_parity_images", "require_parity", "verify_files"]
 
@@ -45,6 +47,7 @@ class Verification:
     parity: tuple[Parity, ...]
     accuracy: Accuracy | None
     files: Mapping[str, int]
+    agreement: Agreement | None = None
 
     @property
     def ok(self) -> bool:
@@ -83,7 +86,7 @@ def verify_files(
     checks: Sequence[Check] = (),
     comparable: bool = True,
     why_no_dense: str = "",
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
 ) -> Verification:
     """Check the ONNX files in ``folder`` against the torch networks.
 
@@ -109,7 +112,7 @@ def verify_files(
     images = open_parity_images(options, shape)
     done = list(checks)
     parity: list[Parity] = []
-    accuracy = None
+    accuracy = agreement = None
     for name, file, network in (("dense", DENSE_ONNX, dense), ("pruned", MODEL_ONNX, pruned)):
         path = folder / file
         progress(f"checking {file}")
@@ -125,13 +128,14 @@ def verify_files(
         names, fixed = output_names(session), fixed_batch(session)
         parity += check_seeded(name, network, session, shape, fitting_batches(options, fixed), names)
         if name == "pruned" and images is not None:
-            progress(f"running {len(images)} images")
-            on_images, accuracy = check_images(images, dense if comparable else None, pruned, session, names, fixed)
+            compared = dense if comparable else None
+            on_images, accuracy, agreement = check_images(images, compared, pruned, session, names, fixed, progress)
             parity.append(on_images)
     return Verification(
         checks=tuple(done),
         parity=tuple(parity),
         accuracy=accuracy,
+        agreement=agreement,
         files={path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx*"))},
     )
 

@@ -6,7 +6,7 @@ import pickle
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from pruneport.errors import CheckpointError
 
-__all__ = ["load_weights", "read_checkpoint", "with_versions"]
+__all__ = ["SUFFIXES", "load_weights", "read_checkpoint", "with_versions"]
+
+SUFFIXES = {".pt", ".pth", ".th", ".bin", ".tar", ".ckpt", ".safetensors"}
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "network", "net", "params", "weights")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
+_LISTED = 10
 _TORCH_STARTS = (b"PK", b"\x80")  # a zip archive, or before torch 1.6 a pickle
-_SUFFIXES = {".pt", ".pth", ".th", ".bin", ".tar", ".ckpt"}
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -60,7 +62,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path) ->
     """Copy ``state`` into ``network``; every key must fit, but for a prefix such as ``module.`` before all of them.
 
     Raises:
-        CheckpointError: Lists every missing, unexpected and mis-shaped key at once.
+        CheckpointError: Lists missing, unexpected and mis-shaped keys at once: ten of each, and how many there are.
     """
     own = network.state_dict()
     state = _strip_prefixes(state, own)
@@ -73,12 +75,17 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path) ->
     ]
     faults = {"missing": missing, "unexpected": unexpected, "mis-shaped": misshaped}
     if any(faults.values()):
-        lines = [f"  {kind} ({len(keys)}): {', '.join(keys)}" for kind, keys in faults.items() if keys]
+        lines = [f"  {kind} ({len(keys)}): {_listed(keys)}" for kind, keys in faults.items() if keys]
         raise CheckpointError(
             f"checkpoint {path} does not fit the network:\n" + "\n".join(lines) + "\n"
             "Check that the source is the architecture it was trained with (--model-arg num_classes=N, say)."
         )
     network.load_state_dict(with_versions(network, state), strict=False)
+
+
+def _listed(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
+    return ", ".join(keys[:_LISTED]) + more
 
 
 def with_versions(network: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +121,7 @@ def _read_torch(path: Path) -> Any:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"checkpoint {path} is truncated or damaged ({first}); fetch it again."
-            if path.suffix in _SUFFIXES
+            if path.suffix in SUFFIXES
             else _not_a_checkpoint(path)
         ) from error
 

@@ -78,7 +78,7 @@ def _build_timm(source: Source, weights: str | None) -> nn.Module:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise SourceError("timm is not installed: pip install 'pruneport[timm]'.") from error
+        raise SourceError("timm is not installed; install it with: pip install timm") from error
     name = _known(source, timm.list_models(), tag_separator=".")
     _refuse_fetching_args(source)
     if weights is not None and weights != "DEFAULT":

@@ -21,6 +21,7 @@ from pruneport.models.checkpoint import load_weights, read_checkpoint
 from pruneport.models.factories import call_factory, load_factory
 from pruneport.models.heads import replace_heads
 from pruneport.models.libraries import build_from_library, library_input_shape
+from pruneport.models.names import not_a_source
 from pruneport.models.options import SourceOptions
 from pruneport.models.record import Factory, Scalar, Source
 
@@ -109,6 +110,8 @@ def build(source: Source, factory: Factory | None = None, *, initialise: bool = 
                     f"--weights {weights} cannot be used with {source.spec}: weight names belong to a library. "
                     "Give the file with --checkpoint."
                 )
+            if ":" not in source.spec:
+                raise SourceError(not_a_source(source.spec))
             network = call_factory(load_factory(source.spec), source)
     give_heads(network, source)
     return network.eval()

@@ -1,73 +1,42 @@
-"""The command line: flags come from the verbs' configurations, tables and errors from here."""
+"""The command line: it reads flags, shows progress, prints results and errors, and sets the exit code."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, make_dataclass
+from collections.abc import Sequence
 from typing import Any
 
-import tyro
 from rich.console import Console
 
 from pruneport import verbs
 from pruneport.errors import CheckFailed, InputError, PruneportError
+from pruneport.verbs.display import Display
+from pruneport.verbs.flags import VERBS, parse, root_help
 
 __all__ = ["main"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Display:
-    json: bool = False
-    """Print the result as JSON on standard output, and nothing else."""
-
-
-_CONFIGS: dict[str, type[Any]] = {
-    "ship": verbs.ShipConfig,
-    "inspect": verbs.InspectConfig,
-    "compress": verbs.CompressConfig,
-    "export": verbs.ExportConfig,
-    "verify": verbs.VerifyConfig,
-    "bench": verbs.BenchConfig,
-    "finetune": verbs.FinetuneConfig,
-    "transfer": verbs.TransferConfig,
-}
-_COMMANDS: dict[str, Callable[..., Any]] = {
-    verb: make_dataclass(verb, [], bases=(_Display, config), namespace={"__doc__": config.__doc__}, frozen=True)
-    for verb, config in _CONFIGS.items()
-}
 _RESUMES = {"finetune", "transfer"}
-_SILENT = {"inspect", "verify"}  # write nothing, so no command line is recorded
+_SILENT = {"inspect"}  # writes no bundle, so no command line is recorded
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return 0 when done, 1 when a check failed, 2 for bad input."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments == ["--version"]:
+    if arguments[:1] == ["--version"]:
         from pruneport import __version__
 
         print(f"pruneport {__version__}")
         return 0
-    if not arguments:
-        arguments = ["--help"]
     console = Console(file=sys.stderr, highlight=False)
+    verb = arguments[0] if arguments else ""
     try:
+        if verb not in VERBS:
+            root_help(arguments or ["--help"])
         arguments = _with_study(arguments)
-    except PruneportError as error:
-        return _failed(error, console)
-    config = tyro.extras.subcommand_cli_from_dict(
-        _COMMANDS,
-        prog="pruneport",
-        description="From a trained checkpoint to a verified, benchmarked ONNX artifact.",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    verb = next(name for name, kind in _COMMANDS.items() if kind is type(config))
-    own = _CONFIGS[verb](**{field.name: getattr(config, field.name) for field in fields(_CONFIGS[verb])})
-    try:
-        result = _run(verb, own, arguments, console)
+        config, as_json = parse(verb, arguments[1:])
+        result = _run(verb, config, arguments, console)
     except PruneportError as error:
         return _failed(error, console)
     except OSError as error:  # a path that the system refuses; what went wrong with our own files is named above
@@ -77,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print(f"interrupted; {'what was done is kept' if verb in _RESUMES else 'nothing was kept'}")
         return 130
-    if config.json:
+    if as_json:
         print(json.dumps(result.to_dict(), indent=1))
     else:
         from pruneport.verbs.tables import show
@@ -109,12 +78,9 @@ def _failed(error: PruneportError, console: Console) -> int:
 
 
 def _run(verb: str, config: Any, arguments: Sequence[str], console: Console) -> Any:
-    function = getattr(verbs, verb)
     extra = {} if verb in _SILENT else {"command": shlex.join(["pruneport", *arguments])}
-    if not console.is_terminal:
-        return function(config, lambda message: console.print(message, markup=False, soft_wrap=True), **extra)
-    with console.status("starting") as status:
-        return function(config, lambda message: status.update(message), **extra)
+    with Display(console, "loading torch") as display:  # on the screen first: the import takes seconds
+        return getattr(verbs, verb)(config, display, **extra)
 
 
 if __name__ == "__main__":

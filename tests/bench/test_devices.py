@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,13 @@ import pynvml
 import pytest
 
 from pruneport.bench import devices
-from pruneport.bench.devices import available_cores, describe_device, library_versions, sample_device
+from pruneport.bench.devices import (
+    available_cores,
+    cpu_in_use_by_others,
+    describe_device,
+    library_versions,
+    sample_device,
+)
 from pruneport.errors import ProviderError
 from pruneport.export.summary import device_name
 
@@ -34,6 +41,7 @@ class FakeNvml:
             "nvmlDeviceGetEnforcedPowerLimit": 700_000,
             "nvmlDeviceGetPowerUsage": 81_500,
             "nvmlDeviceGetTemperature": 30,
+            "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=75, memory=10),
         }
         return lambda *_: values[name]
 
@@ -115,6 +123,7 @@ def test_gpu_is_described_with_units(nvml: FakeNvml, monkeypatch: pytest.MonkeyP
             "power_limit_w": 700.0,
             "temperature_c": 30,
             "persistence_mode": None,
+            "gpu_in_use": 0.75,
         }
         == device
     )
@@ -193,3 +202,17 @@ def test_versions_name_the_libraries_that_matter() -> None:
     versions = library_versions()
     assert set(versions) == {"onnxruntime", "torch", "numpy", "onnx"}
     assert versions["numpy"] == np.__version__
+
+
+def test_what_others_use_is_not_what_this_process_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cores for half a second: 0.4 and 0.2 s busy, of which 0.3 s are our own."""
+    at = iter([10.0, 10.5])
+    cores = iter([[(1.0, 5.0), (2.0, 5.0)], [(1.4, 5.1), (2.2, 5.3)]])
+    own = iter([(7.0, 1.0), (7.2, 1.1)])
+    monkeypatch.setattr(devices, "time", SimpleNamespace(monotonic=lambda: next(at), sleep=lambda _: None))
+    monkeypatch.setattr(
+        psutil, "cpu_times", lambda percpu: [SimpleNamespace(user=user, idle=idle) for user, idle in next(cores)]
+    )
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(cpu_times=lambda: next(own)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert cpu_in_use_by_others() == pytest.approx(0.3 / (2 * 0.5))

@@ -125,8 +125,9 @@ def test_confidence_reaches_the_interval(networks: tuple[Path, Path], runs: list
 def test_progress_names_every_step(networks: tuple[Path, Path], runs: list[str]) -> None:
     lines: list[str] = []
     measure(*networks, QUICK, lines.append)
-    assert len(lines) == 8
-    assert lines[:3] == [
+    assert len(lines) == 9
+    assert lines[:4] == [
+        "watching what else this machine does",
         "batch 1: opening both networks on cpu",
         "batch 1: 1 warm-up runs of each network",
         "batch 1: 4 timed rounds",

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -65,11 +66,27 @@ def _rows(page: str, label: str) -> list[list[str]]:
 
 
 def test_headline_says_it_all(plan: Any, verify: Any, bench: Any) -> None:
-    title = _parse(render_report(plan, verify, bench)).find(".//h1")
+    header = _parse(render_report(plan, verify, bench)).find("body/header")
+    assert header is not None
+    title, subtitle = header.find("h1"), header.find("p[@class='subtitle']")
     assert title is not None
+    assert subtitle is not None
     assert " ".join((title.text or "").split()) == (
+        "1.71 times as fast at batch 1; 34.8 points of top-1 lost on 250 images"
+    )
+    assert " ".join((subtitle.text or "").split()) == (
         "torchvision:resnet50 at 50 % of its compute: 1.71× faster at batch 1 on AMD EPYC 9654, top-1 92.0 % → 57.2 %"
     )
+    (warning,) = header.findall("p[@class='callout']")
+    said = " ".join("".join(warning.itertext()).split())
+    assert said.startswith("Warning. Accuracy fell by 34.8 points, from 92.0 % to 57.2 % on 250 images.")
+
+
+def test_a_busy_machine_is_said_on_top(plan: Any, verify: Any, bench: Any) -> None:
+    bench["device"]["cpu_in_use_by_others"] = 0.87
+    header = _parse(render_report(plan, verify, bench)).find("body/header")
+    assert header is not None
+    assert "The machine was busy before the timed rounds: others used 87 %" in " ".join(header.itertext())
 
 
 def test_before_and_after(plan: Any, verify: Any, bench: Any) -> None:
@@ -79,7 +96,13 @@ def test_before_and_after(plan: Any, verify: Any, bench: Any) -> None:
     assert rows["Parameters"] == ["25.56 M", "14.02 M", "−45.1 %"]
     assert rows["ONNX file"] == ["102.35 MB", "56.23 MB", "−45.1 %"]
     assert rows["Latency p50, batch 32"][2] == "no clear speed-up"
-    assert rows["Top-1 accuracy, torch"] == ["92.0 %", "57.2 %", "−34.8 points"]
+    accuracies = ["92.0 % (88.0 to 94.8)", "57.2 % (51.0 to 63.2)"]  # Wilson's intervals
+    assert rows["Top-1 accuracy, torch"] == [*accuracies, "−34.8 points"]
+    in_onnx = "Top-1 accuracy, pruned in ONNX Runtime"
+    assert rows[in_onnx] == [*accuracies, "−34.8 points"]  # of an earlier version, without the counts for an interval
+    verify["accuracy"] |= {"only_dense": 95, "only_pruned": 8}
+    rows = {row[0]: row[1:] for row in _rows(render_report(plan, verify, bench), "Before and after")}
+    assert rows[in_onnx] == [*accuracies, "−34.8 points (−41.4 to −27.9)"]  # Newcombe's, of the change
 
 
 def test_group_table_holds_every_group_and_reason(plan: Any, verify: Any, bench: Any) -> None:
@@ -230,7 +253,7 @@ def test_a_browser_shows_the_page(plan: Any, verify: Any, bench: Any, tmp_path: 
 
     document = _browse(page, tmp_path / "profile", "--dump-dom")
     assert "All 114 groups as a table" in document
-    assert document.count("<svg") == 2
+    assert document.count("<svg") == 4  # each plot wide and narrow
     assert document.count("<tr") > 114
     assert "<script" not in document
     assert "<img" not in document
@@ -242,3 +265,41 @@ def test_a_browser_shows_the_page(plan: Any, verify: Any, bench: Any, tmp_path: 
     assert len(colours) > 200
     by_colour = {colour: count for count, colour in colours}
     assert by_colour[0x14, 0x68, 0x8C] > 20_000  # the kept bars of the groups' plot
+
+
+_MEASURE = """
+onload = () => {
+  const found = [...document.querySelectorAll('iframe')].map(frame => {
+    const page = frame.contentDocument;
+    page.querySelectorAll('details').forEach(element => element.open = true);
+    const wide = [...page.querySelectorAll('*')].filter(element =>
+      ['auto', 'scroll'].includes(getComputedStyle(element).overflowX) && element.scrollWidth > element.clientWidth);
+    const right = Math.max(...[...page.querySelectorAll('td, th, dd, p, pre, svg')].map(element =>
+      element.closest('thead') ? 0 : element.getBoundingClientRect().right));
+    const shown = [...page.querySelectorAll('svg')].filter(element => element.clientWidth).length;
+    return {width: page.documentElement.clientWidth, scroll: page.documentElement.scrollWidth, right: right,
+            wide: wide.map(element => element.outerHTML.slice(0, 80)), shown: shown};
+  });
+  document.body.textContent = JSON.stringify(found);
+};
+"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(_BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH")
+def test_nothing_scrolls_sideways_on_a_narrow_screen(plan: Any, verify: Any, bench: Any, tmp_path: Path) -> None:
+    verify["accuracy"] |= {"only_dense": 95, "only_pruned": 8}
+    plan["groups"][3]["name"] = "features.stage.block." * 4 + "conv"
+    page = render_report(plan, verify, bench)
+    frames = "".join(f'<iframe width="{width}" height="900"></iframe>' for width in (320, 400, 700, 900, 1200))
+    frames = frames.replace("></iframe>", f' srcdoc="{escape(page)}"></iframe>')
+    host = tmp_path / "host.html"
+    host.write_text(f"<!DOCTYPE html><meta charset='utf-8'><body>{frames}<script>{_MEASURE}</script></body>")
+    document = _browse(host, tmp_path / "profile", "--dump-dom", "--window-size=1400,900")
+    found = json.loads(unescape(document[document.index("[{") : document.rindex("]") + 1]))
+    assert len(found) == 5
+    for measured in found:
+        assert measured["scroll"] <= measured["width"], measured
+        assert measured["right"] <= measured["width"], measured
+        assert measured["wide"] == []
+        assert measured["shown"] == 2  # one of each two plots

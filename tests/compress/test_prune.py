@@ -546,3 +546,36 @@ def test_the_representation_goes_where_that_is_asked_for() -> None:
     assert pruned.plan.masked_error is not None
     assert pruned.plan.masked_error < 1e-5
     assert pruned.plan.request.prune_representation
+
+
+class StandardisedConv(nn.Conv2d):
+    """A convolution whose weight is standardised by a BatchNorm over its inputs, as timm's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = nn.functional.batch_norm(
+            self.weight.reshape(1, self.out_channels, -1), None, None, training=True, momentum=0.0, eps=1e-6
+        ).reshape_as(self.weight)
+        out: Tensor = nn.functional.conv2d(x, weight, self.bias, padding=self.padding, groups=self.groups)
+        return out
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_standardised_weights_are_proved(groups: int) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        StandardisedConv(3, 12, 3, padding=1),
+        nn.ReLU(),
+        StandardisedConv(12, 24, 3, padding=1, groups=groups),
+        nn.ReLU(),
+        StandardisedConv(24, 6, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    ).eval()
+    with torch.no_grad():
+        network[0].weight[:3] *= 0.01  # type: ignore[index,operator]  # so that the first inputs go
+        network[2].weight[:, :3] *= 0.01  # type: ignore[index,operator]
+    pruned = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1))
+    assert pruned.network[0].out_channels == 6  # type: ignore[index]
+    assert pruned.plan.masked_error is not None
+    assert pruned.plan.masked_error < 1e-6

@@ -137,6 +137,34 @@ class _HalfTheBatch(nn.Module):
         return x.reshape(2, -1)
 
 
+class _Blind(nn.Module):
+    """Whatever it sees, its bias comes out; as with a head whose weights were never trained."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+        nn.init.zeros_(self.head.weight)
+        self.head.bias.data = bias * torch.arange(3.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("bias", [0.0, 5.0])
+def test_outputs_that_never_change_are_marked(bias: float, tmp_path: Path) -> None:
+    network = _Blind(bias).eval()
+    write_onnx(network, (1, 6, 6), tmp_path / "blind.onnx", {})
+    alone, several = check_seeded("dense", network, open_cpu_session(tmp_path / "blind.onnx"), (1, 6, 6), (1, 3))
+    assert alone.ok
+    assert several.ok
+    assert several.constant
+    assert alone.constant is (bias == 0)  # one input has nothing to differ from
+    network.head.weight.data += 0.1
+    write_onnx(network, (1, 6, 6), tmp_path / "sees.onnx", {})
+    sees = check_seeded("dense", network, open_cpu_session(tmp_path / "sees.onnx"), (1, 6, 6), (1, 3))
+    assert [entry.constant for entry in sees] == [False, False] or bias == 0
+
+
 def test_a_batch_that_does_not_run_is_named(tmp_path: Path) -> None:
     network = _HalfTheBatch().eval()
     write_onnx(network, (1, 3, 5), tmp_path / "half.onnx", {})
@@ -161,7 +189,9 @@ def images(tmp_path: Path) -> Path:
 def test_accuracy_is_what_counting_by_hand_gives(digits: Any, digits_onnx: Path, images: Path) -> None:
     found = open_images(ParityOptions(images=images, mean=(0.4,), std=(0.3,)), (1, 8, 8))
     assert found is not None
-    parity, accuracy = check_images(found, digits.dense, digits.pruned.network, open_cpu_session(digits_onnx))
+    parity, accuracy, agreement = check_images(
+        found, digits.dense, digits.pruned.network, open_cpu_session(digits_onnx)
+    )
     files = sorted(images.rglob("*.png"))
     pixels = np.stack([np.asarray(Image.open(file), dtype=np.float32) for file in files])[:, None]
     inputs = ((pixels / 255 - 0.4) / 0.3).astype(np.float32)
@@ -175,6 +205,12 @@ def test_accuracy_is_what_counting_by_hand_gives(digits: Any, digits_onnx: Path,
     assert accuracy.dense_torch == pytest.approx((dense.argmax(1) == labels).mean())
     assert accuracy.pruned_torch == pytest.approx((pruned.argmax(1) == labels).mean())
     assert accuracy.pruned_onnx == pytest.approx((in_onnx.argmax(1) == labels).mean())
+    before, after = dense.argmax(1) == labels, in_onnx.argmax(1) == labels
+    assert accuracy.only_dense == sum(before & ~after)
+    assert accuracy.only_pruned == sum(after & ~before)
+    assert agreement is not None
+    assert (agreement.images, agreement.folder) == (40, "images")
+    assert agreement.top1 == pytest.approx((dense.argmax(1) == in_onnx.argmax(1)).mean())
     assert accuracy.dense_torch != accuracy.pruned_torch  # else the columns could be swapped unseen
     assert parity.ok
     assert parity.inputs == "images"
@@ -183,16 +219,24 @@ def test_accuracy_is_what_counting_by_hand_gives(digits: Any, digits_onnx: Path,
 def test_images_without_labels_give_no_accuracy(digits: Any, digits_onnx: Path, images: Path) -> None:
     found = open_images(ParityOptions(images=images / "3"), (1, 8, 8))
     assert found is not None
-    parity, accuracy = check_images(found, digits.dense, digits.pruned.network, open_cpu_session(digits_onnx))
+    networks = (digits.dense, digits.pruned.network)
+    parity, accuracy, agreement = check_images(found, *networks, open_cpu_session(digits_onnx))
     assert parity.ok
     assert accuracy is None
+    assert agreement is not None
+    inputs, _ = next(found.batches(4))
+    with torch.inference_mode():
+        dense, pruned = (network(inputs).argmax(1) for network in networks)
+    assert agreement.top1 == pytest.approx(float((dense == pruned).float().mean()))
+    *_, alone = check_images(found, None, digits.pruned.network, open_cpu_session(digits_onnx))
+    assert alone is None
 
 
 def test_wrong_outputs_on_images_are_found(digits: Any, digits_onnx: Path, images: Path, tmp_path: Path) -> None:
     found = open_images(ParityOptions(images=images), (1, 8, 8))
     assert found is not None
     session = open_cpu_session(_perturbed(digits_onnx, tmp_path / "wrong.onnx", by=0.1))
-    parity, _ = check_images(found, digits.dense, digits.pruned.network, session)
+    parity, *_ = check_images(found, digits.dense, digits.pruned.network, session)
     with pytest.raises(ParityError, match="pruned fp32 on images inputs"):
         require_parity(_verification([parity]))
 
@@ -244,7 +288,7 @@ def test_on_images_every_output_is_compared_and_accuracy_is_of_the_scores(images
     write_onnx(network, (1, 8, 8), tmp_path / "many.onnx", {})
     session, found = open_cpu_session(tmp_path / "many.onnx"), open_images(ParityOptions(images=images), (1, 8, 8))
     assert found is not None
-    parity, accuracy = check_images(found, network, network, session, output_names(session))
+    parity, accuracy, _ = check_images(found, network, network, session, output_names(session))
     scores = torch.cat([inputs for inputs, _ in found.batches(40)]).flatten(1)[:, :10]
     assert parity.ok
     assert accuracy is not None
@@ -256,7 +300,7 @@ def test_on_images_every_output_is_compared_and_accuracy_is_of_the_scores(images
             mean, classes, rest = session.run(*arguments)
             return [mean, classes + 1, rest]
 
-    parity, _ = check_images(found, network, network, _ClassesWrong(), output_names(session))
+    parity, *_ = check_images(found, network, network, _ClassesWrong(), output_names(session))
     assert (parity.ok, parity.fault) == (False, "classes differs in 40 of 40 whole numbers")
 
 
@@ -271,7 +315,7 @@ def test_images_fill_the_fixed_batch_and_each_is_counted_once(images: Path, tmp_
     session, found = open_cpu_session(tmp_path / "three.onnx"), open_images(ParityOptions(images=images), (1, 8, 8))
     assert found is not None
     assert len(found) % 3 == 1
-    parity, accuracy = check_images(found, None, network, session, output_names(session), fixed_batch(session))
+    parity, accuracy, _ = check_images(found, None, network, session, output_names(session), fixed_batch(session))
     scores = torch.cat([inputs for inputs, _ in found.batches(40)]).flatten(1)[:, :10]
     assert (parity.ok, parity.batch) == (True, 3)
     assert accuracy is not None

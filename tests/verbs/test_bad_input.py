@@ -300,7 +300,7 @@ def test_parity_inputs_are_checked_before_any_work(
     done = run(*_SHIP, *faulty)
     assert done.code == 2
     progress = done.err[: done.err.index("error: ")].splitlines()
-    assert progress == [f"building {_DIGITS}"], done.err
+    assert progress == ["loading torch", f"[1/11] building {_DIGITS}"], done.err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")

@@ -111,9 +111,14 @@ def test_step_by_step_gives_what_ship_gives(shipped: Path, run: Any, tmp_path: P
     assert run("export", folder).code == 0
     verified = run("verify", folder, "--parity-batches", 1, 3, "--json")
     assert verified.code == 0
-    assert json.loads(verified.out)["ok"]
+    told = json.loads(verified.out)
+    assert told["ok"]
+    assert told["recorded"]
+    assert "were not compared" not in (folder / "README.md").read_text()
+    assert not (folder / "report.html").exists()  # there is nothing to report before the timing
     assert run("bench", folder, *QUICK).code == 0
-    assert {path.name for path in folder.iterdir()} == FILES - {"verify.json"}
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert _read(folder / "verify.json")["parity"] == told["parity"]
     assert check_hashes(open_bundle(folder))
     assert shlex.split(_read(folder / "manifest.json")["commands"][-1]) == ["pruneport", "bench", str(folder), *QUICK]
     assert _lasting(_read(folder / "plan.json")) == _lasting(_read(shipped / "plan.json"))
@@ -178,13 +183,16 @@ def test_inspect_shows_every_group(run: Any, tmp_path: Path, monkeypatch: pytest
 def test_verify_fails_where_the_onnx_file_is_another(bundle: Path, run: Any, rehash: Any, listing: Any) -> None:
     _weaken(bundle / "model.onnx")
     rehash(bundle)
-    before = listing(bundle.parent)
     done = run("verify", bundle, "--parity-batches", "1", "3", "--json")
     assert (done.code, done.out) == (1, "")
     assert "check failed: ONNX Runtime and torch disagree:" in done.err
     assert "pruned fp32 on seeded inputs, batch 3: max error" in done.err
     assert "dense fp32" not in done.err
-    assert listing(bundle.parent) == before
+    assert listing(bundle.parent).keys() == {"bundle", *(f"bundle/{name}" for name in FILES)}
+    assert check_hashes(open_bundle(bundle))
+    assert _read(bundle / "verify.json")["ok"] is False
+    assert "Verification failed" in (bundle / "README.md").read_text()
+    assert "Verification failed" in (bundle / "report.html").read_text()
     with pytest.raises(ParityError):
         verify(VerifyConfig(folder=bundle))
 

@@ -37,12 +37,14 @@ class InspectConfig(CalibrationOptions, SourceOptions):
     plot: Path = Path("sensitivity.svg")
     """Where the curves are drawn to: an .svg file."""
 
-    scope: ScopeName = "channels"
-    """Say of each group whether it could be pruned in this scope."""
+    scope: ScopeName = "filters"
+    """Say of each group whether it could be pruned in this scope; filters is what compress prunes by itself."""
     round_to: int = 8
     """Kept widths would be multiples of this."""
     keep: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Leave groups dense that hold a module whose name matches this shell pattern; may be repeated."""
+    members: bool = False
+    """Name every layer of every group, with the axis that shrinks."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,13 +21,15 @@ from pruneport.errors import InputError, SourceError, TargetError, TrainingError
 from pruneport.export.bundle import TRAINING, check_output, is_bundle, new_bundle, open_bundle
 from pruneport.export.weights import rebuild, write_network
 from pruneport.models.factories import load_factory
+from pruneport.models.names import not_a_source
 from pruneport.models.options import SourceOptions
 from pruneport.models.record import Factory
 from pruneport.models.source import open_source
 from pruneport.models.tasks import open_task
+from pruneport.progress import Progress, Stage, numbered, silent
 from pruneport.verbs.configs import FinetuneConfig
 from pruneport.verbs.results import FinetuneResult
-from pruneport.verbs.steps import Progress, silent, write_card, write_json
+from pruneport.verbs.steps import write_card, write_json
 
 __all__ = ["finetune"]
 
@@ -40,6 +42,7 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
         TrainingError: The budget is below one step, the loss is not finite, or the state beside ``out`` is another
             training's.
     """
+    progress = numbered(progress, 4)
     check_output(config.out, config.overwrite)
     check_training(config)
     _check_schedule(config)
@@ -50,12 +53,12 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
     if state_file.exists():
         state = read_state(state_file)
         _check_same(state, settings, state_file)
-        progress(f"going on at step {state.step} of {state_file}")
+        progress(Stage(f"going on at step {state.step} of {state_file}"))
         plan = state.plan
     else:
-        progress(f"opening {config.source}")
+        progress(Stage(f"opening {config.source}"))
         network, plan = _open(config, factory)
-    progress(f"reading the images of {config.task}")
+    progress(Stage(f"reading the images of {config.task}"))
     task = open_task(config.task, config, plan.source.input_shape)
     if network is not None:
         if plan.source.trained:  # else the seed stands for the weights themselves
@@ -72,6 +75,7 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
         seed=config.seed,
         factory=config.factory,
     )
+    progress(Stage("training"))
     try:
         state = train(job, progress)
     except InputError:
@@ -81,6 +85,7 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
     plan = trained_plan(state, task)
     if job.pruning is not None:
         plan = replace(plan, request=request_of(*target_of(config), settle(config, calibrated=False)))
+    progress(Stage(f"writing {config.out}"))
     with new_bundle(config.out, config.overwrite, command) as staging:
         write_network(staging, rebuild_network(plan, state.weights, factory), plan)
         write_json(staging / TRAINING, {"format_version": 1, "events": [asdict(event) for event in state.events]})
@@ -104,8 +109,8 @@ def _open(options: FinetuneConfig, factory: Factory | None = None) -> tuple[nn.M
         return rebuild(bundle, factory), bundle.plan
     if ":" not in options.source:
         raise SourceError(
-            f"there is no bundle at {folder}; expected a folder written by pruneport compress, or a source such as "
-            "torchvision:resnet50."
+            f"there is no bundle at {folder} (a folder written by pruneport compress), and "
+            f"{not_a_source(options.source)}"
         )
     network, source = open_source(options)
     return network, dense_plan(network, source)

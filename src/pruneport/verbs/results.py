@@ -28,12 +28,14 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class InspectResult:
-    """The network's groups and its dense cost; where sensitivities were measured, the file they are drawn in."""
+    """The network's groups in a scope, and its dense cost; where sensitivities were measured, the file of the plot."""
 
     source: str
     dense: Cost
     groups: tuple[GroupView, ...]
+    scope: str
     plot: Path | None = None
+    members: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -41,6 +43,7 @@ class InspectResult:
             "source": self.source,
             "macs": self.dense.macs,
             "params": self.dense.params,
+            "scope": self.scope,
             "groups": [
                 {
                     "name": view.group.name,
@@ -66,6 +69,7 @@ class CompressResult:
 
     folder: Path
     plan: Plan
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -75,6 +79,7 @@ class CompressResult:
             "macs": {"dense": plan.dense.macs, "pruned": plan.pruned.macs},
             "params": {"dense": plan.dense.params, "pruned": plan.pruned.params},
             "note": plan.note,
+            "warnings": list(self.warnings),
             "groups": [
                 {"name": g.name, "width": g.width, "asked": g.asked, "kept": g.kept_width, "reason": g.reason}
                 for g in plan.groups
@@ -96,14 +101,21 @@ class ExportResult:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyResult:
-    """What was checked."""
+    """What was checked, and whether the bundle holds it: one that cannot be written is checked all the same."""
 
     folder: Path
     verification: Verification
+    warnings: tuple[str, ...] = ()
+    recorded: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {"folder": str(self.folder), **self.verification.to_dict()}
+        return {
+            "folder": str(self.folder),
+            **self.verification.to_dict(),
+            "warnings": list(self.warnings),
+            "recorded": self.recorded,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +124,11 @@ class BenchResult:
 
     folder: Path
     bench: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {"folder": str(self.folder), **self.bench}
+        return {"folder": str(self.folder), **self.bench, "warnings": list(self.warnings)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +139,7 @@ class ShipResult:
     plan: Plan
     verification: Verification
     bench: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
 
     @property
     def report(self) -> Path:
@@ -134,7 +148,7 @@ class ShipResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        compressed = CompressResult(folder=self.folder, plan=self.plan).to_dict()
+        compressed = CompressResult(folder=self.folder, plan=self.plan, warnings=self.warnings).to_dict()
         return {
             **compressed,
             "verify": self.verification.to_dict(),

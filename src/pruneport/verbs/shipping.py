@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pruneport.bench.latency import check_required, measure, preflight
+from pruneport.compress.compressing import STAGES as COMPRESSION
 from pruneport.compress.prune import Pruned
 from pruneport.errors import BundleError
 from pruneport.export.bundle import (
@@ -16,15 +18,15 @@ from pruneport.export.bundle import (
     new_bundle,
     plan_hash,
 )
+from pruneport.export.verdict import warnings_for
 from pruneport.export.verify import Check, require_parity, verify_files
 from pruneport.export.weights import rebuild, same_bits, write_network
+from pruneport.progress import Progress, Stage, numbered, silent
 from pruneport.verbs.configs import ShipConfig
 from pruneport.verbs.results import ShipResult
 from pruneport.verbs.steps import (
-    Progress,
     export_dense,
     prune_source,
-    silent,
     write_card,
     write_json,
     write_onnx_pair,
@@ -32,6 +34,8 @@ from pruneport.verbs.steps import (
 )
 
 __all__ = ["ship"]
+
+_STAGES = 1 + COMPRESSION + 5  # building, the compression's own, writing, exporting, verifying, timing, reporting
 
 
 def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> ShipResult:
@@ -42,30 +46,35 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         ParityError: The outputs differ by more than the tolerance; the bundle holds the evidence.
         SpeedupError: ``require_speedup`` was not reached; the bundle holds the evidence.
     """
+    progress = numbered(progress, _STAGES + config.dry_export)
     preflight(config, config.batch_size_fixed)
     dense, exported, pruned = prune_source(config, progress)
     plan = pruned.plan
     with new_bundle(config.out, config.overwrite, command) as staging:
-        progress("writing the pruned network")
+        progress(Stage("writing the pruned network"))
         write_network(staging, pruned.network, plan)
         reload = _check_reload(staging, pruned)
+        progress(Stage("exporting to ONNX"))
         if exported is None:
             exported = export_dense(dense, plan.source, config.batch_size_fixed, progress)
         write_onnx_pair(staging, plan_hash(staging), plan, exported, pruned.network, progress)
+        progress(Stage("verifying"))
         verification = verify_files(
             staging, dense, pruned.network, plan.source.input_shape, config, [reload], progress=progress
         )
         verified = verification.to_dict()
         write_json(staging / VERIFY, verified)
+        progress(Stage("timing", still=True))
         measured = measure(staging / DENSE_ONNX, staging / MODEL_ONNX, config, progress)
         write_json(staging / BENCH, measured)
-        progress("writing the report")
+        progress(Stage("writing the report"))
         write_card(staging, plan, verified, measured, exported.batch)
         write_report(staging, plan, verified, measured, exported.batch)
     require_parity(verification)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
-    return ShipResult(folder=config.out, plan=plan, verification=verification, bench=measured)
+    warnings = tuple(warnings_for(json.loads(plan.to_json()), verified, measured))
+    return ShipResult(folder=config.out, plan=plan, verification=verification, bench=measured, warnings=warnings)
 
 
 def _check_reload(folder: Path, pruned: Pruned) -> Check:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from pruneport.bench.plots import check_plot, sensitivity_plot
 from pruneport.bench.report import render_report
 from pruneport.compress.allocation import check_round_to, target_of
 from pruneport.compress.assessment import describe_groups
+from pruneport.compress.compressing import STAGES as COMPRESSION
 from pruneport.compress.compressing import calibration_inputs, check_inputs, compress_network
 from pruneport.compress.cost import run_once
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan
 from pruneport.compress.prune import Pruned
-from pruneport.errors import CheckpointError, SourceError
+from pruneport.errors import CheckpointError, OutputError, SourceError
 from pruneport.export.bundle import (
     BENCH,
     DENSE_ONNX,
@@ -41,12 +41,14 @@ from pruneport.export.card import model_card
 from pruneport.export.exporter import OnnxNetwork, check_fixed_batch, export_network, listed
 from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.export.parity import check_classes
+from pruneport.export.verdict import warnings_for
 from pruneport.export.verify import Check, open_parity_images, require_parity, verify_files
 from pruneport.export.weights import rebuild, write_network
 from pruneport.models.factories import load_factory
 from pruneport.models.outputs import main_output
 from pruneport.models.record import Factory, Source
 from pruneport.models.source import build_dense, open_source
+from pruneport.progress import Note, Progress, Stage, numbered, silent
 from pruneport.verbs.configs import (
     BenchConfig,
     BundleOptions,
@@ -58,14 +60,12 @@ from pruneport.verbs.configs import (
 from pruneport.verbs.results import BenchResult, CompressResult, ExportResult, InspectResult, VerifyResult
 
 __all__ = [
-    "Progress",
     "bench",
     "compress",
     "export",
     "export_dense",
     "inspect",
     "prune_source",
-    "silent",
     "verify",
     "write_card",
     "write_json",
@@ -73,12 +73,6 @@ __all__ = [
     "write_report",
     "write_whole",
 ]
-
-Progress = Callable[[str], None]
-
-
-def silent(message: str) -> None:
-    """Say nothing: the default progress."""
 
 
 def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult:
@@ -91,17 +85,29 @@ def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult
     check_round_to(config.round_to)
     if config.sensitivity:
         check_plot(config.plot)
-    progress(f"building {config.source}")
+    progress = numbered(progress, 3 if config.sensitivity else 2)
+    progress(Stage(f"building {config.source}"))
     network, source = open_source(config)
     options = PruneOptions(scope=config.scope, round_to=config.round_to, keep=config.keep)
     if not config.sensitivity:
+        progress(Stage("finding groups"))
         dense, views = describe_groups(network, source, options, progress=progress)
-        return InspectResult(source=source.spec, dense=dense, groups=tuple(views))
+        return InspectResult(
+            source=source.spec, dense=dense, groups=tuple(views), scope=config.scope, members=config.members
+        )
     options = replace(options, criterion="block-hessian", ranking="sensitivity")
-    dense, views = describe_groups(
-        network, source, options, calibration_inputs(config, network, source, progress), progress
+    progress(Stage("gathering calibration inputs"))
+    inputs = calibration_inputs(config, network, source, progress)
+    progress(Stage("measuring what removal costs"))
+    dense, views = describe_groups(network, source, options, inputs, progress)
+    result = InspectResult(
+        source=source.spec,
+        dense=dense,
+        groups=tuple(views),
+        scope=config.scope,
+        plot=config.plot,
+        members=config.members,
     )
-    result = InspectResult(source=source.spec, dense=dense, groups=tuple(views), plot=config.plot)
     write_whole(config.plot, sensitivity_plot(result.to_dict()["groups"]))
     return result
 
@@ -112,12 +118,14 @@ def compress(config: CompressConfig, progress: Progress = silent, command: str =
     Raises:
         InputError: Something that was given cannot be used; nothing is written.
     """
+    progress = numbered(progress, 1 + config.dry_export + COMPRESSION + 1)
     _, _, pruned = prune_source(config, progress)
-    progress(f"writing {config.out}")
+    progress(Stage(f"writing {config.out}"))
     with new_bundle(config.out, config.overwrite, command) as staging:
         write_network(staging, pruned.network, pruned.plan)
         write_card(staging, pruned.plan)
-    return CompressResult(folder=config.out, plan=pruned.plan)
+    warnings = warnings_for(json.loads(pruned.plan.to_json()), None, None)
+    return CompressResult(folder=config.out, plan=pruned.plan, warnings=tuple(warnings))
 
 
 def export(config: ExportConfig, progress: Progress = silent, command: str = "") -> ExportResult:
@@ -127,13 +135,15 @@ def export(config: ExportConfig, progress: Progress = silent, command: str = "")
         InputError: The bundle, its source or the dense checkpoint cannot be used, or torch cannot export it.
     """
     check_fixed_batch(config.batch_size_fixed)
+    progress = numbered(progress, 3)
+    progress(Stage("opening the bundle"))
     bundle, pruned, factory = _open(config)
-    progress("building the dense network")
-    dense = export_dense(
-        _dense(bundle, factory, config.checkpoint), bundle.plan.source, config.batch_size_fixed, progress
-    )
+    progress(Stage("building the dense network"))
+    network = _dense(bundle, factory, config.checkpoint)
+    progress(Stage("exporting to ONNX"))
+    dense = export_dense(network, bundle.plan.source, config.batch_size_fixed, progress)
     if outdated := [name for name in (VERIFY, BENCH, REPORT) if (bundle.folder / name).exists()]:
-        progress(f"{', '.join(outdated)}: of the ONNX files that are there now; will go with them")
+        progress(Note(f"{', '.join(outdated)}: of the ONNX files that are there now; will go with them"))
     with update_bundle(bundle, command, outdated) as staging:
         write_onnx_pair(staging, plan_hash(bundle.folder), bundle.plan, dense, pruned, progress)
         files = {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
@@ -141,17 +151,22 @@ def export(config: ExportConfig, progress: Progress = silent, command: str = "")
     return ExportResult(folder=config.folder, files=files)
 
 
-def verify(config: VerifyConfig, progress: Progress = silent) -> VerifyResult:
-    """Check hashes, ONNX files, and parity between torch and ONNX Runtime; nothing is written.
+def verify(config: VerifyConfig, progress: Progress = silent, command: str = "") -> VerifyResult:
+    """Check hashes, ONNX files, and parity between torch and ONNX Runtime; write verify.json into the bundle.
+
+    The model card, and the report where there is one, are written anew. A bundle that cannot be written is checked all
+    the same, and the result says so.
 
     Raises:
         InputError: The bundle is damaged, or was not exported yet, or the checkpoint that was given cannot be used.
-        ParityError: The outputs differ by more than the tolerance.
+        ParityError: The outputs differ by more than the tolerance; verify.json says so.
     """
-    progress("checking hashes")
+    progress = numbered(progress, 4)
+    progress(Stage("opening the bundle"))
     bundle, pruned, factory = _open(config)
     hashes = Check(name="hashes", ok=True, detail=check_hashes(bundle))
     bundle.path(MODEL_ONNX), bundle.path(DENSE_ONNX)
+    progress(Stage("building the dense network"))
     dense, why_no_dense = None, ""
     try:
         dense = _dense(bundle, factory, config.checkpoint)
@@ -159,6 +174,7 @@ def verify(config: VerifyConfig, progress: Progress = silent) -> VerifyResult:
         if config.checkpoint is not None:
             raise
         why_no_dense = str(error)
+    progress(Stage("verifying"))
     verification = verify_files(
         bundle.folder,
         dense,
@@ -170,8 +186,22 @@ def verify(config: VerifyConfig, progress: Progress = silent) -> VerifyResult:
         why_no_dense=why_no_dense,
         progress=progress,
     )
+    progress(Stage("writing verify.json"))
+    verified = _with_earlier(verification.to_dict(), _recorded(bundle, VERIFY))
+    measured = _recorded(bundle, BENCH)
+    recorded = True
+    try:
+        with update_bundle(bundle, command) as staging:
+            write_json(staging / VERIFY, verified)
+            write_card(staging, bundle.plan, verified, measured, _fixed_batch(bundle))
+            if measured is not None and REPORT in bundle.files:
+                write_report(staging, bundle.plan, verified, measured, _fixed_batch(bundle))
+    except OutputError as error:
+        recorded = False
+        progress(Note(f"not recorded in the bundle: {error}"))
     require_parity(verification)
-    return VerifyResult(folder=config.folder, verification=verification)
+    warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, measured)
+    return VerifyResult(folder=config.folder, verification=verification, warnings=tuple(warnings), recorded=recorded)
 
 
 def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -> BenchResult:
@@ -181,19 +211,43 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
         InputError: The bundle was not exported, or an option or the provider cannot be used.
         SpeedupError: ``require_speedup`` was not reached; bench.json is written all the same.
     """
+    progress = numbered(progress, 2)
     bundle = open_bundle(config.folder)
     dense, pruned = bundle.path(DENSE_ONNX), bundle.path(MODEL_ONNX)
-    verified = json.loads(bundle.path(VERIFY).read_text(encoding="utf-8")) if VERIFY in bundle.files else None
+    verified = _recorded(bundle, VERIFY)
+    progress(Stage("timing", still=True))
     measured = measure(dense, pruned, config, progress)
-    batch = read_input(pruned).batch
-    fixed = batch if isinstance(batch, int) else None
+    progress(Stage("writing the report"))
+    fixed = _fixed_batch(bundle)
     with update_bundle(bundle, command) as staging:
         write_json(staging / BENCH, measured)
         write_card(staging, bundle.plan, verified, measured, fixed)
         write_report(staging, bundle.plan, verified, measured, fixed)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
-    return BenchResult(folder=config.folder, bench=measured)
+    warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, measured)
+    return BenchResult(folder=config.folder, bench=measured, warnings=tuple(warnings))
+
+
+def _fixed_batch(bundle: Bundle) -> int | None:
+    """The one batch size that the bundle's ONNX files take; None where they take any."""
+    batch = read_input(bundle.path(MODEL_ONNX)).batch
+    return batch if isinstance(batch, int) else None
+
+
+def _recorded(bundle: Bundle, name: str) -> dict[str, Any] | None:
+    """What an earlier verb wrote into the bundle, if it did."""
+    if name not in bundle.files:
+        return None
+    content: dict[str, Any] = json.loads(bundle.path(name).read_text(encoding="utf-8"))
+    return content
+
+
+def _with_earlier(verified: dict[str, Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """Keep what was counted on images before, where this time there were none: the ONNX files are the same."""
+    kept = {name: earlier[name] for name in ("accuracy", "agreement") if earlier and earlier.get(name)}
+    counted = verified["accuracy"] or verified["agreement"]
+    return verified if counted else verified | kept
 
 
 def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module, OnnxNetwork | None, Pruned]:
@@ -207,7 +261,7 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     target_of(config)
     fixed = config.batch_size_fixed if isinstance(config, ExportOptions) else None
     check_fixed_batch(fixed)
-    progress(f"building {config.source}")
+    progress(Stage(f"building {config.source}"))
     dense, source = open_source(config)
     if isinstance(config, ParityOptions):
         images = open_parity_images(config, source.input_shape, fixed)
@@ -215,7 +269,10 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
             images.check_readable()
             check_classes(images, tuple(main_output(run_once(dense, source.input_shape)).shape))
     check_inputs(config, dense, source)
-    exported = export_dense(dense, source, fixed, progress) if config.dry_export else None
+    exported = None
+    if config.dry_export:
+        progress(Stage("exporting the dense network"))
+        exported = export_dense(dense, source, fixed, progress)
     if not isinstance(config, ExportOptions):
         exported = None  # only to see that it can be done
     return dense, exported, compress_network(dense, source, config, progress)
@@ -232,7 +289,8 @@ def export_dense(dense: nn.Module, source: Source, fixed: int | None, progress: 
     run_once(dense, source.input_shape)
     exported = export_network(dense, source.input_shape, fixed)
     if exported.left_out:
-        progress(f"what the network returns besides tensors is not in its ONNX file: {listed(exported.left_out)}")
+        left_out = listed(exported.left_out)
+        progress(Note(f"what the network returns besides tensors is not in its ONNX file: {left_out}"))
     return exported
 
 

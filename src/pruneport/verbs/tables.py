@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import singledispatch
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -14,8 +15,9 @@ from pruneport.bench.transfer_report import claim
 from pruneport.compress.assessment import GroupView
 from pruneport.compress.groups import Group
 from pruneport.compress.plan import GroupPlan, Plan
+from pruneport.export.intervals import share_interval
 from pruneport.export.parity import TOLERANCES
-from pruneport.export.summary import recovery_figures
+from pruneport.export.summary import recovery_figures, shorten
 from pruneport.export.verify import Verification
 from pruneport.verbs.results import (
     AdviceResult,
@@ -31,6 +33,8 @@ from pruneport.verbs.results import (
 
 __all__ = ["show"]
 
+_NAME_CHARS = 34
+
 
 @singledispatch
 def show(result: Any, console: Console) -> None:
@@ -41,27 +45,37 @@ def show(result: Any, console: Console) -> None:
 @show.register
 def _(result: InspectResult, console: Console) -> None:
     measured = result.plot is not None
-    heads = ("group", ">width", "scope", ">MACs", ">params", "members", "prunable")
-    table = _table(*heads, *([">error at half"] if measured else []))
+    heads = ("group", ">width", "scope", ">MACs", ">params", ">members", "prunable")
+    table = _table(*heads, *([">error at half"] if measured else []), one_line=True)
+    reasons: list[str] = []
     for view in result.groups:
-        members = [f"{member.module} {member.axis}" for member in view.group.members]
-        shown = ", ".join(members[:4]) + (f" and {len(members) - 4} more" if len(members) > 4 else "")
+        if view.obstacle and view.obstacle not in reasons:
+            reasons.append(view.obstacle)
         table.add_row(
-            Text(view.group.name),
+            Text(shorten(view.group.name, _NAME_CHARS)),
             _width(view.group, view.group.width),
             view.group.scope,
             _scaled(view.cost.macs),
             _scaled(view.cost.params),
-            Text(shown),
-            Text(f"no: {view.obstacle}" if view.obstacle else "yes"),
+            str(len(view.group.members)),
+            f"no ({reasons.index(view.obstacle) + 1})" if view.obstacle else "yes",
             *([_error_at_half(view)] if measured else []),
         )
     console.print(table)
+    for number, reason in enumerate(reasons, start=1):
+        console.print(f"({number}) {reason}", markup=False, soft_wrap=True)
     console.print(
         f"{result.source}: {len(result.groups)} groups, {_scaled(result.dense.macs)} MACs, "
-        f"{_scaled(result.dense.params)} parameters",
+        f"{_scaled(result.dense.params)} parameters; prunable in scope {result.scope}",
         markup=False,
+        soft_wrap=True,
     )
+    if result.members:
+        for view in result.groups:
+            members = ", ".join(f"{member.module} {member.axis}" for member in view.group.members)
+            console.print(f"{view.group.name}: {members}", markup=False, soft_wrap=True)
+    else:
+        console.print("The members of every group: --members")
     if measured:
         console.print(
             "Error at half: mean squared change of the outputs over their variance, with half of the group removed "
@@ -74,6 +88,7 @@ def _(result: InspectResult, console: Console) -> None:
 @show.register
 def _(result: CompressResult, console: Console) -> None:
     _show_plan(result.plan, console, every_group=True)
+    _warn(result.warnings, console)
     console.print(f"Bundle: {result.folder}. Next: pruneport export {result.folder}", markup=False, soft_wrap=True)
 
 
@@ -107,11 +122,15 @@ def _(result: FinetuneResult, console: Console) -> None:
 @show.register
 def _(result: VerifyResult, console: Console) -> None:
     _show_verification(result.verification, console)
+    _warn(result.warnings, console)
+    where = "verify.json in the bundle" if result.recorded else "not recorded: the bundle cannot be written"
+    console.print(f"Verified; {where}.")
 
 
 @show.register
 def _(result: BenchResult, console: Console) -> None:
     _show_bench(result.bench, console)
+    _warn(result.warnings, console)
 
 
 @show.register
@@ -119,6 +138,7 @@ def _(result: ShipResult, console: Console) -> None:
     _show_plan(result.plan, console, every_group=False)
     _show_verification(result.verification, console)
     _show_bench(result.bench, console)
+    _warn(result.warnings, console)
     report = result.report.resolve()
     console.print(f"Report: {report}", markup=False, soft_wrap=True)
     console.print(f"Open it with: python -m webbrowser {report.as_uri()}", markup=False, soft_wrap=True)
@@ -257,8 +277,24 @@ def _show_verification(verification: Verification, console: Console) -> None:
         accuracy = verification.accuracy
         table = _table(f"top-1 on {accuracy.images} images", ">dense", ">pruned", ">pruned ONNX")
         values = (accuracy.dense_torch, accuracy.pruned_torch, accuracy.pruned_onnx)
-        table.add_row(Text(accuracy.folder), *("" if value is None else f"{value:.2%}" for value in values))
+        table.add_row(Text(accuracy.folder), *(_top1(value, accuracy.images) for value in values))
         console.print(table)
+        console.print("In brackets: 95% intervals")
+    if (agreement := verification.agreement) is not None:
+        said = f"The pruned network's first choice is the dense network's on {agreement.top1:.2%} of {agreement.images}"
+        console.print(f"{said} images of {agreement.folder}", markup=False, soft_wrap=True)
+
+
+def _top1(share: float | None, images: int) -> str:
+    if share is None:
+        return ""
+    low, high = share_interval(share * images, images)
+    return f"{share:.2%} ({low:.1%} to {high:.1%})"
+
+
+def _warn(warnings: Iterable[str], console: Console) -> None:
+    for warning in warnings:
+        console.print(Text.assemble(("Warning: ", "bold yellow"), warning), soft_wrap=True)
 
 
 def _show_bench(bench: Any, console: Console) -> None:
@@ -274,11 +310,13 @@ def _show_bench(bench: Any, console: Console) -> None:
     console.print(table)
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str, one_line: bool = False) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         right = column.startswith(">")
-        table.add_column(column.lstrip(">"), justify="right" if right else "left", overflow="fold")
+        overflow: Literal["ellipsis", "fold"] = "ellipsis" if one_line else "fold"
+        name, justify = column.lstrip(">"), "right" if right else "left"
+        table.add_column(name, justify=justify, overflow=overflow, no_wrap=one_line)  # type: ignore[arg-type]
     return table
 
 

@@ -14,14 +14,16 @@ from pruneport.bench.advice import advise
 from pruneport.bench.store import Finished, open_store
 from pruneport.bench.study import trials
 from pruneport.bench.study_options import StudyOptions
+from pruneport.bench.transfer import STAGES as STUDY
 from pruneport.bench.transfer import run_study
 from pruneport.bench.transfer_report import render_transfer
 from pruneport.bench.transfer_summary import summarise
 from pruneport.errors import CheckFailed, InputError
 from pruneport.models.factories import did_you_mean
+from pruneport.progress import Progress, Stage, numbered, silent
 from pruneport.verbs.configs import TransferConfig
 from pruneport.verbs.results import AdviceResult, TransferResult
-from pruneport.verbs.steps import Progress, silent, write_whole
+from pruneport.verbs.steps import write_whole
 
 __all__ = ["study_flags", "transfer"]
 
@@ -48,8 +50,8 @@ def transfer(config: TransferConfig, progress: Progress = silent, command: str =
         raise InputError(
             f"--{', --'.join(given)} without --advise; a study takes lists: --budgets, --tasks, --networks."
         )
-    finished = _finished(config, folder) if config.report else run_study(config, folder, progress)
-    progress("writing the report")
+    finished = _finished(config, folder) if config.report else run_study(config, folder, numbered(progress, STUDY))
+    progress(Stage("writing the report"))
     summary = summarise(finished, trials(config) or [item.trial for item in finished])
     write_whole(folder / SUMMARY, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     write_whole(folder / REPORT, render_transfer(summary, folder.resolve().name))

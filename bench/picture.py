@@ -1,0 +1,85 @@
+"""The picture in the README: the report of ResNet-50 at three quarters of its compute, as the defaults make it.
+
+Calibration images are of the odd classes, those that accuracy is counted on of every fourth, as in ``accuracy.py``.
+``python bench/picture.py --data FOLDER`` takes a quarter of an hour on two cores and needs Chromium; the folder is that
+of ``PRUNEPORT_TEST_DATA``. ``--bundle DIR`` draws the report of a bundle that is there already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+__all__ = ["main", "photograph"]
+
+_ROOT = Path(__file__).resolve().parents[1]
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_WIDTH, _HEIGHT = 900, 2300  # pixels: down to the latency figures
+
+
+def main() -> None:
+    """Ship the network where no bundle is given, and write the picture of its report."""
+    parser = argparse.ArgumentParser(description="Make the README's picture of a report.")
+    parser.add_argument("--data", type=Path, help="holds weights/ and data/imagenet-samples/")
+    parser.add_argument("--bundle", type=Path, help="take the report of this one")
+    parser.add_argument("--out", type=Path, default=_ROOT / "docs/report.png", help="the .png file to write")
+    arguments = parser.parse_args()
+    if (arguments.data is None) == (arguments.bundle is None):
+        parser.error("give --data or --bundle")
+    with tempfile.TemporaryDirectory() as place:
+        bundle = arguments.bundle or _ship(arguments.data, Path(place))
+        photograph(bundle / "report.html", arguments.out)
+    print(f"wrote {arguments.out}")
+
+
+def photograph(page: Path, picture: Path) -> None:
+    """Write what a browser shows of the top of a page, as a .png file.
+
+    Raises:
+        FileNotFoundError: There is no Chromium or Chrome on the path.
+    """
+    browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if browser is None:
+        raise FileNotFoundError(f"no browser on the path; expected one of {', '.join(_BROWSERS)}")
+    with tempfile.TemporaryDirectory() as profile:
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
+        flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        flags += [f"--user-data-dir={profile}", f"--screenshot={picture}", f"--window-size={_WIDTH},{_HEIGHT}"]
+        subprocess.run([browser, *flags, page.resolve().as_uri()], check=True, capture_output=True, timeout=120)
+
+
+def _ship(data: Path, place: Path) -> Path:
+    """The command of the README, on the real network; return its bundle."""
+    from pruneport.verbs import ShipConfig, ship
+    from pruneport.verbs.display import Display
+
+    data = data.resolve()
+    samples, calibration = data / "data/imagenet-samples", place / "calibration"
+    calibration.mkdir()
+    for folder in sorted(samples.iterdir())[1::2]:  # every other class; accuracy is counted on the others
+        for image in sorted(folder.iterdir()):
+            shutil.copy(image, calibration / f"{folder.name}-{image.name}")
+    config = ShipConfig(
+        source="tests/real/networks.py:resnet50_v1",  # the report shows it as it is given
+        checkpoint=data / "weights/resnet50_v1_imagenet.pth",
+        input_shape=(3, 224, 224),
+        flops=0.75,
+        calibration=calibration,
+        images=samples,
+        images_limit=250,
+        resize=256,
+        out=place / "bundle",
+    )
+    with contextlib.chdir(_ROOT), Display(Console(stderr=True, highlight=False), "shipping ResNet-50") as display:
+        ship(config, display, command="python bench/picture.py")
+    return config.out
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""What a reader must know first: what was gained and lost in a sentence, and what to beware of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pruneport.export.intervals import change_interval
+from pruneport.export.summary import clean, percent
+
+__all__ = ["verdict", "warnings_for"]
+
+Json = Mapping[str, Any]
+
+_LEAST_FALL = 0.05  # of top-1; a smaller one is what compression costs
+_LEAST_AGREEMENT = 0.9
+_BUSY_SHARE = 0.4  # of the cores, or of the GPU, in use by others: on two cores, one other program
+
+
+def verdict(plan: Json, verify: Json | None, bench: Json | None) -> str:
+    """Say in one sentence what was gained and what was lost, as plain text."""
+    parts = ["latency not measured"]
+    if bench and bench["batches"]:
+        first = min(bench["batches"], key=lambda entry: int(entry["batch"]))
+        parts = [f"{_times(first)} at batch {first['batch']}"]
+    accuracy, agreement = (verify or {}).get("accuracy"), (verify or {}).get("agreement")
+    if not plan["source"]["trained"]:
+        parts.append("accuracy left out: architecture only")
+    elif training := plan.get("training"):
+        parts.append(f"top-1 {percent(training['top1'])} on {training['test_images']} test images after fine-tuning")
+    elif (fall := _fall(accuracy)) is not None and accuracy:
+        parts.append(f"{_points(fall)} on {accuracy['images']} images{_by_chance(accuracy)}")
+    elif agreement:
+        share = percent(agreement["top1"])
+        parts.append(f"the dense network's first choice kept on {share} of {agreement['images']} images")
+    else:
+        parts.append("accuracy not measured")
+    sentence = clean("; ".join(parts))
+    return f"{sentence[0].upper()}{sentence[1:]}"
+
+
+def warnings_for(plan: Json, verify: Json | None, bench: Json | None) -> list[str]:
+    """Say what a reader must know before the file is used: console, model card and report show the same sentences.
+
+    Args:
+        plan: What ``plan.json`` holds.
+        verify: What the verification found, or None where it was not run.
+        bench: What ``bench.json`` holds, or None where latency was not measured.
+
+    Returns:
+        Sentences as plain text, none where there is nothing to warn of.
+    """
+    found = [*_accuracy_warnings(plan, verify), *_parity_warnings(verify), *_load_warnings(bench)]
+    return [clean(sentence) for sentence in found]
+
+
+def _accuracy_warnings(plan: Json, verify: Json | None) -> list[str]:
+    """Of labelled images the fall counts, of others the agreement, and without either what was held out."""
+    if plan.get("training"):
+        return []  # the dense original is no measure of it
+    accuracy, agreement = (verify or {}).get("accuracy"), (verify or {}).get("agreement")
+    if (fall := _fall(accuracy)) is not None and accuracy:
+        if fall <= _LEAST_FALL + 1e-9 or not (plan["source"]["trained"] or _surely_fell(accuracy)):
+            return []
+        before, after = percent(accuracy["dense_torch"]), percent(accuracy["dense_torch"] - fall)
+        said = f"Accuracy fell by {100 * fall:.1f} points, from {before} to {after} on {accuracy['images']} images."
+    else:
+        held_out = (plan.get("recovery") or {}).get("heldout_agreement")
+        share = agreement["top1"] if agreement else held_out
+        if share is None or share >= _LEAST_AGREEMENT:
+            return []
+        where = f"{agreement['images']} images" if agreement else "the calibration inputs that were held out"
+        said = f"On only {percent(share)} of {where} the pruned network's first choice is the dense network's."
+    calibration = plan.get("calibration")
+    images = "more calibration images" if calibration and calibration["inputs"] == "images" else "calibration images"
+    target = "a smaller --ratio" if plan["request"]["target"] == "ratio" else f"a higher --{plan['request']['target']}"
+    return [f"{said} What helps: {images} (--calibration FOLDER), {target}, or training with pruneport finetune."]
+
+
+def _parity_warnings(verify: Json | None) -> list[str]:
+    entries: Sequence[Json] = (verify or {}).get("parity") or ()
+    constant = []
+    for network in ("dense", "pruned"):
+        own = [entry for entry in entries if entry["network"] == network]
+        telling = [entry for entry in own if entry["batch"] > 1] or own  # one input alone has nothing to differ from
+        if telling and all(entry.get("constant") for entry in telling):
+            constant.append(network)
+    if not constant:
+        return []
+    return [
+        f"The comparison of torch and ONNX Runtime proves nothing for the {' and the '.join(constant)} network: its "
+        "outputs for different inputs differ by less than the tolerance, as those of weights that are all zero do. "
+        "Give trained weights (--checkpoint FILE or --weights NAME) and verify again."
+    ]
+
+
+def _load_warnings(bench: Json | None) -> list[str]:
+    if not bench:
+        return []
+    device = bench["device"]
+    share, cores = device.get("cpu_in_use_by_others"), device.get("available_cores")
+    again = "Its figures are rough: time again on an idle machine (pruneport bench)."
+    if share is None:  # written before that was measured
+        load = device.get("load_average_1min")
+        if load is None or not cores or load <= cores:
+            return []
+        return [f"The machine was busy before the timed rounds: a load of {load:.1f} on {cores} cores. {again}"]
+    busy = [f"{percent(share, 0)} of its processor"] if share >= _BUSY_SHARE else []
+    if (gpu := device.get("gpu_in_use")) is not None and gpu >= _BUSY_SHARE:
+        busy.append(f"{percent(gpu, 0)} of its GPU")
+    if not busy:
+        return []
+    return [f"The machine was busy before the timed rounds: others used {' and '.join(busy)}. {again}"]
+
+
+def _fall(accuracy: Json | None) -> float | None:
+    """How much of top-1 was lost, as a share; None where one of the two is not known."""
+    accuracy = accuracy or {}
+    known = [accuracy[name] for name in ("pruned_onnx", "pruned_torch") if accuracy.get(name) is not None]
+    dense = accuracy.get("dense_torch")
+    return None if dense is None or not known else float(dense - known[0])
+
+
+def _surely_fell(accuracy: Json) -> bool:
+    """Whether even a network of whose weights nothing is known was trained, and lost by pruning what it had learnt."""
+    interval = change_interval(accuracy)
+    return interval is not None and interval.high < 0
+
+
+def _by_chance(accuracy: Json) -> str:
+    interval = change_interval(accuracy)
+    return ", which may be chance" if interval is not None and interval.low <= 0 <= interval.high else ""
+
+
+def _points(fall: float) -> str:
+    if abs(fall) < 0.0005:
+        return "no top-1 lost"
+    return f"{100 * abs(fall):.1f} points of top-1 {'lost' if fall > 0 else 'won'}"
+
+
+def _times(entry: Json) -> str:
+    """Return the speed-up as a multiple; a claim only where the whole interval lies on one side of 1."""
+    ratio, low, high = (float(entry["speedup"][key]) for key in ("ratio", "low", "high"))
+    if low > 1:
+        return f"{ratio:.2f} times as fast"
+    if high < 1:
+        return f"{1 / ratio:.2f} times as slow"
+    return "no clear speed-up"
