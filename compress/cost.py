@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from pruneport.compress.coupling import Coupling
 from pruneport.compress.groups import Group
 from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.layers import removed_whole
 from pruneport.compress.record import Axis, Cost
+from pruneport.compress.size_calls import QUERIES
 from pruneport.errors import ModelError
 from pruneport.models.outputs import TensorsOnly
 
@@ -72,7 +74,7 @@ def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dic
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with hooks_restored(network), warnings.catch_warnings():
+        with hooks_restored(network), warnings.catch_warnings(), _PlainSizes():
             warnings.simplefilter("ignore")
             analysis = FlopCountAnalysis(TensorsOnly(network), torch.zeros(1, *shape))
             analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
@@ -86,6 +88,16 @@ def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dic
         ) from error
     finally:
         logger.setLevel(level)
+
+
+class _PlainSizes(TorchFunctionMode):
+    """Sizes are numbers, as without a trace, and not tensors: a forward may round or compare them."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        value = function(*args, **(kwargs or {}))
+        if function not in QUERIES:
+            return value
+        return torch.Size(int(size) for size in value) if isinstance(value, tuple) else int(value)
 
 
 def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:

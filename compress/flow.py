@@ -21,8 +21,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from pruneport.compress.elements import Elements
 from pruneport.compress.elementwise_counts import elementwise_macs
 from pruneport.compress.hooks import hooks_restored
-from pruneport.compress.size_trace import SizeTracer
-from pruneport.compress.traced_sizes import attributes_traced
+from pruneport.compress.size_calls import SIZE_CALLS, SizeCall
+from pruneport.compress.size_trace import AskedSize, SizeTracer
+from pruneport.compress.traced_sizes import QueriedSize, attributes_traced
 
 __all__ = ["Flow", "Map", "Operation", "Product"]
 
@@ -405,20 +406,29 @@ class _Calls(SizeTracer):
         self._flow = flow
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}
-        if function is nn.functional.scaled_dot_product_attention and named.get("scale") is None:
-            self._note_scaled(args[1] if len(args) > 1 else named["key"])
         output = super().__torch_function__(function, types, args, kwargs)
-        if macs := elementwise_macs(function, args, named, output):
+        if macs := elementwise_macs(function, args, kwargs or {}, output):
             self._note_counted(macs, output)
         return output
 
-    def _note_scaled(self, key: Tensor) -> None:
+    def _note_used(self, call: SizeCall, name: str, number: str, args: Any, kwargs: Any, output: Any) -> None:
+        super()._note_used(call, name, number, args, kwargs, output)
+        if call is SIZE_CALLS[nn.functional.scaled_dot_product_attention] and kwargs.get("scale") is None:
+            self._note_scaled(QueriedSize(name, number, 0), args[1] if len(args) > 1 else kwargs["key"])
+
+    def _note_scaled(self, leaf: QueriedSize, key: Tensor) -> None:
+        """An attention takes its scale from its own width: the keys' weights make up for it, where each entry is one
+        row of them, and else the dense network's scale is given in the call.
+        """
         flow, found = self._flow, self._flow.map_along(key, -1)
+        line = self._line(key, -1)
         if found is not None and found.bare:
             flow.break_off(found.compact(), f"the keys of {flow.here} are a bare parameter")
-        elif found is not None:
+        elif found is not None and len(torch.unique(found.compact())) == found.compact().numel():
             flow.scaled.append(found.rows(key.ndim - 1))
+        elif line is not None:
+            self.asked[leaf] = AskedSize(key.shape[-1], line)
+            self.numbers.append(leaf)
 
     def _note_counted(self, macs: int, output: Tensor) -> None:
         flow = self._flow
@@ -434,3 +444,7 @@ class _Calls(SizeTracer):
     def _fixed(self, tensor: Tensor, dim: int) -> bool:
         maps = [entry for entry in self._flow.maps(tensor) if not entry.bare]
         return bool(maps) and tensor.stride(dim) != 0 and all(dim not in self._flow.varies(entry) for entry in maps)
+
+    def _follow(self, output: Tensor, dim: int, line: Tensor) -> None:
+        if self._flow.map_along(output, dim) is None:
+            self._flow.give_line(output, dim, line)

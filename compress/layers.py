@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import remove_spectral_norm, remove_weight_norm
+from torch.nn.utils import prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNormLoadStateDictPreHook
 
@@ -134,7 +134,10 @@ def _fold(layer: nn.Module) -> None:
             layer.register_parameter(name, nn.Parameter(value))
     if hasattr(layer, "weight_g"):
         remove_weight_norm(layer)
-    if hasattr(layer, "weight_orig"):
+    if prune.is_pruned(layer):  # by torch's own masks
+        for method in [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, prune.BasePruningMethod)]:
+            prune.remove(layer, method._tensor_name)  # type: ignore[no-untyped-call]
+    elif hasattr(layer, "weight_orig"):
         remove_spectral_norm(layer)
         hooks = layer._load_state_dict_pre_hooks  # torch leaves its own there, wrapped
         for key in [

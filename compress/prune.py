@@ -20,7 +20,7 @@ from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import GroupPlan, Plan, Request, group_plan
 from pruneport.compress.removal import Removal, leave_culprits_dense, remove_units
 from pruneport.compress.widths import choose_units
-from pruneport.errors import TargetError
+from pruneport.errors import ModelError, TargetError
 from pruneport.models.outputs import takes_several
 from pruneport.models.record import Source
 
@@ -163,15 +163,15 @@ def _attempt(
         progress("removing filters")
         try:
             removal = remove_units(network, example, assessed, plans)
-            break
-        except (ForwardError, OutputError) as error:
+            counted = count_cost(removal.network, source.input_shape)
+            return _Attempt(assessed=assessed, allocation=allocation, plans=plans, removal=removal, counted=counted)
+        except (ForwardError, OutputError, ModelError) as error:
             if len(example) > 1 and not takes_several(network, source.input_shape):
                 example = example[:1]
                 continue
             progress("finding the groups that cannot be pruned")
-            assessed = leave_culprits_dense(network, example, assessed, plans, error)
-    counted = count_cost(removal.network, source.input_shape)
-    return _Attempt(assessed=assessed, allocation=allocation, plans=plans, removal=removal, counted=counted)
+            also = partial(count_cost, shape=source.input_shape) if isinstance(error, ModelError) else lambda _: None
+            assessed = leave_culprits_dense(network, example, assessed, plans, error, also)
 
 
 def _wider(network: nn.Module, assessed: Assessment, options: PruneOptions) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +13,7 @@ from pruneport.compress.assessment import Assessment
 from pruneport.compress.forwards import ForwardChanges, fit_forwards, rescale_keys
 from pruneport.compress.masking import ForwardError, OutputError, check_against_masked
 from pruneport.compress.plan import GroupPlan, apply_plan
+from pruneport.errors import ModelError, PruningError
 
 __all__ = ["Removal", "leave_culprits_dense", "remove_units"]
 
@@ -77,25 +78,34 @@ def leave_culprits_dense(
     example: torch.Tensor,
     assessed: Assessment,
     plans: Sequence[GroupPlan],
-    error: ForwardError | OutputError,
+    error: PruningError | ModelError,
+    also: Callable[[nn.Module], object] = lambda pruned: None,
 ) -> Assessment:
     """Leave dense the groups that the proof blames: those without which it passes.
 
     The groups are pruned one after the other, by bisection, until the first with which the proof fails; groups of the
     same structure are tried by themselves; then what is left is tried again.
+
+    Args:
+        network: The dense network in eval mode.
+        example: Inputs (B, C, H, W) to prove it on.
+        assessed: What is known of it.
+        plans: What each group keeps.
+        error: What the proof said of all of them.
+        also: Must not raise a ``ModelError`` on the pruned network, either.
     """
     left = [index for index, plan in enumerate(plans) if plan.kept is not None]
     reasons = list(assessed.reasons)
 
-    def failure(pruned: Sequence[int]) -> ForwardError | OutputError | None:
+    def failure(pruned: Sequence[int]) -> PruningError | ModelError | None:
         chosen = [plan if index in pruned else replace(plan, kept=None) for index, plan in enumerate(plans)]
         try:
-            remove_units(network, example, assessed, chosen)
-        except (ForwardError, OutputError) as found:
+            also(remove_units(network, example, assessed, chosen).network)
+        except (ForwardError, OutputError, ModelError) as found:
             return found
         return None
 
-    found: ForwardError | OutputError | None = error
+    found: PruningError | ModelError | None = error
     while found is not None and left:
         fails, passes = len(left), 0  # the first so many groups
         while fails - passes > 1:
@@ -116,7 +126,9 @@ def leave_culprits_dense(
     return replace(assessed, reasons=reasons)
 
 
-def _reason(error: ForwardError | OutputError) -> str:
+def _reason(error: PruningError | ModelError) -> str:
     if isinstance(error, ForwardError):
         return f"the forward of {error.stack[-1] or 'the network'} relies on this width: {error.cause}"
-    return f"removing some of it {error.change}"
+    if isinstance(error, OutputError):
+        return f"removing some of it {error.change}"
+    return f"a forward relies on this width while torch traces it: {str(error).splitlines()[0][:200]}"

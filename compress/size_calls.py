@@ -42,10 +42,12 @@ class SizeCall:
     Attributes:
         measure: What the slots of a call mean: (args, kwargs, output).
         replace: The call's arguments with other numbers: (args, kwargs, slots) to (args, kwargs).
+        new: Whether the function makes the dimensions that the slots are sizes of.
     """
 
     measure: Callable[[Any, Any, Any], list[Measured]]
     replace: Callable[[Any, Any, Slots], tuple[Any, Any]]
+    new: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,18 @@ def _listed(given: Sequence[Any]) -> tuple[list[Any], bool]:
     return list(given), False
 
 
-def _shape_call(keyword: str, first: int = 1) -> SizeCall:
-    """Like ``reshape``: sizes from the ``first`` argument on, or in a keyword."""
+def _shape_call(keyword: str, first: int = 1, last: int | None = None, new: bool = False) -> SizeCall:
+    """Like ``reshape``: sizes from the ``first`` argument on, up to the ``last``, or in a keyword.
+
+    Args:
+        keyword: The argument's name.
+        first: Its place.
+        last: The place behind it, where others follow.
+        new: Whether the function makes these dimensions, so that nothing lies along them yet.
+    """
 
     def sizes(args: Any, kwargs: Any) -> list[Any]:
-        given = _listed(args[first:])[0] if len(args) > first else list(kwargs.get(keyword, ()))
+        given = _listed(args[first:last])[0] if len(args) > first else _listed([kwargs.get(keyword, ())])[0]
         return [] if given and isinstance(given[0], torch.dtype) else given
 
     def measure(args: Any, kwargs: Any, output: Any) -> list[Measured]:
@@ -115,10 +124,16 @@ def _shape_call(keyword: str, first: int = 1) -> SizeCall:
     def replace(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
         given = [slots.get(slot, value) for slot, value in enumerate(sizes(args, kwargs))]
         if len(args) > first:
-            return (*args[:first], tuple(given)), kwargs
+            return (*args[:first], tuple(given), *(() if last is None else args[last:])), kwargs
         return args, {**kwargs, keyword: tuple(given)}
 
-    return SizeCall(measure, replace)
+    return SizeCall(measure, replace, new)
+
+
+def _measure_repeat(args: Any, kwargs: Any, output: Any) -> list[Measured]:
+    """Only where one entry is repeated is the count a size."""
+    before = [1] * (output.ndim - args[0].ndim) + list(args[0].shape)
+    return [part for part in _REPEAT.measure(args, kwargs, output) if before[part.dim] == 1]
 
 
 def _at(args: Any, kwargs: Any, place: int, keyword: str, default: Any = None) -> Any:
@@ -231,7 +246,13 @@ def _replace_groups(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
     return args, {**kwargs, "groups": slots.get(0, kwargs.get("groups", 1))}
 
 
+def _replace_scale(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
+    return args, {**kwargs, "scale": slots[0] ** -0.5}
+
+
 _RESHAPE = _shape_call("shape")
+_MAKE = _shape_call("size", first=0, new=True)
+_REPEAT = _shape_call("repeats")
 _SPLIT = SizeCall(_measure_split, _replace_split)
 _NARROW = SizeCall(_measure_narrow, _replace_narrow)
 _NORM = SizeCall(_measure_normalized, _replace_normalized)
@@ -254,6 +275,18 @@ SIZE_CALLS: Mapping[Any, SizeCall] = MappingProxyType(
         F.layer_norm: _NORM,
         F.rms_norm: _NORM,
         F.conv2d: SizeCall(_measure_groups, _replace_groups),
+        F.scaled_dot_product_attention: SizeCall(lambda args, kwargs, output: [], _replace_scale),
+        Tensor.repeat: SizeCall(_measure_repeat, _REPEAT.replace, new=True),
+        torch.zeros: _MAKE,
+        torch.ones: _MAKE,
+        torch.empty: _MAKE,
+        torch.rand: _MAKE,
+        torch.randn: _MAKE,
+        torch.full: _shape_call("size", first=0, last=1, new=True),
+        Tensor.new_zeros: _shape_call("size", new=True),
+        Tensor.new_ones: _shape_call("size", new=True),
+        Tensor.new_empty: _shape_call("size", new=True),
+        Tensor.new_full: _shape_call("size", last=2, new=True),
     }
 )
 

@@ -129,11 +129,17 @@ class SizeTracer(TorchFunctionMode):
             if not isinstance(part.value, int) or (part.value < 0 and whole):  # torch computes it
                 continue
             line = self._line_of(part.tensor, part.dim)
+            if line is None and call.new and (asked := self.asked.get(expression_of(part.value))) is not None:
+                line = asked.line
+                self._follow(part.tensor, part.dim, line)
             if line is None and isinstance(part.value, TracedSize) and self._is_fixed(part.tensor, part.dim):
                 line = torch.zeros(part.tensor.shape[part.dim], dtype=torch.long)
             if line is not None:
                 value, expression = int(part.value), expression_of(part.value)
                 self.used.append(UsedSize(name, number, part.slot, value, expression, line, part.start, part.stop))
+
+    def _follow(self, output: Tensor, dim: int, line: Tensor) -> None:
+        """A new dimension has the size of a known one, channel by channel."""
 
     def _note_asked(self, query: SizeQuery, name: str, number: str, args: Any, kwargs: Any, output: Any) -> Any:
         tensor, traced = args[0], {}

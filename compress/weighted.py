@@ -69,7 +69,7 @@ def convolve(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
     bias = args[2] if len(args) > 2 else None
     if name is None:
         if argument(function, args, kwargs, "groups", 1) == source.shape[1] == output.shape[1]:
-            _filter(flow, source, weight, output)
+            _filter(flow, source, weight, output, bool(argument(function, args, kwargs, "transposed", False)))
         else:
             _multiply_bare(flow, source)
             flow.contract(output)
@@ -105,7 +105,7 @@ def convolve(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
     flow.give_line(output, 1, out)
 
 
-def _filter(flow: Flow, source: Tensor, weight: Tensor, output: Tensor) -> None:
+def _filter(flow: Flow, source: Tensor, weight: Tensor, output: Tensor, transposed: bool) -> None:
     """Each channel filtered for itself, by a kernel that no layer owns (blurring, say)."""
     entry = flow.map_along(source, 1)
     if entry is None:
@@ -115,7 +115,8 @@ def _filter(flow: Flow, source: Tensor, weight: Tensor, output: Tensor) -> None:
     if kernel is not None:
         rows = kernel.rows(0)
         flow.elements.join(line[:, None], rows)
-    flow.add_product(Product(output.numel() * weight[0].numel(), (line,)))
+    places = source if transposed else output
+    flow.add_product(Product(places.numel() * weight[0].numel(), (line,)))
     flow.give_line(output, 1, line)
 
 
