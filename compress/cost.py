@@ -186,22 +186,21 @@ class CostModel:
         known = Counter[str]()
         for size, _, layer in products:
             known[layer] += size
-        left = {name: max(0, count - known[name]) for name, count in macs_by_module.items() if name}
+        computed = {name: macs_by_module.get(f"{name}.parametrizations", 0) for name in macs_by_module}
+        left = {name: max(0, count - known[name] - computed[name]) for name, count in macs_by_module.items() if name}
         macs, params = _terms(network, axes, left, place, fixed)
         for number, (size, sides, _) in enumerate(products):
             macs.append(_Term(size, *[place[number, side] for side in range(len(sides))][:2]))
         self._macs, self._params = _pack(macs), _pack(params)
-        self._folded = _folded(network, axes)
+        self._folded = _folded(network, axes, computed)
 
     def macs(self, kept: Array) -> float:
         """Multiply-accumulates where group ``i`` keeps ``kept[i]`` units."""
-        return self.dense.macs - self._saved(kept, self._macs)
+        return self.dense.macs - self._gone(kept).macs - self._saved(kept, self._macs)
 
     def params(self, kept: Array) -> float:
         """Parameters where group ``i`` keeps ``kept[i]`` units."""
-        left = self._left(kept)
-        folded = sum(size for size, rows in self._folded if (left[rows] < 1).any())
-        return self.dense.params - folded - self._saved(kept, self._params)
+        return self.dense.params - self._gone(kept).params - self._saved(kept, self._params)
 
     def quadratic(self, target: str) -> Quadratic:
         """The same cost (``flops`` stands for multiply-accumulates, else ``params``) as a polynomial."""
@@ -225,6 +224,12 @@ class CostModel:
         fraction = self._left(kept)
         sizes, first, second = terms
         return float(np.sum(sizes * (1 - fraction[first] * fraction[second])))
+
+    def _gone(self, kept: Array) -> Cost:
+        """What goes as soon as a layer loses a channel: what its weight was computed from, and by."""
+        left = self._left(kept)
+        folded = [cost for cost, rows in self._folded if (left[rows] < 1).any()]
+        return Cost(macs=sum(cost.macs for cost in folded), params=sum(cost.params for cost in folded))
 
     def _left(self, kept: Array) -> Array:
         """The share that is left of every size."""
@@ -299,14 +304,24 @@ def _gains(layer: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in own if parameter.ndim > 1 and parameter.numel() == max(parameter.shape)]
 
 
-def _folded(network: nn.Module, axes: Mapping[tuple[str, Axis], int]) -> list[tuple[int, list[int]]]:
-    """Parameters that go with the first channel that a layer loses, since its weight norm is folded then, and the
-    layer's axes.
+def _folded(
+    network: nn.Module, axes: Mapping[tuple[str, Axis], int], computed: Mapping[str, int]
+) -> list[tuple[Cost, list[int]]]:
+    """What goes with the first channel that a layer loses, since its weight is a plain one then, and the layer's axes.
+
+    Args:
+        network: The dense network.
+        axes: Rows by layer and axis.
+        computed: Multiply-accumulates that the layer's weight is computed by.
     """
     modules = dict(network.named_modules())
-    sizes = {
-        name: sum(parameter.numel() for parameter in _gains(modules[name]))
+    costs = {
+        name: Cost(macs=computed.get(name, 0), params=sum(part.numel() for part in _gains(modules[name])))
         for name in dict.fromkeys(name for name, _ in axes)
         if name in modules
     }
-    return [(size, [row for (owner, _), row in axes.items() if owner == name]) for name, size in sizes.items() if size]
+    return [
+        (cost, [row for (owner, _), row in axes.items() if owner == name])
+        for name, cost in costs.items()
+        if cost.macs or cost.params
+    ]

@@ -50,6 +50,7 @@ class Coupling:
         scaled: Units of keys whose attention is scaled by the root of its own width, with the positions of the
             key's channels.
         elements: What the units are numbers of.
+        idle: Layers that did not run.
     """
 
     units: Mapping[int, dict[Key, list[int]]]
@@ -70,6 +71,7 @@ class Coupling:
     riding: Mapping[str, tuple[int, ...]]
     scaled: tuple[dict[int, tuple[tuple[Key, int], ...]], ...]
     elements: Elements
+    idle: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +176,13 @@ def find_coupling(network: nn.Module, example: Tensor, whole_heads: bool = False
         riding={name: tuple(elements.roots(line).tolist()) for name, line in flow.riding.items()},
         scaled=tuple(_places(elements, _with_biases(rows, flow.biases)) for rows in flow.scaled),
         elements=elements,
+        idle=_idle(flow),
     )
+
+
+def _idle(flow: Flow) -> tuple[str, ...]:
+    ran = {*flow.calls, *(name for name, _ in flow.elements.offsets)}
+    return tuple(name for name, module in flow.modules.items() if isinstance(module, LAYERS) and name not in ran)
 
 
 def _units_along(elements: Elements, line: Tensor) -> tuple[int, ...]:

@@ -106,10 +106,24 @@ def prune(
             sizes=removal.changes.sizes,
             libraries=library_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            note=best.allocation.note if target == "ratio" else missed_target(best.shares(target)[1], value, options),
+            note=_note(best, options),
             masked_error=removal.masked_error,
         ),
     )
+
+
+def _note(found: _Attempt, options: PruneOptions) -> str | None:
+    """What a user should know of the target and of what was tried; None where there is nothing."""
+    target, value = target_of(options)
+    missed = found.allocation.note if target == "ratio" else missed_target(found.shares(target)[1], value, options)
+    idle = found.assessed.coupling.idle
+    unseen = (
+        "layers that did not run on the input that was tried keep their weights, and inputs that they run on may fail: "
+        f"{', '.join(idle[:10])}{f' and {len(idle) - 10} more' if len(idle) > 10 else ''}."
+        if idle
+        else None
+    )
+    return " ".join(sentence for sentence in (missed, unseen) if sentence) or None
 
 
 def _nearest(

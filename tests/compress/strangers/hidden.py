@@ -224,5 +224,5 @@ add("attention behind a small share", lambda: Tokens(Small(InputWidth())), prune
     keeps="neck head", options=STREAM)  # fmt: skip
 add("another precision by autocast", lambda: Precise(True), prunes=INNER, keeps=FIXED)
 add("another precision by hand", lambda: Precise(False), prunes=INNER, keeps=FIXED)
-add("other sizes when exported", lambda: Tokens(Exported()), prunes="attn.qkv fc1", keeps="neck head", onnx=True)
+add("other sizes when exported", lambda: Tokens(Exported()), prunes="fc1", keeps="neck head", onnx=True)
 add("a code with a spread", Sampled, prunes=f"{INNER} last.0", keeps="out fc")

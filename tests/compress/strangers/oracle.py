@@ -121,6 +121,9 @@ def _fold(layer: Any) -> None:
         layer.__class__ = type(layer).__mro__[1]  # this copy's alone, where torch changes the class of all copies
         for name, value in values.items():
             layer.register_parameter(name, nn.Parameter(value))
+    if nn.utils.prune.is_pruned(layer):
+        for name in [name.removesuffix("_mask") for name, _ in layer.named_buffers() if name.endswith("_mask")]:
+            nn.utils.prune.remove(layer, name)
     for attribute, remove in (
         ("weight_g", nn.utils.remove_weight_norm),
         ("weight_orig", nn.utils.remove_spectral_norm),
