@@ -50,8 +50,8 @@ def check_against_masked(
 
     Returns:
         The largest difference of an output, relative to the largest masked output. Those of the layers whose channels
-        leave the network count too: what is made of them (classes, boxes that passed a threshold) may hide a
-        difference. None where all are zero, which proves nothing.
+        leave the network count too, and so do their inputs: what is made of them (classes, boxes that passed a
+        threshold, zeros of an untrained head) may hide a difference. None where all are zero, which proves nothing.
 
     Raises:
         ForwardError: The pruned network does not run.
@@ -138,14 +138,20 @@ def masked_outputs(
 def _outputs(
     network: nn.Module, groups: Sequence[GroupPlan], example: Tensor, run: Callable[[Tensor], Any] | None = None
 ) -> list[Tensor]:
-    """What the network returns, then what its output layers compute."""
+    """What the network returns, then what its output layers compute, and what they read where that is whole."""
     ends = [member for group in groups if group.scope == "output" for member in group.members]
     layers = {member.module for member in ends if member.axis != "in"}
+    narrower = {m.module for group in groups if group.kept is not None for m in group.members if m.axis == "in"}
     seen: list[Tensor] = []
+
+    def see(name: str) -> Callable[..., None]:
+        whole = name not in narrower
+        return lambda _, inputs, output: seen.extend(tensor_leaves([output, list(inputs) if whole else []]))
+
     with hooks_restored(network):
         for name, module in network.named_modules():
             if name in layers:
-                module.register_forward_hook(lambda _, inputs, output: seen.extend(tensor_leaves(output)))
+                module.register_forward_hook(see(name))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of a forward that draws numbers
             returned = tensor_leaves((run or network)(example))

@@ -483,6 +483,11 @@ def test_outputs_that_are_all_zero_prove_nothing(digits: nn.Module) -> None:
     network = copy.deepcopy(digits)
     nn.init.zeros_(network.head.weight)
     nn.init.zeros_(network.head.bias)
+    proved = prune(network, DIGITS, PruneOptions(ratio=0.5)).plan.masked_error
+    assert proved is not None, "what the head reads is looked at, too"
+    assert proved < 1e-5
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
     assert prune(network, DIGITS, PruneOptions(ratio=0.5)).plan.masked_error is None
 
 
