@@ -376,7 +376,7 @@ _DAMAGE: dict[str, tuple[Callable[[Path], Any], bool, str]] = {
     "ONNX with a loop": (
         _looping,
         True,
-        "model.onnx is not opened, since no export of pruneport has such parts: a graph",
+        "model.onnx is not opened, since no export of pruneport has such parts: the operator Loop; a graph ",
     ),
 }
 
