@@ -22,6 +22,7 @@ _SHOWN = 10
 _GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 _UNKNOWN_TO_IMAGES = ("Loop", "Scan", "If", "Sequence", "Optional", "String", "Regex", "TfIdf")
 _SEQUENCES = {"ConcatFromSequence", "SplitToSequence"}
+_MOVES = {"Gather", "Squeeze", "Unsqueeze", "Reshape", "Slice", "Identity"}
 _INTEGERS = {
     *(TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64),
     *(TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64),
@@ -111,8 +112,11 @@ def _divisions(model: onnx.ModelProto) -> Iterator[str]:
         for attribute in node.attribute
         if node.op_type == "Constant" and node.output and attribute.name == "value"
     }
+    producers = {output: node for node in model.graph.node for output in node.output}
     kinds: Mapping[str, int] | None = None
     for node in divisions:
+        if any(_is_size(value, producers) for value in node.input):
+            continue
         divisor = constants.get(node.input[1])
         if divisor is not None:
             whole = divisor.data_type in _INTEGERS
@@ -124,6 +128,19 @@ def _divisions(model: onnx.ModelProto) -> Iterator[str]:
             if kind not in _INTEGERS and kind != TensorProto.UNDEFINED:
                 continue
         yield f"a division of whole numbers by what may be 0 or -1 ({node.op_type} {node.name or node.output[0]})"
+
+
+def _is_size(value: str, producers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether a value is a size of a tensor, moved about at most: it is never negative."""
+    seen: set[str] = set()
+    while value not in seen and (node := producers.get(value)) is not None:
+        seen.add(value)
+        if node.op_type in ("Shape", "Size"):
+            return True
+        if node.op_type not in _MOVES or not node.input:
+            return False
+        value = node.input[0]
+    return False
 
 
 def _all_positive(tensor: TensorProto) -> bool:

@@ -86,6 +86,17 @@ def _whole(kind: str, divisor: int) -> onnx.ModelProto:
     return model(steps, constant("zero", 0), constant("low", -(2**63)), constant("divisor", divisor))
 
 
+def _whole_by_batch() -> onnx.ModelProto:
+    steps = [
+        node("Shape", ["input"], ["sizes"]),
+        node("Gather", ["sizes", "first"], ["batch"], axis=0),
+        node("Cast", ["input"], ["whole"], to=TensorProto.INT64),
+        node("Div", ["whole", "batch"], ["shares"]),
+        node("Cast", ["shares"], ["output"], to=TensorProto.FLOAT),
+    ]
+    return model(steps, constant("first", 0))
+
+
 def _whole_by_image() -> onnx.ModelProto:
     steps = [
         node("Cast", ["input"], ["whole"], to=TensorProto.INT32),
@@ -192,6 +203,7 @@ def test_what_exports_have(digits_onnx: Path, tmp_path: Path) -> None:
     allowed = {
         "image by image": model([node("Div", ["input", "input"], ["output"])]),
         "by a constant": model([node("Div", ["input", "c"], ["output"])], constant("c", np.float32(0))),
+        "whole by the batch size": _whole_by_batch(),
         "whole by a constant": _whole("Div", 3),
         "weights beside it": _outside("model.onnx.data", offset=0, length=4),
     }
