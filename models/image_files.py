@@ -16,7 +16,7 @@ from pruneport.errors import ImageFolderError
 from pruneport.models.files import not_a_file
 from pruneport.text import can_be_shown, escaped
 
-__all__ = ["PIXELS", "decode", "find_images"]
+__all__ = ["PIXELS", "check_name", "decode", "find_images"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 _NOT_OURS = ("__MACOSX", "@eaDir")  # what archives of macOS and network drives keep beside the files
@@ -71,13 +71,21 @@ def find_images(folder: Path) -> tuple[list[str], list[Path]]:
         ) from error
     if not found:
         raise ImageFolderError(f"no images in {folder}; expected files ending in {', '.join(sorted(_SUFFIXES))}.")
-    for name in (folder.name, *classes):  # they are written into records and reports
-        if not can_be_shown(name):
-            raise ImageFolderError(
-                f"the name of {escaped(str(folder if name == folder.name else folder / name))} is not UTF-8, or has "
-                "control characters; rename that folder."
-            )
+    for place in (folder, *(folder / name for name in classes)):
+        check_name(place)
     return sorted(classes), sorted(found)
+
+
+def check_name(folder: Path) -> None:
+    """Check the name of a folder that is written into records and reports.
+
+    Raises:
+        ImageFolderError: It is not UTF-8, or has control characters.
+    """
+    if not can_be_shown(folder.name):
+        raise ImageFolderError(
+            f"the name of {escaped(str(folder))} is not UTF-8, or has control characters; rename that folder."
+        )
 
 
 def _meet(place: Path, folder: Path, met: set[str]) -> None:

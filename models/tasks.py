@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from pruneport.errors import ImageFolderError
+from pruneport.models.image_files import check_name
 from pruneport.models.images import ImageSet, open_images
 from pruneport.models.options import AugmentName, ImageOptions, PreparationOptions
 
@@ -59,6 +60,8 @@ def open_task(folder: Path, options: PreparationOptions, shape: tuple[int, int, 
         raise ImageFolderError(
             f"no task folder {folder}; expected FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE."
         )
+    place = Path(os.path.realpath(folder))
+    check_name(place)
     held_out = next((name for name in _TESTS if (folder / name).is_dir()), None)
     if not (folder / "train").is_dir() or held_out is None:
         raise ImageFolderError(
@@ -74,7 +77,7 @@ def open_task(folder: Path, options: PreparationOptions, shape: tuple[int, int, 
         )
     if len(train.classes) < 2:
         raise ImageFolderError(f"{folder} has one class, {train.classes[0]}; expected at least two to tell apart.")
-    return Task(name=Path(os.path.realpath(folder)).name, train=train, test=test)
+    return Task(name=place.name, train=train, test=test)
 
 
 def _split(folder: Path, options: PreparationOptions, shape: tuple[int, int, int]) -> ImageSet:

@@ -20,7 +20,8 @@ from PIL import Image, ImageOps
 
 from pruneport.errors import ImageFolderError
 from pruneport.models.images import ImageSet, open_images
-from pruneport.models.options import ImageOptions
+from pruneport.models.options import ImageOptions, PreparationOptions
+from pruneport.models.tasks import open_task
 
 PLAIN = {"mean": (0.0,), "std": (1.0,)}
 
@@ -329,6 +330,9 @@ def test_names_of_classes_that_cannot_be_shown(name: bytes, tmp_path: Path) -> N
     assert str(caught.value).isprintable()
     with pytest.raises(ImageFolderError, match="rename that folder"):
         opened(Path(os.fsdecode(folder)))
+    (Path(os.fsdecode(folder)) / "train").mkdir()
+    with pytest.raises(ImageFolderError, match="rename that folder"):
+        open_task(Path(os.fsdecode(folder)), PreparationOptions(), (3, 8, 8))
 
 
 def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path: Path) -> None:
