@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from pruneport.errors import InputError, ModelError
+from pruneport.errors import ModelError
+from pruneport.export.onnx_reader import read_onnx
 
 __all__ = ["NetworkInput", "read_input"]
 
@@ -35,15 +36,10 @@ def read_input(path: Path) -> NetworkInput:
     """Read the network's input from its ONNX file.
 
     Raises:
-        InputError: there is no such file.
-        ModelError: the file is not ONNX, or does not take one batch of float images of fixed size.
+        ModelError: there is no such file, it is no file to open (see ``read_onnx``), or it does not take one batch of
+            float images of fixed size.
     """
-    if not path.is_file():
-        raise InputError(f"There is no ONNX file {path}.")
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:  # protobuf's and onnx's own errors share no other base
-        raise ModelError(f"{path} is not an ONNX file: {error}") from error
+    graph = read_onnx(path).graph
     weights = {weight.name for weight in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     tensors = [value.type.tensor_type for value in inputs]

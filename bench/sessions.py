@@ -17,7 +17,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import redirect_stdout, suppress
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from pruneport.bench.devices import available_cores
 from pruneport.bench.networks import NetworkInput, read_input
 from pruneport.bench.options import BenchOptions
 from pruneport.errors import ModelError, ProviderError
+from pruneport.export.memory import within_free_memory
 
 __all__ = ["BoundRun", "Session", "open_session", "provider_options"]
 
@@ -132,7 +133,8 @@ class Session:
             ProviderError: the network does not run on this batch, for example because memory is short.
         """
         try:
-            return BoundRun(self._ort, self.input.name, images, self._device, next(self._graph_ids))
+            with _bounded(self._device[0]):
+                return BoundRun(self._ort, self.input.name, images, self._device, next(self._graph_ids))
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise ProviderError(f"The network does not run on a batch of shape {images.shape}: {error}") from error
 
@@ -146,8 +148,7 @@ def open_session(path: Path, options: BenchOptions, *, batch: int | None = None)
         batch: fix the dynamic batch of the network to this size; None leaves it dynamic.
 
     Raises:
-        InputError: there is no such file.
-        ModelError: the file is no network that ONNX Runtime can load with this batch.
+        ModelError: there is no such file, or it is no network that ONNX Runtime can load with this batch.
         ProviderError: the provider is not there, does not start or would not run every node.
     """
     network_input = read_input(path)
@@ -194,7 +195,13 @@ def _create(path: Path, options: BenchOptions, fixed: dict[str, int], config: di
         settings.add_free_dimension_override_by_name(dimension, size)
     providers = [(_PROVIDERS[options.provider], provider_options(options))]
     # enable_fallback is onnxruntime's Python layer, which would retry on the CPU by itself.
-    return ort.InferenceSession(str(path), settings, providers=providers, enable_fallback=0)
+    with _bounded(options.provider):
+        return ort.InferenceSession(str(path), settings, providers=providers, enable_fallback=0)
+
+
+def _bounded(provider: str) -> AbstractContextManager[None]:
+    """GPU providers set aside addresses without end, of which they use few."""
+    return within_free_memory() if provider == "cpu" else nullcontext()
 
 
 def _settings(session: Any, options: BenchOptions, config: dict[str, str], fixed: dict[str, int]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pruneport.compress.record import Calibrated
 from pruneport.errors import ImageFolderError
 from pruneport.models.images import ImageSet, open_images
 from pruneport.models.options import ImageOptions
+from pruneport.text import escaped
 
 __all__ = [
     "BATCH",
@@ -127,7 +128,7 @@ def open_calibration(
         labels=tuple(torch.tensor(part.labels) for part in parts) if images.labels is not None else None,
         classes=len(images.classes),
         record=Calibrated(
-            inputs="images", count=len(rows), skipped=tuple(str(taken.paths[place]) for place in unreadable)
+            inputs="images", count=len(rows), skipped=tuple(escaped(str(taken.paths[place])) for place in unreadable)
         ),
         heldout=_loaded(heldout.spread(batch)) if extra else (),
     )

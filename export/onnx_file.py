@@ -10,6 +10,7 @@ from torch import nn
 
 from pruneport.errors import ExportError
 from pruneport.export.exporter import export_network
+from pruneport.export.onnx_reader import read_onnx
 
 __all__ = ["check_onnx", "read_metadata", "write_onnx"]
 
@@ -30,15 +31,16 @@ def check_onnx(path: Path) -> str:
 
     Raises:
         ExportError: The file is not valid ONNX.
+        ModelError: It is no file to open (see ``read_onnx``).
     """
+    model = read_onnx(path)
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:
         raise ExportError(f"{path} is not valid ONNX: {error}. Export it again.") from error
-    model = onnx.load(str(path), load_external_data=False)
     opsets = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
     outputs = ", ".join(output.name for output in model.graph.output)
-    left_out = read_metadata(path).get("left_out")
+    left_out = _metadata(model).get("left_out")
     return f"{path.name}: {len(model.graph.node)} nodes, opset {opsets}, outputs {outputs}" + (
         f"; besides these torch returns {left_out}" if left_out else ""
     )
@@ -46,7 +48,10 @@ def check_onnx(path: Path) -> str:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the ``pruneport.`` metadata of an ONNX file, without the prefix."""
-    model = onnx.load(str(path), load_external_data=False)
+    return _metadata(read_onnx(path))
+
+
+def _metadata(model: onnx.ModelProto) -> dict[str, str]:
     return {
         entry.key.removeprefix("pruneport."): entry.value
         for entry in model.metadata_props

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from pruneport.errors import ExportError, ImageFolderError, InputError
 from pruneport.export.compared import Array, Compared, Tolerance
 from pruneport.export.exporter import INPUT_NAME, onnx_outputs
+from pruneport.export.memory import within_free_memory
+from pruneport.export.onnx_reader import read_onnx
 from pruneport.export.options import ParityOptions
 from pruneport.models.images import ImageSet
 from pruneport.models.outputs import Outputs
@@ -105,10 +107,20 @@ class Agreement:
 
 
 def open_cpu_session(path: Path) -> Any:
-    """Open an ONNX file on ONNX Runtime's CPU provider."""
+    """Open an ONNX file on ONNX Runtime's CPU provider.
+
+    Raises:
+        ExportError: ONNX Runtime cannot open it.
+        ModelError: It is no file to open (see ``read_onnx``).
+    """
+    read_onnx(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        with within_free_memory():
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no other base
+        raise ExportError(f"ONNX Runtime cannot open {path}: {error}. Export it again.") from error
 
 
 def output_names(session: Any) -> tuple[str, ...] | None:
@@ -273,7 +285,8 @@ def _run_torch(network: nn.Module, inputs: Tensor) -> Outputs:
 
 def _run_onnx(session: Any, inputs: Tensor) -> list[Array]:
     try:
-        outputs: list[Array] = session.run(None, {INPUT_NAME: inputs.numpy()})
+        with within_free_memory():
+            outputs: list[Array] = session.run(None, {INPUT_NAME: inputs.numpy()})
     except Exception as error:  # ONNX Runtime's errors share no other base
         raise ExportError(
             f"the ONNX file does not run on inputs of shape {tuple(inputs.shape)}: {error}. Make the network's forward "

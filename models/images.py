@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from pruneport.errors import ImageFolderError
+from pruneport.models.image_files import PIXELS, decode, find_images
 from pruneport.models.options import ImageOptions
 
 __all__ = ["ImageSet", "open_images"]
-
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,17 +88,19 @@ class ImageSet:
         return replace(self, paths=tuple(self.paths[row] for row in rows), labels=labels)
 
     def _decode(self, path: Path) -> Image.Image:
-        try:
-            with Image.open(path) as opened:
-                if opened.mode.startswith(("I", "F")):
-                    raise ImageFolderError(
-                        f"image {path} has more than 8 bits a channel (mode {opened.mode}); convert it to 8 bits."
-                    )
-                return opened.convert("L" if self.shape[0] == 1 else "RGB")
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        image = decode(path, "L" if self.shape[0] == 1 else "RGB")
+        width, height = self._shrunk_size(image)
+        if width * height > PIXELS:
             raise ImageFolderError(
-                f"image {path} cannot be read ({error}); remove it from {self.folder} or replace it."
-            ) from error
+                f"image {path} of {image.width} x {image.height} pixels would have {width} x {height} with a shorter "
+                f"side of {self.resize}; remove it from {path.parent} or cut it."
+            )
+        return image
+
+    def _shrunk_size(self, image: Image.Image) -> tuple[int, int]:
+        # torchvision's Resize: the longer side is cut down to a whole number.
+        shorter = min(image.size)
+        return self.resize * image.width // shorter, self.resize * image.height // shorter
 
     def shrunk(self, path: Path) -> Image.Image:
         """The image with its shorter side at ``resize`` pixels.
@@ -108,12 +109,9 @@ class ImageSet:
             ImageFolderError: It cannot be decoded; the message names it.
         """
         image = self._decode(path)
-        shorter = min(image.size)
-        if shorter == self.resize:
+        if min(image.size) == self.resize:
             return image
-        # torchvision's Resize: the longer side is cut down to a whole number.
-        size = (self.resize * image.width // shorter, self.resize * image.height // shorter)
-        return image.resize(size, Image.Resampling.BILINEAR)
+        return image.resize(self._shrunk_size(image), Image.Resampling.BILINEAR)
 
     def centre(self, image: Image.Image) -> Image.Image:
         """The middle of a shrunk image, in the size of the input."""
@@ -152,12 +150,7 @@ def open_images(options: ImageOptions, shape: tuple[int, int, int]) -> ImageSet 
     resize = options.resize or max(height, width)
     if resize < max(height, width):
         raise ImageFolderError(f"--resize {resize} is smaller than the input of {height} x {width} pixels.")
-    if not folder.is_dir():
-        raise ImageFolderError(f"no image folder {folder}; expected FOLDER/CLASS/IMAGE, or a flat folder of images.")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    if not found:
-        raise ImageFolderError(f"no images in {folder}; expected files ending in {', '.join(sorted(_SUFFIXES))}.")
+    classes, found = find_images(folder)
     if options.images_limit is not None and options.images_limit < 1:
         raise ImageFolderError(f"--images-limit is {options.images_limit}; expected at least 1.")
     count = min(options.images_limit or len(found), len(found))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
@@ -41,15 +42,15 @@ def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
     """
     if options.checkpoint is not None and options.weights is not None:
         raise SourceError("--checkpoint and --weights were both given; weights come from one of the two.")
+    state = read_checkpoint(options.checkpoint) if options.checkpoint else None
     draft = Source(
         spec=options.source,
         model_args=_parse_model_args(options.model_arg),
         input_shape=options.input_shape or (0, 0, 0),
         seed=options.seed,
         weights=options.weights,
-        checkpoint=str(options.checkpoint.resolve()) if options.checkpoint else None,
+        checkpoint=os.path.realpath(options.checkpoint) if options.checkpoint else None,
     )
-    state = read_checkpoint(options.checkpoint) if options.checkpoint else None
     network = build(draft)
     if state is not None and options.checkpoint is not None:
         load_weights(network, state, options.checkpoint)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from pruneport.errors import ImageFolderError
+from pruneport.models.image_files import check_name
 from pruneport.models.images import ImageSet, open_images
 from pruneport.models.options import AugmentName, ImageOptions, PreparationOptions
 
@@ -24,7 +26,7 @@ __all__ = ["Pictures", "Task", "images_a_step", "mix", "open_task", "test_batche
 
 _TESTS = ("test", "val", "validation")
 _SCALE = (0.5, 1.0)  # share of the area that a random crop takes
-_HELD_BYTES = 2**30  # decoded images kept in memory at most
+_HELD_PIXELS = 2**28  # of decoded images kept in memory at most, four bytes each
 _TEST_BATCH = 100
 
 
@@ -58,6 +60,8 @@ def open_task(folder: Path, options: PreparationOptions, shape: tuple[int, int, 
         raise ImageFolderError(
             f"no task folder {folder}; expected FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE."
         )
+    place = Path(os.path.realpath(folder))
+    check_name(place)
     held_out = next((name for name in _TESTS if (folder / name).is_dir()), None)
     if not (folder / "train").is_dir() or held_out is None:
         raise ImageFolderError(
@@ -73,7 +77,7 @@ def open_task(folder: Path, options: PreparationOptions, shape: tuple[int, int, 
         )
     if len(train.classes) < 2:
         raise ImageFolderError(f"{folder} has one class, {train.classes[0]}; expected at least two to tell apart.")
-    return Task(name=folder.resolve().name, train=train, test=test)
+    return Task(name=place.name, train=train, test=test)
 
 
 def _split(folder: Path, options: PreparationOptions, shape: tuple[int, int, int]) -> ImageSet:
@@ -107,7 +111,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         }
         self._augment = v2.Compose(steps[augment]) if steps[augment] else None
         self._held = images.held
-        self._room = _HELD_BYTES // (4 * images.resize**2)
+        self._room = _HELD_PIXELS - sum(image.width * image.height for image in self._held.values())
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         """The row's input (C, H, W), augmented as the seed says, and its label."""
@@ -116,8 +120,9 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         image = self._held.get(path)
         if image is None:
             image = self.images.shrunk(path)
-            if len(self._held) < self._room:
+            if (pixels := image.width * image.height) <= self._room:
                 self._held[path] = image
+                self._room -= pixels
         if self._augment is None:
             image = self.images.centre(image)
         else:

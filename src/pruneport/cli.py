@@ -12,6 +12,7 @@ from rich.console import Console
 
 from pruneport import verbs
 from pruneport.errors import CheckFailed, InputError, PruneportError
+from pruneport.verbs.console import SafeConsole
 from pruneport.verbs.display import Display
 from pruneport.verbs.flags import VERBS, parse, root_help
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"pruneport {__version__}")
         return 0
-    console = Console(file=sys.stderr, highlight=False)
+    console = SafeConsole(file=sys.stderr, highlight=False)
     verb = arguments[0] if arguments else ""
     try:
         if verb not in VERBS:
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         from pruneport.verbs.tables import show
 
-        show(result, Console(highlight=False))
+        show(result, SafeConsole(highlight=False))
     return 0
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
+import socket
+import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +48,8 @@ WRAPPINGS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "beside scalars": lambda state: {"epoch": 3, "best": 0.5, "arch": "small", "state_dict": state, "lr": None},
     "beside an optimiser": lambda state: {"optimizer": {"state": {}, "param_groups": []}, "state_dict": state},
     "beside a tensor": lambda state: {"step": torch.tensor(7), "state_dict": state},
+    "averaged alone": lambda state: {"state_dict_ema": state, "epoch": 3},
+    "averaged, beside the last": lambda state: {"model_ema": prefixed(state, "wrong."), "model": state},
     "twice": lambda state: {"state_dict": {"model": state}},
     "module.": lambda state: prefixed(state, "module."),
     "_orig_mod.": lambda state: prefixed(state, "_orig_mod."),
@@ -228,3 +234,177 @@ def test_files_without_named_tensors(content: Any, found: str, tmp_path: Path) -
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(CheckpointError, match=rf"odd\.pth holds {found}; expected tensors by name, or these under"):
         read_checkpoint(tmp_path / "odd.pth")
+
+
+# Tensors that are none, and files that never end
+
+
+def _with(change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    state = dict(small_network().state_dict())
+    return state | {"3.weight": change(state["3.weight"])}
+
+
+ODD: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "meta": (lambda weight: weight.to("meta"), "without values, on the meta device"),
+    "sparse": (Tensor.to_sparse, "of layout coo, sparse"),
+    "sparse and huge": (
+        lambda _: torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (10**9, 10**9)),
+        "of layout coo, sparse",
+    ),
+    "compressed rows": (Tensor.to_sparse_csr, "of layout csr, sparse"),
+    "quantised": (lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "quantised"),
+    "packed": (lambda w: torch.zeros(w.shape, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), "float4_e2m1fn_x2"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ODD)
+def test_tensors_that_cannot_be_copied(kind: str, tmp_path: Path) -> None:
+    change, said = ODD[kind]
+    torch.save(_with(change), tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=rf"odd\.pth holds tensors .* 3\.weight \(.*{said}\)\. Save the float32"):
+        read_checkpoint(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int8, torch.bool])
+def test_values_that_a_copy_would_change(dtype: torch.dtype, tmp_path: Path) -> None:
+    network = small_network()
+    with pytest.raises(CheckpointError, match=r"of another kind \(1\): 3\.weight \(network float32, checkpoint \w+\)"):
+        load_weights(network, _with(lambda weight: weight.to(dtype)), tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_other_precisions_are_copied(dtype: torch.dtype, tmp_path: Path) -> None:
+    network, path = small_network(2), tmp_path / "other.pth"
+    state = {key: value.to(dtype) for key, value in small_network(1).state_dict().items()}
+    torch.save(state, path)
+    load_weights(network, read_checkpoint(path), path)
+    assert torch.equal(network[3].weight, state["3.weight"].float())
+
+
+def test_a_checkpoint_that_holds_itself(tmp_path: Path) -> None:
+    inner: dict[str, Any] = {}
+    outer = {"state_dict": inner}
+    inner["model"] = outer
+    torch.save(outer, tmp_path / "ring.pth")
+    with pytest.raises(CheckpointError, match=r"ring\.pth holds a mapping that holds itself; expected tensors by name"):
+        read_checkpoint(tmp_path / "ring.pth")
+
+
+def _doubling(times: int) -> bytes:
+    """A pickle of {..., i: (i-1, i-1)}, whose last tuple is a key: its hash takes 2**times steps."""
+    steps = b"".join(b"K%ch%ch%c\x86q%cs" % (i, i, i, i + 1) for i in range(times))
+    return b"\x80\x02}K\xffX\x01\0\0\0xq\0s" + steps + b"h%cK\x01s." % times
+
+
+def _repacked(path: Path, change: Callable[[bytes], bytes], method: int = zipfile.ZIP_STORED) -> Path:
+    """The same torch file with another data.pkl."""
+    changed = path.with_name("changed.pth")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(changed, "w", method) as new:
+        for entry in old.infolist():
+            content = old.read(entry)
+            new.writestr(entry.filename, change(content) if entry.filename.endswith("data.pkl") else content)
+    return changed
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_hash_without_end(zipped: bool, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": torch.ones(2)}, path, _use_new_zipfile_serialization=zipped)
+    if zipped:
+        with pytest.raises(CheckpointError, match="holds a mapping of 255, 0, 1, 2, 3, a tuple"):  # it can be read
+            read_checkpoint(_repacked(path, lambda _: _doubling(4)))
+        path = _repacked(path, lambda _: _doubling(60))
+    else:
+        path.write_bytes(_doubling(60))
+    with pytest.raises(CheckpointError, match="hold one another so often that reading it would not end"):
+        read_checkpoint(path)
+
+
+def test_a_string_that_grows_with_every_call(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": torch.ones(2)}, path)
+    call = b"c_codecs\nencode\n"
+    grown = b"\x80\x02" + call * 40 + call + b"X\x01\0\0\0xX\x05\0\0\0ascii\x86R" + b"X\x03\0\0\0hex\x86R" * 40 + b"."
+    with pytest.raises(CheckpointError, match="reading it would not end"):
+        read_checkpoint(_repacked(path, lambda _: grown))
+
+
+def test_a_compressed_archive_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": torch.ones(2)}, path)
+    text = bytes(5_000_000)
+    bomb = _repacked(path, lambda _: b"\x80\x02X" + struct.pack("<I", len(text)) + text + b".", zipfile.ZIP_DEFLATED)
+    assert bomb.stat().st_size < len(text) / 100
+    with pytest.raises(CheckpointError, match=r"changed\.pth is a compressed archive, which may unpack to any size"):
+        read_checkpoint(bomb)
+
+
+def test_torchscript(tmp_path: Path) -> None:
+    path = tmp_path / "scripted.pt"
+    torch.save({"weight": torch.ones(2)}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("scripted/constants.pkl", b"\x80\x02).")  # what tells it from other files for torch, too
+    with pytest.raises(CheckpointError, match=r"scripted\.pt is a TorchScript archive, which is code; nothing was run"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_is_no_file(suffix: str, tmp_path: Path) -> None:
+    pipe, loop, device, gone, folder = (tmp_path / f"{name}{suffix}" for name in ("pipe", "loop", "zero", "gone", "of"))
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)
+    device.symlink_to("/dev/zero")
+    gone.symlink_to("nowhere")
+    folder.mkdir()
+    place = tmp_path / f"sock{suffix}"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        for path, said in (
+            (pipe, "is a named pipe"),
+            (loop, "cannot be opened (Too many levels of symbolic links)"),
+            (device, "is a device"),
+            (gone, "is a link to nothing"),
+            (folder, "is a folder"),
+            (place, "is a socket"),
+            (tmp_path / ("n" * 300 + suffix), "cannot be opened (File name too long)"),
+            (tmp_path / f"nul\0{suffix}", "cannot be opened (embedded null byte)"),
+            (pipe / "below", "does not exist"),
+        ):
+            with pytest.raises(CheckpointError) as caught:
+                read_checkpoint(path)
+            assert f"{path} {said}; expected a .safetensors or a torch file." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"a":{"dtype":"F32","shape":[9223372036854775808,0],"data_offsets":[0,0]}}',
+        b'{"a":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[0,3]}}',
+        b'{"a":{"dtype":"F9","shape":[1],"data_offsets":[0,4]}}',
+        b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}',
+        b'{"\xff":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+        b"[]",
+        b"[" * 1_000_000,
+    ],
+)
+def test_headers_of_safetensors(header: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(
+        CheckpointError, match=r"odd\.safetensors cannot be read as safetensors \(.{1,210}\); it may be"
+    ):
+        read_checkpoint(path)
+
+
+def test_a_header_longer_than_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
+    with pytest.raises(CheckpointError, match="header too large"):
+        read_checkpoint(path)
+
+
+def test_long_keys_are_cut(tmp_path: Path) -> None:
+    torch.save({"x" * 1_000_000: 1}, tmp_path / "long.pth")
+    with pytest.raises(CheckpointError, match=r"holds a mapping of x{200} …; expected"):
+        read_checkpoint(tmp_path / "long.pth")

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
+import socket
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +16,12 @@ import torch
 import torchvision.transforms as transforms
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pruneport.errors import ImageFolderError
 from pruneport.models.images import ImageSet, open_images
-from pruneport.models.options import ImageOptions
+from pruneport.models.options import ImageOptions, PreparationOptions
+from pruneport.models.tasks import open_task
 
 PLAIN = {"mean": (0.0,), "std": (1.0,)}
 
@@ -237,3 +244,154 @@ def test_channels_that_no_image_has(channels: int, tmp_path: Path) -> None:
 def test_a_deviation_of_zero_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageFolderError, match=r"--std is \(0\.0,\); expected numbers above 0"):
         opened(flat_folder(tmp_path, 1), std=(0.0,))
+
+
+def test_a_grey_input_of_lab_pixels(tmp_path: Path) -> None:
+    Image.new("LAB", (8, 8)).save(tmp_path / "lab.tiff")
+    with pytest.raises(
+        ImageFolderError, match=r"lab\.tiff cannot be read \(conversion from LAB to \w+ not supported\)"
+    ):
+        inputs_of(opened(tmp_path))
+
+
+# Orientation
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tiff", "jpg"])
+@pytest.mark.parametrize("orientation", [*range(1, 9), 0, 9])
+def test_images_are_turned_as_their_exif_says_in_every_format(suffix: str, orientation: int, tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "turned").mkdir()
+    image = Image.fromarray(np.arange(12 * 8, dtype=np.uint8).reshape(8, 12) * 2).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    kind: dict[str, object] = {"webp": {"lossless": True}, "jpg": {"quality": 100}}.get(suffix, {})
+    path = tmp_path / "turned" / f"image.{suffix}"
+    image.save(path, exif=exif, **kind)
+    with Image.open(path) as written:
+        assert written.getexif()[0x0112] == orientation
+    stored = io.BytesIO()
+    image.save(stored, "png", exif=exif)
+    ImageOps.exif_transpose(Image.open(stored)).save(tmp_path / "plain" / "image.png")
+    shown, expected = (inputs_of(opened(tmp_path / name, (3, 8, 8))) for name in ("turned", "plain"))
+    torch.testing.assert_close(shown, expected, rtol=0, atol=0.02 if suffix == "jpg" else 0)
+
+
+def test_damaged_metadata_of_an_image_is_passed_over(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    picture(8, 8).save(content, "jpeg")
+    damaged = b"\xff\xe1" + struct.pack(">H", 20) + b"Exif\0\0MM\0*\0\0\0\xff\0\0\0\0"
+    (tmp_path / "image.jpg").write_bytes(content.getvalue()[:2] + damaged + content.getvalue()[2:])
+    assert inputs_of(opened(tmp_path, (3, 8, 8))).shape == (1, 3, 8, 8)
+
+
+def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), (value, value, value)) for value in (30, 90)]
+    frames[0].save(tmp_path / "image.png", save_all=True, append_images=frames[1:])
+    assert inputs_of(opened(tmp_path, (3, 8, 8))).mul(255).round().unique().tolist() == [30]
+
+
+# Folders
+
+
+def test_what_is_hidden_is_no_class(tmp_path: Path) -> None:
+    for name in ("a", "b", ".git", "__MACOSX", "@eaDir"):
+        flat_folder(tmp_path / name, 2)
+    (tmp_path / "a" / "._000.png").write_bytes(b"\0\5\x16\7")
+    flat_folder(tmp_path / "b" / ".thumbnails", 1)
+    images = opened(tmp_path)
+    assert images.classes == ("a", "b")
+    assert images.labels == (0, 0, 1, 1)
+
+
+def test_linked_class_folders_are_read(tmp_path: Path) -> None:
+    flat_folder(tmp_path / "images" / "a", 1)
+    flat_folder(tmp_path / "elsewhere", 2)
+    (tmp_path / "images" / "b").symlink_to(tmp_path / "elsewhere")
+    assert opened(tmp_path / "images").labels == (0, 1, 1)
+
+
+@pytest.mark.parametrize("target", ["..", ".", "../a", "/"])
+def test_a_ring_of_folders(target: str, tmp_path: Path) -> None:
+    flat_folder(tmp_path / "a", 1)
+    flat_folder(tmp_path / "b", 1)
+    (tmp_path / "b" / "link").symlink_to(target)
+    with pytest.raises(ImageFolderError, match=r"/(a|b/link|b) is, or leads to, a folder whose images are counted"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("name", [b"bad\xff", b"red\x1b[31m", b"two\nlines", "flip\u202e".encode()])
+def test_names_of_classes_that_cannot_be_shown(name: bytes, tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/" + name
+    os.mkdir(folder)
+    picture(8, 8).save(Path(os.fsdecode(folder)) / "image.png")
+    with pytest.raises(ImageFolderError, match="is not UTF-8, or has control characters; rename that folder") as caught:
+        opened(tmp_path)
+    assert str(caught.value).isprintable()
+    with pytest.raises(ImageFolderError, match="rename that folder"):
+        opened(Path(os.fsdecode(folder)))
+    (Path(os.fsdecode(folder)) / "train").mkdir()
+    with pytest.raises(ImageFolderError, match="rename that folder"):
+        open_task(Path(os.fsdecode(folder)), PreparationOptions(), (3, 8, 8))
+
+
+def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path: Path) -> None:
+    picture(8, 8).save(Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.png")))
+    assert inputs_of(opened(tmp_path, (3, 8, 8))).shape == (1, 3, 8, 8)
+
+
+# Files that are no images
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _png(size: tuple[int, int] = (8, 8), extra: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + extra + _chunk(b"IDAT", zlib.compress(bytes(72)))
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+def _sparse(path: Path) -> None:
+    path.write_bytes(_png())
+    os.truncate(path, 2**31)
+
+
+def _postscript(path: Path) -> None:
+    picture(8, 8).save(path, "eps")
+
+
+NO_IMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "pipe": (os.mkfifo, "is a named pipe; expected a file"),
+    "socket": (_socket, "is a socket; expected a file"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "is a device; expected a file"),
+    "loop": (lambda path: path.symlink_to(path.name), "cannot be opened (Too many levels of symbolic links)"),
+    "gone": (lambda path: path.symlink_to("nowhere"), "is a link to nothing"),
+    "large": (_sparse, "is larger than 1 GiB"),
+    "text": (
+        lambda path: path.write_bytes(_png(extra=_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2**21))))),
+        "cannot be read (Decompressed data too large",
+    ),
+    "bomb": (lambda path: path.write_bytes(_png((2**15, 2**15))), "cannot be read (Image size (1073741824 pixels)"),
+    "strip": (
+        lambda path: Image.new("L", (3_000_000, 1)).save(path),
+        "would have 24000000 x 8 with a shorter side of 8",
+    ),
+    "program": (_postscript, "cannot be read (not an image of a known format)"),
+    "empty": (lambda path: path.touch(), "cannot be read (not an image of a known format)"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_IMAGES)
+def test_what_is_no_image(kind: str, tmp_path: Path) -> None:
+    make, said = NO_IMAGES[kind]
+    make(tmp_path / "it.png")
+    with pytest.raises(ImageFolderError) as caught:
+        opened(tmp_path).check_readable()
+    assert f"image {tmp_path}/it.png " in str(caught.value)
+    assert said in str(caught.value)

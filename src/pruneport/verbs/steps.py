@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -364,5 +365,5 @@ def _dense(bundle: Bundle, factory: Factory | None, checkpoint: Path | None) -> 
     if checkpoint is not None:
         if source.checkpoint is None:
             raise CheckpointError(f"{bundle.folder} was not made from a checkpoint; leave out --checkpoint.")
-        source = replace(source, checkpoint=str(checkpoint.resolve()))
+        source = replace(source, checkpoint=os.path.realpath(checkpoint))
     return build_dense(source, factory)
