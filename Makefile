@@ -1,19 +1,26 @@
-# make demo    ship two networks and show the reports        make test    run the tests
-# make lint    ruff and mypy --strict                        make format, wheel, test-wheel, constraints
+# make demo    ship two networks and show the reports        make test      run the tests: minutes
+# make lint    ruff and mypy --strict                        make test-all  run the slow ones, too, and the wheel's
+# make format, wheel, test-wheel, constraints
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PARALLEL := --numprocesses=2 --dist=worksteal
 SOURCES := models compress export bench src examples tests
 
-.PHONY: demo test lint format wheel test-wheel bench-overhead constraints clean
+.PHONY: demo test test-all lint format wheel test-wheel bench-overhead constraints clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py --out demo-out
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" --cov --cov-report=
+
+# Coverage is counted over both parts.
+test-all: test
+	$(BIN)/python -m pytest $(PARALLEL) -m slow --cov --cov-append --cov-report=term --cov-fail-under=97
+	$(MAKE) test-wheel
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(SOURCES)
@@ -31,7 +38,7 @@ wheel: $(INSTALLED)
 # The tests again, against the built wheel in place of the checkout; those of compress/ alone would see nothing new.
 test-wheel: wheel
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --force-reinstall dist/*.whl
-	PRUNEPORT_EXPECT_WHEEL=1 $(BIN)/python -m pytest -m "not real and not zoo and not study" --ignore=tests/compress; status=$$?; \
+	PRUNEPORT_EXPECT_WHEEL=1 $(BIN)/python -m pytest $(PARALLEL) -m "not real and not slow" --ignore=tests/compress; status=$$?; \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . && exit $$status
 
 bench-overhead: $(INSTALLED)

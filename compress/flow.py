@@ -8,8 +8,9 @@ windows, shuffles and attention need no rules of their own, and nothing depends 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,10 +178,17 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 elif tensor.is_floating_point() and 1 < tensor.numel() <= _LARGEST_PARAMETER:
                     self._bare.setdefault(id(tensor), f"{name}.{key}".lstrip("."))
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch's compiler is told to leave the mode alone, for which torch imports it: that takes seconds."""
+        return False
+
     def run(self, example: Tensor) -> Any:
         """The forward pass; returns what the network returns."""
         traced = attributes_traced(self.network, self.layers, self.sizes)
-        with self._watching(), traced, torch.no_grad(), self, self.sizes:
+        compiled = "torch._dynamo" in sys.modules  # else nothing of the network can be
+        eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+        with self._watching(), traced, torch.no_grad(), eager, self, self.sizes:
             return self.network(example)
 
     def maps(self, tensor: Tensor) -> list[Map]:

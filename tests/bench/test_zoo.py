@@ -26,7 +26,7 @@ SAMPLE = [
 ]
 
 
-@pytest.mark.zoo
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", SAMPLE)
 def test_all_the_way(spec: str) -> None:
     row = zoo.compress_one(spec)
@@ -37,7 +37,7 @@ def test_all_the_way(spec: str) -> None:
     assert row["pruned_groups"] > 0
 
 
-@pytest.mark.zoo
+@pytest.mark.slow
 def test_a_detectors_backbone(tmp_path: Path) -> None:
     file = tmp_path / "detector.py"
     file.write_text(
@@ -52,7 +52,7 @@ def test_a_detectors_backbone(tmp_path: Path) -> None:
     assert row["masked_error"] < 1e-4
 
 
-@pytest.mark.zoo
+@pytest.mark.slow
 def test_a_sweep_notes_a_timeout_resumes_and_sums_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

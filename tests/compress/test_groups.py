@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -528,3 +530,26 @@ def test_a_forward_that_raises_leaves_no_hooks() -> None:
 def test_a_forward_need_not_be_differentiable() -> None:
     network = Net(lambda n, x: n.fc(pooled(n.a(x).detach())), a=conv(3, 4), fc=nn.Linear(4, 2))
     assert set(by_name(network)) == {"a", "fc"}
+
+
+def test_parts_that_are_compiled_are_followed_like_others() -> None:
+    plain = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Sequential(nn.Conv2d(8, 12, 3), nn.ReLU()), nn.Conv2d(12, 4, 1)).eval()
+    compiled = nn.Sequential(plain[0], torch.compile(plain[1], backend="eager"), plain[2]).eval()
+    widths = [
+        [(group.width, group.scope) for group in find_groups(net, torch.zeros(2, 1, 8, 8))] for net in (plain, compiled)
+    ]
+    assert widths[0] == widths[1]
+    assert {(8, "filters"), (4, "output")} <= set(widths[0])
+
+
+def test_finding_groups_does_not_import_the_compiler() -> None:
+    """Which takes longer than all else that ``inspect`` does."""
+    script = """
+import sys, torch
+from torch import nn
+from pruneport.compress.groups import find_groups
+
+assert find_groups(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1)).eval(), torch.zeros(1, 1, 8, 8))
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

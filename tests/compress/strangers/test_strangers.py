@@ -81,7 +81,7 @@ def test_stranger(stranger: Stranger) -> None:
         pytest.fail("\n".join([*faults, "left dense:", *groups]), pytrace=False)
 
 
-@pytest.mark.strangers
+@pytest.mark.slow
 @pytest.mark.parametrize("stranger", parameters(NOT_EXPORTED, only="onnx"))
 def test_stranger_is_exported(stranger: Stranger, tmp_path: Path) -> None:
     """Through a bundle and into ONNX, with the outputs of torch."""
