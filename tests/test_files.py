@@ -65,8 +65,11 @@ def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_lock_in_no_folder_is_an_error_of_the_system(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"), held(tmp_path / "file" / "lock", tmp_path):
-        pass
+    for folder in (tmp_path / "file", tmp_path / "nowhere"):
+        with pytest.raises(OSError, match=folder.name), held(folder / "lock", tmp_path):
+            pass
+        check_free(folder / "lock", tmp_path)
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def _write_half(staging: Path, error: type[BaseException]) -> None:

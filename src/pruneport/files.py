@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -51,6 +52,8 @@ def held(lock: Path, what: Path, *, wait: bool = True) -> Iterator[None]:
     """
     from filelock import FileLock, SoftFileLock, Timeout  # loading a bundle needs none, and it takes a while to import
 
+    if not lock.parent.is_dir():  # filelock would make it
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(lock.parent))
     file_lock = FileLock(lock, timeout=_WAIT_S if wait else 0)
     try:
         file_lock.acquire()
@@ -88,9 +91,10 @@ def check_free(lock: Path, what: Path) -> None:
     Raises:
         InUseError: Another process holds it.
     """
-    if lock.exists():
-        with suppress(OSError), held(lock, what):
-            pass
+    with suppress(OSError):
+        if lock.exists():
+            with held(lock, what):
+                pass
 
 
 @contextmanager
