@@ -5,9 +5,7 @@ A trial is written in one transaction when it is done, so a killed run loses wha
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -18,6 +16,7 @@ from typing import Any
 from pruneport.bench.study import Trial
 from pruneport.compress.train_state import Event
 from pruneport.errors import OutputError, StoreError
+from pruneport.files import held
 
 __all__ = ["FILE", "Finished", "Store", "open_store"]
 
@@ -108,21 +107,23 @@ def open_store(folder: Path, study: dict[str, Any] | None) -> Iterator[Store]:
         study: What all its trials share.
 
     Raises:
-        StoreError: It is of another study or a newer format, no store at all, or another process has it open.
+        StoreError: It is of another study or a newer format, or no store at all.
+        InUseError: Another process is at work on the study.
         OutputError: The folder cannot be written.
     """
     path = folder / FILE
     if study is None and not path.is_file():
         raise StoreError(f"there is no study at {folder}; run one with: pruneport transfer STUDY.yaml --out {folder}")
     try:
-        with ExitStack() as held:
+        with ExitStack() as stack:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(_locked(folder / "study.lock", wanted=study is not None))
+                if study is not None:
+                    stack.enter_context(held(folder / "study.lock", folder))
             except OSError as error:
                 reason = f"{error.strerror}; choose another folder."
                 raise OutputError(f"--out {folder} cannot be written: {reason}") from error
-            connection = held.enter_context(closing(sqlite3.connect(path)))
+            connection = stack.enter_context(closing(sqlite3.connect(path)))
             if study is not None:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA synchronous=FULL")
@@ -173,24 +174,3 @@ def _begin(connection: sqlite3.Connection, study: dict[str, Any]) -> None:
             "INSERT OR REPLACE INTO study VALUES (?, ?)",
             [("format_version", str(_FORMAT_VERSION)), ("study", json.dumps(study, sort_keys=True))],
         )
-
-
-@contextmanager
-def _locked(path: Path, *, wanted: bool) -> Iterator[None]:
-    """Hold the lock while the block runs; the system lets go of it where the process dies."""
-    if not wanted:
-        yield
-        return
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise StoreError(
-                f"another process (pid {file.read().strip() or 'unknown'}) works on {path.parent}; wait for it, or "
-                "choose another --out."
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

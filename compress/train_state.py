@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pruneport.compress.plan import Plan, parse_plan
 from pruneport.errors import CheckpointError
+from pruneport.files import replacing
 
 __all__ = ["Event", "TrainState", "optimizer_tensors", "read_state", "restore_optimizer", "write_state"]
 
@@ -75,7 +76,7 @@ _PLAIN = ("config", "step", "flops", "seconds", "losses", "average", "level", "c
 
 
 def write_state(path: Path, state: TrainState) -> None:
-    """Write the state beside its place and move it there.
+    """Write the state, whole or not at all; see ``files.replacing``.
 
     Raises:
         OSError: The disk is full or the folder cannot be written; what was there stays.
@@ -84,18 +85,15 @@ def write_state(path: Path, state: TrainState) -> None:
     content |= {"format_version": _FORMAT_VERSION, "events": [asdict(event) for event in state.events]}
     tensors = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
     tensors |= {f"momenta/{name}": tensor for name, tensor in state.momenta.items()}
-    staging = path.with_name(f".{path.name}.partial")
     try:
-        save_file(
-            {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()},
-            staging,
-            metadata={"state": json.dumps(content), "plan": state.plan.to_json()},
-        )
-        staging.replace(path)
+        with replacing(path) as staging:
+            save_file(
+                {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()},
+                staging,
+                metadata={"state": json.dumps(content), "plan": state.plan.to_json()},
+            )
     except safetensors.SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
-    finally:
-        staging.unlink(missing_ok=True)
 
 
 def read_state(path: Path) -> TrainState:

@@ -1,6 +1,6 @@
 """The bundle: a folder that holds a compressed network and everything needed to trust it.
 
-It appears whole or not at all: files are written into a hidden folder beside it and renamed into place.
+It appears whole or not at all, and changes wholly or not at all, one process at a time; see ``unfinished``.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,19 @@ import safetensors
 from pruneport.compress.plan import Plan, parse_plan
 from pruneport.errors import BundleError, OutputError
 from pruneport.export.manifest import manifest_header
+from pruneport.export.unfinished import (
+    begin_bundle,
+    begin_update,
+    is_half_moved,
+    move_in,
+    place_lock,
+    put_back,
+    settle,
+    swap_in,
+    take_back,
+    update_lock,
+)
+from pruneport.files import check_free, held, made_folder
 
 __all__ = [
     "BENCH",
@@ -40,7 +51,6 @@ __all__ = [
     "new_bundle",
     "open_bundle",
     "plan_hash",
-    "process_umask",
     "update_bundle",
 ]
 
@@ -76,8 +86,16 @@ def check_output(folder: Path, overwrite: bool) -> None:
     """Refuse an output folder that cannot become the bundle, before any work is done.
 
     Raises:
-        OutputError: It is taken, is no bundle to overwrite, or its parent cannot be written.
+        OutputError: It is taken, is no bundle to overwrite, or it or its parent cannot be written.
+        InUseError: Another process is at work on it.
     """
+    settle(folder)
+    _check_place(folder, overwrite)
+    check_free(place_lock(folder.resolve()), folder)
+    check_free(update_lock(folder), folder)
+
+
+def _check_place(folder: Path, overwrite: bool) -> None:
     try:
         folder.exists()
     except OSError as error:
@@ -92,6 +110,8 @@ def check_output(folder: Path, overwrite: bool) -> None:
                 f"--out {folder} is not empty and is not a bundle (no {MANIFEST}); --overwrite replaces bundles only. "
                 "Choose another folder."
             )
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(f"--out {folder} is write-protected; choose another folder, or allow writing to it.")
     parent = next(path for path in folder.absolute().parents if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"--out {folder}: {parent} is not writable; choose a folder that you may write to.")
@@ -103,24 +123,25 @@ def new_bundle(folder: Path, overwrite: bool, command: str) -> Iterator[Path]:
 
     Raises:
         OutputError: The folder is taken or cannot be written, or the disk is full; nothing is left behind.
+        InUseError: Another process is at work on it.
     """
     check_output(folder, overwrite)
     folder = folder.resolve()  # a link to a bundle stays a link
-    made = [path for path in (folder.parent, *folder.parent.parents) if not path.exists()]
-    staging: Path | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-        staging.chmod(0o777 & ~process_umask())
-        yield staging
-        _write_manifest(staging, {path.name: _entry(path) for path in sorted(staging.iterdir())}, [command])
-        _swap(staging, folder)
+        with made_folder(folder.parent), held(place_lock(folder), folder), ExitStack() as old:
+            put_back(folder)
+            _check_place(folder, overwrite)  # once more: what a killed process left, or another one made meanwhile
+            if (folder / MANIFEST).is_file():
+                old.enter_context(held(update_lock(folder), folder))
+            try:
+                staging = begin_bundle(folder)
+                yield staging
+                _write_manifest(staging, {path.name: _entry(path) for path in sorted(staging.iterdir())}, [command])
+                old.close()  # Windows moves no folder in which a file is open
+                swap_in(folder)
+            finally:
+                put_back(folder)
     except BaseException as error:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
-        for path in made:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
         _reraise(error, folder)
 
 
@@ -136,33 +157,48 @@ def update_bundle(bundle: Bundle, command: str, outdated: Sequence[str] = ()) ->
 
     Raises:
         OutputError: The bundle cannot be written, or the disk is full; the bundle is as it was.
+        InUseError: Another process is at work on it.
+        BundleError: Another process has changed it since it was opened.
     """
-    staging: Path | None = None
+    folder = bundle.folder
     try:
-        staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=bundle.folder))
-        yield staging
-        fresh = {path.name: _entry(path) for path in sorted(staging.iterdir())}
-        lasting = {name: entry for name, entry in bundle.files.items() if name not in outdated}
-        _write_manifest(staging, {**lasting, **fresh}, [*bundle.commands, command])
-        _move_in(staging, bundle.folder, (*fresh, MANIFEST), outdated)
+        with held(update_lock(folder), folder):
+            take_back(folder)
+            now = _read(folder)
+            if (now.files, now.commands) != (bundle.files, bundle.commands):
+                raise BundleError(f"{folder} was changed by another process meanwhile; nothing was kept. Try again.")
+            try:
+                staging = begin_update(folder)
+                yield staging
+                fresh = {path.name: _entry(path) for path in sorted(staging.iterdir())}
+                lasting = {name: entry for name, entry in bundle.files.items() if name not in outdated}
+                _write_manifest(staging, {**lasting, **fresh}, [*bundle.commands, command])
+                move_in(folder, (*fresh, MANIFEST), outdated)
+            finally:
+                take_back(folder)
     except BaseException as error:
-        _reraise(error, bundle.folder)
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
+        _reraise(error, folder)
 
 
 def is_bundle(folder: Path) -> bool:
     """Whether there is a bundle, sound or not."""
+    settle(folder)
     return (folder / MANIFEST).is_file()
 
 
 def open_bundle(folder: Path) -> Bundle:
     """Read manifest and plan, and check both and the weights against the manifest's hashes.
 
+    What a killed process left of a write is taken back first, where the folder can be written.
+
     Raises:
         BundleError: No bundle there, a changed or missing file, a path outside the folder, a newer format.
     """
+    settle(folder)
+    return _read(folder)
+
+
+def _read(folder: Path) -> Bundle:
     if not folder.is_dir():
         raise BundleError(f"no bundle at {folder}; expected a folder written by: pruneport compress … --out {folder}")
     if not (folder / MANIFEST).is_file():
@@ -212,9 +248,10 @@ def _check(folder: Path, files: Mapping[str, Mapping[str, Any]], names: tuple[st
         elif _entry(folder / name) != files[name]:
             faults.append(f"{name} was changed")
     if faults:
-        raise BundleError(
-            f"{folder} does not match its manifest: {'; '.join(faults)}. Fetch the bundle again, or make it anew."
-        )
+        help = "Fetch the bundle again, or make it anew."
+        if is_half_moved(folder):
+            help = "A process was killed while it changed the bundle; make the folder writable and open it once more."
+        raise BundleError(f"{folder} does not match its manifest: {'; '.join(faults)}. {help}")
 
 
 def _entry(path: Path) -> dict[str, Any]:
@@ -225,42 +262,6 @@ def _entry(path: Path) -> dict[str, Any]:
 def _write_manifest(folder: Path, files: Mapping[str, Mapping[str, Any]], commands: Sequence[str]) -> None:
     content = {"format_version": _FORMAT_VERSION, **manifest_header(commands), "files": dict(files)}
     (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _swap(staging: Path, folder: Path) -> None:
-    """Rename ``staging`` to ``folder``; what was there is put back if that fails."""
-    retired = staging.with_name(staging.name + ".old")
-    try:
-        if folder.is_dir():
-            os.rename(folder, retired)
-        os.rename(staging, folder)
-    except BaseException:
-        if retired.is_dir() and not folder.exists():
-            os.rename(retired, folder)
-        raise
-    shutil.rmtree(retired, ignore_errors=True)
-
-
-def _move_in(staging: Path, folder: Path, names: Sequence[str], outdated: Sequence[str]) -> None:
-    """Remove what is outdated, and move files over those in ``folder``, in order; all is put back if that fails."""
-    old = {name: staging / f"{name}.old" for name in (*outdated, *names) if (folder / name).exists()}
-    for name, copy in old.items():
-        try:
-            os.link(folder / name, copy)
-        except OSError:  # a file system without hard links
-            shutil.copy2(folder / name, copy)
-    try:
-        for name in outdated:
-            (folder / name).unlink(missing_ok=True)
-        for name in names:
-            os.replace(staging / name, folder / name)
-    except BaseException:
-        for name in (*outdated, *names):
-            if name in old:
-                os.replace(old[name], folder / name)
-            else:
-                (folder / name).unlink(missing_ok=True)
-        raise
 
 
 def _reraise(error: BaseException, folder: Path) -> None:
@@ -274,10 +275,3 @@ def _reraise(error: BaseException, folder: Path) -> None:
     if isinstance(error, OSError | safetensors.SafetensorError):
         raise OutputError(f"{folder} cannot be written: {text}. Nothing was kept.") from error
     raise error
-
-
-def process_umask() -> int:
-    """The permissions that new files of this process do not get; temporary files ignore it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

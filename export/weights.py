@@ -12,7 +12,8 @@ from torch import nn
 from pruneport.compress.plan import Plan
 from pruneport.compress.rebuild import rebuild_network
 from pruneport.errors import BundleError
-from pruneport.export.bundle import PLAN, WEIGHTS, Bundle, plan_hash, process_umask
+from pruneport.export.bundle import PLAN, WEIGHTS, Bundle, plan_hash
+from pruneport.files import process_umask
 from pruneport.models.record import Factory
 
 __all__ = ["rebuild", "same_bits", "write_network"]

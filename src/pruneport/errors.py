@@ -9,8 +9,9 @@
     │   ├── PruningError        nothing prunable, a layer that cannot be resized
     │   ├── ImageFolderError    no images, unreadable images, labels that do not fit
     │   ├── OutputError         the output folder is taken, not writable, or the disk is full
+    │   │   └── InUseError      another process is at work on the same bundle, training or study
     │   ├── BundleError         a changed file, a newer format, indices or paths out of range
-    │   ├── StoreError          a study's store is another study's, of a newer format, or in use
+    │   ├── StoreError          a study's store is another study's, of a newer format, or damaged
     │   ├── TrainingError       a budget below one step, a loss that is not finite, a state of another training
     │   ├── ExportError         the network cannot be expressed in ONNX
     │   └── ProviderError       the execution provider is not there or does not run the whole graph
@@ -29,6 +30,7 @@ __all__ = [
     "CheckpointError",
     "ExportError",
     "ImageFolderError",
+    "InUseError",
     "InputError",
     "ModelError",
     "OutputError",
@@ -82,12 +84,16 @@ class OutputError(InputError):
     """The output folder cannot be written."""
 
 
+class InUseError(OutputError):
+    """Another process is at work on the same bundle, training or study."""
+
+
 class BundleError(InputError):
     """The bundle is damaged, was changed, or is of a newer format."""
 
 
 class StoreError(InputError):
-    """The study's store cannot be used: another study's, of a newer format, damaged, or in use."""
+    """The study's store cannot be used: another study's, of a newer format, or damaged."""
 
 
 class TrainingError(InputError):

@@ -24,7 +24,7 @@ from pruneport.bench.study_options import StudyOptions
 from pruneport.bench.transfer import run_study
 from pruneport.bench.trial import _task, preparations, prepare
 from pruneport.compress.train_state import Event
-from pruneport.errors import ImageFolderError, InputError, OutputError, StoreError
+from pruneport.errors import ImageFolderError, InputError, InUseError, OutputError, StoreError
 from pruneport.export.bundle import open_bundle
 from pruneport.models.digits_tasks import write_digits_task
 
@@ -257,7 +257,7 @@ def test_only_the_store_is_called_the_store(tmp_path: Path) -> None:
 def test_two_processes_on_one_store(tmp_path: Path) -> None:
     with (
         open_store(tmp_path, identity(_STUDY)),
-        pytest.raises(StoreError, match=rf"another process \(pid {os.getpid()}\) works on"),
+        pytest.raises(InUseError, match=rf"another process \(pid {os.getpid()} on .*\) is at work on .*; try again"),
         open_store(tmp_path, identity(_STUDY)),
     ):
         pass

@@ -17,6 +17,7 @@ import pruneport
 from pruneport import verbs
 from pruneport.bench.study import identity
 from pruneport.errors import InputError
+from pruneport.files import held
 from pruneport.models.digits_tasks import write_digits_task
 from pruneport.verbs.configs import TransferConfig
 
@@ -129,6 +130,17 @@ def test_flags_that_do_not_go_together(flags: tuple[str, ...], said: str, run: A
     assert done.code == 2
     assert said in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_training_to_the_same_folder_is_refused(run: Any, task: Path, tmp_path: Path) -> None:
+    state = tmp_path / "out.training"
+    state.write_text("theirs")
+    with held(tmp_path / ".out.training.lock", tmp_path / "out"):
+        done = run("finetune", *_DIGITS, "--task", task, *_PIXELS, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "another process (pid " in done.err
+    assert list(tmp_path.iterdir()) == [state]
+    assert state.read_text() == "theirs"
 
 
 def test_a_bundle_knows_its_own_source(run: Any, bundle: Path, task: Path, tmp_path: Path) -> None:

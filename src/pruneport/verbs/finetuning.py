@@ -20,6 +20,7 @@ from pruneport.compress.training import Job, check_training, train
 from pruneport.errors import InputError, SourceError, TargetError, TrainingError
 from pruneport.export.bundle import TRAINING, check_output, is_bundle, new_bundle, open_bundle
 from pruneport.export.weights import rebuild, write_network
+from pruneport.files import beside, held, made_folder
 from pruneport.models.factories import load_factory
 from pruneport.models.names import not_a_source
 from pruneport.models.options import SourceOptions
@@ -41,6 +42,7 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
         InputError: Something that was given cannot be used; nothing is written.
         TrainingError: The budget is below one step, the loss is not finite, or the state beside ``out`` is another
             training's.
+        InUseError: Another process trains to the same ``out``, or writes there.
     """
     progress = numbered(progress, 4)
     check_output(config.out, config.overwrite)
@@ -48,6 +50,29 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
     _check_schedule(config)
     factory = load_factory(config.factory) if config.factory else None
     state_file = config.out.absolute().with_name(f"{config.out.name}.training")
+    with made_folder(state_file.parent), held(beside(state_file, "lock"), config.out):
+        job = _begin_or_go_on(config, state_file, factory, progress)
+        progress(Stage("training"))
+        try:
+            state = train(job, progress)
+        except InputError:
+            if not read_state(state_file).step:  # nothing to go on from
+                state_file.unlink()
+            raise
+        plan = trained_plan(state, job.task)
+        if job.pruning is not None:
+            plan = replace(plan, request=request_of(*target_of(config), settle(config, calibrated=False)))
+        progress(Stage(f"writing {config.out}"))
+        with new_bundle(config.out, config.overwrite, command) as staging:
+            write_network(staging, rebuild_network(plan, state.weights, factory), plan)
+            write_json(staging / TRAINING, {"format_version": 1, "events": [asdict(event) for event in state.events]})
+            write_card(staging, plan)
+        state_file.unlink()
+    return FinetuneResult(folder=config.out, plan=plan, events=tuple(state.events))
+
+
+def _begin_or_go_on(config: FinetuneConfig, state_file: Path, factory: Factory | None, progress: Progress) -> Job:
+    """The training, with its state on disk."""
     settings = _settings(config)
     network = None
     if state_file.exists():
@@ -65,9 +90,8 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
             plan = replace(plan, source=replace(plan.source, seed=config.seed))
         network, plan = with_head(network, plan, task, config.keep_head)
         _check_above(plan, config)
-        state_file.parent.mkdir(parents=True, exist_ok=True)
         write_state(state_file, TrainState(plan=plan, weights=dict(network.state_dict()), config=settings))
-    job = Job(
+    return Job(
         state=state_file,
         task=task,
         options=config,
@@ -75,23 +99,6 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
         seed=config.seed,
         factory=config.factory,
     )
-    progress(Stage("training"))
-    try:
-        state = train(job, progress)
-    except InputError:
-        if not read_state(state_file).step:  # nothing to go on from
-            state_file.unlink()
-        raise
-    plan = trained_plan(state, task)
-    if job.pruning is not None:
-        plan = replace(plan, request=request_of(*target_of(config), settle(config, calibrated=False)))
-    progress(Stage(f"writing {config.out}"))
-    with new_bundle(config.out, config.overwrite, command) as staging:
-        write_network(staging, rebuild_network(plan, state.weights, factory), plan)
-        write_json(staging / TRAINING, {"format_version": 1, "events": [asdict(event) for event in state.events]})
-        write_card(staging, plan)
-    state_file.unlink()
-    return FinetuneResult(folder=config.out, plan=plan, events=tuple(state.events))
 
 
 def _open(options: FinetuneConfig, factory: Factory | None = None) -> tuple[nn.Module, Plan]:

@@ -45,6 +45,7 @@ from pruneport.export.parity import check_classes
 from pruneport.export.verdict import warnings_for
 from pruneport.export.verify import Check, open_parity_images, require_parity, verify_files
 from pruneport.export.weights import rebuild, write_network
+from pruneport.files import write_whole
 from pruneport.models.factories import load_factory
 from pruneport.models.outputs import main_output
 from pruneport.models.record import Factory, Source
@@ -72,7 +73,6 @@ __all__ = [
     "write_json",
     "write_onnx_pair",
     "write_report",
-    "write_whole",
 ]
 
 
@@ -334,16 +334,6 @@ def write_report(
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file."""
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place first, so that it appears whole or not at all."""
-    staging = path.with_name(f".{path.name}.partial")
-    try:
-        staging.write_text(text, encoding="utf-8")
-        staging.replace(path)
-    finally:
-        staging.unlink(missing_ok=True)
 
 
 def _open(config: BundleOptions) -> tuple[Bundle, nn.Module, Factory | None]:

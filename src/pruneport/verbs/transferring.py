@@ -19,11 +19,11 @@ from pruneport.bench.transfer import run_study
 from pruneport.bench.transfer_report import render_transfer
 from pruneport.bench.transfer_summary import summarise
 from pruneport.errors import CheckFailed, InputError
+from pruneport.files import write_whole
 from pruneport.models.factories import did_you_mean
 from pruneport.progress import Progress, Stage, numbered, silent
 from pruneport.verbs.configs import TransferConfig
 from pruneport.verbs.results import AdviceResult, TransferResult
-from pruneport.verbs.steps import write_whole
 
 __all__ = ["study_flags", "transfer"]
 
