@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pruneport.compress.plan import Plan, apply_plan
 from pruneport.compress.plan_schema import Shapes, dense_elements
+from pruneport.errors import BundleError
 from pruneport.models.checkpoint import with_versions
 from pruneport.models.record import Factory
 from pruneport.models.size_limit import SizeLimit
@@ -31,7 +32,7 @@ def rebuild_network(plan: Plan, weights: Mapping[str, Tensor], factory: Factory 
         The network in eval mode.
 
     Raises:
-        BundleError: The plan does not fit the network.
+        BundleError: The plan, or a type of the weights, does not fit the network.
         RuntimeError: The weights do not fit it.
         SourceError: The factory fails.
     """
@@ -40,6 +41,12 @@ def rebuild_network(plan: Plan, weights: Mapping[str, Tensor], factory: Factory 
         network = build(plan.source, factory, initialise=False)
     _drop_values(network)
     apply_plan(network, plan.groups, plan.attributes, plan.sizes)
+    for name, tensor in network.state_dict().items():
+        if name in weights and weights[name].dtype != tensor.dtype:
+            raise BundleError(
+                f"the weights do not fit the network: {name} is {weights[name].dtype}, which there is {tensor.dtype}. "
+                "Load it with the factory it was made with."
+            )
     _take_values(network, weights)
     return network.eval()
 

@@ -1,7 +1,8 @@
 """JSON documents of a bundle, read by a schema: what does not fit it is refused before anything is made of it.
 
 A schema is a type: dataclasses and ``msgspec`` structs with annotated fields. Whatever it says, a document has no
-numbers that are infinite or beyond 64 bits, no key twice, and no more bytes than ``MOST_BYTES``.
+numbers that are infinite or beyond 64 bits, no key twice, and no more bytes and parts than ``MOST_BYTES`` and
+``MOST_PARTS``.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import msgspec
 
 from pruneport.errors import BundleError
 
-__all__ = ["MOST_BYTES", "Count", "Path", "Share", "Size", "fit_document", "load_document", "read_start"]
+__all__ = ["MOST_BYTES", "MOST_PARTS", "Count", "Path", "Share", "Size", "fit_document", "load_document", "read_start"]
 
 MOST_BYTES = 32 * 2**20
-"""The largest document; plans of networks of a billion parameters have a tenth of that."""
+MOST_PARTS = 10**6
+"""Of the largest document: bytes, and objects and arrays, of which a few bytes each take much more memory."""
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -82,6 +84,8 @@ def fit_document(loaded: Any, kind: type[_Kind], name: str, advice: str) -> _Kin
     except msgspec.ValidationError as error:
         fault = str(error).replace("`$.", "`").replace(" - at `$`", "")
         raise BundleError(f"{name}: {fault}. {advice}") from error
+    except UnicodeEncodeError as error:  # half of a character where no text is expected
+        raise BundleError(f"{name}: {error.object[:40]!r} stands where no text is expected. {advice}") from error
 
 
 def _load(content: bytes | str) -> Any:
@@ -89,6 +93,8 @@ def _load(content: bytes | str) -> Any:
         raise _Fault(f"it has more than {MOST_BYTES} bytes")
     try:
         text = content.decode("utf-8") if isinstance(content, bytes) else content
+        if text.count("[") + text.count("{") > MOST_PARTS:
+            raise _Fault(f"it has more than {MOST_PARTS} objects and arrays")
         text = _HALF_PAIRS.sub(lambda found: found[1] or r"\ufffd", text) if "\\u" in text else text
         return json.loads(
             text,

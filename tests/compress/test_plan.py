@@ -13,6 +13,7 @@ from torch import nn
 
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import FORMAT_VERSION, Plan, apply_plan, parse_plan
+from pruneport.compress.plan_schema import dense_elements
 from pruneport.compress.prune import prune
 from pruneport.compress.record import Recovered
 from pruneport.errors import BundleError
@@ -33,6 +34,9 @@ def plan() -> Plan:
 def content(plan: Plan) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(plan.to_json())
     return loaded
+
+
+_LATER_REQUESTS = ("attention", "prune_representation")
 
 
 def first_pruned(content: dict[str, Any]) -> dict[str, Any]:
@@ -209,6 +213,46 @@ def test_a_plan_that_keeps_everything_changes_nothing(content: dict[str, Any]) -
     before = copy.deepcopy(network.state_dict())
     apply_plan(network, parse_plan(json.dumps(content)).groups)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_the_first_plans_are_read(content: dict[str, Any]) -> None:
+    later = ("attributes", "sizes", "calibration", "recovery", "training")
+    first = {key: value for key, value in content.items() if key not in later} | {"format_version": 1}
+    first["request"] = {key: value for key, value in first["request"].items() if key not in _LATER_REQUESTS}
+    del first["source"]["heads"]
+    read = parse_plan(json.dumps(first, indent=1))
+    network = digits_resnet()
+    apply_plan(network, read.groups, read.attributes, read.sizes)
+    assert read.sizes is None
+    assert sum(parameter.numel() for parameter in network.parameters()) == content["pruned"]["params"]
+
+
+def test_positions_are_bounded_by_the_weights(content: dict[str, Any]) -> None:
+    group = first_pruned(content)
+    group["width"] = 2**20
+    for member in group["members"]:
+        member["size"] = 2**20
+    assert parse_plan(json.dumps(content))
+    with pytest.raises(BundleError, match=r"its groups name \d+ positions, most of them blocks\.0\.conv1; expected at"):
+        parse_plan(json.dumps(content), {"blocks.0.conv1.weight": (16, 32, 3, 3)})
+
+
+def test_numbers_of_the_dense_network_are_counted_from_the_pruned_ones(plan: Plan) -> None:
+    dense = digits_resnet()
+    network = copy.deepcopy(dense)
+    apply_plan(network, plan.groups)
+    wanted = sum(tensor.numel() for tensor in dense.state_dict().values())
+    counted = dense_elements(plan.groups, {name: tensor.shape for name, tensor in network.state_dict().items()})
+    assert wanted <= counted < 1.1 * wanted
+
+
+@pytest.mark.parametrize("value", [33, 0, -1, 10**12, True, (32,)])
+def test_no_attribute_grows(value: Any) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 32, 1))
+    with pytest.raises(BundleError, match=r"it sets 0\.out_channels to .*, which there is 32"):
+        apply_plan(network, (), {"0": {"out_channels": value}})
+    apply_plan(network, (), {"0": {"out_channels": 16}})
+    assert network[0].out_channels == 16
 
 
 def test_recoveries_from_before_inputs_were_held_out_are_read(content: dict[str, Any]) -> None:
