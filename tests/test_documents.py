@@ -1,4 +1,4 @@
-"""Documents: JSON is refused for what no schema should have to say, and a schema's faults are named with their place."""
+"""Documents: JSON is refused for what no schema should have to say; a schema's faults are named with their place."""
 
 from __future__ import annotations
 

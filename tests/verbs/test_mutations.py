@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from pruneport.bench.report import render_report
 from pruneport.errors import PruneportError
-from pruneport.export.bundle import BENCH, PLAN, VERIFY, open_bundle
+from pruneport.export.bundle import BENCH, PLAN, VERIFY, open_bundle, plan_hash
 from pruneport.export.card import model_card
 from pruneport.export.verdict import warnings_for
 from pruneport.export.weights import rebuild
@@ -196,3 +197,20 @@ def test_sizes_take_no_memory(
     rehash(bundle)
     with pytest.raises(PruneportError, match=message):
         rebuild(open_bundle(bundle))
+
+
+def test_a_forged_plan_whose_network_does_not_run(bundle: Path, rehash: Callable[..., None], run: Any) -> None:
+    plan = json.loads((bundle / PLAN).read_text())
+    plan["source"]["input_shape"] = [3, 8, 8]
+    (bundle / PLAN).write_text(json.dumps(plan))
+    for name in ("model.onnx", "dense.onnx"):
+        network = onnx.load(bundle / name)
+        for entry in network.metadata_props:
+            if entry.key == "plan_sha256":
+                entry.value = plan_hash(bundle)
+        onnx.save(network, bundle / name)
+    rehash(bundle)
+    done = run("verify", bundle)
+    assert (done.code, done.out) == (2, "")
+    assert "the dense network does not run on an input of shape (1, 3, 8, 8): RuntimeError: Given groups=1" in done.err
+    assert "The plan was damaged or edited" in done.err
