@@ -7,14 +7,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
 
 from pruneport.compress.adapters import adapt, replace_sizes
 from pruneport.compress.layers import axis_size, narrow, parts_by_name, ties_kept
-from pruneport.compress.record import Axis, Calibrated, Cost, Member, Recovered, Scope, Trained
+from pruneport.compress.plan_schema import PlanDocument, check_sizes, read_groups, unknown_keys
+from pruneport.compress.record import Axis, Calibrated, Cost, GroupPlan, Member, Recovered, Request, Trained
+from pruneport.documents import fit_document, load_document
 from pruneport.errors import BundleError
 from pruneport.models.record import Source
 
@@ -34,52 +36,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 2
+_NO_PLAN = ("plan.json is not a well-formed plan", "Compress again.")
 _Sizes = Mapping[str, Mapping[str, Mapping[int, int]]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the user asked for."""
-
-    target: str
-    value: float
-    criterion: str
-    scope: str
-    ranking: str
-    round_to: int
-    max_pruning_ratio: float
-    keep: tuple[str, ...] = ()
-    attention: str = "width"
-    prune_representation: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupPlan:
-    """One group: its units kept, or None where it was left dense.
-
-    Attributes:
-        asked: The width that the ranking asked for, before rounding.
-        reason: Why it was left dense, or why kept differs from asked; else empty.
-        macs: Dense multiply-accumulates that hang on the group.
-        params: Dense parameters that hang on the group.
-        heads: Whether its units are whole heads of an attention.
-    """
-
-    name: str
-    scope: Scope
-    width: int
-    asked: float
-    kept: tuple[int, ...] | None
-    reason: str
-    macs: int
-    params: int
-    members: tuple[Member, ...]
-    heads: bool = False
-
-    @property
-    def kept_width(self) -> int:
-        """Number of units that stay."""
-        return self.width if self.kept is None else len(self.kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +96,7 @@ class Plan:
             "training": None if self.training is None else asdict(self.training),
             "groups": [_group_to_dict(group) for group in self.groups],
         }
-        return json.dumps(content, indent=1) + "\n"
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def positions_kept(
@@ -207,9 +165,8 @@ def apply_plan(
         replace_sizes(network, sizes)
     for name, own in attributes.items():
         for attribute, value in own.items():
-            present = getattr(modules.get(name), attribute, None)
-            fits = type(present) is int if type(value) is int else type(present) in (list, tuple)
-            if not fits:
+            present = vars(modules[name]).get(attribute) if name in modules else None
+            if not _narrows(present, value):
                 raise BundleError(
                     f"the plan does not fit the network: it sets {name}.{attribute} to {value}, which there is "
                     f"{present!r}. Load it with the factory it was made with."
@@ -217,71 +174,49 @@ def apply_plan(
             setattr(modules[name], attribute, list(value) if isinstance(present, list) else value)  # type: ignore[arg-type]
 
 
-def parse_plan(text: str) -> Plan:
+def _narrows(present: Any, value: int | tuple[int, ...]) -> bool:
+    """Whether a module's attribute can have this value once its network is pruned: no width grows."""
+    if not isinstance(value, tuple):
+        return type(present) is type(value) is int and min(1, present) <= value <= present
+    return (
+        type(present) in (list, tuple)
+        and len(present) == len(value)
+        and all(type(old) is int and min(1, old) <= new <= old for old, new in zip(present, value, strict=True))
+    )
+
+
+def parse_plan(content: str | bytes, shapes: Mapping[str, Sequence[int]] | None = None) -> Plan:
     """Read plan.json.
+
+    Args:
+        content: JSON.
+        shapes: Of the pruned network's weights, by name. What the plan's numbers may make of memory is bounded by them.
 
     Raises:
         BundleError: It is of a newer format, or not a well-formed plan; the message says where.
     """
-    try:
-        content = json.loads(text)
-        version = content["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"plan.json is not a plan ({error!r}); expected JSON with a format_version.") from error
-    if version not in (1, FORMAT_VERSION):
-        raise BundleError(
-            f"plan.json has format {version}; this pruneport reads formats 1 to {FORMAT_VERSION}. "
-            "Upgrade with: pip install --upgrade pruneport."
-        )
-    try:
-        source = dict(content["source"])
-        source.pop("trained", None)
-        source["input_shape"] = tuple(source["input_shape"])
-        request = dict(content["request"])
-        request["keep"] = tuple(request["keep"])
-        return Plan(
-            source=Source(**source),
-            request=Request(**request),
-            dense=Cost(**content["dense"]),
-            pruned=Cost(**content["pruned"]),
-            groups=tuple(_group_from_dict(entry) for entry in content["groups"]),
-            libraries=dict(content["libraries"]),
-            created=str(content["created"]),
-            attributes=_attributes(content.get("attributes", {})),
-            sizes=_sizes(content.get("sizes")),
-            note=content["note"],
-            masked_error=content["masked_error"],
-            calibration=_calibrated(content.get("calibration")),
-            recovery=Recovered(**recovery) if (recovery := content.get("recovery")) else None,
-            training=_trained(content.get("training")),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"plan.json is not a well-formed plan: {error!r}. Compress again.") from error
-
-
-def _attributes(entry: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int | tuple[int, ...]]]:
-    return {
-        module: {name: int(value) if isinstance(value, int) else tuple(map(int, value)) for name, value in own.items()}
-        for module, own in entry.items()
-    }
-
-
-def _sizes(entry: Any) -> dict[str, dict[str, dict[int, int]]] | None:
-    if entry is None:
-        return None
-    return {
-        module: {str(call): {int(slot): int(size) for slot, size in slots.items()} for call, slots in calls.items()}
-        for module, calls in entry.items()
-    }
-
-
-def _calibrated(entry: Any) -> Calibrated | None:
-    return Calibrated(**entry | {"skipped": tuple(entry["skipped"])}) if entry else None
-
-
-def _trained(entry: Any) -> Trained | None:
-    listed = ("classes", "mean", "std")
-    return Trained(**entry | {name: tuple(entry[name]) for name in listed}) if entry else None
+    loaded = load_document(content, (1, FORMAT_VERSION), *_NO_PLAN)
+    document = fit_document(loaded, PlanDocument, *_NO_PLAN)
+    if unknown := unknown_keys(loaded):
+        raise BundleError(f"{_NO_PLAN[0]}: {', '.join(unknown[:10])} are not known. {_NO_PLAN[1]}")
+    groups = read_groups(document.groups, shapes)
+    check_sizes(document, shapes)
+    return Plan(
+        source=document.source,
+        request=document.request,
+        dense=document.dense,
+        pruned=document.pruned,
+        groups=groups,
+        libraries=document.libraries,
+        created=document.created,
+        attributes=document.attributes,
+        sizes=document.sizes,
+        note=document.note,
+        masked_error=document.masked_error,
+        calibration=document.calibration,
+        recovery=document.recovery,
+        training=document.training,
+    )
 
 
 def compose(plan: Plan, further: Plan) -> Plan:
@@ -380,50 +315,3 @@ def _positions_to_dict(positions: Any) -> dict[str, Any]:
     if np.array_equal(positions.ravel(), start + np.arange(positions.size)):
         return {"start": start, "run": run}
     return {"positions": positions.tolist()}
-
-
-def _group_from_dict(entry: Mapping[str, Any]) -> GroupPlan:
-    width = int(entry["width"])
-    kept = entry["kept"]
-    if kept is not None:
-        kept = tuple(kept)
-        whole = all(type(unit) is int for unit in kept)
-        if not whole or not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= width:
-            raise BundleError(
-                f"plan.json: the kept indices of group {entry['name']} are not ascending numbers from 0 to "
-                f"{width - 1}; the plan was damaged or edited. Compress again."
-            )
-    return GroupPlan(
-        name=str(entry["name"]),
-        scope=entry["scope"],
-        width=width,
-        asked=float(entry["asked"]),
-        kept=kept,
-        reason=str(entry["reason"]),
-        macs=int(entry["macs"]),
-        params=int(entry["params"]),
-        members=tuple(_member_from_dict(member, width, str(entry["name"])) for member in entry["members"]),
-        heads=bool(entry.get("heads", False)),
-    )
-
-
-def _member_from_dict(entry: Mapping[str, Any], width: int, group: str) -> Member:
-    size = int(entry["size"])
-    if "positions" in entry:
-        positions = np.array(entry["positions"], dtype=np.int64)
-    else:
-        run = int(entry["run"])
-        positions = int(entry["start"]) + np.arange(width * run, dtype=np.int64).reshape(width, run)
-    if positions.ndim != 2 or len(positions) != width or positions.min() < 0 or positions.max() >= size:
-        raise BundleError(
-            f"plan.json: group {group} names positions outside the {size} of {entry['module']}; "
-            "the plan was damaged or edited. Compress again."
-        )
-    if len(np.unique(positions)) != positions.size:
-        raise BundleError(
-            f"plan.json: group {group} names a position of {entry['module']} twice; "
-            "the plan was damaged or edited. Compress again."
-        )
-    if entry["axis"] not in get_args(Axis):
-        raise BundleError(f"plan.json: group {group} names an unknown axis {entry['axis']!r}. Compress again.")
-    return Member(module=str(entry["module"]), axis=entry["axis"], size=size, positions=positions)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 from torch import Tensor, nn
 
 from pruneport.compress.plan import Plan, apply_plan
+from pruneport.compress.plan_schema import Shapes, dense_elements
+from pruneport.errors import BundleError
 from pruneport.models.checkpoint import with_versions
 from pruneport.models.record import Factory
+from pruneport.models.size_limit import SizeLimit
 from pruneport.models.source import build
 
 __all__ = ["rebuild_network"]
+
+_FREE, _MOST_GROWTH = 2**26, 256  # numbers that any network may have; how many times as many the dense one may
 
 
 def rebuild_network(plan: Plan, weights: Mapping[str, Tensor], factory: Factory | None = None) -> nn.Module:
@@ -26,15 +32,32 @@ def rebuild_network(plan: Plan, weights: Mapping[str, Tensor], factory: Factory 
         The network in eval mode.
 
     Raises:
-        BundleError: The plan does not fit the network.
+        BundleError: The plan, or a type of the weights, does not fit the network.
         RuntimeError: The weights do not fit it.
         SourceError: The factory fails.
     """
-    network = build(plan.source, factory, initialise=False)
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    with nullcontext() if factory is not None else SizeLimit(_most_numbers(plan, shapes)):
+        network = build(plan.source, factory, initialise=False)
     _drop_values(network)
     apply_plan(network, plan.groups, plan.attributes, plan.sizes)
+    for name, tensor in network.state_dict().items():
+        if name in weights and weights[name].dtype != tensor.dtype:
+            raise BundleError(
+                f"the weights do not fit the network: {name} is {weights[name].dtype}, which there is {tensor.dtype}. "
+                "Load it with the factory it was made with."
+            )
     _take_values(network, weights)
     return network.eval()
+
+
+def _most_numbers(plan: Plan, shapes: Shapes) -> int:
+    """What building the dense network may make: several times its weights, but no network far beyond what is left.
+
+    Factories make some tensors twice, and heads that are replaced.
+    """
+    left = dense_elements((), shapes)
+    return min(4 * dense_elements(plan.groups, shapes), _MOST_GROWTH * left) + _FREE
 
 
 def _drop_values(network: nn.Module) -> None:

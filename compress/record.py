@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["Axis", "Calibrated", "Cost", "Member", "Recovered", "Scope", "Trained"]
+from pruneport.documents import Count, Share, Size
+
+__all__ = ["Axis", "Calibrated", "Cost", "GroupPlan", "Member", "Recovered", "Request", "Scope", "Trained"]
 
 Axis = Literal["out", "in", "channels", "dim0", "dim1", "dim2", "dim3", "dim4", "dim5"]
 """Dimension of a layer: its outputs, its inputs, or both at once (norms, depthwise convolutions); of a bare
@@ -20,13 +22,29 @@ Scope = Literal["filters", "channels", "representation", "output"]
 class Cost:
     """What one image costs: multiply-accumulates (fvcore's "flops") and stored parameters."""
 
-    macs: int
-    params: int
+    macs: Count
+    params: Count
 
     @property
     def flops(self) -> int:
         """Floating-point operations: two for each multiply-accumulate."""
         return 2 * self.macs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for."""
+
+    target: str
+    value: float
+    criterion: str
+    scope: str
+    ranking: str
+    round_to: Size
+    max_pruning_ratio: Share
+    keep: tuple[str, ...] = ()
+    attention: str = "width"
+    prune_representation: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +65,35 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupPlan:
+    """One group: its units kept, or None where it was left dense.
+
+    Attributes:
+        asked: The width that the ranking asked for, before rounding.
+        reason: Why it was left dense, or why kept differs from asked; else empty.
+        macs: Dense multiply-accumulates that hang on the group.
+        params: Dense parameters that hang on the group.
+        heads: Whether its units are whole heads of an attention.
+    """
+
+    name: str
+    scope: Scope
+    width: int
+    asked: float
+    kept: tuple[int, ...] | None
+    reason: str
+    macs: int
+    params: int
+    members: tuple[Member, ...]
+    heads: bool = False
+
+    @property
+    def kept_width(self) -> int:
+        """Number of units that stay."""
+        return self.width if self.kept is None else len(self.kept)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibrated:
     """The inputs that scores, sensitivities and recovery were computed from.
 
@@ -57,7 +104,7 @@ class Calibrated:
     """
 
     inputs: Literal["images", "synthetic"]
-    count: int
+    count: Count
     skipped: tuple[str, ...] = ()
 
 
@@ -83,14 +130,14 @@ class Recovered:
     """
 
     name: str
-    images: int
+    images: Count
     error_before: float
     error_after: float
-    heldout: int = 0
+    heldout: Count = 0
     heldout_error_before: float | None = None
     heldout_error_after: float | None = None
-    heldout_agreement_before: float | None = None
-    heldout_agreement: float | None = None
+    heldout_agreement_before: Share | None = None
+    heldout_agreement: Share | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +159,11 @@ class Trained:
 
     task: str
     classes: tuple[str, ...]
-    images: int
-    steps: int
+    images: Count
+    steps: Count
     flops: float
-    top1: float
-    test_images: int
-    resize: int
+    top1: Share
+    test_images: Count
+    resize: Count
     mean: tuple[float, ...]
     std: tuple[float, ...]

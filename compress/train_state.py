@@ -113,9 +113,10 @@ def read_state(path: Path) -> TrainState:
                 f"{path} has format {version}; this pruneport reads format {_FORMAT_VERSION}. "
                 "Upgrade with: pip install --upgrade pruneport, or delete the file to start anew."
             )
+        weights = _below("weights/", tensors)
         return TrainState(
-            plan=parse_plan(metadata["plan"]),
-            weights=_below("weights/", tensors),
+            plan=parse_plan(metadata["plan"], {name: tuple(tensor.shape) for name, tensor in weights.items()}),
+            weights=weights,
             momenta=_below("momenta/", tensors),
             events=[Event(**event) for event in content["events"]],
             **{name: content[name] for name in _PLAIN},

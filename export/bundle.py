@@ -14,11 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import safetensors
 
 from pruneport.compress.plan import Plan, parse_plan
+from pruneport.documents import Count, fit_document, load_document, read_start
 from pruneport.errors import BundleError, OutputError
 from pruneport.export.manifest import manifest_header
 from pruneport.export.unfinished import (
@@ -59,6 +61,18 @@ MODEL_ONNX, DENSE_ONNX = "model.onnx", "dense.onnx"
 VERIFY, BENCH, REPORT, TRAINING = "verify.json", "bench.json", "report.html", "training.json"
 _FORMAT_VERSION = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class _Manifest(msgspec.Struct):
+    """What is read of manifest.json; each file's entry is looked at once its name is known to be one."""
+
+    files: Annotated[dict[str, Any], msgspec.Meta(max_length=1000)]
+    commands: tuple[str, ...] = ()
+
+
+class _FileEntry(msgspec.Struct, forbid_unknown_fields=True):
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    bytes: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,24 +217,10 @@ def _read(folder: Path) -> Bundle:
         raise BundleError(f"no bundle at {folder}; expected a folder written by: pruneport compress … --out {folder}")
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}.")
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        version, files = manifest["format_version"], dict(manifest["files"])
-        commands = tuple(str(command) for command in manifest.get("commands", ()))
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{folder / MANIFEST} is not a manifest ({error!r}); fetch the bundle again.") from error
-    if version != _FORMAT_VERSION:
-        raise BundleError(
-            f"{folder / MANIFEST} has format {version}; this pruneport reads format {_FORMAT_VERSION}. "
-            "Upgrade with: pip install --upgrade pruneport."
-        )
-    for name in files:
-        if not _FILE_NAME.fullmatch(name) or not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise BundleError(f"{folder / MANIFEST} names {name!r}, which lies outside the bundle; do not use it.")
+    files, commands = _read_manifest(folder)
     _check(folder, files, (PLAN, WEIGHTS))
-    return Bundle(
-        folder=folder, plan=parse_plan((folder / PLAN).read_text(encoding="utf-8")), files=files, commands=commands
-    )
+    plan = parse_plan(read_start(folder / PLAN), _shapes(folder / WEIGHTS))
+    return Bundle(folder=folder, plan=plan, files=files, commands=commands)
 
 
 def check_hashes(bundle: Bundle) -> str:
@@ -236,6 +236,29 @@ def check_hashes(bundle: Bundle) -> str:
 def plan_hash(folder: Path) -> str:
     """The sha256 of plan.json, which also stands inside the ONNX files."""
     return str(_entry(folder / PLAN)["sha256"])
+
+
+def _read_manifest(folder: Path) -> tuple[dict[str, Mapping[str, Any]], tuple[str, ...]]:
+    """What the manifest says of every file, and the command lines."""
+    name, advice = f"{folder / MANIFEST} is not a manifest", "Fetch the bundle again."
+    manifest = fit_document(
+        load_document(read_start(folder / MANIFEST), (_FORMAT_VERSION,), name, advice), _Manifest, name, advice
+    )
+    for file in manifest.files:
+        if not _FILE_NAME.fullmatch(file) or not (folder / file).resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"{folder / MANIFEST} names {file!r}, which lies outside the bundle; do not use it.")
+    for file, entry in manifest.files.items():
+        fit_document(entry, _FileEntry, f"{name}: of {file} it should say hash and size", advice)
+    return manifest.files, manifest.commands
+
+
+def _shapes(weights: Path) -> dict[str, list[int]]:
+    """Shapes of the tensors in a file, of which no more than the header is read."""
+    try:
+        with safetensors.safe_open(weights, framework="numpy") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise BundleError(f"{weights} is not a file of weights: {error}. Fetch the bundle again.") from error
 
 
 def _check(folder: Path, files: Mapping[str, Mapping[str, Any]], names: tuple[str, ...]) -> None:

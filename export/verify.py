@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from pruneport.errors import BundleError, ParityError
@@ -105,7 +106,7 @@ def verify_files(
 
     Raises:
         InputError: A batch size is below 1, or the file does not take it.
-        BundleError: An ONNX file belongs to another plan.
+        BundleError: An ONNX file belongs to another plan, or a network does not run on the plan's input.
         ExportError: An ONNX file is not valid.
         ImageFolderError: The images cannot be used.
     """
@@ -126,6 +127,7 @@ def verify_files(
         progress(f"comparing {file} with torch")
         session = open_cpu_session(path)
         names, fixed = output_names(session), fixed_batch(session)
+        _require_forward(name, network, (fixed or 1, *shape))
         parity += check_seeded(name, network, session, shape, fitting_batches(options, fixed), names)
         if name == "pruned" and images is not None:
             compared = dense if comparable else None
@@ -138,6 +140,22 @@ def verify_files(
         agreement=agreement,
         files={path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx*"))},
     )
+
+
+def _require_forward(name: str, network: nn.Module, shape: tuple[int, ...]) -> None:
+    """Run the network once: a plan can set attributes and sizes that its forward does not go with.
+
+    Raises:
+        BundleError: It does not run.
+    """
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(shape))
+    except Exception as error:  # whatever the network's own code raises
+        raise BundleError(
+            f"the {name} network does not run on an input of shape {shape}: {type(error).__name__}: {error}. The "
+            "plan was damaged or edited, or the factory is another one; compress again."
+        ) from error
 
 
 def require_parity(verification: Verification) -> None:

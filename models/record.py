@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from pruneport.documents import Path, Size
+
 __all__ = ["LIBRARIES", "Factory", "Scalar", "Source"]
 
 Factory = Callable[..., nn.Module]
@@ -26,12 +28,12 @@ class Source:
 
     spec: str
     model_args: dict[str, Scalar]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[Size, Size, Size]
     seed: int = 0
     weights: str | None = None
-    checkpoint: str | None = None
+    checkpoint: Path | None = None
     checkpoint_sha256: str | None = None
-    heads: dict[str, int] = field(default_factory=dict)
+    heads: dict[str, Size] = field(default_factory=dict)
 
     @property
     def library(self) -> str | None:

@@ -59,6 +59,7 @@ from pruneport.verbs.configs import (
     InspectConfig,
     VerifyConfig,
 )
+from pruneport.verbs.records import read_record, read_replaced
 from pruneport.verbs.results import BenchResult, CompressResult, ExportResult, InspectResult, VerifyResult
 
 __all__ = [
@@ -167,6 +168,7 @@ def verify(config: VerifyConfig, progress: Progress = silent, command: str = "")
     bundle, pruned, factory = _open(config)
     hashes = Check(name="hashes", ok=True, detail=check_hashes(bundle))
     bundle.path(MODEL_ONNX), bundle.path(DENSE_ONNX)
+    measured = read_record(bundle, BENCH)
     progress(Stage("building the dense network"))
     dense, why_no_dense = None, ""
     try:
@@ -188,8 +190,7 @@ def verify(config: VerifyConfig, progress: Progress = silent, command: str = "")
         progress=progress,
     )
     progress(Stage("writing verify.json"))
-    verified = _with_earlier(verification.to_dict(), _recorded(bundle, VERIFY))
-    measured = _recorded(bundle, BENCH)
+    verified = _with_earlier(verification.to_dict(), read_replaced(bundle, VERIFY, progress))
     recorded = True
     try:
         with update_bundle(bundle, command) as staging:
@@ -215,7 +216,7 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
     progress = numbered(progress, 2)
     bundle = open_bundle(config.folder)
     dense, pruned = bundle.path(DENSE_ONNX), bundle.path(MODEL_ONNX)
-    verified = _recorded(bundle, VERIFY)
+    verified = read_record(bundle, VERIFY)
     progress(Stage("timing", still=True))
     measured = measure(dense, pruned, config, progress)
     progress(Stage("writing the report"))
@@ -234,14 +235,6 @@ def _fixed_batch(bundle: Bundle) -> int | None:
     """The one batch size that the bundle's ONNX files take; None where they take any."""
     batch = read_input(bundle.path(MODEL_ONNX)).batch
     return batch if isinstance(batch, int) else None
-
-
-def _recorded(bundle: Bundle, name: str) -> dict[str, Any] | None:
-    """What an earlier verb wrote into the bundle, if it did."""
-    if name not in bundle.files:
-        return None
-    content: dict[str, Any] = json.loads(bundle.path(name).read_text(encoding="utf-8"))
-    return content
 
 
 def _with_earlier(verified: dict[str, Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
