@@ -105,7 +105,7 @@ def check_output(folder: Path, overwrite: bool) -> None:
     """
     settle(folder)
     _check_place(folder, overwrite)
-    check_free(place_lock(folder.resolve()), folder)
+    check_free(place_lock(Path(os.path.realpath(folder))), folder)
     check_free(update_lock(folder), folder)
 
 
@@ -140,7 +140,7 @@ def new_bundle(folder: Path, overwrite: bool, command: str) -> Iterator[Path]:
         InUseError: Another process is at work on it.
     """
     check_output(folder, overwrite)
-    folder = folder.resolve()  # a link to a bundle stays a link
+    folder = Path(os.path.realpath(folder))  # a link to a bundle stays a link
     try:
         with made_folder(folder.parent), held(place_lock(folder), folder), ExitStack() as old:
             put_back(folder)
@@ -245,11 +245,16 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Mapping[str, Any]], tuple[st
         load_document(read_start(folder / MANIFEST), (_FORMAT_VERSION,), name, advice), _Manifest, name, advice
     )
     for file in manifest.files:
-        if not _FILE_NAME.fullmatch(file) or not (folder / file).resolve().is_relative_to(folder.resolve()):
+        if not _FILE_NAME.fullmatch(file) or not _inside(folder, file):
             raise BundleError(f"{folder / MANIFEST} names {file!r}, which lies outside the bundle; do not use it.")
     for file, entry in manifest.files.items():
         fit_document(entry, _FileEntry, f"{name}: of {file} it should say hash and size", advice)
     return manifest.files, manifest.commands
+
+
+def _inside(folder: Path, name: str) -> bool:
+    """Whether a file of the folder lies there, and not elsewhere through a link; links in a ring do not."""
+    return Path(os.path.realpath(folder / name)).parent == Path(os.path.realpath(folder))
 
 
 def _shapes(weights: Path) -> dict[str, list[int]]:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import pruneport
-from pruneport.errors import BundleError
-from pruneport.export.bundle import check_hashes, open_bundle
+from pruneport.errors import BundleError, OutputError
+from pruneport.export.bundle import check_hashes, check_output, open_bundle
 
 
 def _edit_plan(folder: Path, rehash: Any, **changes: Any) -> None:
@@ -146,3 +146,19 @@ def test_no_bundle_there(name: str, message: str, bundle: Path) -> None:
     (bundle / "manifest.json").unlink()
     with pytest.raises(BundleError, match=r"is not a bundle: it has no manifest\.json"):
         pruneport.load(bundle)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "model.onnx"])
+def test_a_link_to_itself_is_a_missing_file(name: str, bundle: Path, rehash: Any) -> None:
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    rehash(bundle, files=files | {name: {"sha256": "0" * 64, "bytes": 0}})
+    (bundle / name).unlink(missing_ok=True)
+    (bundle / name).symlink_to(bundle / name)
+    with pytest.raises(BundleError, match=f"{name} is missing"):
+        check_hashes(open_bundle(bundle))
+
+
+def test_an_output_that_links_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "out")
+    with pytest.raises(OutputError, match="cannot be used|not a folder|is a file|cannot be written"):
+        check_output(tmp_path / "out", overwrite=False)
