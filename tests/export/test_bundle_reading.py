@@ -160,5 +160,5 @@ def test_a_link_to_itself_is_a_missing_file(name: str, bundle: Path, rehash: Any
 
 def test_an_output_that_links_to_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to(tmp_path / "out")
-    with pytest.raises(OutputError, match="cannot be used|not a folder|is a file|cannot be written"):
+    with pytest.raises(OutputError, match="is a file"):
         check_output(tmp_path / "out", overwrite=False)
