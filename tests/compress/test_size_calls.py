@@ -20,6 +20,7 @@ from pruneport.compress.size_calls import QUERIES, SIZE_CALLS, call_site
 from pruneport.models.record import Source
 
 X = torch.arange(48.0).reshape(2, 12, 2)
+FILTERS = torch.ones(12, 1, 1, 1)
 
 
 class Recorded(TorchFunctionMode):
@@ -56,9 +57,11 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], list[tuple[int, int, int, int, i
     "narrow": (lambda x: x.narrow(1, 3, 6), [(0, 3, 1, 0, 3), (1, 6, 1, 3, 9)]),
     "a layer norm": (lambda x: F.layer_norm(x, (2,)), [(0, 2, 2, 0, 2)]),
     "a filter for each channel": (
-        lambda x: F.conv2d(x[:, :, None], torch.ones(12, 1, 1, 1), groups=12),
+        lambda x: F.conv2d(x[:, :, None], FILTERS, groups=12),
         [(0, 12, 1, 0, 12)],
     ),
+    "a made tensor": (lambda x: torch.ones(12, 1), [(0, 12, 0, 0, 12), (1, 1, 1, 0, 1)]),
+    "a tensor made like another": (lambda x: x.new_full((3, 4), 0.5), [(0, 3, 0, 0, 3), (1, 4, 1, 0, 4)]),
 }
 
 
