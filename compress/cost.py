@@ -95,7 +95,7 @@ def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dic
 @contextmanager
 def _plain_checkpoints() -> Iterator[None]:
     """Blocks that are computed anew for the gradient are simply called: torch.jit.trace loses itself in them."""
-    CheckpointFunction.apply = lambda block, preserve, *inputs: block(*inputs)  # type: ignore[method-assign]
+    CheckpointFunction.apply = lambda block, preserve, *inputs: block(*inputs)
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
 from pruneport.compress.cost import Cost, CostModel, count_cost, count_macs_by_module
@@ -126,6 +127,7 @@ class Checkpointed(nn.Sequential):
         return x
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, that no gradient is asked for
 def test_blocks_that_are_computed_anew_are_counted() -> None:
     blocks = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)]
     kept = CheckpointFunction.apply
@@ -134,7 +136,7 @@ def test_blocks_that_are_computed_anew_are_counted() -> None:
 
 
 def test_a_layer_of_one_output_shrinks_with_its_inputs() -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.utils.weight_norm(nn.Linear(16, 1)))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), parametrizations.weight_norm(nn.Linear(16, 1)))
     groups = find_groups(network, torch.randn(1, *SHAPE))
     model = CostModel(network, groups, count_macs_by_module(network, SHAPE))
     kept = np.array([10.0 if group.name == "1" else group.width for group in groups])
