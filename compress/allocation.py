@@ -350,7 +350,7 @@ def missed_target(achieved: float, target: float, options: PruneOptions) -> str 
 
 def _difference(group: Group, asked: float, kept: int, options: PruneOptions) -> str:
     if abs(asked - kept) < 0.5:
-        return ""
+        return f"left dense: {asked:.1f} of {group.width} asked" if kept == group.width else ""
     step = width_step(group, options)
     if kept == group.width:
         return f"left dense: {asked:.1f} of {group.width} asked, and a multiple of {step} nearer to it overshoots"

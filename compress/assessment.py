@@ -18,7 +18,7 @@ from pruneport.compress.groups import Group, group_units
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.sensitivity import Curve, measure_sensitivity
 from pruneport.compress.widths import Scores, possible_widths
-from pruneport.errors import ImageFolderError, TargetError
+from pruneport.errors import ImageFolderError, ModelError, TargetError
 from pruneport.models.record import Source
 
 __all__ = ["Assessment", "GroupView", "assess", "describe_groups", "example_inputs", "reasons_with"]
@@ -124,7 +124,7 @@ def describe_groups(
         progress: Told what is being done.
 
     Raises:
-        ModelError: The network refuses the input shape.
+        ModelError: The network refuses the input shape, or parts of it are compiled.
         PruningError: Its dependencies cannot be traced.
     """
     if options.ranking == "sensitivity":
@@ -143,6 +143,7 @@ def describe_groups(
 def _find(
     network: nn.Module, source: Source, options: PruneOptions, progress: Callable[[str], None]
 ) -> tuple[Coupling, list[Group], CostModel, list[str]]:
+    _refuse_compiled(network)
     progress("counting multiply-accumulates")
     macs = count_macs_by_module(network, source.input_shape)
     progress("finding coupled groups")
@@ -154,6 +155,23 @@ def _find(
         CostModel(network, groups, macs, coupling),
         _dense_reasons(network, groups, options),
     )
+
+
+def _refuse_compiled(network: nn.Module) -> None:
+    """What torch.compile and torch.jit have made cannot be shrunk, and shows no tracer what it does."""
+    found = [name for name, module in network.named_modules() if _is_compiled(module)]
+    parts = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+    if "" in found:
+        parts = ["the network itself"]
+    if parts:
+        raise ModelError(
+            f"compiled modules cannot be pruned: {', '.join(parts[:10])}. Give the network as it is before "
+            "torch.compile, torch.jit.script and torch.jit.trace, and compile the pruned one."
+        )
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules  # torch.compile's
 
 
 def reasons_with(network: nn.Module, assessed: Assessment, options: PruneOptions) -> list[str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
 
 from pruneport.compress.coupling import Coupling
 from pruneport.compress.groups import Group
@@ -74,7 +76,7 @@ def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dic
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with hooks_restored(network), warnings.catch_warnings(), _PlainSizes():
+        with hooks_restored(network), warnings.catch_warnings(), _PlainSizes(), _plain_checkpoints():
             warnings.simplefilter("ignore")
             analysis = FlopCountAnalysis(TensorsOnly(network), torch.zeros(1, *shape))
             analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
@@ -88,6 +90,16 @@ def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dic
         ) from error
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _plain_checkpoints() -> Iterator[None]:
+    """Blocks that are computed anew for the gradient are simply called: torch.jit.trace loses itself in them."""
+    CheckpointFunction.apply = lambda block, preserve, *inputs: block(*inputs)
+    try:
+        yield
+    finally:
+        del CheckpointFunction.apply  # that of its base shows again
 
 
 class _PlainSizes(TorchFunctionMode):
@@ -280,7 +292,7 @@ def _terms(
         apart |= {id(parameter) for parameter in _gains(layer)}
         for parameter in [*layer.parameters(recurse=False), *_original(layer)]:
             if id(parameter) not in counted | apart:
-                matrix = parameter.numel() > max(parameter.shape)
+                matrix = parameter.ndim > 1
                 params.append(_Term(parameter.numel(), first, second if matrix else -1))
             counted.add(id(parameter))
     owners = {name for name, _ in axes}
@@ -298,10 +310,10 @@ def _original(layer: nn.Module) -> list[nn.Parameter]:
 
 def _gains(layer: nn.Module) -> list[nn.Parameter]:
     """The gains of a weight norm, one an output."""
-    if not _original(layer) and not hasattr(layer, "weight_g"):
-        return []
-    own = [*layer.parameters(recurse=False), *_original(layer)]
-    return [parameter for parameter in own if parameter.ndim > 1 and parameter.numel() == max(parameter.shape)]
+    parametrised = getattr(layer, "parametrizations", None)
+    own = [*layer.named_parameters(recurse=False), *(() if parametrised is None else parametrised.named_parameters())]
+    gains = [parameter for name, parameter in own if name == "weight_g" or name.endswith(".original0")]
+    return [gain for gain in gains if gain.ndim > 1 and gain.numel() == max(gain.shape)]
 
 
 def _folded(

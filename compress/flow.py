@@ -92,6 +92,10 @@ class Lost:
     contracted: bool
 
 
+_ENDED = Lost(b"", True)
+"""That values depend on elements which are the inputs of no layer any more."""
+
+
 @dataclass(frozen=True, eq=False)
 class Product:
     """Multiply-accumulates that are not simply a layer's, and the elements along the sizes that they grow with.
@@ -166,7 +170,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._maps: Any = WeakTensorKeyDictionary()
         self._weights: Any = WeakTensorKeyDictionary()
         self._lost: Any = WeakTensorKeyDictionary()
-        self._parts: dict[bytes, Tensor] = {}
+        self._parts = {_ENDED.key: torch.zeros(0, dtype=torch.long)}
         self.layers = layers
         self._owners: dict[int, str] = {}
         self._bare: dict[int, str] = {}
@@ -307,7 +311,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def contract(self, output: Tensor) -> None:
         """A product with a learned matrix: what was lost before is its input, and what was an input ends."""
         if found := self.lost(output):
-            self._lost[output] = frozenset(Lost(one.key, True) for one in found if not one.contracted)
+            self._lost[output] = frozenset(Lost(one.key, True) for one in found if not one.contracted) | {_ENDED}
 
     def end(self, output: Tensor) -> None:
         """A layer made the output: nothing before it counts."""

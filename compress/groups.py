@@ -196,5 +196,6 @@ def _feeds_shortcut(index: int, groups: list[Group], made_by: Mapping[str, set[i
                 return True
             if target not in passed:
                 passed.add(target)
-                pending.extend(after for name in groups[target].consumers for after in made_by[name])
+                others = set(groups[target].consumers) - {shortcut}
+                pending.extend(after for name in others for after in made_by[name])
     return False

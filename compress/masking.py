@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from pruneport.compress.aten import argument, operator_name
 from pruneport.compress.coupling import Coupling
@@ -66,15 +67,18 @@ def check_against_masked(
     with torch.no_grad():
         unmasked = _outputs(dense, groups, example)
     expected = masked_outputs(dense, groups, example, coupling, lost)
+    filled = _spoilt(expected, unmasked)
+    if filled:
+        expected = masked_outputs(dense, groups, example, coupling, lost, filled)
     _check_shapes(actual, expected, unmasked)
-    found = _largest_error(actual, expected)
+    found = _largest_error(actual, expected, unmasked)
     if not (found is None or found <= _TOLERANCE) or not _same_values(actual, expected):
         # Some untrained networks amplify rounding, and equal scores change places: look more closely.
         finer = example.double()
         with torch.no_grad():
             actual = _outputs(copy.deepcopy(pruned).double(), groups, finer)
-        expected = masked_outputs(copy.deepcopy(dense).double(), groups, finer, coupling, lost)
-        found = _largest_error(actual, expected)
+        expected = masked_outputs(copy.deepcopy(dense).double(), groups, finer, coupling, lost, filled)
+        found = _largest_error(actual, expected, unmasked)
         if not (found is None or found <= _TOLERANCE):
             raise OutputError(f"changes the outputs by {found:.2e} of their size beyond what zeroing them does")
         if not _same_values(actual, expected):
@@ -90,15 +94,22 @@ def _check_shapes(actual: Sequence[Tensor], expected: Sequence[Tensor], unmasked
             raise OutputError(f"changes the shape of an output from {tuple(masked.shape)} to {tuple(ours.shape)}")
 
 
-def _largest_error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float | None:
+def _spoilt(expected: Sequence[Tensor], unmasked: Sequence[Tensor]) -> bool:
+    """Whether zeros made values that are no numbers, as by a division by the largest weight of a channel."""
+    pairs = [(masked, whole) for masked, whole in zip(expected, unmasked, strict=False) if masked.is_floating_point()]
+    return any(not masked.isfinite().all() and bool(whole.isfinite().all()) for masked, whole in pairs)
+
+
+def _largest_error(actual: Sequence[Tensor], expected: Sequence[Tensor], unmasked: Sequence[Tensor]) -> float | None:
     errors = []
-    for ours, masked in zip(actual, expected, strict=True):
-        if not masked.is_floating_point() or ours.shape != masked.shape:
+    for ours, masked, whole in zip(actual, expected, unmasked, strict=True):
+        if not masked.is_floating_point() or ours.shape != masked.shape or not whole.isfinite().any():
             continue
         finite = masked[masked.isfinite()].abs()
         largest = finite.max().item() if finite.numel() else 0
-        if largest > 0:
-            errors.append(torch.where(ours == masked, 0, ours - masked).abs().max().item() / largest)
+        apart = torch.where(ours == masked, 0, ours - masked).abs().max().item()
+        if largest > 0 or apart != 0:
+            errors.append(apart / largest if largest else float("inf") if apart > 0 else float("nan"))
     if any(error != error for error in errors):
         return float("nan")
     return max(errors, default=None)
@@ -117,6 +128,7 @@ def masked_outputs(
     example: Tensor,
     coupling: Coupling | None = None,
     lost: frozenset[int] = frozenset(),
+    filled: bool = False,
 ) -> list[Tensor]:
     """Outputs of ``dense`` with zeros in all parameters of removed channels; ``dense`` itself is not changed.
 
@@ -126,13 +138,15 @@ def masked_outputs(
         example: Inputs.
         coupling: With it, averages over channels are taken over the kept ones.
         lost: The units that were removed.
+        filled: Whether what is computed of removed units alone is zero where it is no number.
     """
     masked = _untied(dense)
     kept = [(member, group.kept) for group in groups if group.kept is not None for member in group.members]
     for name, axes in positions_kept(kept).items():
         silence(masked, name, axes)
-    run = masked if coupling is None or not coupling.averaged & lost else _KeptFlow(masked, coupling, lost).run
-    return _outputs(masked, groups, example, run)
+    if coupling is None or not (filled or coupling.averaged & lost):
+        return _outputs(masked, groups, example)
+    return _outputs(masked, groups, example, _KeptFlow(masked, coupling, lost, filled).run)
 
 
 def _outputs(
@@ -164,11 +178,14 @@ class _KeptFlow(Flow):  # type: ignore[no-untyped-call]
     Channels are followed as in the pass that found the coupling, and have the numbers that they had there.
     """
 
-    def __init__(self, network: nn.Module, coupling: Coupling, lost: frozenset[int]) -> None:
+    def __init__(self, network: nn.Module, coupling: Coupling, lost: frozenset[int], filled: bool) -> None:
         super().__init__(network, operate, LAYERS, LEAVES, elements=copy.deepcopy(coupling.elements))
         self._lost_units = torch.tensor(sorted(lost))
+        self._filled = filled
 
     def compute(self, function: Any, args: Any, kwargs: Any) -> Any:
+        if self._filled and not self.silent and all(made.alias_info is None for made in function._schema.returns):
+            args, kwargs = tree_map(self._with_zeros, (args, kwargs))
         handler = None if self.silent else _AVERAGES.get(operator_name(function))
         if handler is None:
             return self._without_lost_weights(function, args, kwargs)
@@ -177,6 +194,20 @@ class _KeptFlow(Flow):  # type: ignore[no-untyped-call]
             if kept is not None:
                 return self._of_kept(function, args, kwargs, dim, kept)
         return function(*args, **kwargs)
+
+    def _with_zeros(self, value: Any) -> Any:
+        """Zeros where a tensor's entries of removed units are no numbers."""
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.isfinite().all():
+            return value
+        gone = torch.zeros_like(value, dtype=torch.bool)
+        for entry in self.maps(value):
+            gone |= torch.isin(self.elements.roots(entry.labels), self._lost_units)
+        view = self.weight_view(value)
+        for axis in ("out", "channels"):
+            if view is not None and (view.layer, axis) in self.elements.offsets:
+                units = torch.from_numpy(self.elements.of((view.layer, axis)))
+                gone |= torch.isin(units[view.outputs - 1], self._lost_units) & (view.outputs > 0)
+        return value.masked_fill(gone & ~value.isfinite(), 0)
 
     def _kept_along(self, tensor: Tensor, dim: int) -> Tensor | None:
         """The places along a dimension that were not removed, (n,); None where none were."""
@@ -204,12 +235,17 @@ class _KeptFlow(Flow):  # type: ignore[no-untyped-call]
         return (~gone).nonzero()[:, 0] if gone.any() else None
 
     def _of_kept(self, function: Any, args: Any, kwargs: Any, dim: int, kept: Tensor) -> Any:
-        """The operation on the kept places; where its outputs have the dimension, the others are zero."""
+        """The operation on the kept places; where its outputs have the dimension, the others are zero.
+
+        Whole numbers that it returns are places among the kept ones, and become those among all.
+        """
         size = args[0].shape[dim]
         chosen = _on_kept(function, args, kwargs, dim, kept)
         output = function(*chosen, **kwargs)
 
         def widened(part: Any) -> Any:
+            if isinstance(part, Tensor) and part.dtype == torch.long:
+                return kept[part]
             if not isinstance(part, Tensor) or part.ndim != args[0].ndim or part.shape[dim] != len(kept):
                 return part
             shape = [size if d == dim else length for d, length in enumerate(part.shape)]
@@ -245,6 +281,12 @@ def _reduced_dims(function: Any, args: Any, kwargs: Any) -> list[int]:
     return [dim % max(1, args[0].ndim) for dim in listed] if args[0].ndim else []
 
 
+def _listed_dims(function: Any, args: Any, kwargs: Any) -> list[int]:
+    """Those that are reduced, unless it is all of them at once."""
+    dim = argument(function, args, kwargs, "dim")
+    return [] if dim is None else [dim % max(1, args[0].ndim)]
+
+
 def _measured_dims(function: Any, args: Any, kwargs: Any) -> list[int]:
     """Those that a BatchNorm which measures its statistics averages over; one that remembers them averages nothing."""
     measures = argument(function, args, kwargs, "training", True)
@@ -258,6 +300,7 @@ _AVERAGES: dict[str, Callable[[Any, Any, Any], list[int]]] = {
     "native_batch_norm": _measured_dims,
     "_native_batch_norm_legit": _measured_dims,
     **dict.fromkeys(("_softmax", "_log_softmax", "softmax", "logsumexp"), _reduced_dims),
+    **dict.fromkeys(("argmax", "argmin"), _listed_dims),
     **dict.fromkeys(("mean", "var", "std", "var_mean", "amax", "amin", "max", "min", "prod"), _reduced_dims),
 }
 """Operations that average over channels, and the dimensions that they do it along."""

@@ -21,7 +21,7 @@ def combine(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> N
     """Entries at the same place of the broadcast shape, one by one."""
     tensors = tensors_in((args, kwargs))
     for out in tensors_in(output):
-        flow.give(out, meeting(flow, tensors, out.shape))
+        flow.give(out, meeting(flow, tensors, out.shape, out))
         view = next((view for one in tensors if one.shape == out.shape and (view := flow.weight_view(one))), None)
         if view is not None:  # a weight that is computed anew, entry by entry
             flow.give_view(out, replace(view, moved=False))
@@ -46,8 +46,11 @@ def _note_added(flow: Flow, tensors: Sequence[Tensor], shape: Sequence[int]) -> 
                 flow.added.append(entry.compact())
 
 
-def meeting(flow: Flow, tensors: Sequence[Tensor], shape: Sequence[int]) -> list[Map]:
-    """Join what meets at the same place of the broadcast shape; return the maps of the result."""
+def meeting(flow: Flow, tensors: Sequence[Tensor], shape: Sequence[int], output: Tensor | None = None) -> list[Map]:
+    """Join what meets at the same place of the broadcast shape; return the maps of the result.
+
+    Where several tensors are of a single channel each, one is shown; ``output`` depends on the others, too.
+    """
     wide = [_broadcast(flow, tensor, shape) for tensor in tensors if tensor.ndim and not flow.owned(tensor)]
     result: dict[tuple[int, ...], Map] = {}
     for number, (_, maps) in enumerate(wide):
@@ -57,8 +60,9 @@ def meeting(flow: Flow, tensors: Sequence[Tensor], shape: Sequence[int]) -> list
             for other, (sizes, others) in enumerate(wide):
                 if other != number and dims and sizes[dims[0]] > 1:
                     _meet(flow, entry, dims[0], others)
-            if dims or shape == entry.labels.shape:
-                result.setdefault(dims, entry)
+            shown = result.setdefault(dims, entry)
+            if not dims and shown is not entry and output is not None:
+                flow.lose([output], entry.compact())
     bare = [entry for _, maps in wide for entry, _ in maps if entry.bare]
     return list(result.values()) or bare
 
@@ -155,13 +159,26 @@ def write(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> Non
     target, source = args[0], args[1]
     if flow.maps(target):
         flow.give(output, meeting(flow, [target, source], target.shape))
-    elif isinstance(source, Tensor) and target._base is None:
-        flow.give(output, meeting(flow, [source], target.shape))
     elif isinstance(source, Tensor):
-        for entry in flow.maps(source):
-            if not entry.bare:
+        flow.give(output, meeting(flow, [source], target.shape))
+        for entry in flow.maps(output) if target._base is not None else ():
+            if not entry.bare and not _place(flow, target, entry):
                 flow.break_off(entry.compact(), f"{flow.here} writes its channels into a slice")
                 flow.lose([target._base], entry.compact())
+
+
+def _place(flow: Flow, target: Tensor, entry: Map) -> bool:
+    """Give the tensor that ``target`` is a part of the channels that are written there, at all places; False where it
+    has other channels beside them.
+    """
+    whole, dims = target._base, flow.varies(entry)
+    assert whole is not None
+    along = (target.shape[dims[0]], target.stride(dims[0])) if len(dims) == 1 else (0, 0)
+    dim = next((dim for dim in range(whole.ndim) if (whole.shape[dim], whole.stride(dim)) == along), None)
+    if dim is None:
+        return False
+    flow.give_line(whole, dim, entry.line(dims[0]))
+    return True
 
 
 def put(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:

@@ -87,11 +87,16 @@ def _table() -> dict[str, Operation]:
         (stack, "stack"),
         (write, "copy"),
         (put, "index_put"),
-        (pool, "max_pool1d max_pool2d max_pool2d_with_indices avg_pool1d avg_pool2d adaptive_avg_pool1d "
-                "_adaptive_avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d "
-                "_upsample_nearest_exact2d upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa "
-                "_upsample_bicubic2d_aa reflection_pad2d replication_pad2d grid_sampler_2d mkldnn_max_pool2d"),
-        (reduce, "mean sum var std var_mean amax amin max min linalg_vector_norm norm logsumexp prod argmax"),
+        (pool, "max_pool1d max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices avg_pool1d avg_pool2d "
+                "avg_pool3d adaptive_avg_pool1d _adaptive_avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool3d "
+                "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d "
+                "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d "
+                "_upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d "
+                "upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa "
+                "reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
+                "replication_pad3d grid_sampler_2d grid_sampler_3d mkldnn_max_pool2d mkldnn_max_pool3d"),
+        (reduce, "mean sum var std var_mean std_mean amax amin max min argmax argmin any all "
+                 "linalg_vector_norm norm logsumexp prod"),
         (normalise, "_softmax _log_softmax softmax cumsum"),
         (fold, "col2im"),
         (embed, "embedding"),

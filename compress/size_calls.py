@@ -203,7 +203,7 @@ def _replace_getitem(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
         if isinstance(index, slice):
             start, stop = (slots.get(2 * number + end, value) for end, value in enumerate((index.start, index.stop)))
             indices[number] = slice(start, stop, index.step)
-    return (args[0], tuple(indices)), kwargs
+    return (args[0], tuple(indices), *args[2:]), kwargs
 
 
 def _measure_narrow(args: Any, kwargs: Any, output: Any) -> list[Measured]:
@@ -256,6 +256,7 @@ _REPEAT = _shape_call("repeats")
 _SPLIT = SizeCall(_measure_split, _replace_split)
 _NARROW = SizeCall(_measure_narrow, _replace_narrow)
 _NORM = SizeCall(_measure_normalized, _replace_normalized)
+_SLICE = SizeCall(_measure_getitem, _replace_getitem)
 
 SIZE_CALLS: Mapping[Any, SizeCall] = MappingProxyType(
     {
@@ -269,7 +270,8 @@ SIZE_CALLS: Mapping[Any, SizeCall] = MappingProxyType(
         torch.split: _SPLIT,
         Tensor.split_with_sizes: _SPLIT,
         torch.split_with_sizes: _SPLIT,
-        Tensor.__getitem__: SizeCall(_measure_getitem, _replace_getitem),
+        Tensor.__getitem__: _SLICE,
+        Tensor.__setitem__: _SLICE,
         Tensor.narrow: _NARROW,
         torch.narrow: _NARROW,
         F.layer_norm: _NORM,

@@ -124,7 +124,7 @@ class SizeTracer(TorchFunctionMode):
         return self._note_asked(query, name, number, args, named, output)
 
     def _note_used(self, call: SizeCall, name: str, number: str, args: Any, kwargs: Any, output: Any) -> None:
-        for part in call.measure(args, kwargs, output) if tensors_in(output) else ():
+        for part in call.measure(args, kwargs, output) if output is None or tensors_in(output) else ():
             whole = not part.start and part.stop == part.tensor.shape[part.dim]
             if not isinstance(part.value, int) or (part.value < 0 and whole):  # torch computes it
                 continue

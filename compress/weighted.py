@@ -73,6 +73,7 @@ def convolve(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> 
         else:
             _multiply_bare(flow, source)
             flow.contract(output)
+            _weigh(flow, tensors_in((weight, bias)), output)
         return
     layer: Any = flow.modules[name]
     if bool(argument(function, args, kwargs, "transposed", False)) != layer.transposed:
@@ -153,6 +154,13 @@ def _multiply_bare(flow: Flow, source: Tensor) -> None:
     entry = flow.map_along(source, 1)
     if entry is not None:
         flow.break_off(entry.compact(), f"{flow.here} multiplies its channels by a computed weight")
+
+
+def _weigh(flow: Flow, weights: list[Tensor], output: Tensor) -> None:
+    """Layers that make the weights of a convolution: its outputs depend on them."""
+    for entry in (entry for weight in weights for entry in flow.maps(weight) if not entry.bare):
+        flow.break_off(entry.compact(), f"{flow.here} takes its channels as the weights of a convolution")
+        flow.lose([output], entry.compact())
 
 
 def _linear(flow: Flow, name: str, source: Tensor, output: Tensor, bias: Tensor | None) -> None:
@@ -305,11 +313,19 @@ def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) 
                     _read(flow, source, dim, partial(_entries, flow, tensor), flow.here)
             flow.give_line(out, dim % source.ndim, entry.line(dim))
             return
-        own = flow.elements.register((name, "channels"), source.shape[dim])
+        own = _normed(flow, name, entry.line(dim))
         _read(flow, source, dim, lambda: own, name)
         flow.give_line(out, dim % source.ndim, own)
 
     return handler
+
+
+def _normed(flow: Flow, name: str, line: Tensor) -> Tensor:
+    """A norm's elements along ``line``; torch's instance norms lay the channels of all images side by side."""
+    width = getattr(flow.modules[name], "num_features", len(line))
+    if len(line) > width and len(line) % width == 0 and (images := line.reshape(-1, width)).eq(images[:1]).all():
+        return flow.elements.register((name, "channels"), width).repeat(len(images))
+    return flow.elements.register((name, "channels"), len(line))
 
 
 def _entries(flow: Flow, tensor: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
 from pruneport.compress.cost import Cost, CostModel, count_cost, count_macs_by_module
 from pruneport.compress.groups import find_groups
@@ -114,6 +116,31 @@ def test_hooks_are_gone_where_forward_raises(runs: int) -> None:
     with pytest.raises(ModelError, match=message):
         count_cost(network, SHAPE)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+class Checkpointed(nn.Sequential):
+    """Blocks that are computed anew for the gradient, in torch's older way, also where nothing is trained."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            x = checkpoint(block, x, use_reentrant=True)
+        return x
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, that no gradient is asked for
+def test_blocks_that_are_computed_anew_are_counted() -> None:
+    blocks = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)]
+    kept = CheckpointFunction.apply
+    assert count_cost(Checkpointed(*blocks).eval(), SHAPE) == count_cost(nn.Sequential(*blocks), SHAPE)
+    assert CheckpointFunction.apply == kept
+
+
+def test_a_layer_of_one_output_shrinks_with_its_inputs() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), parametrizations.weight_norm(nn.Linear(16, 1)))
+    groups = find_groups(network, torch.randn(1, *SHAPE))
+    model = CostModel(network, groups, count_macs_by_module(network, SHAPE))
+    kept = np.array([10.0 if group.name == "1" else group.width for group in groups])
+    assert model.params(kept) == 10 * 193 + 10 + 1  # of the last layer's weight norm, folded, no gain is left
 
 
 def test_a_refused_input_shape() -> None:

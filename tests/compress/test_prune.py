@@ -515,6 +515,44 @@ def test_a_refused_input_shape() -> None:
         prune(nn.Conv2d(3, 4, 3).eval(), replace(SOURCE, input_shape=(1, 8, 8)), PruneOptions(ratio=0.5))
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch calls its own scripts deprecated
+def test_compiled_modules_are_named() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU()), nn.Conv2d(8, 4, 3)).eval()
+    for compiled in (torch.jit.script(network[1]), torch.compile(network[1], backend="eager")):
+        whole = nn.Sequential(network[0], compiled, network[2])
+        with pytest.raises(
+            ModelError, match=r"compiled modules cannot be pruned: 1\. Give the network as it is before"
+        ):
+            prune(whole, SOURCE, PruneOptions(ratio=0.5))
+    with pytest.raises(ModelError, match="the network itself"):
+        prune(torch.compile(network, backend="eager"), SOURCE, PruneOptions(ratio=0.5))  # type: ignore[arg-type]
+
+
+def test_a_group_that_its_share_leaves_whole_says_so(digits: nn.Module) -> None:
+    plan = prune(digits, DIGITS, PruneOptions(ratio=0.03, round_to=8)).plan
+    assert [group.name for group in plan.groups if group.kept is None and not group.reason] == []
+
+
+def test_masked_outputs_that_are_no_numbers_prove_nothing_by_themselves() -> None:
+    """Where zeros make a weight that is no number, the proof must not be silent: it counts zeros for it."""
+
+    class Scaled(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return self._conv_forward(x, self.weight / self.weight.abs().amax((1, 2, 3), keepdim=True), self.bias)
+
+    torch.manual_seed(0)
+    network = nn.Sequential(Scaled(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1)).eval()
+    proved = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1)).plan
+    assert proved.masked_error is not None
+    assert proved.masked_error < 1e-5
+    shifted = copy.deepcopy(network)
+    shifted[0].forward = lambda x: x.new_full((len(x), 12, 6, 6), float("nan"))  # type: ignore[index,union-attr]
+    with pytest.raises(PruningError):
+        check_against_masked(
+            network, shifted, proved.groups, torch.randn(2, 3, 8, 8), find_coupling(network, torch.randn(1, 3, 8, 8))
+        )
+
+
 def test_progress_is_told(digits: nn.Module) -> None:
     told: list[str] = []
     prune(digits, DIGITS, PruneOptions(flops=0.5), told.append)

@@ -52,6 +52,10 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], list[tuple[int, int, int, int, i
     "a slice behind an ellipsis": (lambda x: x[..., :-4, :], [(3, -4, 1, 0, 8)]),
     "a slice behind a number": (lambda x: x[0, :4], [(3, 4, 0 + 1, 0, 4)]),
     "a slice behind a new dimension": (lambda x: x[None, :, :4], [(5, 4, 1, 0, 4)]),
+    "a slice that is written": (
+        lambda x: x.clone().__setitem__((slice(None), slice(2, 9)), 1.0),
+        [(2, 2, 1, 0, 2), (3, 9, 1, 0, 9)],
+    ),
     "every second": (lambda x: x[:, 0:8:2], []),
     "an index by a tensor": (lambda x: x[:, torch.tensor([1]), :1], []),
     "narrow": (lambda x: x.narrow(1, 3, 6), [(0, 3, 1, 0, 3), (1, 6, 1, 3, 9)]),

@@ -158,6 +158,18 @@ def _group_norm(function: Any, named: dict[str, Any]) -> Any:
     return (out if named["bias"] is None else out + named["bias"].reshape(shape)), mean[..., 0], scale[..., 0]
 
 
+def _batch_norm(function: Any, named: dict[str, Any]) -> Any:
+    """One that measures averages over what is there, dimension by dimension of the channels."""
+    source = named["input"]
+    if not named["training"]:
+        return function(**named)
+    mean, variance = _moments(source, [dim for dim in range(source.ndim) if dim != 1])
+    scale = (variance + named["eps"]).rsqrt()
+    out, shape = (source - mean) * scale, (1, -1, *[1] * (source.ndim - 2))
+    out = out if named["weight"] is None else out * named["weight"].reshape(shape)
+    return (out if named["bias"] is None else out + named["bias"].reshape(shape)), mean.flatten(), scale.flatten()
+
+
 def _along(value: float) -> Operation:
     """As ``_reduce``, for what keeps the shape: absent entries stay absent."""
 
@@ -189,6 +201,7 @@ _TABLE: dict[str, Operation] = {
     **dict.fromkeys(("mean", "var", "std", "var_mean", "std_mean"), _average),
     **dict.fromkeys(("native_layer_norm", "_fused_rms_norm"), _layer_norm),
     "native_group_norm": _group_norm,
+    "native_batch_norm": _batch_norm,
     **dict.fromkeys(("_softmax", "_log_softmax"), _along(-math.inf)),
     "cumsum": _along(0),
     **dict.fromkeys(("_cdist_forward", "_euclidean_dist"), _distances),

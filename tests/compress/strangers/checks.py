@@ -174,7 +174,7 @@ def count_macs(network: nn.Module, stranger: Stranger) -> int:
         warnings.simplefilter("ignore")
         from fvcore.nn import FlopCountAnalysis  # calls torch.jit.script, which torch calls deprecated
 
-        counted = copy.deepcopy(network).requires_grad_(False)
+        counted = copy.deepcopy(network)
         analysis = FlopCountAnalysis(Tensors(counted), torch.zeros(1, *stranger.shape)).unsupported_ops_warnings(False)
         analysis.set_op_handle("aten::scaled_dot_product_attention", attention)
         return int(analysis.uncalled_modules_warnings(False).total())
