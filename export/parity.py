@@ -220,7 +220,7 @@ def check_images(
     choices: list[Array] = []
     done = 0
     for given, labels in images.batches(size):
-        progress(Step(f"running {len(images)} images", done, len(images)))
+        progress(Step(f"running image {done + 1} of {len(images)}", done, len(images)))
         done += len(given)
         inputs = torch.cat([given, given[-1:].expand(size - len(given), *given.shape[1:])]) if fixed else given
         theirs, ours = _run_torch(pruned, inputs), _run_onnx(pruned_session, inputs)

@@ -59,7 +59,7 @@ def test_a_terminal_keeps_finished_stages_with_their_times(tmp_path: Path) -> No
         "building pruneport:digits_resnet",
         "exporting the dense network",
         "gathering calibration inputs",
-        "measuring what removal costs",
+        "scoring filters and groups",
     ]
     table = screen[screen.rindex("share") :]
     assert re.search(r"\[10/11\] timing +[\d.]+ s +\d+%", table)
@@ -72,7 +72,7 @@ def test_a_terminal_keeps_finished_stages_with_their_times(tmp_path: Path) -> No
 def test_a_failure_marks_its_stage_on_a_terminal(tmp_path: Path) -> None:
     code, screen = _on_a_terminal(*_SHIP, *_QUICK, "--keep", "nothing.*", "--out", tmp_path / "out")
     assert code == 2
-    assert re.search(r"✗ \[4/11\] measuring what removal costs", screen)
+    assert re.search(r"✗ \[4/11\] scoring filters and groups", screen)
     assert "matches no module" in screen
     assert "share" not in screen
 
