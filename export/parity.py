@@ -182,8 +182,9 @@ def check_classes(images: ImageSet, shape: tuple[int, ...]) -> None:
         ImageFolderError: The folder's classes are not the network's.
     """
     if images.labels is not None and (len(shape) != 2 or shape[1] != len(images.classes)):
+        folders = f"{len(images.classes)} class folder{'' if len(images.classes) == 1 else 's'}"
         raise ImageFolderError(
-            f"{images.folder} has {len(images.classes)} class folders; the network's output has shape {shape[1:]}. "
+            f"{images.folder} has {folders}; the network's output has shape {shape[1:]}. "
             "Use the folder it was trained for, or a flat one without labels."
         )
 

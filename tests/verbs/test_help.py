@@ -97,6 +97,8 @@ _DIGITS = ("compress", "pruneport:digits_resnet", "--out", "out")
         (("compress",), ("pruneport compress lacks SOURCE and --out FOLDER.", f"Example: {EXAMPLES['compress']}")),
         (("bench",), ("pruneport bench lacks BUNDLE.", EXAMPLES["bench"])),
         (("torchvision:resnet18", "--flops", "0.5"), ("there is no verb", "pruneport inspect torchvision:resnet18")),
+        (("export", "torchvision:resnet18"), ("names a network; expected the folder of a bundle", "compress torchv")),
+        (("transfer",), ("there is no study", "pruneport transfer study.yaml")),
         (("--flops", "0.5"), ("flags come after a verb; expected one of ship, ",)),
         ((*_DIGITS, "--flops", "half"), ("--flops is 'half'; expected one number.", "See pruneport compress --help")),
         ((*_DIGITS, "--round-to", "8.0"), ("--round-to is '8.0'; expected one whole number.",)),
