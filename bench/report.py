@@ -55,9 +55,10 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None, batch: in
             verify=verify,
             bench=bench,
             agreement=(verify or {}).get("agreement"),
+            training=plan.get("training"),
             verdict=_unbroken(verdict(plan, verify, bench)),
             headline=_unbroken(headline(plan, verify, bench)),
-            warnings=warnings_for(plan, verify, bench),
+            warnings=[_unbroken(sentence) for sentence in warnings_for(plan, verify, bench)],
             comparisons=comparisons(plan, verify, bench),
             provenance=provenance(plan),
             groups=[_group_cells(group) for group in plan["groups"]],
@@ -96,9 +97,10 @@ def _small(value: float | None) -> str:
 
 
 def _unbroken(text: str) -> Markup:
-    """Escape a sentence and keep its figures in one line with what they count."""
+    """Escape a sentence; keep its figures in one line with what they count, and flags whole."""
     joined = re.sub(r"(?<=\d) (?=%|points|times|images)", "\xa0", text)
-    return escape(joined.replace("batch ", "batch\xa0"))
+    escaped = str(escape(joined.replace("batch ", "batch\xa0")))
+    return Markup(re.sub(r"--[a-z]+(-[a-z]+)*", r'<span class="flag">\g<0></span>', escaped))
 
 
 def _finalize(value: object) -> object:

@@ -17,7 +17,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ _CONFIG = {
     "session.record_ep_graph_assignment_info": "1",
 }
 _LISTED_NODES = 20
+_WARNINGS, _FATAL = 2, 4  # severities of ONNX Runtime's logs
 
 
 def provider_options(options: BenchOptions) -> dict[str, str]:
@@ -188,20 +189,30 @@ def _create(path: Path, options: BenchOptions, fixed: dict[str, int], config: di
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     settings.intra_op_num_threads = options.threads or available_cores()
     settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3  # errors
+    settings.log_severity_level = _FATAL
     for key, value in config.items():
         settings.add_session_config_entry(key, value)
     for dimension, size in fixed.items():
         settings.add_free_dimension_override_by_name(dimension, size)
     providers = [(_PROVIDERS[options.provider], provider_options(options))]
-    # enable_fallback is onnxruntime's Python layer, which would retry on the CPU by itself.
-    with _bounded(options.provider):
+    with _bounded(options.provider), _errors_only_raised():
+        # enable_fallback is onnxruntime's Python layer, which would retry on the CPU by itself.
         return ort.InferenceSession(str(path), settings, providers=providers, enable_fallback=0)
 
 
 def _bounded(provider: str) -> AbstractContextManager[None]:
     """GPU providers set aside addresses without end, of which they use few."""
     return within_free_memory() if provider == "cpu" else nullcontext()
+
+
+@contextmanager
+def _errors_only_raised() -> Iterator[None]:
+    """Keep ONNX Runtime from printing what it raises, too: our errors say it in one place."""
+    ort.set_default_logger_severity(_FATAL)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(_WARNINGS)
 
 
 def _settings(session: Any, options: BenchOptions, config: dict[str, str], fixed: dict[str, int]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def compress_to(
     if options.calibration is not None or wants_inputs(options, calibrated=False) or name == "data-free":
         _check_measurable(outputs)
         calibration = calibration_inputs(options, dense, source, progress, hold_out=True)
-    progress(Stage("measuring what removal costs"))
+    progress(Stage("scoring filters and groups"))
     assessment = assess(dense, source, options, calibration, options.calibration_labels, progress)
     for target in targets:
         progress(Stage("choosing widths and removing filters"))

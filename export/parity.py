@@ -194,8 +194,9 @@ def check_classes(images: ImageSet, shape: tuple[int, ...]) -> None:
         ImageFolderError: The folder's classes are not the network's.
     """
     if images.labels is not None and (len(shape) != 2 or shape[1] != len(images.classes)):
+        folders = f"{len(images.classes)} class folder{'' if len(images.classes) == 1 else 's'}"
         raise ImageFolderError(
-            f"{images.folder} has {len(images.classes)} class folders; the network's output has shape {shape[1:]}. "
+            f"{images.folder} has {folders}; the network's output has shape {shape[1:]}. "
             "Use the folder it was trained for, or a flat one without labels."
         )
 
@@ -232,7 +233,7 @@ def check_images(
     choices: list[Array] = []
     done = 0
     for given, labels in images.batches(size):
-        progress(Step(f"running {len(images)} images", done, len(images)))
+        progress(Step(f"running image {done + 1} of {len(images)}", done, len(images)))
         done += len(given)
         inputs = torch.cat([given, given[-1:].expand(size - len(given), *given.shape[1:])]) if fixed else given
         theirs, ours = _run_torch(pruned, inputs), _run_onnx(pruned_session, inputs)

@@ -146,6 +146,9 @@ def comparisons(plan: Json, verify: Json | None, bench: Json | None) -> list[Com
             images = accuracy["images"]
             dense_text = "" if dense_top1 is None else _top1(dense_top1, images)
             rows.append(Comparison(f"Top-1 accuracy, {runtime}", dense_text, _top1(top1, images), change))
+    if not accuracy and (training := plan.get("training")):
+        top1 = _top1(training["top1"], training["test_images"])
+        rows.append(Comparison("Top-1 accuracy, torch, after fine-tuning", "", top1, ""))
     return rows
 
 

@@ -22,7 +22,7 @@ def verdict(plan: Json, verify: Json | None, bench: Json | None) -> str:
     parts = ["latency not measured"]
     if bench and bench["batches"]:
         first = min(bench["batches"], key=lambda entry: int(entry["batch"]))
-        parts = [f"{_times(first)} at batch {first['batch']}"]
+        parts = [f"{_times(first)} at batch {first['batch']}{', on a busy machine' if _load_warnings(bench) else ''}"]
     accuracy, agreement = (verify or {}).get("accuracy"), (verify or {}).get("agreement")
     if not plan["source"]["trained"]:
         parts.append("accuracy left out: architecture only")
@@ -35,6 +35,8 @@ def verdict(plan: Json, verify: Json | None, bench: Json | None) -> str:
         parts.append(f"the dense network's first choice kept on {share} of {agreement['images']} images")
     else:
         parts.append("accuracy not measured")
+    if _parity_warnings(verify):
+        parts.append("nothing proved by comparing with torch")
     sentence = clean("; ".join(parts))
     return f"{sentence[0].upper()}{sentence[1:]}"
 
@@ -69,12 +71,19 @@ def _accuracy_warnings(plan: Json, verify: Json | None) -> list[str]:
         share = agreement["top1"] if agreement else held_out
         if share is None or share >= _LEAST_AGREEMENT:
             return []
-        where = f"{agreement['images']} images" if agreement else "the calibration inputs that were held out"
+        where = f"{agreement['images']} images" if agreement else _held_out(plan)
         said = f"On only {percent(share)} of {where} the pruned network's first choice is the dense network's."
     calibration = plan.get("calibration")
     images = "more calibration images" if calibration and calibration["inputs"] == "images" else "calibration images"
     target = "a smaller --ratio" if plan["request"]["target"] == "ratio" else f"a higher --{plan['request']['target']}"
     return [f"{said} What helps: {images} (--calibration FOLDER), {target}, or training with pruneport finetune."]
+
+
+def _held_out(plan: Json) -> str:
+    synthetic = (plan.get("calibration") or {}).get("inputs") == "synthetic"
+    return (
+        f"{plan['recovery']['heldout']} {'synthetic inputs' if synthetic else 'calibration images'} that were held out"
+    )
 
 
 def _parity_warnings(verify: Json | None) -> list[str]:

@@ -53,8 +53,12 @@ def call_factory(factory: Factory, source: Source) -> nn.Module:
     try:
         network = factory(**source.model_args)
     except (Exception, SystemExit) as error:
-        given = f" called with {source.model_args}" if source.model_args else ""
-        raise SourceError(f"the factory of {source.spec}{given} raised {type(error).__name__}: {error}") from error
+        given, check = "", ""
+        if source.model_args:
+            given, check = f" called with {source.model_args}", " (Its arguments are those of --model-arg.)"
+        raise SourceError(
+            f"the factory of {source.spec}{given} raised {type(error).__name__}: {error}{check}"
+        ) from error
     if not isinstance(network, nn.Module):
         raise SourceError(f"the factory of {source.spec} returned a {type(network).__name__}, not a torch.nn.Module.")
     return network
@@ -96,9 +100,11 @@ def _import_module(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
+            near = difflib.get_close_matches(name, LIBRARIES, n=1, cutoff=0.8)
+            meant = f" Did you mean {near[0]}:NAME?" if near else ""
             raise SourceError(
                 f"no module {name!r} (looked in {folder} and the installed packages); "
-                f"expected package.module:factory, path/to/file.py:factory or one of {', '.join(LIBRARIES)}."
+                f"expected package.module:factory, path/to/file.py:factory or one of {', '.join(LIBRARIES)}.{meant}"
             ) from error
         raise SourceError(f"importing {name} failed: it needs {error.name}, which is not installed.") from error
     except (Exception, SystemExit) as error:

@@ -86,7 +86,30 @@ def test_a_busy_machine_is_said_on_top(plan: Any, verify: Any, bench: Any) -> No
     bench["device"]["cpu_in_use_by_others"] = 0.87
     header = _parse(render_report(plan, verify, bench)).find("body/header")
     assert header is not None
-    assert "The machine was busy before the timed rounds: others used 87 %" in " ".join(header.itertext())
+    said = " ".join(" ".join(header.itertext()).split())
+    assert "1.71 times as fast at batch 1, on a busy machine; 34.8 points" in said
+    assert "The machine was busy before the timed rounds: others used 87 %" in said
+
+
+def test_what_training_counted_is_the_accuracy_where_nothing_else_is(plan: Any, bench: Any) -> None:
+    verify = _load("verify") | {"accuracy": None}
+    plan["training"] = {
+        "task": "birds",
+        "classes": ["a", "b"],
+        "images": 900,
+        "steps": 50,
+        "flops": 1e12,
+        "top1": 0.346,
+        "test_images": 462,
+        "resize": 32,
+        "mean": [0.5],
+        "std": [0.5],
+    }
+    page = render_report(plan, verify, bench)
+    rows = {row[0]: row[1:] for row in _rows(page, "Before and after")}
+    assert rows["Top-1 accuracy, torch, after fine-tuning"] == ["–", "34.6 % (30.4 to 39.1)", "–"]
+    assert "Accuracy was not measured" not in page
+    assert "on 462 test images of <code>birds</code>" in page
 
 
 def test_before_and_after(plan: Any, verify: Any, bench: Any) -> None:

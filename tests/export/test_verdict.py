@@ -106,9 +106,12 @@ def test_without_labels_the_agreement_counts(plan: Any, verify: Any) -> None:
 def test_compress_alone_is_judged_by_what_was_held_out(plan: Any, verify: Any) -> None:
     plan["recovery"] = {"name": "reconstruct", "images": 128, "error_before": 0.9, "error_after": 0.018}
     assert warnings_for(plan, None, None) == []  # a plan of an earlier version
-    plan["recovery"]["heldout_agreement"] = 0.44
+    plan["recovery"] |= {"heldout_agreement": 0.44, "heldout": 16}
     (said,) = warnings_for(plan, None, None)
-    assert said.startswith("On only 44.0 % of the calibration inputs that were held out the pruned network's first")
+    assert said.startswith("On only 44.0 % of 16 calibration images that were held out the pruned network's first")
+    plan["calibration"] = {"inputs": "synthetic", "count": 64, "skipped": []}
+    (said,) = warnings_for(plan, None, None)
+    assert "of 16 synthetic inputs that were held out" in said
     plan["recovery"]["heldout_agreement"] = 0.93
     assert warnings_for(plan, None, None) == []
     plan["recovery"]["heldout_agreement"] = 0.44
@@ -124,6 +127,7 @@ def test_a_comparison_that_proves_nothing(plan: Any, verify: Any) -> None:
     assert said.startswith(
         "The comparison of torch and ONNX Runtime proves nothing for the dense and the pruned network: its outputs"
     )
+    assert verdict(plan, verify, None).endswith("; nothing proved by comparing with torch")
     for entry in verify["parity"]:
         if entry["inputs"] == "images":
             entry["constant"] = False
@@ -141,3 +145,4 @@ def test_a_busy_machine(plan: Any, bench: Any) -> None:
     device |= {"cpu_in_use_by_others": 0.5, "gpu_in_use": 0.98}
     (said,) = warnings_for(plan, None, bench)
     assert "others used 50 % of its processor and 98 % of its GPU. Its figures are rough" in said
+    assert verdict(plan, None, bench).startswith("1.71 times as fast at batch 1, on a busy machine; ")

@@ -100,6 +100,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown own model": (("inspect", "pruneport:digits"), ("no model 'digits'", "Did you mean digits_resnet")),
     "no such file": (("inspect", "nowhere.py:build"), ("no file nowhere.py", "path/to/file.py:factory")),
     "no such module": (("inspect", "users_nowhere:build"), ("no module 'users_nowhere'", "package.module:factory")),
+    "a library misspelt": (("inspect", "torchvison:resnet18"), ("no module 'torchvison'", "Did you mean torchvision:")),
     "unknown factory": (("inspect", "users_nets.py:biuld"), ("has no factory 'biuld'", "Did you mean build")),
     "not a factory": (("inspect", "users_nets.py:number"), ("users_nets.py:number is a int", "returning a Module")),
     "a file that does not import": (
@@ -116,7 +117,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "an argument the factory does not take": (
         ("inspect", "users_nets.py:build", "--model-arg", "depth=3", "--input-shape", "3", "8", "8"),
-        ("'depth': 3", "unexpected keyword argument"),
+        ("'depth': 3", "unexpected keyword argument", "--model-arg"),
     ),
     "an argument that is none": (("inspect", _DIGITS, "--model-arg", "classes"), ("'classes'", "expected key=value")),
     # weights

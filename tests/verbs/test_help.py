@@ -29,7 +29,7 @@ def test_help_is_grouped_and_has_an_example(verb: str, run: Any) -> None:
     done = run(verb, "--help")
     assert done.code == 0
     assert f"Example: {EXAMPLES[verb]}" in done.out
-    for literal in ("[bold]", "{None}", "STR", "FLOAT", "(default: None)", "(default: False)"):
+    for literal in ("[bold]", "{None}", "STR", "FLOAT", "(default: None)", "(default: False)", "(default: True)"):
         assert literal not in done.out
     for field in fields(VERBS[verb]):
         flag = f"--{'no-' if field.default is True else ''}{field.name.replace('_', '-')}"
@@ -77,6 +77,29 @@ _DIGITS = ("compress", "pruneport:digits_resnet", "--out", "out")
     ("arguments", "expected"),
     [
         ((*_DIGITS, "--flops", "0.5,0.7"), ("--flops is '0.5,0.7'; expected one number.", "in (0, 1)")),
+        ((*_DIGITS, "--flops", "50%"), ("--flops is '50%'; expected one number.", "Did you mean --flops 0.5?")),
+        ((*_DIGITS, "--flops", "0,5"), ("--flops is '0,5'; expected one number.", "Did you mean --flops 0.5?")),
+        ((*_DIGITS, "--flops", "0.5", "0.7"), ("'0.7' is one value too many: --flops takes one NUMBER.",)),
+        ((*_DIGITS, "--flops"), ("--flops has no value; expected NUMBER.", "See pruneport compress --help")),
+        ((*_DIGITS, "--scope", "--json"), ("--scope has no value; expected one of filters, channels.",)),
+        ((*_DIGITS, "--flop", "0.5"), ("there is no --flop.", "Did you mean --flops?")),
+        ((*_DIGITS, "-flops", "0.5"), ("there is no -flops.", "Did you mean --flops?")),
+        ((*_DIGITS, "--FLOPS", "0.5"), ("there is no --FLOPS.", "Did you mean --flops?")),
+        ((*_DIGITS, "--calib", "x"), ("there is no --calib.", "Did you mean --calibration")),
+        ((*_DIGITS, "--zzz"), ("there is no --zzz. See pruneport compress --help",)),
+        ((*_DIGITS, "--criterion", "L1"), ("--criterion is 'L1'; expected one of auto, l1,", "Did you mean l1?")),
+        ((*_DIGITS, "--criterion=taylr"), ("--criterion is 'taylr'", "Did you mean taylor?")),
+        (("bench", "half", "--provider", "gpu"), ("expected one of cpu, cuda, tensorrt. See",)),
+        (("transfer", "--scopes", "filters", "both"), ("--scopes is 'both'; expected one of filters, channels.",)),
+        ((*_DIGITS, "--overwrite", "yes"), ("'yes' is one value too many: --overwrite takes none.",)),
+        ((*_DIGITS, "--overwrite=yes"), ("--overwrite takes no value; leave out '=yes'.",)),
+        (("compress", "a", "b"), ("'b' is one value too many: there is one SOURCE, 'a'.",)),
+        (("compress",), ("pruneport compress lacks SOURCE and --out FOLDER.", f"Example: {EXAMPLES['compress']}")),
+        (("bench",), ("pruneport bench lacks BUNDLE.", EXAMPLES["bench"])),
+        (("torchvision:resnet18", "--flops", "0.5"), ("there is no verb", "pruneport inspect torchvision:resnet18")),
+        (("export", "torchvision:resnet18"), ("names a network; expected the folder of a bundle", "compress torchv")),
+        (("transfer",), ("there is no study", "pruneport transfer study.yaml")),
+        (("--flops", "0.5"), ("flags come after a verb; expected one of ship, ",)),
         ((*_DIGITS, "--flops", "half"), ("--flops is 'half'; expected one number.", "See pruneport compress --help")),
         ((*_DIGITS, "--round-to", "8.0"), ("--round-to is '8.0'; expected one whole number.",)),
         (
@@ -156,6 +179,18 @@ def test_inspect_names_every_member_where_asked(run: Any) -> None:
         assert member in stream
     assert "more" not in stream
     assert "residual stream" not in done.out
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100])
+def test_figures_are_whole_at_every_width(columns: int, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    done = run("inspect", "torchvision:resnet18", "--input-shape", 3, 32, 32)
+    assert done.code == 0
+    last = next(line for line in done.out.splitlines() if line.startswith("fc"))
+    assert last.split() == ["fc", "1000", "output", "512", "k", "513", "k", "1", "no", "(3)"]
+    names = [line.split()[0] for line in done.out.splitlines() if line.startswith("layer")]
+    assert len(names) == 11
+    assert ("layer1.0.conv1" in names) is (columns > 60)
 
 
 def test_long_names_do_not_break_the_line(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

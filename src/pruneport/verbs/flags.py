@@ -8,9 +8,9 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import docstring_parser
 import tyro
@@ -23,6 +23,7 @@ from pruneport.errors import InputError
 from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.models.options import ImageOptions, PreparationOptions, SourceOptions
 from pruneport.verbs import configs
+from pruneport.verbs.slips import Flag, check_words
 
 __all__ = ["EXAMPLES", "VERBS", "parse", "root_help"]
 
@@ -132,14 +133,15 @@ _MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone, tyro.conf.FlagCre
 
 
 def parse(verb: str, arguments: Sequence[str]) -> tuple[Any, bool]:
-    """Read a verb's flags; where they ask for help, or tyro cannot read them, it prints and raises ``SystemExit``.
+    """Read a verb's flags; where they ask for help, it is printed and ``SystemExit`` raised.
 
     Returns:
         The verb's configuration, and whether the result is printed as JSON.
 
     Raises:
-        InputError: A value is not of the kind that its flag takes.
+        InputError: There is no such flag, one is missing, or a value is not of the kind that its flag takes.
     """
+    check_words(verb, arguments, *_wanted(verb), EXAMPLES[verb])
     given = tyro.cli(_grouped(verb), prog=f"pruneport {verb}", args=arguments, config=_MARKERS)
     values = {name: value for group in vars(given).values() for name, value in vars(group).items()}
     json = values.pop("json")
@@ -147,17 +149,19 @@ def parse(verb: str, arguments: Sequence[str]) -> tuple[Any, bool]:
 
 
 def root_help(arguments: Sequence[str]) -> NoReturn:
-    """Print the help that lists the verbs, or what is wrong with arguments that begin with none; then exit.
+    """Print the help that lists the verbs, and exit.
 
     Raises:
-        InputError: The first argument is no flag.
+        InputError: The first argument asks for no help.
     """
-    if not arguments[0].startswith("-"):
-        near = difflib.get_close_matches(arguments[0], VERBS, n=1)
+    word = arguments[0]
+    if word not in ("-h", "--help"):
+        near = difflib.get_close_matches(word.lower(), VERBS, n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
-        raise InputError(
-            f"there is no verb {arguments[0]!r}; expected one of {', '.join(VERBS)}.{meant} See pruneport --help."
-        )
+        if ":" in word:
+            meant = f" A verb comes before the source: pruneport inspect {word}, say."
+        wrong = "flags come after a verb" if word.startswith("-") else f"there is no verb {word!r}"
+        raise InputError(f"{wrong}; expected one of {', '.join(VERBS)}.{meant} See pruneport --help.")
     verbs = [
         Annotated[
             dataclasses.make_dataclass(verb, [], namespace={"__doc__": _summary(config)}),
@@ -203,6 +207,36 @@ def _grouped(verb: str) -> type[Any]:
     return dataclasses.make_dataclass(verb, fields, kw_only=True, namespace={"__doc__": text})
 
 
+@functools.cache
+def _wanted(verb: str) -> tuple[dict[str, Flag], str, tuple[str, ...]]:
+    """What each flag of a verb takes, what stands for the one value without a flag, and what must be given."""
+    flags: dict[str, Flag] = {}
+    positional, required = "", []
+    for options in (VERBS[verb], _Display):
+        hints = typing.get_type_hints(options, include_extras=True)
+        for field in dataclasses.fields(options):
+            marks = getattr(hints[field.name], "__metadata__", ())
+            name = f"--{'no-' if field.default is True else ''}{field.name.replace('_', '-')}"
+            if tyro.conf.Positional in marks:
+                positional = name = _NAMES[field.name]
+            else:
+                flags[name] = _takes(field.name, hints[field.name], one_each=tyro.conf.UseAppendAction in marks)
+            if field.default is dataclasses.MISSING:
+                required.append(name)
+    return flags, positional, tuple(required)
+
+
+def _takes(name: str, hint: Any, one_each: bool) -> Flag:
+    """What a flag takes; ``one_each`` says that it is given several times in place of several values."""
+    kind = _kind(hint)
+    if kind is bool:
+        return Flag(takes="")
+    inner = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else kind
+    choices = typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
+    takes = _NAMES.get(name) or _TYPES.get(kind) or "NAME"
+    return Flag(takes=takes, several=inner is not kind and not one_each, choices=choices)
+
+
 def _title(owner: type[Any], name: str) -> str:
     usual, others = _GROUPS.get(owner, ("output", {}))
     return next((title for title, names in others.items() if name in names.split()), usual)
@@ -217,7 +251,7 @@ def _helps(owner: type[Any]) -> dict[str, str]:
 def _flag(verb: str, field: dataclasses.Field[Any], hint: Any, text: str) -> Any:
     """The field's type as tyro takes it: with its help, a name for its value, and our own errors."""
     kind = _kind(hint)
-    shown: dict[str, Any] = {"help_behavior_hint": ""} if field.default is None or field.default is False else {}
+    shown: dict[str, Any] = {"help_behavior_hint": ""} if field.default is None or kind is bool else {}
     taken = Annotated[hint, tyro.conf.arg(help=text, metavar=_NAMES.get(field.name) or _TYPES.get(kind), **shown)]
     if kind not in _EXPECTED:
         return taken
@@ -245,13 +279,12 @@ def _reader(kind: Any, flag: str, text: str) -> PrimitiveConstructorSpec[Any]:
             own.instance_from_str(words)
         except ValueError:
             return False
-        return fixed in (None, len(words))
+        return own.nargs in ("*", len(words)) if fixed is None else fixed == len(words)
 
     def read(words: list[str]) -> Any:
         if readable(words):
             return own.instance_from_str(words)
-        apart = re.split(r"[,;x×\s]+", " ".join(words))
-        meant = f" Did you mean {flag} {' '.join(apart)}?" if own.nargs != 1 and readable(apart) else ""
+        meant = next((f" Did you mean {flag} {' '.join(other)}?" for other in _likely(words) if readable(other)), "")
         raise InputError(f"{flag} is {' '.join(words)!r}; expected {_EXPECTED[kind]}.{meant} {text}")
 
     return dataclasses.replace(
@@ -261,6 +294,15 @@ def _reader(kind: Any, flag: str, text: str) -> PrimitiveConstructorSpec[Any]:
         is_instance=lambda value: value is None or own.is_instance(value),
         str_from_instance=lambda value: [] if value is None else own.str_from_instance(value),
     )
+
+
+def _likely(words: list[str]) -> Iterator[list[str]]:
+    """What may have been meant: numbers with something else than spaces between them, per cent, a decimal comma."""
+    text = " ".join(words)
+    yield re.split(r"[,;x×\s]+", text)
+    if re.fullmatch(r"[\d.]+\s*%", text):
+        yield [f"{float(text.rstrip('% ')) / 100:g}"]
+    yield [text.replace(",", ".")]
 
 
 def _summary(config: type[Any]) -> str:

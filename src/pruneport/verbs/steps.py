@@ -23,7 +23,7 @@ from pruneport.compress.cost import run_once
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.plan import Plan
 from pruneport.compress.prune import Pruned
-from pruneport.errors import CheckpointError, OutputError, SourceError
+from pruneport.errors import BundleError, CheckpointError, OutputError, SourceError
 from pruneport.export.bundle import (
     BENCH,
     DENSE_ONNX,
@@ -214,7 +214,7 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
         SpeedupError: ``require_speedup`` was not reached; bench.json is written all the same.
     """
     progress = numbered(progress, 2)
-    bundle = open_bundle(config.folder)
+    bundle = _bundle_at(config.folder)
     dense, pruned = bundle.path(DENSE_ONNX), bundle.path(MODEL_ONNX)
     verified = read_record(bundle, VERIFY)
     progress(Stage("timing", still=True))
@@ -229,6 +229,22 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
         check_required(measured, config.require_speedup)
     warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, measured)
     return BenchResult(folder=config.folder, bench=measured, warnings=tuple(warnings))
+
+
+def _bundle_at(folder: Path) -> Bundle:
+    """Open a bundle; where a file in one or a network was named in its place, say what to name.
+
+    Raises:
+        BundleError: There is no bundle, or it is damaged.
+    """
+    if folder.is_file():
+        raise BundleError(f"{folder} is a file; expected the folder of a bundle: {folder.parent}, if it lies in one.")
+    if ":" in str(folder) and not folder.exists():
+        raise BundleError(
+            f"{folder} names a network; expected the folder of a bundle, such as half, written by: "
+            f"pruneport compress {folder} --flops 0.5 --out half"
+        )
+    return open_bundle(folder)
 
 
 def _fixed_batch(bundle: Bundle) -> int | None:
@@ -330,7 +346,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _open(config: BundleOptions) -> tuple[Bundle, nn.Module, Factory | None]:
-    bundle = open_bundle(config.folder)
+    bundle = _bundle_at(config.folder)
     factory = load_factory(config.factory) if config.factory else None
     if factory is None and config.trust_source and bundle.plan.source.library is None:
         factory = load_factory(bundle.plan.source.spec)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import singledispatch
 from typing import Any, Literal
@@ -33,7 +33,7 @@ from pruneport.verbs.results import (
 
 __all__ = ["show"]
 
-_NAME_CHARS = 34
+_LEAST_NAME = 12  # characters of a name, however narrow the console is
 
 
 @singledispatch
@@ -48,11 +48,11 @@ def _(result: InspectResult, console: Console) -> None:
     heads = ("group", ">width", "scope", ">MACs", ">params", ">members", "prunable")
     table = _table(*heads, *([">error at half"] if measured else []), one_line=True)
     reasons: list[str] = []
+    rows = []
     for view in result.groups:
         if view.obstacle and view.obstacle not in reasons:
             reasons.append(view.obstacle)
-        table.add_row(
-            Text(shorten(view.group.name, _NAME_CHARS)),
+        cells = (
             _width(view.group, view.group.width),
             view.group.scope,
             _scaled(view.cost.macs),
@@ -61,7 +61,9 @@ def _(result: InspectResult, console: Console) -> None:
             f"no ({reasons.index(view.obstacle) + 1})" if view.obstacle else "yes",
             *([_error_at_half(view)] if measured else []),
         )
-    console.print(table)
+        rows.append((view.group.name, *cells))
+    _add_fitting(table, rows, console.width)
+    console.print(table, crop=False, soft_wrap=True)
     for number, reason in enumerate(reasons, start=1):
         console.print(f"({number}) {reason}", markup=False, soft_wrap=True)
     console.print(
@@ -275,21 +277,23 @@ def _show_verification(verification: Verification, console: Console) -> None:
         )
     if verification.accuracy is not None:
         accuracy = verification.accuracy
-        table = _table(f"top-1 on {accuracy.images} images", ">dense", ">pruned", ">pruned ONNX")
-        values = (accuracy.dense_torch, accuracy.pruned_torch, accuracy.pruned_onnx)
-        table.add_row(Text(accuracy.folder), *(_top1(value, accuracy.images) for value in values))
+        table = _table(f"top-1 on {accuracy.images} images of {accuracy.folder}", ">top-1", ">95 % interval")
+        for name, share in (
+            ("dense", accuracy.dense_torch),
+            ("pruned", accuracy.pruned_torch),
+            ("pruned ONNX", accuracy.pruned_onnx),
+        ):
+            if share is not None:
+                table.add_row(name, *_top1(share, accuracy.images))
         console.print(table)
-        console.print("In brackets: 95% intervals")
     if (agreement := verification.agreement) is not None:
         said = f"The pruned network's first choice is the dense network's on {agreement.top1:.2%} of {agreement.images}"
         console.print(f"{said} images of {agreement.folder}", markup=False, soft_wrap=True)
 
 
-def _top1(share: float | None, images: int) -> str:
-    if share is None:
-        return ""
+def _top1(share: float, images: int) -> tuple[str, str]:
     low, high = share_interval(share * images, images)
-    return f"{share:.2%} ({low:.1%} to {high:.1%})"
+    return f"{share:.2%}", f"{low:.1%} to {high:.1%}"
 
 
 def _warn(warnings: Iterable[str], console: Console) -> None:
@@ -318,6 +322,17 @@ def _table(*columns: str, one_line: bool = False) -> Table:
         name, justify = column.lstrip(">"), "right" if right else "left"
         table.add_column(name, justify=justify, overflow=overflow, no_wrap=one_line)  # type: ignore[arg-type]
     return table
+
+
+def _add_fitting(table: Table, rows: Sequence[tuple[str, ...]], width: int) -> None:
+    """Add rows, their first cells cut in the middle to what the console leaves beside the others, which are whole."""
+    heads = [str(column.header) for column in table.columns]
+    others = [max(len(row[place]) for row in (heads, *rows)) for place in range(1, len(heads))]
+    room = width - sum(others) - 2 * len(others)
+    for column, needed in zip(table.columns[1:], others, strict=True):
+        column.min_width = needed
+    for name, *cells in rows:
+        table.add_row(Text(shorten(name, max(_LEAST_NAME, room))), *cells)
 
 
 def _scaled(number: int) -> str:

@@ -39,7 +39,9 @@ def transfer(config: TransferConfig, progress: Progress = silent, command: str =
     """
     folder = config.out or (Path(config.study.stem) if config.study else None)
     if folder is None:
-        raise InputError("there is no --out, and no study file to name it after; give --out FOLDER.")
+        raise InputError(
+            "there is no study, and no --out to keep one in; give a study, as in: pruneport transfer study.yaml."
+        )
     if config.advise:
         if config.budget is None:
             raise InputError("--advise needs --budget: the training FLOPs you can spend, such as 1e12.")
