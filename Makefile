@@ -42,7 +42,7 @@ test-wheel: wheel
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . && exit $$status
 
 bench-overhead: $(INSTALLED)
-	$(BIN)/python -m pruneport.bench.overhead --out bench/results/overhead.json
+	$(BIN)/python -m pruneport.bench.experiments.overhead --out bench/results/overhead.json
 
 constraints: $(INSTALLED)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra gpu --universal --python-version 3.11 --upgrade \

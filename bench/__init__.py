@@ -1,1 +1,9 @@
-"""What is measured: latency on ONNX Runtime, statistics, reports and plots."""
+"""What is measured: latency on ONNX Runtime, the report, the transfer study.
+
+- ``options``: what a user says about timing
+- ``devices``: CPU and GPU, with clocks and power
+- ``latency/``: dense against pruned
+- ``report/``: the HTML report
+- ``transfer/``: the study of how much to prune before fine-tuning
+- ``experiments/``: scripts that measure the project itself; not in the wheel
+"""

@@ -1,1 +1,19 @@
-"""Groups, criteria, allocation to a target, the plan, surgery and cost."""
+"""What is removed: from a dense network to a pruned one, with the plan that says how.
+
+- ``options``: what a user says about target, criterion and scope
+- ``records``: the parts that a plan is made of
+- ``hooks``: hooks that go again, and the order of calls
+- ``sizes/``: the integers of a forward: which channels they count
+- ``resize/``: how one layer shrinks
+- ``graph/``: which channels depend on each other
+- ``surgery/``: the plan, how it is applied, and the proof
+- ``activations/``: calibration inputs, and what layers compute on them
+- ``importance/``: what makes a unit worth keeping
+- ``allocation/``: how many units each group keeps
+- ``recovery/``: accuracy won back without training
+- ``assessment``: what is known before a target is set
+- ``removal``: units removed, proved, and left dense where the proof fails
+- ``prune``: from a dense network to a pruned one
+- ``pipeline``: pruning and recovery in one
+- ``finetune/``: training on a task
+"""

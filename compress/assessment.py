@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pruneport.compress.allocation import why_dense
-from pruneport.compress.calibration import Calibration
-from pruneport.compress.cost import Cost, CostModel, count_macs_by_module
-from pruneport.compress.coupling import Coupling, find_coupling
-from pruneport.compress.criteria import score_groups, settle, wants_inputs
-from pruneport.compress.groups import Group, group_units
+from pruneport.compress.activations.calibration import Calibration
+from pruneport.compress.allocation.cost import Cost, CostModel, count_macs_by_module
+from pruneport.compress.allocation.search import why_dense
+from pruneport.compress.graph.coupling import Coupling, find_coupling
+from pruneport.compress.graph.groups import Group, group_units
+from pruneport.compress.graph.widths import Scores, possible_widths
+from pruneport.compress.importance.criteria import score_groups, settle, wants_inputs
+from pruneport.compress.importance.sensitivity import Curve, measure_sensitivity
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.sensitivity import Curve, measure_sensitivity
-from pruneport.compress.widths import Scores, possible_widths
 from pruneport.errors import ImageFolderError, ModelError, TargetError
 from pruneport.models.record import Source
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from torch import nn
 
+from pruneport.compress.activations.calibration import BATCH, Calibration, held_out_count, list_images, open_calibration
+from pruneport.compress.activations.synthetic import ENOUGH, synthesise
+from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.assessment import assess
-from pruneport.compress.calibration import BATCH, Calibration, held_out_count, list_images, open_calibration
-from pruneport.compress.cost import run_once
-from pruneport.compress.criteria import wants_inputs
+from pruneport.compress.importance.criteria import wants_inputs
 from pruneport.compress.options import CalibrationOptions, CompressOptions
 from pruneport.compress.prune import Pruned, prune
-from pruneport.compress.recovery import choose_recovery, recover
-from pruneport.compress.synthesis import ENOUGH, synthesise
+from pruneport.compress.recovery.recover import choose_recovery, recover
 from pruneport.errors import ModelError, PruningError
 from pruneport.models.outputs import Outputs, read_outputs, takes_several
 from pruneport.models.record import Source

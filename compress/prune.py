@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from pruneport.compress.allocation import Allocation, allocate, lowest_share, missed_target, target_of
+from pruneport.compress.allocation.cost import Cost, count_cost
+from pruneport.compress.allocation.search import Allocation, allocate, lowest_share, missed_target, target_of
 from pruneport.compress.assessment import Assessment, assess, example_inputs, reasons_with
-from pruneport.compress.cost import Cost, count_cost
-from pruneport.compress.masking import ForwardError, OutputError
+from pruneport.compress.graph.widths import choose_units
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.plan import GroupPlan, Plan, Request, group_plan
 from pruneport.compress.removal import Removal, leave_culprits_dense, remove_units
-from pruneport.compress.widths import choose_units
+from pruneport.compress.surgery.plan import GroupPlan, Plan, Request, group_plan
+from pruneport.compress.surgery.zeroing_check import ForwardError, OutputError
 from pruneport.errors import ModelError, TargetError
 from pruneport.models.outputs import takes_several
 from pruneport.models.record import Source

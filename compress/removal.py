@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from pruneport.compress.assessment import Assessment
-from pruneport.compress.forwards import ForwardChanges, fit_forwards, rescale_keys
-from pruneport.compress.masking import ForwardError, OutputError, check_against_masked
-from pruneport.compress.plan import GroupPlan, apply_plan
+from pruneport.compress.surgery.module_attributes import ForwardChanges, fit_forwards, rescale_keys
+from pruneport.compress.surgery.plan import GroupPlan, apply_plan
+from pruneport.compress.surgery.zeroing_check import ForwardError, OutputError, check_against_masked
 from pruneport.errors import ModelError, PruningError
 
 __all__ = ["Removal", "leave_culprits_dense", "remove_units"]
@@ -25,7 +25,7 @@ class Removal:
     Attributes:
         network: In eval mode.
         changes: What its forwards were told.
-        masked_error: Largest difference from the masked dense network (see ``masking``).
+        masked_error: Largest difference from the masked dense network (see ``zeroing_check``).
     """
 
     network: nn.Module

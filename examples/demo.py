@@ -12,10 +12,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pruneport.models.train_digits import write_images
-from pruneport.verbs import ShipConfig, ship
-from pruneport.verbs.display import Display
-from pruneport.verbs.tables import show
+from pruneport.commands import ShipConfig, ship
+from pruneport.commands.display import Display
+from pruneport.commands.tables import show
+from pruneport.models.digits.train import write_images
 
 
 def main() -> None:

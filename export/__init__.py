@@ -1,1 +1,11 @@
-"""What is shipped: the bundle, ONNX, parity, the manifest and the model card."""
+"""What is shipped: the bundle, ONNX, the comparison with torch, the model card.
+
+- ``options``: what a user says about export and parity
+- ``bundle/``: the folder that is shipped
+- ``onnx/``: ONNX files
+- ``parity``: torch against ONNX Runtime, and accuracy
+- ``compared``: what may differ between two runtimes
+- ``verify``: every check as one record
+- ``records``: what verify.json says, read by a schema
+- ``card/``: the model card, and the sentences that the report shares
+"""

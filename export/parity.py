@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from pruneport.errors import ExportError, ImageFolderError, InputError
 from pruneport.export.compared import Array, Compared, Tolerance
-from pruneport.export.exporter import INPUT_NAME, onnx_outputs
-from pruneport.export.memory import within_free_memory
-from pruneport.export.onnx_reader import read_onnx
+from pruneport.export.onnx.exporter import INPUT_NAME, onnx_outputs
+from pruneport.export.onnx.memory import within_free_memory
+from pruneport.export.onnx.onnx_reader import read_onnx
 from pruneport.export.options import ParityOptions
-from pruneport.models.images import ImageSet
+from pruneport.models.images.images import ImageSet
 from pruneport.models.outputs import Outputs
 from pruneport.progress import Progress, Step, silent
 

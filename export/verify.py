@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from pruneport.errors import BundleError, ParityError
-from pruneport.export.bundle import DENSE_ONNX, MODEL_ONNX, plan_hash
-from pruneport.export.onnx_file import check_onnx, read_metadata
+from pruneport.export.bundle.bundle import DENSE_ONNX, MODEL_ONNX, plan_hash
+from pruneport.export.onnx.onnx_file import check_onnx, read_metadata
 from pruneport.export.options import ParityOptions
 from pruneport.export.parity import (
     Accuracy,
@@ -25,7 +25,7 @@ from pruneport.export.parity import (
     open_cpu_session,
     output_names,
 )
-from pruneport.models.images import ImageSet, open_images
+from pruneport.models.images.images import ImageSet, open_images
 from pruneport.progress import Progress, silent
 
 __all__ = ["Check", "Verification", "open_parity_images", "require_parity", "verify_files"]

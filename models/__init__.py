@@ -1,1 +1,16 @@
-"""Where networks come from: sources, checkpoints, image folders, the embedded network."""
+"""Where networks come from: sources, checkpoints, images, tasks.
+
+- ``options``: what a user says about source and images
+- ``records``: the record of a source, from which the dense network can be built again
+- ``source``: from source options to the dense network with its weights
+- ``factories``: user's factories, found by file or module name
+- ``libraries``: networks of torchvision, timm and ourselves
+- ``names``: what was meant by a name that is no source
+- ``files``: what stands in the way of reading a file that a user names
+- ``size_limit``: a limit on what a stranger's factory may allocate
+- ``checkpoints/``: weights in files
+- ``images/``: image folders, and labelled ones to train on
+- ``output_layer``: the output layer, replaced for other classes
+- ``outputs``: the tensors in what a network returns, and their names
+- ``digits/``: the embedded network
+"""

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from pruneport.errors import SourceError
-from pruneport.models import digits
-from pruneport.models.checkpoint import load_weights, read_checkpoint
+from pruneport.models.checkpoints.checkpoint import load_weights, read_checkpoint
+from pruneport.models.digits import network as digits
 from pruneport.models.factories import call_factory, did_you_mean
 from pruneport.models.record import Factory, Source
 

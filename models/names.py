@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pruneport.models.checkpoint import SUFFIXES
+from pruneport.models.checkpoints.checkpoint import SUFFIXES
 from pruneport.models.record import LIBRARIES
 
 __all__ = ["meant_by", "not_a_source"]

@@ -18,12 +18,12 @@ import torch
 from torch import nn
 
 from pruneport.errors import CheckpointError, ModelError, SourceError
-from pruneport.models.checkpoint import load_weights, read_checkpoint
+from pruneport.models.checkpoints.checkpoint import load_weights, read_checkpoint
 from pruneport.models.factories import call_factory, load_factory
-from pruneport.models.heads import replace_heads
 from pruneport.models.libraries import build_from_library, library_input_shape
 from pruneport.models.names import not_a_source
 from pruneport.models.options import SourceOptions
+from pruneport.models.output_layer import replace_heads
 from pruneport.models.record import Factory, Scalar, Source
 
 __all__ = ["build", "build_dense", "give_heads", "open_source"]

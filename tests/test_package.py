@@ -17,8 +17,8 @@ _ROOT = Path(__file__).parents[1]
 
 def test_the_package_carries_its_data_files() -> None:
     assert importlib.resources.files("pruneport").joinpath("py.typed").is_file()
-    assert importlib.resources.files("pruneport.models").joinpath("digits_resnet.safetensors").is_file()
-    assert importlib.resources.files("pruneport.bench").joinpath("report.html.jinja").is_file()
+    assert importlib.resources.files("pruneport.models.digits").joinpath("digits_resnet.safetensors").is_file()
+    assert importlib.resources.files("pruneport.bench.report").joinpath("report.html.jinja").is_file()
 
 
 @pytest.mark.skipif("PRUNEPORT_EXPECT_WHEEL" not in os.environ, reason="the checkout is installed in place")
@@ -35,7 +35,7 @@ def test_readme_maps_every_file() -> None:
     readme = (_ROOT / "README.md").read_text(encoding="utf-8")
     files = [
         path.relative_to(_ROOT).as_posix()
-        for folder in ("models", "compress", "export", "bench", "src/pruneport/verbs", "examples")
+        for folder in ("models", "compress", "export", "bench", "src/pruneport/commands", "examples")
         for path in (_ROOT / folder).glob("*.py")
         if path.name != "__init__.py"
     ]

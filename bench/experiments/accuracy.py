@@ -1,9 +1,9 @@
 """Accuracy kept without training: network x criterion x ranking x recovery x MACs kept, on real checkpoints.
 
-``python bench/accuracy.py --data FOLDER --out bench/results/accuracy.json``, where FOLDER holds the checkpoints and
-images that the tests marked ``real`` use. Calibration images are training images (CIFAR-10), or the half of the
-ImageNet samples that is not tested on. Only the criteria with a loss read labels, and only of calibration images.
-A row that is in the file already is not measured again.
+``python bench/experiments/accuracy.py --data FOLDER --out bench/results/accuracy.json``, where FOLDER holds the
+checkpoints and images that the tests marked ``real`` use. Calibration images are training images (CIFAR-10), or the
+half of the ImageNet samples that is not tested on. Only the criteria with a loss read labels, and only of calibration
+images. A row that is in the file already is not measured again.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneport.bench.accuracy_plot import draw_accuracy
 from pruneport.bench.devices import describe_device, library_versions
+from pruneport.bench.experiments.accuracy_plot import draw_accuracy
+from pruneport.compress.activations.calibration import BATCH, Calibration, held
+from pruneport.compress.activations.synthetic import ENOUGH, synthesise
 from pruneport.compress.assessment import assess
-from pruneport.compress.calibration import BATCH, Calibration, held
-from pruneport.compress.criteria import CRITERIA
+from pruneport.compress.importance.criteria import CRITERIA
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune
-from pruneport.compress.record import Calibrated
-from pruneport.compress.recovery import recover
-from pruneport.compress.synthesis import ENOUGH, synthesise
-from pruneport.models.images import ImageSet, open_images
+from pruneport.compress.records import Calibrated
+from pruneport.compress.recovery.recover import recover
+from pruneport.models.images.images import ImageSet, open_images
 from pruneport.models.options import ImageOptions, SourceOptions
 from pruneport.models.source import open_source
 
 __all__ = ["main"]
 
-_NETWORKS = Path(__file__).resolve().parents[1] / "tests" / "real" / "networks.py"
+_NETWORKS = Path(__file__).resolve().parents[2] / "tests" / "real" / "networks.py"
 _KEYS = ("network", "target", "inputs", "criterion", "ranking", "recovery")
 
 

@@ -1,4 +1,4 @@
-"""The plot of ``bench/accuracy.py``: top-1 against multiply-accumulates kept, one panel a network."""
+"""The plot of ``bench/experiments/accuracy.py``: top-1 against multiply-accumulates kept, one panel a network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw_accuracy(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the plot.
 
     Args:
-        rows: As ``bench/accuracy.py`` writes them.
+        rows: As ``bench/experiments/accuracy.py`` writes them.
         path: An .svg or .png file.
     """
     networks = list(dict.fromkeys(row["network"] for row in rows))

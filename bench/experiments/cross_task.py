@@ -3,8 +3,8 @@
 An ImageNet network is pruned with the images and labels of one task, its features are frozen, and a ridge classifier
 on top of them is fitted and tested on every task: the task itself, the others, and against pruning without data.
 
-``python bench/cross_task.py --data FOLDER --out bench/results/cross_task.json``, where FOLDER is the one of
-``bench/accuracy.py``. A row that is in the file already is not measured again.
+``python bench/experiments/cross_task.py --data FOLDER --out bench/results/cross_task.json``, where FOLDER is the one of
+``bench/experiments/accuracy.py``. A row that is in the file already is not measured again.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from sklearn.linear_model import RidgeClassifierCV
 from torch import Tensor, nn
 
 from pruneport.bench.devices import describe_device, library_versions
+from pruneport.compress.activations.calibration import BATCH, Calibration, held
 from pruneport.compress.assessment import assess
-from pruneport.compress.calibration import BATCH, Calibration, held
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune
-from pruneport.compress.record import Calibrated
-from pruneport.models.images import open_images
+from pruneport.compress.records import Calibrated
+from pruneport.models.images.images import open_images
 from pruneport.models.options import ImageOptions, SourceOptions
 from pruneport.models.source import open_source
 
@@ -43,7 +43,7 @@ _RIDGES = np.logspace(-1, 5, 13)
 _NETWORKS = {
     "mobilenet_v2": ("torchvision:mobilenet_v2", "mobilenet_v2-b0353104.pth", "classifier.1"),
     "resnet50_v1": (
-        f"{Path(__file__).resolve().parents[1] / 'tests' / 'real' / 'networks.py'}:resnet50_v1",
+        f"{Path(__file__).resolve().parents[2] / 'tests' / 'real' / 'networks.py'}:resnet50_v1",
         "resnet50_v1_imagenet.pth",
         "fc",
     ),

@@ -1,4 +1,4 @@
-"""Time ``pruneport.load`` against building the dense network: ``python bench/load_time.py``.
+"""Time ``pruneport.load`` against building the dense network: ``python bench/experiments/load_time.py``.
 
 Both in one process, in turn, the first place alternating, after one untimed round; prints JSON.
 """
@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 import pruneport
+from pruneport.commands import CompressConfig, compress
 from pruneport.models.options import SourceOptions
 from pruneport.models.source import build, open_source
-from pruneport.verbs import CompressConfig, compress
 
 __all__ = ["load_time"]
 

@@ -2,7 +2,7 @@
 
 Both reach half the compute of torchvision's ResNet-50 and write ONNX with a dynamic batch, in one process,
 alternating. The recipe writes the dense and the pruned file, as our ``export`` does; a second ratio sets our
-two files against a recipe that writes the pruned one only. Run: ``python -m pruneport.bench.overhead``.
+two files against a recipe that writes the pruned one only. Run: ``python -m pruneport.bench.experiments.overhead``.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def measure_overhead(repeats: int) -> dict[str, Any]:
 
 
 def _ours(folder: Path) -> float:
-    from pruneport.verbs import CompressConfig, ExportConfig, compress, export
+    from pruneport.commands import CompressConfig, ExportConfig, compress, export
 
     result = compress(CompressConfig(source="torchvision:resnet50", flops=0.5, out=folder / "bundle"))
     export(ExportConfig(folder=folder / "bundle"))

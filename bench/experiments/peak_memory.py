@@ -1,7 +1,7 @@
 """Peak memory of ``compress`` beyond what torch itself takes, in multiples of the dense weights.
 
 "What torch takes" is a process that builds the same network and runs it once, less its weights.
-Each figure is the peak resident size of a process of its own. ``python bench/peak_memory.py``.
+Each figure is the peak resident size of a process of its own. ``python bench/experiments/peak_memory.py``.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["main"]
 _PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
 _COMPRESS = """
 from pathlib import Path
-from pruneport.verbs import CompressConfig, compress
+from pruneport.commands import CompressConfig, compress
 compress(CompressConfig(source={source!r}, flops=0.5, out=Path({out!r})))
 """
 _IMPORTS = """
 import torch, torchvision
-import pruneport.verbs.steps
+import pruneport.commands.steps
 """
 _TORCH = (
     _IMPORTS

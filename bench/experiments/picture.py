@@ -1,8 +1,8 @@
 """The picture in the README: the report of ResNet-50 at three quarters of its compute, as the defaults make it.
 
 Calibration images are of the odd classes, those that accuracy is counted on of every fourth, as in ``accuracy.py``.
-``python bench/picture.py --data FOLDER`` takes a quarter of an hour on two cores and needs Chromium; the folder is that
-of ``PRUNEPORT_TEST_DATA``. ``--bundle DIR`` draws the report of a bundle that is there already.
+``python bench/experiments/picture.py --data FOLDER`` takes a quarter of an hour on two cores and needs Chromium; the
+folder is that of ``PRUNEPORT_TEST_DATA``. ``--bundle DIR`` draws the report of a bundle that is there already.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.console import Console
 
 __all__ = ["main", "photograph"]
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _WIDTH, _HEIGHT = 900, 2300  # pixels: down to the latency figures
 
@@ -56,8 +56,8 @@ def photograph(page: Path, picture: Path) -> None:
 
 def _ship(data: Path, place: Path) -> Path:
     """The command of the README, on the real network; return its bundle."""
-    from pruneport.verbs import ShipConfig, ship
-    from pruneport.verbs.display import Display
+    from pruneport.commands import ShipConfig, ship
+    from pruneport.commands.display import Display
 
     data = data.resolve()
     samples, calibration = data / "data/imagenet-samples", place / "calibration"
@@ -77,7 +77,7 @@ def _ship(data: Path, place: Path) -> Path:
         out=place / "bundle",
     )
     with contextlib.chdir(_ROOT), Display(Console(stderr=True, highlight=False), "shipping ResNet-50") as display:
-        ship(config, display, command="python bench/picture.py")
+        ship(config, display, command="python bench/experiments/picture.py")
     return config.out
 
 

@@ -1,9 +1,9 @@
 """Every network of the zoo: compressed, reloaded, exported and compared, one process a network.
 
-``python bench/zoo.py --out bench/results/zoo.jsonl`` builds each with random weights (norms drawn at random too, so
-that outputs are alive), prunes it to 0.6 of its multiply-accumulates, writes and reads back the bundle bit for bit,
-exports ONNX with a dynamic batch and compares it with torch at batches 1 and 3. A network in the file already is not
-run again; ``--summary FILE`` writes the table.
+``python bench/experiments/zoo.py --out bench/results/zoo.jsonl`` builds each with random weights (norms drawn at random
+too, so that outputs are alive), prunes it to 0.6 of its multiply-accumulates, writes and reads back the bundle bit for
+bit, exports ONNX with a dynamic batch and compares it with torch at batches 1 and 3. A network in the file already is
+not run again; ``--summary FILE`` writes the table.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ import torch
 from torch import nn
 
 from pruneport.bench.devices import available_cores, library_versions
-from pruneport.bench.zoo_networks import NETWORKS, family, input_size
+from pruneport.bench.experiments.zoo_networks import NETWORKS, family, input_size
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import Pruned, prune
 from pruneport.errors import InputError, ParityError, PruneportError
-from pruneport.export.bundle import Bundle
-from pruneport.export.onnx_file import write_onnx
+from pruneport.export.bundle.bundle import Bundle
+from pruneport.export.bundle.weights import rebuild, same_bits, write_network
+from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.export.parity import check_seeded, open_cpu_session
-from pruneport.export.weights import rebuild, same_bits, write_network
 from pruneport.models.options import SourceOptions
 from pruneport.models.outputs import tensor_leaves
 from pruneport.models.record import Source
@@ -94,7 +94,7 @@ def _rows(specs: Sequence[str], jobs: int, timeout: float, memory: float) -> Ite
 def _in_process(spec: str, timeout: float, memory: float, jobs: int) -> dict[str, Any]:
     """One network in a process of its own, forked from one that has imported everything and run nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pruneport.bench.zoo", "onnxscript"])
+    context.set_forkserver_preload(["pruneport.bench.experiments.zoo", "onnxscript"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, spec, memory, max(1, available_cores() // jobs)))
     start = time.monotonic()
@@ -266,7 +266,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> str:
     passed = Counter(row["network"].split(":")[0] for row in rows if row["outcome"] == "ok")
     head = [f"{library}: {passed[library]} of {total} networks." for library, total in sorted(totals.items())]
     listed = sum(map(len, NETWORKS.values()))
-    head.append(f"{listed} are listed in `bench/zoo_networks.py`; those without a row were not run yet.")
+    head.append(f"{listed} are listed in `bench/experiments/zoo_networks.py`; those without a row were not run yet.")
     failed = [
         f"- `{row['network']}` ({row['outcome']}): {row.get('error', '')[:300]}"
         for row in rows

@@ -1,4 +1,4 @@
-"""The networks of ``bench/zoo.py``: torchvision's for classification and segmentation, some of every timm family."""
+"""The networks of ``zoo.py``: torchvision's for classification and segmentation, some of every timm family."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ NETWORKS: Mapping[str, list[str]] = {
     "segmentation": _torchvision_names(torchvision.models.segmentation),
     "timm": _timm_names(),
 }
-"""Sources by the name under which ``bench/zoo.py`` takes them together."""
+"""Sources by the name under which ``zoo.py`` takes them together."""
 
 
 def family(spec: str) -> str:

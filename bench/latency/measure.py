@@ -14,10 +14,10 @@ import numpy.typing as npt
 import onnx
 
 from pruneport.bench.devices import cpu_in_use_by_others, describe_device, library_versions, sample_device
-from pruneport.bench.networks import read_input
+from pruneport.bench.latency.onnx_input import read_input
+from pruneport.bench.latency.sessions import BoundRun, Session, open_session
+from pruneport.bench.latency.stats import paired_speedup, summarise
 from pruneport.bench.options import BenchOptions, ProviderName
-from pruneport.bench.sessions import BoundRun, Session, open_session
-from pruneport.bench.stats import paired_speedup, summarise
 from pruneport.errors import InputError, ModelError, ProviderError, SpeedupError
 from pruneport.progress import Progress, Step, silent
 

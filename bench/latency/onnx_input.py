@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from pruneport.errors import ModelError
-from pruneport.export.onnx_reader import read_onnx
+from pruneport.export.onnx.onnx_reader import read_onnx
 
 __all__ = ["NetworkInput", "read_input"]
 

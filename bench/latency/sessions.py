@@ -27,10 +27,10 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from pruneport.bench.devices import available_cores
-from pruneport.bench.networks import NetworkInput, read_input
+from pruneport.bench.latency.onnx_input import NetworkInput, read_input
 from pruneport.bench.options import BenchOptions
 from pruneport.errors import ModelError, ProviderError
-from pruneport.export.memory import within_free_memory
+from pruneport.export.onnx.memory import within_free_memory
 
 __all__ = ["BoundRun", "Session", "open_session", "provider_options"]
 

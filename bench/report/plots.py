@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from pruneport.bench.svg import DENSE, INK, KEPT, MUTED, REMOVED, inline_svg, quiet, styled, width_inches, write
+from pruneport.bench.report.svg import DENSE, INK, KEPT, MUTED, REMOVED, inline_svg, quiet, styled, width_inches, write
 from pruneport.errors import OutputError
-from pruneport.export.summary import milliseconds, shorten
+from pruneport.export.card.summary import milliseconds, shorten
 
 __all__ = ["check_plot", "groups_plot", "latency_plot", "sensitivity_plot"]
 

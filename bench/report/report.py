@@ -10,9 +10,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from pruneport.bench.plots import groups_plot, latency_plot
-from pruneport.bench.svg import for_screens
-from pruneport.export.summary import (
+from pruneport.bench.report.plots import groups_plot, latency_plot
+from pruneport.bench.report.svg import for_screens
+from pruneport.export.card.summary import (
     OWN_CODE,
     clean,
     comparisons,
@@ -24,7 +24,7 @@ from pruneport.export.summary import (
     provenance,
     runs_own_code,
 )
-from pruneport.export.verdict import verdict, warnings_for
+from pruneport.export.card.verdict import verdict, warnings_for
 
 __all__ = ["environment", "render_report"]
 
@@ -76,7 +76,7 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None, batch: in
 def environment() -> jinja2.Environment:
     """Our templates, with what they all use; every text in them is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: files("pruneport.bench").joinpath(name).read_text(encoding="utf-8")),
+        loader=jinja2.FunctionLoader(lambda name: files(__package__).joinpath(name).read_text(encoding="utf-8")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=_finalize,

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pruneport.bench.frontier import Cell, Means, cells, measured, stream
-from pruneport.bench.law import FORMS, Check, Law, Point, best_kept, check_law, fit_law
-from pruneport.bench.store import Finished
-from pruneport.bench.study import names
+from pruneport.bench.transfer.curves import Cell, Means, cells, measured, stream
+from pruneport.bench.transfer.law import FORMS, Check, Law, Point, best_kept, check_law, fit_law
+from pruneport.bench.transfer.store import Finished
+from pruneport.bench.transfer.study import names
 from pruneport.errors import InputError
 
 __all__ = ["advise", "figures_of", "fit_all", "least", "points_of"]

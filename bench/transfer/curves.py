@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pruneport.bench.store import Finished
+from pruneport.bench.transfer.store import Finished
 
 __all__ = [
     "Cell",

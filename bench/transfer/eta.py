@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 from scipy.optimize import nnls
 
-from pruneport.bench.store import Finished
-from pruneport.bench.study import Trial
+from pruneport.bench.transfer.store import Finished
+from pruneport.bench.transfer.study import Trial
 
 __all__ = ["work_left"]
 

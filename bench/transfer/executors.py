@@ -74,7 +74,7 @@ def _round(
     """One pool, until all is done or a process dies; None for what was in hand then."""
     threads = max(1, available_cores() // workers)
     context = multiprocessing.get_context("forkserver")  # imports once; forked from a process that has run nothing
-    context.set_forkserver_preload(["pruneport.bench.trial"])
+    context.set_forkserver_preload(["pruneport.bench.transfer.trial"])
     waiting, running, broken = list(indices), dict[Future[Outcome], int](), False
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(threads,)) as pool:
         while running or (waiting and not broken):

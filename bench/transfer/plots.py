@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from pruneport.bench.svg import DENSE, INK, KEPT, MUTED, inline_svg, quiet, styled, width_inches, write
+from pruneport.bench.report.svg import DENSE, INK, KEPT, MUTED, inline_svg, quiet, styled, width_inches, write
 
 __all__ = ["frontier_plot", "stream_plot", "tasks_plot"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pruneport.bench.report import environment
-from pruneport.bench.svg import for_screens
-from pruneport.bench.transfer_plots import frontier_plot, stream_plot, tasks_plot
+from pruneport.bench.report.report import environment
+from pruneport.bench.report.svg import for_screens
+from pruneport.bench.transfer.plots import frontier_plot, stream_plot, tasks_plot
 
 __all__ = ["claim", "render_transfer"]
 

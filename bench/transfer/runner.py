@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pruneport.bench.executors import Outcome, run_local, run_ray, workers_that_fit
-from pruneport.bench.store import FILE, Finished, Store, open_store
-from pruneport.bench.study import Trial, check_study, identity, names, trials
-from pruneport.bench.study_options import StudyOptions
-from pruneport.bench.time_left import work_left
-from pruneport.bench.trial import Preparation, check_tasks, preparations, prepare, run_trial
-from pruneport.compress.training import training_flops
+from pruneport.bench.transfer.eta import work_left
+from pruneport.bench.transfer.executors import Outcome, run_local, run_ray, workers_that_fit
+from pruneport.bench.transfer.options import StudyOptions
+from pruneport.bench.transfer.store import FILE, Finished, Store, open_store
+from pruneport.bench.transfer.study import Trial, check_study, identity, names, trials
+from pruneport.bench.transfer.trial import Preparation, check_tasks, preparations, prepare, run_trial
+from pruneport.compress.finetune.training import training_flops
 from pruneport.errors import InputError
-from pruneport.export.bundle import open_bundle
+from pruneport.export.bundle.bundle import open_bundle
 from pruneport.progress import Progress, Stage, Step, silent
 
 __all__ = ["STAGES", "run_study"]

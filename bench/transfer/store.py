@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pruneport.bench.study import Trial
-from pruneport.compress.train_state import Event
+from pruneport.bench.transfer.study import Trial
+from pruneport.compress.finetune.state import Event
 from pruneport.errors import OutputError, StoreError
 from pruneport.files import held
 

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from pruneport.bench.study_options import StudyOptions
-from pruneport.compress.allocation import check_round_to
-from pruneport.compress.calibration import check_count
+from pruneport.bench.transfer.options import StudyOptions
+from pruneport.compress.activations.calibration import check_count
+from pruneport.compress.allocation.search import check_round_to
+from pruneport.compress.finetune.training import check_training
 from pruneport.compress.options import CriterionName, RankingName, RecoverName, TrainOptions
-from pruneport.compress.training import check_training
 from pruneport.errors import InputError
-from pruneport.models.digits_tasks import DIGITS_TASKS
+from pruneport.models.digits.tasks import DIGITS_TASKS
 
 __all__ = ["DENSE", "DIGITS", "Trial", "check_study", "identity", "names", "train_options", "trials"]
 

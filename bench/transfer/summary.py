@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pruneport.bench.advice import figures_of, fit_all, least, points_of
 from pruneport.bench.devices import describe_device, library_versions
-from pruneport.bench.frontier import (
+from pruneport.bench.transfer.advice import figures_of, fit_all, least, points_of
+from pruneport.bench.transfer.curves import (
     Cell,
     Means,
     areas,
@@ -22,9 +22,9 @@ from pruneport.bench.frontier import (
     measured,
     stream,
 )
-from pruneport.bench.law import Law, best_kept
-from pruneport.bench.store import Finished
-from pruneport.bench.study import Trial, names
+from pruneport.bench.transfer.law import Law, best_kept
+from pruneport.bench.transfer.store import Finished
+from pruneport.bench.transfer.study import Trial, names
 from pruneport.errors import InputError
 
 __all__ = ["summarise"]

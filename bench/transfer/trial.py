@@ -14,20 +14,20 @@ from dataclasses import dataclass, replace
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from pruneport.bench.study import DENSE, DIGITS, Trial, train_options
-from pruneport.bench.study_options import StudyOptions
-from pruneport.compress.compressing import compress_to
+from pruneport.bench.transfer.options import StudyOptions
+from pruneport.bench.transfer.study import DENSE, DIGITS, Trial, train_options
+from pruneport.compress.finetune.setup import dense_plan, with_head
+from pruneport.compress.finetune.state import Event, TrainState, write_state
+from pruneport.compress.finetune.training import Job, train
 from pruneport.compress.options import CompressOptions
-from pruneport.compress.starting import dense_plan, with_head
-from pruneport.compress.train_state import Event, TrainState, write_state
-from pruneport.compress.training import Job, train
+from pruneport.compress.pipeline import compress_to
 from pruneport.errors import ImageFolderError, InputError, PruneportError
-from pruneport.export.bundle import is_bundle, new_bundle, open_bundle
-from pruneport.export.weights import rebuild, write_network
-from pruneport.models.digits_tasks import write_digits_task
+from pruneport.export.bundle.bundle import is_bundle, new_bundle, open_bundle
+from pruneport.export.bundle.weights import rebuild, write_network
+from pruneport.models.digits.tasks import write_digits_task
+from pruneport.models.images.tasks import Task, open_task
 from pruneport.models.options import SourceOptions
 from pruneport.models.source import open_source
-from pruneport.models.tasks import Task, open_task
 
 __all__ = ["Preparation", "check_tasks", "preparations", "prepare", "run_trial"]
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from pruneport.compress.options import CalibrationOptions
-from pruneport.compress.record import Calibrated
+from pruneport.compress.records import Calibrated
 from pruneport.errors import ImageFolderError
-from pruneport.models.images import ImageSet, open_images
+from pruneport.models.images.images import ImageSet, open_images
 from pruneport.models.options import ImageOptions
 from pruneport.text import escaped
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.calibration import Batches
+from pruneport.compress.activations.calibration import Batches
 from pruneport.compress.hooks import calls_recorded
 
 __all__ = ["Replay", "Stopped", "find_cuts"]

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.calibration import BATCH, Calibration, held
-from pruneport.compress.record import Calibrated
+from pruneport.compress.activations.calibration import BATCH, Calibration, held
+from pruneport.compress.records import Calibrated
 from pruneport.errors import PruningError
 from pruneport.progress import Step
 

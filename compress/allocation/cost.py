@@ -20,12 +20,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
-from pruneport.compress.coupling import Coupling
-from pruneport.compress.groups import Group
+from pruneport.compress.graph.coupling import Coupling
+from pruneport.compress.graph.groups import Group
 from pruneport.compress.hooks import hooks_restored
-from pruneport.compress.layers import removed_whole
-from pruneport.compress.record import Axis, Cost
-from pruneport.compress.size_calls import QUERIES
+from pruneport.compress.records import Axis, Cost
+from pruneport.compress.resize.layers import removed_whole
+from pruneport.compress.sizes.size_calls import QUERIES
 from pruneport.errors import ModelError
 from pruneport.models.outputs import TensorsOnly
 

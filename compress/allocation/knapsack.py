@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from pruneport.compress.cost import Quadratic
+from pruneport.compress.allocation.cost import Quadratic
 from pruneport.errors import PruningError
 
 __all__ = ["solve_knapsack"]

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from pruneport.compress.cost import CostModel, Quadratic
-from pruneport.compress.groups import Group
-from pruneport.compress.knapsack import solve_knapsack
+from pruneport.compress.allocation.cost import CostModel, Quadratic
+from pruneport.compress.allocation.knapsack import solve_knapsack
+from pruneport.compress.graph.groups import Group
+from pruneport.compress.graph.widths import Scores, possible_widths, width_step
+from pruneport.compress.importance.sensitivity import Curve
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.sensitivity import Curve
-from pruneport.compress.widths import Scores, possible_widths, width_step
 from pruneport.errors import PruningError, TargetError
 
 __all__ = [

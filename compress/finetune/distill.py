@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.cost import count_cost
+from pruneport.compress.allocation.cost import count_cost
 from pruneport.compress.hooks import hooks_restored
 from pruneport.models.record import Factory, Source
 from pruneport.models.source import build_dense

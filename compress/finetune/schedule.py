@@ -12,15 +12,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.activations.calibration import BATCH, Calibration, held
 from pruneport.compress.assessment import assess
-from pruneport.compress.calibration import BATCH, Calibration, held
-from pruneport.compress.criteria import settle, wants_inputs
+from pruneport.compress.finetune.state import TrainState
+from pruneport.compress.importance.criteria import settle, wants_inputs
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.plan import Plan, apply_plan, compose
 from pruneport.compress.prune import prune
-from pruneport.compress.record import Calibrated
-from pruneport.compress.train_state import TrainState
-from pruneport.models.images import ImageSet
+from pruneport.compress.records import Calibrated
+from pruneport.compress.surgery.plan import Plan, apply_plan, compose
+from pruneport.models.images.images import ImageSet
 
 __all__ = ["average_loss", "cut", "is_due"]
 

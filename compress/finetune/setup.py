@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 import numpy as np
 from torch import nn
 
-from pruneport.compress.cost import count_cost
-from pruneport.compress.heads import find_heads
-from pruneport.compress.plan import GroupPlan, Plan, Request
+from pruneport.compress.allocation.cost import count_cost
+from pruneport.compress.finetune.state import TrainState
+from pruneport.compress.graph.output_layers import find_heads
 from pruneport.compress.prune import library_versions
-from pruneport.compress.record import Cost, Trained
-from pruneport.compress.train_state import TrainState
+from pruneport.compress.records import Cost, Trained
+from pruneport.compress.surgery.plan import GroupPlan, Plan, Request
 from pruneport.errors import InputError
+from pruneport.models.images.tasks import Task
 from pruneport.models.record import Source
 from pruneport.models.source import give_heads
-from pruneport.models.tasks import Task
 
 __all__ = ["dense_plan", "trained_plan", "with_head"]
 

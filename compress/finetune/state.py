@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pruneport.compress.plan import Plan, parse_plan
+from pruneport.compress.surgery.plan import Plan, parse_plan
 from pruneport.errors import CheckpointError
 from pruneport.files import replacing
 

@@ -17,14 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.cost import count_cost
-from pruneport.compress.optimizers import learning_rate_at, make_optimizer
-from pruneport.compress.options import PruneOptions, TrainOptions
-from pruneport.compress.plan import Plan
-from pruneport.compress.rebuild import rebuild_network
-from pruneport.compress.schedule import average_loss, cut, is_due
-from pruneport.compress.teacher import Teacher, representation
-from pruneport.compress.train_state import (
+from pruneport.compress.allocation.cost import count_cost
+from pruneport.compress.finetune.distill import Teacher, representation
+from pruneport.compress.finetune.optimizers import learning_rate_at, make_optimizer
+from pruneport.compress.finetune.schedule import average_loss, cut, is_due
+from pruneport.compress.finetune.state import (
     Event,
     TrainState,
     optimizer_tensors,
@@ -32,10 +29,13 @@ from pruneport.compress.train_state import (
     restore_optimizer,
     write_state,
 )
+from pruneport.compress.options import PruneOptions, TrainOptions
+from pruneport.compress.surgery.plan import Plan
+from pruneport.compress.surgery.rebuild import rebuild_network
 from pruneport.errors import InputError, PruningError, TargetError, TrainingError
 from pruneport.models.factories import load_factory
+from pruneport.models.images.tasks import Pictures, Task, images_a_step, mix, test_batches, train_batches
 from pruneport.models.outputs import tensor_leaves
-from pruneport.models.tasks import Pictures, Task, images_a_step, mix, test_batches, train_batches
 from pruneport.progress import Step
 
 __all__ = ["Job", "check_training", "train", "training_flops"]

@@ -1,4 +1,4 @@
-"""Which channel of which layer is coupled to which: what one pass (see ``flow``) found, unit by unit."""
+"""Which channel of which layer is coupled to which: what one pass (see ``tracer``) found, unit by unit."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.elements import Elements
-from pruneport.compress.flow import Flow
-from pruneport.compress.layers import LAYERS, bare_tensor
-from pruneport.compress.operators import LEAVES, operate
-from pruneport.compress.traced_sizes import Expression, QueriedSize
+from pruneport.compress.graph.channel_ids import Elements
+from pruneport.compress.graph.op_table import LEAVES, operate
+from pruneport.compress.graph.tracer import Flow
+from pruneport.compress.resize.layers import LAYERS, bare_tensor
+from pruneport.compress.sizes.traced_sizes import Expression, QueriedSize
 from pruneport.errors import PruningError
 from pruneport.models.outputs import tensor_leaves
 

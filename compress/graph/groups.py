@@ -1,6 +1,6 @@
 """Coupled groups: which channels of which layers must be removed together.
 
-One forward pass follows every channel to wherever it goes (see ``flow``), so that a channel reached on two ways, a
+One forward pass follows every channel to wherever it goes (see ``tracer``), so that a channel reached on two ways, a
 split in uneven parts or a flatten before a linear layer all end up in exactly one unit.
 """
 
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from pruneport.compress.coupling import Coupling, find_coupling
-from pruneport.compress.layers import block_count, parts_by_name
-from pruneport.compress.record import Member, Scope
+from pruneport.compress.graph.coupling import Coupling, find_coupling
+from pruneport.compress.records import Member, Scope
+from pruneport.compress.resize.layers import block_count, parts_by_name
 from pruneport.errors import PruningError
 
 __all__ = ["Group", "Member", "Scope", "find_groups", "group_units"]

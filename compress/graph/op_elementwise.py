@@ -1,4 +1,4 @@
-"""Operations in which tensors meet: what lies at the same place stands or falls together (see ``flow``)."""
+"""Operations in which tensors meet: what lies at the same place stands or falls together (see ``tracer``)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruneport.compress.aten import argument, operator_name, tensors_in
-from pruneport.compress.flow import Flow, Map
+from pruneport.compress.graph.tracer import Flow, Map
+from pruneport.compress.sizes.arguments import argument, operator_name, tensors_in
 
 __all__ = ["MEETS_FIXED", "combine", "concatenate", "meeting", "put", "share", "stack", "write"]
 

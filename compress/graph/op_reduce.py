@@ -1,11 +1,11 @@
-"""Operations that mix entries along a dimension: places, or channels (see ``flow``)."""
+"""Operations that mix entries along a dimension: places, or channels (see ``tracer``)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pruneport.compress.aten import argument, operator_name, tensors_in
-from pruneport.compress.flow import Flow, Map
+from pruneport.compress.graph.tracer import Flow, Map
+from pruneport.compress.sizes.arguments import argument, operator_name, tensors_in
 
 __all__ = ["fold", "glu", "normalise", "order", "pool", "reduce", "sample"]
 

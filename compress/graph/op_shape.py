@@ -1,4 +1,4 @@
-"""Operations that move entries, and with them the map (see ``flow``)."""
+"""Operations that move entries, and with them the map (see ``tracer``)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from pruneport.compress.aten import argument, operator_name, tensors_in
-from pruneport.compress.attention import head_counts
-from pruneport.compress.flow import Flow, Map
+from pruneport.compress.graph.tracer import Flow, Map
+from pruneport.compress.resize.attention import head_counts
+from pruneport.compress.sizes.arguments import argument, operator_name, tensors_in
 
 __all__ = [
     "embed",

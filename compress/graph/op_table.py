@@ -1,4 +1,4 @@
-"""What each operation of torch does to the maps of channels (see ``flow``): one table, by the operator's name."""
+"""What each operation of torch does to the maps of channels (see ``tracer``): one table, by the operator's name."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruneport.compress.aten import operator_name, tensors_in
-from pruneport.compress.flow import Flow, Operation
-from pruneport.compress.meetings import combine, concatenate, put, stack, write
-from pruneport.compress.mixtures import fold, glu, normalise, order, pool, reduce, sample
-from pruneport.compress.movements import (
+from pruneport.compress.graph.op_elementwise import combine, concatenate, put, stack, write
+from pruneport.compress.graph.op_reduce import fold, glu, normalise, order, pool, reduce, sample
+from pruneport.compress.graph.op_shape import (
     embed,
     move,
     pad,
@@ -23,7 +21,9 @@ from pruneport.compress.movements import (
     split,
     windows,
 )
-from pruneport.compress.weighted import attend, attend_by_layer, convolve, multiply, norm, prelu
+from pruneport.compress.graph.op_weighted import attend, attend_by_layer, convolve, multiply, norm, prelu
+from pruneport.compress.graph.tracer import Flow, Operation
+from pruneport.compress.sizes.arguments import operator_name, tensors_in
 
 __all__ = ["LEAVES", "operate"]
 

@@ -1,4 +1,4 @@
-"""Operations with weights, and products of tensors: they read channels and make new ones (see ``flow``)."""
+"""Operations with weights, and products of tensors: they read channels and make new ones (see ``tracer``)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.aten import argument, operator_name, tensors_in
-from pruneport.compress.flow import Flow, Map, Operation, Product
-from pruneport.compress.layers import removed_whole
-from pruneport.compress.meetings import meeting, share
+from pruneport.compress.graph.op_elementwise import meeting, share
+from pruneport.compress.graph.tracer import Flow, Map, Operation, Product
+from pruneport.compress.resize.layers import removed_whole
+from pruneport.compress.sizes.arguments import argument, operator_name, tensors_in
 
 __all__ = ["attend", "attend_by_layer", "convolve", "multiply", "norm", "prelu"]
 

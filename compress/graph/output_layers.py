@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.groups import find_groups
+from pruneport.compress.graph.groups import find_groups
 from pruneport.errors import PruningError
 
 __all__ = ["find_heads"]

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pruneport.compress.elements import Elements
-from pruneport.compress.elementwise_counts import elementwise_macs
+from pruneport.compress.graph.channel_ids import Elements
 from pruneport.compress.hooks import hooks_restored
-from pruneport.compress.size_calls import SIZE_CALLS, SizeCall
-from pruneport.compress.size_trace import AskedSize, SizeTracer
-from pruneport.compress.traced_sizes import QueriedSize, attributes_traced
+from pruneport.compress.sizes.elementwise_counts import elementwise_macs
+from pruneport.compress.sizes.size_calls import SIZE_CALLS, SizeCall
+from pruneport.compress.sizes.size_trace import AskedSize, SizeTracer
+from pruneport.compress.sizes.traced_sizes import QueriedSize, attributes_traced
 
 __all__ = ["Flow", "Map", "Operation", "Product"]
 

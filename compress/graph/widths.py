@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pruneport.compress.groups import Group
+from pruneport.compress.graph.groups import Group
 from pruneport.compress.options import PruneOptions
 
 __all__ = ["Scores", "choose_units", "possible_widths", "width_step"]

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.calibration import Batches
-from pruneport.compress.equations import Equations, patch_rows
-from pruneport.compress.groups import Group
+from pruneport.compress.activations.calibration import Batches
+from pruneport.compress.activations.least_squares import Equations, patch_rows
+from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
+from pruneport.compress.graph.groups import Group
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
-from pruneport.compress.layers import weight_by_channel
-from pruneport.compress.record import Member
-from pruneport.compress.replay import Replay, Stopped, find_cuts
+from pruneport.compress.records import Member
+from pruneport.compress.resize.layers import weight_by_channel
 
 __all__ = ["Consumer", "by_place", "is_plain", "rows_of", "unseen", "visit_consumers"]
 

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.calibration import Calibration
-from pruneport.compress.consumers import by_place, visit_consumers
-from pruneport.compress.gradients import fisher, grasp, labels_for, snip, synflow, taylor
-from pruneport.compress.groups import Group
+from pruneport.compress.activations.calibration import Calibration
+from pruneport.compress.graph.groups import Group
+from pruneport.compress.graph.widths import Scores
 from pruneport.compress.hooks import hooks_restored
+from pruneport.compress.importance.consumers import by_place, visit_consumers
+from pruneport.compress.importance.gradients import fisher, grasp, labels_for, snip, synflow, taylor
+from pruneport.compress.importance.group_scores import reduce_group, sum_of_squares
+from pruneport.compress.importance.obs import unit_errors, weight_shares
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.reduction import reduce_group, sum_of_squares
-from pruneport.compress.surgeon import unit_errors, weight_shares
-from pruneport.compress.widths import Scores
 from pruneport.errors import ImageFolderError, PruningError
 from pruneport.progress import Step
 

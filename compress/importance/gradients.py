@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruneport.compress.calibration import Batches, Calibration
-from pruneport.compress.groups import Group
-from pruneport.compress.reduction import reduce_group, with_values
+from pruneport.compress.activations.calibration import Batches, Calibration
+from pruneport.compress.graph.groups import Group
+from pruneport.compress.importance.group_scores import reduce_group, with_values
 from pruneport.errors import ImageFolderError, PruningError
 from pruneport.models.outputs import main_output, tensor_leaves
 

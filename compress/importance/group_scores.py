@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.groups import Group
-from pruneport.compress.layers import weight_by_channel
-from pruneport.compress.record import Member
+from pruneport.compress.graph.groups import Group
+from pruneport.compress.records import Member
+from pruneport.compress.resize.layers import weight_by_channel
 
 __all__ = ["reduce_group", "sum_of_squares", "with_values"]
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.consumers import Consumer
-from pruneport.compress.groups import Group
-from pruneport.compress.reduction import reduce_group, sum_of_squares
+from pruneport.compress.graph.groups import Group
+from pruneport.compress.importance.consumers import Consumer
+from pruneport.compress.importance.group_scores import reduce_group, sum_of_squares
 
 __all__ = ["removal_errors", "unit_errors", "weight_shares"]
 

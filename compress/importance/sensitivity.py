@@ -14,16 +14,16 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor, nn
 
-from pruneport.compress.calibration import Batches
-from pruneport.compress.consumers import Consumer, unseen, visit_consumers
-from pruneport.compress.groups import Group
+from pruneport.compress.activations.calibration import Batches
+from pruneport.compress.activations.replay import Replay
+from pruneport.compress.graph.groups import Group
+from pruneport.compress.graph.widths import Scores, choose_units
 from pruneport.compress.hooks import hooks_restored
-from pruneport.compress.layers import parts_by_name, silence
-from pruneport.compress.plan import positions_kept
-from pruneport.compress.record import Member
-from pruneport.compress.replay import Replay
-from pruneport.compress.surgeon import unit_errors, weight_shares
-from pruneport.compress.widths import Scores, choose_units
+from pruneport.compress.importance.consumers import Consumer, unseen, visit_consumers
+from pruneport.compress.importance.obs import unit_errors, weight_shares
+from pruneport.compress.records import Member
+from pruneport.compress.resize.layers import parts_by_name, silence
+from pruneport.compress.surgery.plan import positions_kept
 from pruneport.models.outputs import main_output
 from pruneport.progress import Step
 

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from pruneport.compress.calibration import Batches
+from pruneport.compress.activations.calibration import Batches
+from pruneport.compress.activations.synthetic import has_statistics, require_statistics
+from pruneport.compress.importance.sensitivity import relative_error
 from pruneport.compress.options import RecoveryOptions
-from pruneport.compress.plan import GroupPlan, positions_kept
-from pruneport.compress.reconstruct import reconstruct
-from pruneport.compress.record import Recovered
-from pruneport.compress.sensitivity import relative_error
-from pruneport.compress.synthesis import has_statistics, require_statistics
+from pruneport.compress.records import Recovered
+from pruneport.compress.recovery.reconstruct import reconstruct
+from pruneport.compress.surgery.plan import GroupPlan, positions_kept
 from pruneport.errors import ImageFolderError, PruningError
 from pruneport.models.outputs import main_output
 from pruneport.progress import Step

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruneport.compress.size_calls import QUERIES, SIZE_CALLS, call_site
+from pruneport.compress.sizes.size_calls import QUERIES, SIZE_CALLS, call_site
 
 __all__ = ["ADAPTED", "adapt", "replace_sizes"]
 

@@ -14,7 +14,7 @@ from torch.nn.utils import prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNormLoadStateDictPreHook
 
-from pruneport.compress.attention import narrow_attention
+from pruneport.compress.resize.attention import narrow_attention
 from pruneport.errors import PruningError
 
 __all__ = [

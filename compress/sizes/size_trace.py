@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruneport.compress.aten import tensors_in
-from pruneport.compress.size_calls import QUERIES, SIZE_CALLS, SizeCall, SizeQuery, call_site
-from pruneport.compress.traced_sizes import Expression, QueriedSize, TracedSize, expression_of
+from pruneport.compress.sizes.arguments import tensors_in
+from pruneport.compress.sizes.size_calls import QUERIES, SIZE_CALLS, SizeCall, SizeQuery, call_site
+from pruneport.compress.sizes.traced_sizes import Expression, QueriedSize, TracedSize, expression_of
 
 __all__ = ["AskedSize", "SizeTracer", "UsedSize"]
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.coupling import CountedSize, Coupling
-from pruneport.compress.layers import parts_by_name
-from pruneport.compress.traced_sizes import AttributeSize, Leaf, QueriedSize, evaluate, leaves_of
+from pruneport.compress.graph.coupling import CountedSize, Coupling
+from pruneport.compress.resize.layers import parts_by_name
+from pruneport.compress.sizes.traced_sizes import AttributeSize, Leaf, QueriedSize, evaluate, leaves_of
 
 __all__ = ["Attributes", "ForwardChanges", "Sizes", "fit_forwards", "rescale_keys"]
 

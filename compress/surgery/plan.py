@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from pruneport.compress.adapters import adapt, replace_sizes
-from pruneport.compress.layers import axis_size, narrow, parts_by_name, ties_kept
-from pruneport.compress.plan_schema import PlanDocument, check_sizes, read_groups, unknown_keys
-from pruneport.compress.record import Axis, Calibrated, Cost, GroupPlan, Member, Recovered, Request, Trained
+from pruneport.compress.records import Axis, Calibrated, Cost, GroupPlan, Member, Recovered, Request, Trained
+from pruneport.compress.resize.hardcoded_widths import adapt, replace_sizes
+from pruneport.compress.resize.layers import axis_size, narrow, parts_by_name, ties_kept
+from pruneport.compress.surgery.plan_schema import PlanDocument, check_sizes, read_groups, unknown_keys
 from pruneport.documents import fit_document, load_document
 from pruneport.errors import BundleError
 from pruneport.models.record import Source
 
 if TYPE_CHECKING:
-    from pruneport.compress.groups import Group
+    from pruneport.compress.graph.groups import Group
 
 __all__ = [
     "FORMAT_VERSION",

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from pruneport.compress.record import Axis, Calibrated, Cost, GroupPlan, Member, Recovered, Request, Scope, Trained
+from pruneport.compress.records import Axis, Calibrated, Cost, GroupPlan, Member, Recovered, Request, Scope, Trained
 from pruneport.documents import Count, Size
 from pruneport.errors import BundleError
 from pruneport.models.record import Source

@@ -7,10 +7,10 @@ from contextlib import nullcontext
 
 from torch import Tensor, nn
 
-from pruneport.compress.plan import Plan, apply_plan
-from pruneport.compress.plan_schema import Shapes, dense_elements
+from pruneport.compress.surgery.plan import Plan, apply_plan
+from pruneport.compress.surgery.plan_schema import Shapes, dense_elements
 from pruneport.errors import BundleError
-from pruneport.models.checkpoint import with_versions
+from pruneport.models.checkpoints.checkpoint import with_versions
 from pruneport.models.record import Factory
 from pruneport.models.size_limit import SizeLimit
 from pruneport.models.source import build

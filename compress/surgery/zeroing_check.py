@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from pruneport.compress.aten import argument, operator_name
-from pruneport.compress.coupling import Coupling
-from pruneport.compress.flow import Flow
+from pruneport.compress.graph.coupling import Coupling
+from pruneport.compress.graph.op_table import LEAVES, operate
+from pruneport.compress.graph.tracer import Flow
 from pruneport.compress.hooks import hooks_restored, running
-from pruneport.compress.layers import LAYERS, silence
-from pruneport.compress.operators import LEAVES, operate
-from pruneport.compress.plan import GroupPlan, positions_kept
+from pruneport.compress.resize.layers import LAYERS, silence
+from pruneport.compress.sizes.arguments import argument, operator_name
+from pruneport.compress.surgery.plan import GroupPlan, positions_kept
 from pruneport.errors import PruningError
 from pruneport.models.outputs import tensor_leaves
 

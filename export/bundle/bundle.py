@@ -19,11 +19,11 @@ from typing import Annotated, Any
 import msgspec
 import safetensors
 
-from pruneport.compress.plan import Plan, parse_plan
+from pruneport.compress.surgery.plan import Plan, parse_plan
 from pruneport.documents import Count, fit_document, load_document, read_start
 from pruneport.errors import BundleError, OutputError
-from pruneport.export.manifest import manifest_header
-from pruneport.export.unfinished import (
+from pruneport.export.bundle.manifest import manifest_header
+from pruneport.export.bundle.unfinished import (
     begin_bundle,
     begin_update,
     is_half_moved,

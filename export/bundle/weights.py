@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load, save_file
 from torch import nn
 
-from pruneport.compress.plan import Plan
-from pruneport.compress.rebuild import rebuild_network
+from pruneport.compress.surgery.plan import Plan
+from pruneport.compress.surgery.rebuild import rebuild_network
 from pruneport.errors import BundleError
-from pruneport.export.bundle import PLAN, WEIGHTS, Bundle, plan_hash
+from pruneport.export.bundle.bundle import PLAN, WEIGHTS, Bundle, plan_hash
 from pruneport.files import process_umask
 from pruneport.models.record import Factory
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pruneport.export.summary import (
+from pruneport.export.card.summary import (
     OWN_CODE,
     clean,
     comparisons,
@@ -16,7 +16,7 @@ from pruneport.export.summary import (
     provenance,
     runs_own_code,
 )
-from pruneport.export.verdict import verdict, warnings_for
+from pruneport.export.card.verdict import verdict, warnings_for
 
 __all__ = ["model_card"]
 

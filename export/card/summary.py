@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from pruneport.export.intervals import Interval, change_interval, share_interval
+from pruneport.export.card.intervals import Interval, change_interval, share_interval
 from pruneport.models.record import LIBRARIES
 
 __all__ = [

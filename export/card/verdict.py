@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pruneport.export.intervals import change_interval
-from pruneport.export.summary import clean, percent
+from pruneport.export.card.intervals import change_interval
+from pruneport.export.card.summary import clean, percent
 
 __all__ = ["verdict", "warnings_for"]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.errors import ExportError, InputError, ModelError
-from pruneport.export.rewrites import INPUT_NAME, PlainAttention, name_values, part_pads_from_pools
+from pruneport.export.onnx.rewrites import INPUT_NAME, PlainAttention, name_values, part_pads_from_pools
 from pruneport.models.outputs import Outputs, read_outputs, takes_several
 
 __all__ = ["INPUT_NAME", "OnnxNetwork", "check_fixed_batch", "export_network", "listed", "onnx_outputs"]

@@ -9,8 +9,8 @@ import onnx
 from torch import nn
 
 from pruneport.errors import ExportError
-from pruneport.export.exporter import export_network
-from pruneport.export.onnx_reader import read_onnx
+from pruneport.export.onnx.exporter import export_network
+from pruneport.export.onnx.onnx_reader import read_onnx
 
 __all__ = ["check_onnx", "read_metadata", "write_onnx"]
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pruneport.errors import CheckpointError
+from pruneport.models.checkpoints.pickles import check_endless
 from pruneport.models.files import not_a_file
-from pruneport.models.pickles import check_endless
 
 __all__ = ["SUFFIXES", "load_weights", "read_checkpoint", "with_versions"]
 

@@ -1,6 +1,6 @@
 """The embedded network: a small residual network for scikit-learn's 8 x 8 digits.
 
-Trained by ``models/train_digits.py``; the weights lie beside this file.
+Trained by ``models/digits/train.py``; the weights lie beside this file.
 """
 
 from __future__ import annotations

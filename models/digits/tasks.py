@@ -23,7 +23,7 @@ DIGITS_TASKS: Mapping[str, Callable[[Tensor, int], tuple[Tensor, str]]] = Mappin
 
 def write_digits_task(name: str, folder: Path) -> None:
     """Write ``train/CLASS/NUMBER.png`` and ``test/CLASS/NUMBER.png``, split as the embedded network's data is."""
-    from pruneport.models.train_digits import split
+    from pruneport.models.digits.train import split
 
     train_inputs, train_labels, test_inputs, test_labels = split()
     for part, inputs, labels in (("train", train_inputs, train_labels), ("test", test_inputs, test_labels)):

@@ -1,4 +1,4 @@
-"""Train the embedded network on scikit-learn's digits: ``python models/train_digits.py``.
+"""Train the embedded network on scikit-learn's digits: ``python models/digits/train.py``.
 
 Seeded and on one thread, so that the same versions give the same weights. A quarter of the 1797 images,
 drawn once with seed 0, is never trained on; ``write_images`` lays it out as an image folder.
@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-from pruneport.models.digits import WEIGHTS, DigitsResNet, digits_resnet
+from pruneport.models.digits.network import WEIGHTS, DigitsResNet, digits_resnet
 
 __all__ = ["accuracy", "split", "train", "write_images"]
 

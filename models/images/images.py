@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pruneport.errors import ImageFolderError
-from pruneport.models.image_files import PIXELS, decode, find_images
+from pruneport.models.images.image_files import PIXELS, decode, find_images
 from pruneport.models.options import ImageOptions
 
 __all__ = ["ImageSet", "open_images"]

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from pruneport.errors import ImageFolderError
-from pruneport.models.image_files import check_name
-from pruneport.models.images import ImageSet, open_images
+from pruneport.models.images.image_files import check_name
+from pruneport.models.images.images import ImageSet, open_images
 from pruneport.models.options import AugmentName, ImageOptions, PreparationOptions
 
 __all__ = ["Pictures", "Task", "images_a_step", "mix", "open_task", "test_batches", "train_batches"]

@@ -1,6 +1,6 @@
 """pruneport: from a checkpoint to a verified, benchmarked ONNX artifact.
 
-The rooms ``models``, ``compress``, ``export`` and ``bench`` hold the parts; ``verbs`` joins them into what
+The rooms ``models``, ``compress``, ``export`` and ``bench`` hold the parts; ``commands`` joins them into what
 the command line offers. Nothing heavy is imported before it is used.
 """
 
@@ -43,7 +43,7 @@ def load(folder: str | Path, *, factory: Factory | None = None, trust_source: bo
     """
     from pathlib import Path
 
-    from pruneport.export.bundle import open_bundle
-    from pruneport.export.weights import rebuild
+    from pruneport.export.bundle.bundle import open_bundle
+    from pruneport.export.bundle.weights import rebuild
 
     return rebuild(open_bundle(Path(folder)), factory, trust_source=trust_source)

@@ -10,11 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
-from pruneport import verbs
+from pruneport import commands
+from pruneport.commands.console import SafeConsole
+from pruneport.commands.display import Display
+from pruneport.commands.flags import VERBS, parse, root_help
 from pruneport.errors import CheckFailed, InputError, PruneportError
-from pruneport.verbs.console import SafeConsole
-from pruneport.verbs.display import Display
-from pruneport.verbs.flags import VERBS, parse, root_help
 
 __all__ = ["main"]
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if as_json:
         print(json.dumps(result.to_dict(), indent=1))
     else:
-        from pruneport.verbs.tables import show
+        from pruneport.commands.tables import show
 
         show(result, SafeConsole(highlight=False))
     return 0
@@ -66,7 +66,7 @@ def _with_study(arguments: list[str]) -> list[str]:
         return arguments
     from pathlib import Path
 
-    from pruneport.verbs.transferring import study_flags
+    from pruneport.commands.transferring import study_flags
 
     return [*arguments[:2], *study_flags(Path(arguments[1])), *arguments[2:]]
 
@@ -81,7 +81,7 @@ def _failed(error: PruneportError, console: Console) -> int:
 def _run(verb: str, config: Any, arguments: Sequence[str], console: Console) -> Any:
     extra = {} if verb in _SILENT else {"command": shlex.join(["pruneport", *arguments])}
     with Display(console, "loading torch") as display:  # on the screen first: the import takes seconds
-        return getattr(verbs, verb)(config, display, **extra)
+        return getattr(commands, verb)(config, display, **extra)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pruneport.bench.devices import (
     sample_device,
 )
 from pruneport.errors import ProviderError
-from pruneport.export.summary import device_name
+from pruneport.export.card.summary import device_name
 
 
 class FakeNvml:

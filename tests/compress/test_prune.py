@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pruneport.compress.assessment import describe_groups
-from pruneport.compress.coupling import find_coupling
-from pruneport.compress.masking import check_against_masked, masked_outputs
+from pruneport.compress.graph.coupling import find_coupling
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.plan import Plan, apply_plan, parse_plan
 from pruneport.compress.prune import Pruned, library_versions, prune
+from pruneport.compress.surgery.plan import Plan, apply_plan, parse_plan
+from pruneport.compress.surgery.zeroing_check import check_against_masked, masked_outputs
 from pruneport.errors import ModelError, PruningError, TargetError
-from pruneport.models.digits import digits_resnet
+from pruneport.models.digits.network import digits_resnet
 from pruneport.models.record import Source
 
 SHAPE = (3, 8, 8)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pruneport.errors import ExportError, ImageFolderError, InputError, ParityError
-from pruneport.export.onnx_file import write_onnx
+from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.export.options import ParityOptions
 from pruneport.export.parity import (
     TOLERANCES,
@@ -26,7 +26,7 @@ from pruneport.export.parity import (
     output_names,
 )
 from pruneport.export.verify import Verification, require_parity, verify_files
-from pruneport.models.images import open_images
+from pruneport.models.images.images import open_images
 
 
 class _Stub:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import pruneport
+from pruneport.commands import ShipConfig, ship
 from pruneport.compress import prune as pruning
-from pruneport.verbs import ShipConfig, ship
 
 _DATA = Path(os.environ.get("PRUNEPORT_TEST_DATA", "."))
 _NETWORKS = Path(__file__).with_name("networks.py")
@@ -53,7 +53,7 @@ def test_ship(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         made.append(real(*arguments))
         return made[-1]
 
-    monkeypatch.setattr("pruneport.compress.compressing.prune", keep)
+    monkeypatch.setattr("pruneport.compress.pipeline.prune", keep)
     config = ShipConfig(
         source=source,
         checkpoint=_DATA / "weights" / checkpoint,

@@ -1,7 +1,7 @@
 """The verbs of the command line as Python functions, each with its frozen configuration.
 
 Example:
-    >>> from pruneport.verbs import ShipConfig, ship  # doctest: +SKIP
+    >>> from pruneport.commands import ShipConfig, ship  # doctest: +SKIP
     >>> ship(ShipConfig(source="torchvision:resnet50", flops=0.5, out=Path("half")))  # doctest: +SKIP
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pruneport.verbs.configs import (
+from pruneport.commands.configs import (
     BenchConfig,
     CompressConfig,
     ExportConfig,
@@ -22,10 +22,10 @@ from pruneport.verbs.configs import (
 )
 
 if TYPE_CHECKING:
-    from pruneport.verbs.finetuning import finetune
-    from pruneport.verbs.shipping import ship
-    from pruneport.verbs.steps import bench, compress, export, inspect, verify
-    from pruneport.verbs.transferring import transfer
+    from pruneport.commands.finetuning import finetune
+    from pruneport.commands.shipping import ship
+    from pruneport.commands.steps import bench, compress, export, inspect, verify
+    from pruneport.commands.transferring import transfer
 
 __all__ = [
     "BenchConfig",
@@ -54,5 +54,5 @@ _HOMES = {"finetune": "finetuning", "ship": "shipping", "transfer": "transferrin
 def __getattr__(name: str) -> Any:
     """Import torch and ONNX Runtime only when a verb is used."""
     if name in _HOMES:
-        return getattr(importlib.import_module(f"pruneport.verbs.{_HOMES[name]}"), name)
+        return getattr(importlib.import_module(f"pruneport.commands.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from pruneport.bench.options import BenchOptions
-from pruneport.bench.study_options import StudyOptions
+from pruneport.bench.transfer.options import StudyOptions
 from pruneport.compress.options import CalibrationOptions, CompressOptions, PruneOptions, ScopeName, TrainOptions
 from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.models.options import SourceOptions

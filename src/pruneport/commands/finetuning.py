@@ -9,28 +9,28 @@ from typing import Any
 
 from torch import nn
 
-from pruneport.compress.allocation import target_of
-from pruneport.compress.criteria import settle
-from pruneport.compress.plan import Plan
+from pruneport.commands.configs import FinetuneConfig
+from pruneport.commands.results import FinetuneResult
+from pruneport.commands.steps import write_card, write_json
+from pruneport.compress.allocation.search import target_of
+from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_head
+from pruneport.compress.finetune.state import TrainState, read_state, write_state
+from pruneport.compress.finetune.training import Job, check_training, train
+from pruneport.compress.importance.criteria import settle
 from pruneport.compress.prune import request_of
-from pruneport.compress.rebuild import rebuild_network
-from pruneport.compress.starting import dense_plan, trained_plan, with_head
-from pruneport.compress.train_state import TrainState, read_state, write_state
-from pruneport.compress.training import Job, check_training, train
+from pruneport.compress.surgery.plan import Plan
+from pruneport.compress.surgery.rebuild import rebuild_network
 from pruneport.errors import InputError, SourceError, TargetError, TrainingError
-from pruneport.export.bundle import TRAINING, check_output, is_bundle, new_bundle, open_bundle
-from pruneport.export.weights import rebuild, write_network
+from pruneport.export.bundle.bundle import TRAINING, check_output, is_bundle, new_bundle, open_bundle
+from pruneport.export.bundle.weights import rebuild, write_network
 from pruneport.files import beside, held, made_folder
 from pruneport.models.factories import load_factory
+from pruneport.models.images.tasks import open_task
 from pruneport.models.names import not_a_source
 from pruneport.models.options import SourceOptions
 from pruneport.models.record import Factory
 from pruneport.models.source import open_source
-from pruneport.models.tasks import open_task
 from pruneport.progress import Progress, Stage, numbered, silent
-from pruneport.verbs.configs import FinetuneConfig
-from pruneport.verbs.results import FinetuneResult
-from pruneport.verbs.steps import write_card, write_json
 
 __all__ = ["finetune"]
 

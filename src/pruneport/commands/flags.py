@@ -17,13 +17,13 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from pruneport.bench.options import BenchOptions
-from pruneport.bench.study_options import StudyOptions
+from pruneport.bench.transfer.options import StudyOptions
+from pruneport.commands import configs
+from pruneport.commands.slips import Flag, check_words
 from pruneport.compress.options import CalibrationOptions, PruneOptions, RecoveryOptions, TrainOptions
 from pruneport.errors import InputError
 from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.models.options import ImageOptions, PreparationOptions, SourceOptions
-from pruneport.verbs import configs
-from pruneport.verbs.slips import Flag, check_words
 
 __all__ = ["EXAMPLES", "VERBS", "parse", "root_help"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pruneport.bench.records import read_measured
+from pruneport.bench.latency.records import read_measured
 from pruneport.documents import read_start
 from pruneport.errors import BundleError
-from pruneport.export.bundle import BENCH, VERIFY, Bundle
+from pruneport.export.bundle.bundle import BENCH, VERIFY, Bundle
 from pruneport.export.records import read_verified
 from pruneport.progress import Note, Progress
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pruneport.compress.allocation.cost import Cost
 from pruneport.compress.assessment import GroupView
-from pruneport.compress.cost import Cost
-from pruneport.compress.plan import Plan
-from pruneport.compress.train_state import Event
+from pruneport.compress.finetune.state import Event
+from pruneport.compress.surgery.plan import Plan
 from pruneport.export.verify import Verification
 
 __all__ = [

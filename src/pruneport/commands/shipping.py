@@ -5,11 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pruneport.bench.latency import check_required, measure, preflight
-from pruneport.compress.compressing import STAGES as COMPRESSION
+from pruneport.bench.latency.measure import check_required, measure, preflight
+from pruneport.commands.configs import ShipConfig
+from pruneport.commands.results import ShipResult
+from pruneport.commands.steps import (
+    export_dense,
+    prune_source,
+    write_card,
+    write_json,
+    write_onnx_pair,
+    write_report,
+)
+from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.prune import Pruned
 from pruneport.errors import BundleError
-from pruneport.export.bundle import (
+from pruneport.export.bundle.bundle import (
     BENCH,
     DENSE_ONNX,
     MODEL_ONNX,
@@ -18,20 +28,10 @@ from pruneport.export.bundle import (
     new_bundle,
     plan_hash,
 )
-from pruneport.export.verdict import warnings_for
+from pruneport.export.bundle.weights import rebuild, same_bits, write_network
+from pruneport.export.card.verdict import warnings_for
 from pruneport.export.verify import Check, require_parity, verify_files
-from pruneport.export.weights import rebuild, same_bits, write_network
 from pruneport.progress import Progress, Stage, numbered, silent
-from pruneport.verbs.configs import ShipConfig
-from pruneport.verbs.results import ShipResult
-from pruneport.verbs.steps import (
-    export_dense,
-    prune_source,
-    write_card,
-    write_json,
-    write_onnx_pair,
-    write_report,
-)
 
 __all__ = ["ship"]
 

@@ -11,20 +11,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruneport.bench.latency import check_required, measure
-from pruneport.bench.networks import read_input
-from pruneport.bench.plots import check_plot, sensitivity_plot
-from pruneport.bench.report import render_report
-from pruneport.compress.allocation import check_round_to, target_of
+from pruneport.bench.latency.measure import check_required, measure
+from pruneport.bench.latency.onnx_input import read_input
+from pruneport.bench.report.plots import check_plot, sensitivity_plot
+from pruneport.bench.report.report import render_report
+from pruneport.commands.configs import (
+    BenchConfig,
+    BundleOptions,
+    CompressConfig,
+    ExportConfig,
+    InspectConfig,
+    VerifyConfig,
+)
+from pruneport.commands.records import read_record, read_replaced
+from pruneport.commands.results import BenchResult, CompressResult, ExportResult, InspectResult, VerifyResult
+from pruneport.compress.allocation.cost import run_once
+from pruneport.compress.allocation.search import check_round_to, target_of
 from pruneport.compress.assessment import describe_groups
-from pruneport.compress.compressing import STAGES as COMPRESSION
-from pruneport.compress.compressing import calibration_inputs, check_inputs, compress_network
-from pruneport.compress.cost import run_once
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.plan import Plan
+from pruneport.compress.pipeline import STAGES as COMPRESSION
+from pruneport.compress.pipeline import calibration_inputs, check_inputs, compress_network
 from pruneport.compress.prune import Pruned
+from pruneport.compress.surgery.plan import Plan
 from pruneport.errors import BundleError, CheckpointError, OutputError, SourceError
-from pruneport.export.bundle import (
+from pruneport.export.bundle.bundle import (
     BENCH,
     DENSE_ONNX,
     MODEL_ONNX,
@@ -38,29 +48,19 @@ from pruneport.export.bundle import (
     plan_hash,
     update_bundle,
 )
-from pruneport.export.card import model_card
-from pruneport.export.exporter import OnnxNetwork, check_fixed_batch, export_network, listed
+from pruneport.export.bundle.weights import rebuild, write_network
+from pruneport.export.card.card import model_card
+from pruneport.export.card.verdict import warnings_for
+from pruneport.export.onnx.exporter import OnnxNetwork, check_fixed_batch, export_network, listed
 from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.export.parity import check_classes
-from pruneport.export.verdict import warnings_for
 from pruneport.export.verify import Check, open_parity_images, require_parity, verify_files
-from pruneport.export.weights import rebuild, write_network
 from pruneport.files import write_whole
 from pruneport.models.factories import load_factory
 from pruneport.models.outputs import main_output
 from pruneport.models.record import Factory, Source
 from pruneport.models.source import build_dense, open_source
 from pruneport.progress import Note, Progress, Stage, numbered, silent
-from pruneport.verbs.configs import (
-    BenchConfig,
-    BundleOptions,
-    CompressConfig,
-    ExportConfig,
-    InspectConfig,
-    VerifyConfig,
-)
-from pruneport.verbs.records import read_record, read_replaced
-from pruneport.verbs.results import BenchResult, CompressResult, ExportResult, InspectResult, VerifyResult
 
 __all__ = [
     "bench",

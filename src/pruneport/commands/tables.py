@@ -11,15 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pruneport.bench.transfer_report import claim
-from pruneport.compress.assessment import GroupView
-from pruneport.compress.groups import Group
-from pruneport.compress.plan import GroupPlan, Plan
-from pruneport.export.intervals import share_interval
-from pruneport.export.parity import TOLERANCES
-from pruneport.export.summary import recovery_figures, shorten
-from pruneport.export.verify import Verification
-from pruneport.verbs.results import (
+from pruneport.bench.transfer.report import claim
+from pruneport.commands.results import (
     AdviceResult,
     BenchResult,
     CompressResult,
@@ -30,6 +23,13 @@ from pruneport.verbs.results import (
     TransferResult,
     VerifyResult,
 )
+from pruneport.compress.assessment import GroupView
+from pruneport.compress.graph.groups import Group
+from pruneport.compress.surgery.plan import GroupPlan, Plan
+from pruneport.export.card.intervals import share_interval
+from pruneport.export.card.summary import recovery_figures, shorten
+from pruneport.export.parity import TOLERANCES
+from pruneport.export.verify import Verification
 
 __all__ = ["show"]
 

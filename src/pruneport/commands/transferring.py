@@ -10,20 +10,20 @@ from pathlib import Path
 
 import yaml
 
-from pruneport.bench.advice import advise
-from pruneport.bench.store import Finished, open_store
-from pruneport.bench.study import trials
-from pruneport.bench.study_options import StudyOptions
-from pruneport.bench.transfer import STAGES as STUDY
-from pruneport.bench.transfer import run_study
-from pruneport.bench.transfer_report import render_transfer
-from pruneport.bench.transfer_summary import summarise
+from pruneport.bench.transfer.advice import advise
+from pruneport.bench.transfer.options import StudyOptions
+from pruneport.bench.transfer.report import render_transfer
+from pruneport.bench.transfer.runner import STAGES as STUDY
+from pruneport.bench.transfer.runner import run_study
+from pruneport.bench.transfer.store import Finished, open_store
+from pruneport.bench.transfer.study import trials
+from pruneport.bench.transfer.summary import summarise
+from pruneport.commands.configs import TransferConfig
+from pruneport.commands.results import AdviceResult, TransferResult
 from pruneport.errors import CheckFailed, InputError
 from pruneport.files import write_whole
 from pruneport.models.factories import did_you_mean
 from pruneport.progress import Progress, Stage, numbered, silent
-from pruneport.verbs.configs import TransferConfig
-from pruneport.verbs.results import AdviceResult, TransferResult
 
 __all__ = ["study_flags", "transfer"]
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from pruneport.compress.assessment import Assessment
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.plan import Plan, parse_plan
 from pruneport.compress.prune import Pruned, prune
-from pruneport.compress.rebuild import rebuild_network
+from pruneport.compress.surgery.plan import Plan, parse_plan
+from pruneport.compress.surgery.rebuild import rebuild_network
 from pruneport.errors import InputError, TargetError
-from pruneport.export.weights import same_bits
+from pruneport.export.bundle.weights import same_bits
 from pruneport.models.record import Source
 
 from .oracle import Removed, expected_outputs

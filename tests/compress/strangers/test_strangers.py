@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from pruneport.compress.assessment import Assessment, assess
 from pruneport.compress.prune import Pruned, prune
 from pruneport.errors import InputError
-from pruneport.export.bundle import new_bundle, open_bundle
-from pruneport.export.onnx_file import write_onnx
-from pruneport.export.weights import rebuild, same_bits, write_network
+from pruneport.export.bundle.bundle import new_bundle, open_bundle
+from pruneport.export.bundle.weights import rebuild, same_bits, write_network
+from pruneport.export.onnx.onnx_file import write_onnx
 
 from . import (
     NETWORKS,  # noqa: F401  (they register themselves)

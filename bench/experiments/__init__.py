@@ -1,0 +1,12 @@
+"""Scripts that measure the project itself; they are not in the wheel.
+
+- ``accuracy``: accuracy without training: criteria, rankings, recoveries
+- ``accuracy_plot``: its plot
+- ``cross_task``: whether pruning on one task serves the others
+- ``overhead``: what our checks cost against the plain recipe
+- ``load_time``: how fast a bundle loads
+- ``peak_memory``: memory of compress
+- ``zoo``: every network of torchvision and timm taken all the way
+- ``zoo_networks``: which networks
+- ``picture``: the README's picture
+"""

@@ -1,0 +1,16 @@
+"""The study of how much to prune before fine-tuning.
+
+- ``options``: what a user says about a study
+- ``study``: its trials
+- ``trial``: one of them
+- ``runner``: the study, run
+- ``store``: where results are kept
+- ``executors``: where trials run
+- ``eta``: how long a study still takes
+- ``curves``: errors by budget, the frontier, areas, crossings
+- ``law``: a fitted law
+- ``advice``: what share of the MACs to keep
+- ``summary``: the study in numbers
+- ``plots``: its plots
+- ``report``: its page
+"""

@@ -1,0 +1,7 @@
+"""Calibration inputs, and what layers compute on them.
+
+- ``calibration``: images of a folder, in batches; some are held out
+- ``synthetic``: inputs made from the BatchNorm statistics
+- ``replay``: a network run from its middle
+- ``least_squares``: least squares in a residual stream
+"""

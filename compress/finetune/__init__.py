@@ -1,0 +1,9 @@
+"""Training on a task.
+
+- ``setup``: where a training starts and what it ends as
+- ``training``: the training loop
+- ``state``: the file from which a training goes on
+- ``optimizers``: optimizers and learning rates
+- ``schedule``: pruning while training
+- ``distill``: distillation from the dense network
+"""

@@ -1,0 +1,14 @@
+"""Which channels of which layers depend on each other, found in one forward pass.
+
+- ``tracer``: one forward pass in which every tensor carries whose channels its entries are
+- ``channel_ids``: numbers for channels, joined step by step into units
+- ``op_table``: one table: operator -> what it does to channels
+- ``op_elementwise``: operators that combine entries at the same place
+- ``op_shape``: operators that move entries
+- ``op_reduce``: operators that mix entries along a dimension
+- ``op_weighted``: layers, products and attention
+- ``coupling``: which channel of which layer is coupled to which: what the pass found
+- ``groups``: groups of units: inside a block, in a residual stream, the representation, or an output
+- ``widths``: the widths a group may have, and its units at one of them
+- ``output_layers``: which layers make the outputs
+"""

@@ -1,0 +1,9 @@
+"""What makes a unit worth keeping, and what it costs to remove it.
+
+- ``criteria``: the registry of criteria
+- ``group_scores``: from numbers a weight to one score a unit
+- ``gradients``: gradients of the loss
+- ``obs``: structured optimal brain surgeon (block-hessian)
+- ``consumers``: the layers that read a group, as least-squares problems
+- ``sensitivity``: what the removal of each group costs, measured
+"""

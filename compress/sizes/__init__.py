@@ -1,0 +1,8 @@
+"""The integers of a forward: which channels they count, and where they stand in a call.
+
+- ``arguments``: arguments of torch's operators
+- ``size_calls``: functions that take or return sizes, and where the numbers stand in a call
+- ``traced_sizes``: integers that remember what they were computed from
+- ``size_trace``: which sizes a forward asks for
+- ``elementwise_counts``: how often an elementwise operation ran along a channel
+"""

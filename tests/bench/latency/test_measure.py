@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from pruneport.bench.latency import measure as latency
+from pruneport.bench.latency.measure import check_required, measure
+from pruneport.bench.latency.sessions import open_session, read_input
+from pruneport.bench.latency.stats import paired_speedup
+from pruneport.bench.options import BenchOptions
+from pruneport.errors import InputError, ModelError, ProviderError, SpeedupError
+
+QUICK = BenchOptions(batches=(1, 3), repeats=4, warmup=1, threads=1)
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def networks(make_network: Make) -> tuple[Path, Path]:
+    return make_network("dense", width=8), make_network("pruned", width=4)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """No clock and no network: dense takes 4 ms, pruned 2 ms; the list is the order of the runs."""
+    order: list[str] = []
+
+    class Run:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+    def time_ms(run: Run) -> float:
+        order.append(run.name)
+        return {"dense": 4.0, "pruned": 2.0}[run.name]
+
+    class Session:
+        def __init__(self, path: Path) -> None:
+            self.path, self.input = path, read_input(path)
+            self.settings: dict[str, Any] = {}
+            self.placement: dict[str, int] = {}
+
+        def bind(self, images: Any) -> Run:
+            return Run(self.path.stem)
+
+    monkeypatch.setattr(latency, "open_session", lambda path, options, batch: Session(path))
+    monkeypatch.setattr(latency, "_time_ms", time_ms)
+    return order
+
+
+def test_bench_json_has_its_format(networks: tuple[Path, Path]) -> None:
+    bench = json.loads(json.dumps(measure(*networks, QUICK)))
+    assert list(bench) == [
+        "format_version",
+        "created",
+        "provider",
+        "device",
+        "settings",
+        "versions",
+        "method",
+        "batches",
+    ]
+    assert (bench["format_version"], bench["provider"]) == (1, "cpu")
+    assert datetime.fromisoformat(bench["created"]).tzinfo is not None
+    assert set(bench["device"]["at_end"]) < set(bench["device"])
+    assert bench["settings"]["intra_op_threads"] == 1
+    assert (bench["settings"]["warmup"], bench["settings"]["repeats"]) == (1, 4)
+    assert set(bench["settings"]["nodes_per_provider"]) == {"dense", "pruned"}
+    assert [entry["batch"] for entry in bench["batches"]] == [1, 3]
+    for entry in bench["batches"]:
+        assert list(entry) == ["batch", "dense", "pruned", "speedup", "device"]
+        assert set(entry["device"]) == set(bench["device"]["at_end"])
+        assert list(entry["speedup"]) == ["ratio", "low", "high", "confidence"]
+        for name in ("dense", "pruned"):
+            side = entry[name]
+            assert list(side) == ["samples_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms", "images_per_s"]
+            assert len(side["samples_ms"]) == 4
+            assert 0 < min(side["samples_ms"]) <= side["p50_ms"] <= side["p90_ms"] <= side["p99_ms"]
+            assert side["images_per_s"] == pytest.approx(entry["batch"] * 1000 / side["p50_ms"])
+        assert entry["speedup"]["ratio"] == pytest.approx(entry["dense"]["p50_ms"] / entry["pruned"]["p50_ms"])
+
+
+def test_first_place_alternates_after_the_warm_up(networks: tuple[Path, Path], runs: list[str]) -> None:
+    bench = measure(*networks, replace(QUICK, batches=(2,), warmup=2, repeats=3))
+    assert runs[:4] == ["dense", "dense", "pruned", "pruned"]
+    assert runs[4:] == ["dense", "pruned", "pruned", "dense", "dense", "pruned"]
+    assert "dense first in rounds 0, 2" in bench["settings"]["order"]
+    (entry,) = bench["batches"]
+    assert entry["dense"]["samples_ms"] == [4.0, 4.0, 4.0]
+    assert entry["dense"]["images_per_s"] == 500
+    assert entry["speedup"] == {"ratio": 2.0, "low": 2.0, "high": 2.0, "confidence": 0.95}
+
+
+def test_clocks_are_read_when_the_timed_rounds_end(
+    networks: tuple[Path, Path], runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sample(provider: str, index: int) -> dict[str, Any]:
+        runs.append("sample")
+        return {"sm_clock_mhz": len(runs)}
+
+    def speedup(*samples: Any, **options: Any) -> Any:
+        runs.append("statistics")
+        return paired_speedup(*samples, **options)
+
+    monkeypatch.setattr(latency, "sample_device", sample)
+    monkeypatch.setattr(latency, "paired_speedup", speedup)
+    bench = measure(*networks, replace(QUICK, repeats=2))
+    each = ["dense", "pruned", "dense", "pruned", "pruned", "dense", "sample", "statistics"]
+    assert runs == 2 * each
+    clocks = [entry["device"]["sm_clock_mhz"] for entry in bench["batches"]]
+    assert clocks == [7, 15]
+    assert bench["device"]["at_end"] == {"sm_clock_mhz": 15}
+
+
+def test_confidence_reaches_the_interval(networks: tuple[Path, Path], runs: list[str]) -> None:
+    assert measure(*networks, replace(QUICK, confidence=0.8))["batches"][0]["speedup"]["confidence"] == 0.8
+
+
+def test_progress_names_every_step(networks: tuple[Path, Path], runs: list[str]) -> None:
+    lines: list[str] = []
+    measure(*networks, QUICK, lines.append)
+    assert len(lines) == 9
+    assert lines[:4] == [
+        "watching what else this machine does",
+        "batch 1: opening both networks on cpu",
+        "batch 1: 1 warm-up runs of each network",
+        "batch 1: 4 timed rounds",
+    ]
+    assert lines[-1] == "batch 3: 2.00x (2.00 to 2.00)"
+
+
+def test_images_are_the_same_every_time_and_of_the_network_s_type(make_network: Make) -> None:
+    session = open_session(make_network(dtype=TensorProto.FLOAT16), QUICK)
+    images = latency._random_images(session, 64)
+    assert images.shape == (64, 3, 8, 8)
+    assert images.dtype == np.float16
+    assert np.array_equal(images, latency._random_images(session, 64))
+    assert abs(images.astype(np.float32).std() - 1) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"batches": ()}, "batches must be different sizes of at least 1; got none"),
+        ({"batches": (1, 0)}, "batches must be different sizes of at least 1; got 1 0"),
+        ({"batches": (2, 2)}, "batches must be different sizes of at least 1; got 2 2"),
+        ({"repeats": 1}, "repeats must be at least 2; got 1"),
+        ({"warmup": 0}, "warmup must be at least 1, .*; got 0"),
+        ({"threads": 0}, "threads must be at least 1; got 0"),
+        ({"device": -1}, "device must be at least 0; got -1"),
+        ({"confidence": 0.0}, r"confidence must be inside \(0, 1\), such as 0.95; got 0.0"),
+        ({"confidence": 1.0}, r"confidence must be inside \(0, 1\), such as 0.95; got 1.0"),
+        ({"confidence": float("nan")}, r"confidence must be inside \(0, 1\), such as 0.95; got nan"),
+        ({"require_speedup": 0.0}, "require_speedup must be above 0; got 0.0"),
+        ({"provider": "gpu"}, "provider must be one of cpu, cuda, tensorrt; got 'gpu'"),
+        ({"tf32": True}, "tf32 and nhwc belong to the provider 'cuda'; got 'cpu'"),
+        (
+            {"provider": "tensorrt", "nhwc": True},
+            "tf32 and nhwc belong to the provider 'cuda'; got 'tensorrt'",
+        ),
+        ({"cuda_graph": True}, "cuda_graph needs the provider 'cuda' or 'tensorrt'; got 'cpu'"),
+    ],
+)
+def test_options_out_of_range(networks: tuple[Path, Path], change: dict[str, Any], fault: str) -> None:
+    with pytest.raises(InputError, match=rf"^The networks cannot be timed\. {fault}\.$"):
+        measure(*networks, replace(QUICK, **change))
+
+
+def test_all_faults_are_named_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "describe_device", lambda *_: pytest.fail("work began"))
+    with pytest.raises(InputError) as caught:
+        measure(tmp_path / "a.onnx", tmp_path / "b.onnx", replace(QUICK, batches=(), repeats=0, confidence=2))
+    message = str(caught.value)
+    for part in (
+        "dense: there is no file",
+        "a.onnx",
+        "pruned: there is no",
+        "b.onnx",
+        "batches",
+        "repeats",
+        "conf",
+    ):
+        assert part in message
+
+
+def test_fixed_batch_is_refused_before_any_work(make_network: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "describe_device", lambda *_: pytest.fail("work began"))
+    dense, pruned = make_network("dense", batch=3), make_network("pruned")
+    with pytest.raises(ModelError, match=r"sizes 1 3 were asked for, but dense \(.*\) has the fixed batch 3\. Exp"):
+        measure(dense, pruned, QUICK)
+
+
+def test_fixed_batch_is_timed_when_it_is_the_one_asked_for(make_network: Make) -> None:
+    dense, pruned = make_network("dense", batch=3), make_network("pruned", batch=3)
+    assert [entry["batch"] for entry in measure(dense, pruned, replace(QUICK, batches=(3,)))["batches"]] == [3]
+
+
+@pytest.mark.parametrize("change", [{"image": (3, 9, 9)}, {"dtype": TensorProto.FLOAT16}])
+def test_different_images_are_refused(make_network: Make, change: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=r"same images .* dense takes float32 \(3, 8, 8\), pruned float"):
+        measure(make_network("dense"), make_network("pruned", **change), QUICK)
+
+
+def test_failing_run_is_a_provider_error() -> None:
+    class Run:
+        def run(self) -> None:
+            raise RuntimeError("device lost")
+
+    with pytest.raises(ProviderError, match="A timed run failed: device lost"):
+        latency._time_ms(Run())  # type: ignore[arg-type]
+
+
+def _bench(*lows: float) -> dict[str, Any]:
+    return {
+        "provider": "cpu",
+        "batches": [
+            {"batch": 2**index, "speedup": {"ratio": 1.5, "low": low, "high": 1.6, "confidence": 0.95}}
+            for index, low in enumerate(lows)
+        ],
+    }
+
+
+def test_required_speedup_that_is_measured_passes() -> None:
+    check_required(_bench(1.3, 1.4), 1.3)
+
+
+def test_every_batch_below_the_required_speedup_is_named() -> None:
+    with pytest.raises(SpeedupError) as caught:
+        check_required(_bench(1.1, 1.4, 1.2), 1.3)
+    message = str(caught.value)
+    assert "at least 1.3x on cpu" in message
+    assert "batch 1: 1.500x, 95% interval 1.100 to 1.600; batch 4: 1.500x, 95% interval 1.200" in message
+    assert "batch 2" not in message
+    assert caught.value.exit_code == 1
+
+
+def test_a_speedup_that_is_not_a_number_fails() -> None:
+    with pytest.raises(SpeedupError, match="batch 1: "):
+        check_required(_bench(float("nan")), 1.0)

@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto
+
+from pruneport.bench.devices import available_cores
+from pruneport.bench.latency import sessions
+from pruneport.bench.latency.sessions import NetworkInput, open_session, provider_options, read_input
+from pruneport.bench.options import BenchOptions
+from pruneport.errors import InputError, ModelError, ProviderError
+
+CPU = BenchOptions(threads=1)
+CUDA = BenchOptions(provider="cuda")
+Make = Callable[..., Path]
+
+without_a_gpu = pytest.mark.skipif(
+    "CUDAExecutionProvider" not in ort.get_available_providers() or Path("/dev/nvidia0").exists(),
+    reason="needs an ONNX Runtime built for CUDA on a machine that has none",
+)
+
+
+def _images(*shape: int) -> Any:
+    return np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+
+
+def test_input_is_read(make_network: Make) -> None:
+    assert read_input(make_network()) == NetworkInput(
+        name="images", batch="batch", shape=(3, 8, 8), dtype=np.dtype(np.float32)
+    )
+    assert read_input(make_network(batch=4)).batch == 4
+    assert read_input(make_network(batch=None)).batch == ""
+    assert read_input(make_network(dtype=TensorProto.FLOAT16)).dtype == np.float16
+
+
+def test_weights_listed_as_inputs_are_no_inputs(make_network: Make) -> None:
+    path = make_network()
+    model = onnx.load(path)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("weight", TensorProto.FLOAT, [8, 3, 3, 3]))
+    onnx.save(model, path)
+    assert read_input(path).name == "images"
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no ONNX file .*nothing\.onnx"):
+        open_session(tmp_path / "nothing.onnx", CPU)
+
+
+@pytest.mark.parametrize("content", [b"this is text", b""])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "text.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"text\.onnx (is not an ONNX file|must take .* it takes no input)"):
+        open_session(path, CPU)
+
+
+@pytest.mark.parametrize("change", [{"image": (3, "height", 8)}, {"image": ()}, {"dtype": TensorProto.DOUBLE}])
+def test_inputs_that_are_no_images_are_refused(make_network: Make, change: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=r"one batch of float images of fixed size .*; it takes images \['batch'"):
+        read_input(make_network(**change))
+
+
+def test_network_that_onnx_runtime_refuses_is_named(make_network: Make) -> None:
+    path = make_network()
+    model = onnx.load(path)
+    model.graph.node[1].op_type = "NoSuchOperator"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"ONNX Runtime cannot load .*NoSuchOperator"):
+        open_session(path, CPU)
+
+
+@pytest.mark.parametrize("batch", ["batch", None, 2])
+def test_bound_run_gives_what_a_plain_run_gives(make_network: Make, batch: int | str | None) -> None:
+    path, images = make_network(batch=batch), _images(2, 3, 8, 8)
+    session = open_session(path, CPU, batch=2)
+    assert session.settings["batch_fixed_in_session"] == (batch == "batch"), "only a named batch can be fixed"
+    bound = session.bind(images)
+    bound.run()
+    (expected,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"images": images})
+    (features,) = bound.outputs()
+    np.testing.assert_allclose(features, expected, rtol=1e-6)
+
+
+def test_each_run_computes_into_the_same_memory(make_network: Make) -> None:
+    images = _images(2, 3, 8, 8)
+    bound = open_session(make_network(), CPU, batch=2).bind(images)
+    address = bound._values[1].data_ptr()
+    bound.run()
+    (first,) = bound.outputs()
+    assert np.array_equal(bound._values[1].numpy(), first)
+    images[:] = 0  # on the CPU the bound input is this array
+    bound.run()
+    (second,) = bound.outputs()
+    assert np.any(first)
+    assert not np.any(second)
+    assert bound._binding.get_outputs()[0].data_ptr() == address
+
+
+def test_fixing_the_batch_folds_the_shape_arithmetic(make_network: Make) -> None:
+    path = make_network()
+    dynamic, fixed = open_session(path, CPU), open_session(path, CPU, batch=4)
+    assert dynamic.placement == {"CPUExecutionProvider": 6}
+    assert fixed.placement == {"CPUExecutionProvider": 4}, "Shape and Concat are constants"
+    assert (dynamic.settings["batch_fixed_in_session"], fixed.settings["batch_fixed_in_session"]) == (
+        False,
+        True,
+    )
+    with pytest.raises(ProviderError, match=r"does not run on a batch of shape \(2, 3, 8, 8\)"):
+        fixed.bind(_images(2, 3, 8, 8))
+
+
+def test_a_batch_fixed_in_the_file_stays(make_network: Make) -> None:
+    with pytest.raises(ModelError, match=r"fixed batch 2 and cannot run batch 3.*dynamic batch"):
+        open_session(make_network(batch=2), CPU, batch=3)
+
+
+def test_settings_on_the_cpu(make_network: Make) -> None:
+    path = make_network()
+    settings = open_session(path, replace(CPU, threads=2)).settings
+    assert settings["intra_op_threads"] == 2
+    assert settings["inter_op_threads"] == 1
+    assert settings["graph_optimization_level"] == "ORT_ENABLE_ALL"
+    assert settings["execution_mode"] == "ORT_SEQUENTIAL"
+    assert settings["session_config"]["session.force_spinning_stop"] == "1"
+    assert "session.disable_cpu_ep_fallback" not in settings["session_config"]
+    assert settings["provider_options"] == {}
+    assert open_session(path, BenchOptions()).settings["intra_op_threads"] == available_cores()
+
+
+def test_session_runs_with_the_recorded_configuration(make_network: Make) -> None:
+    session = open_session(make_network(), CPU)
+    for key, value in session.settings["session_config"].items():
+        assert session._ort.get_session_options().get_session_config_entry(key) == value
+
+
+def test_options_for_cuda() -> None:
+    assert provider_options(BenchOptions(provider="cuda", device=1, tf32=True)) == {
+        "device_id": "1",
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "cudnn_conv_use_max_workspace": "1",
+        "do_copy_in_default_stream": "1",
+        "use_tf32": "1",
+        "prefer_nhwc": "0",
+        "enable_cuda_graph": "0",
+    }
+    changed = provider_options(BenchOptions(provider="cuda", nhwc=True, cuda_graph=True))
+    assert (changed["use_tf32"], changed["prefer_nhwc"], changed["enable_cuda_graph"]) == ("0", "1", "1")
+
+
+def test_options_for_tensorrt() -> None:
+    assert provider_options(BenchOptions(provider="tensorrt", cuda_graph=True)) == {
+        "device_id": "0",
+        "trt_fp16_enable": "0",
+        "trt_engine_cache_enable": "0",
+        "trt_timing_cache_enable": "0",
+        "trt_cuda_graph_enable": "1",
+    }
+
+
+def test_provider_that_is_not_built_in(make_network: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    expected = r"'cuda' \(CUDAExecutionProvider\) is not in this .* has CPUExecutionProvider\. Install 'onnxrun"
+    with pytest.raises(ProviderError, match=expected):
+        open_session(make_network(), CUDA)
+
+
+@without_a_gpu
+def test_cuda_without_a_gpu_is_an_error_and_not_the_cpu(make_network: Make, capfd: Any) -> None:
+    with pytest.raises(ProviderError) as caught:
+        open_session(make_network(), CUDA, batch=1)
+    message = str(caught.value)
+    assert message.startswith("CUDAExecutionProvider did not start, and ONNX Runtime would run everything on the CPU")
+    assert "Install 'onnxruntime-gpu[cuda,cudnn]'" in message
+    assert capfd.readouterr() == ("", ""), "what preload_dlls and ONNX Runtime print belongs in the message"
+
+
+@without_a_gpu
+def test_tensorrt_without_a_gpu_is_an_error_and_not_the_cpu(make_network: Make, capfd: Any) -> None:
+    if "TensorrtExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has no TensorRT")
+    with pytest.raises(ProviderError, match=r"TensorrtExecutionProvider did not start: (.|\n)*'tensorrt' package"):
+        open_session(make_network(), BenchOptions(provider="tensorrt"), batch=1)
+    assert capfd.readouterr() == ("", "")
+
+
+def _pretend_cuda(monkeypatch: pytest.MonkeyPatch, placed: dict[str, str], error: str = "no") -> list[Any]:
+    """A CUDA provider that refuses the strict session; without strictness nodes land as ``placed`` says."""
+    asked: list[Any] = []
+
+    def create(path: Path, options: BenchOptions, fixed: Any, config: dict[str, str]) -> Any:
+        asked.append((options, config))
+        if "session.disable_cpu_ep_fallback" in config:
+            raise RuntimeError(error)
+        nodes = [
+            SimpleNamespace(
+                ep_name=name, get_nodes=lambda node=node: [SimpleNamespace(name=node, op_type=node.upper())]
+            )
+            for node, name in placed.items()
+        ]
+        return SimpleNamespace(
+            get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+            get_provider_graph_assignment_info=lambda: nodes,
+        )
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+    monkeypatch.setattr(sessions, "_create", create)
+    return asked
+
+
+def test_nodes_on_the_cpu_are_named(make_network: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    placed = {"conv": "CUDAExecutionProvider", "nms": "CPUExecutionProvider", "where": "CPUExecutionProvider"}
+    asked = _pretend_cuda(monkeypatch, placed)
+    with pytest.raises(ProviderError) as caught:
+        open_session(make_network(), replace(CUDA, cuda_graph=True))
+    message = str(caught.value)
+    assert "2 nodes would run elsewhere, namely nms (NMS) on CPUExecutionProvider, where (WHERE) on CPU" in message
+    assert "conv" not in message
+    (strict, config), (lenient, _) = asked
+    assert config["session.disable_cpu_ep_fallback"] == "1"
+    assert (strict.cuda_graph, lenient.cuda_graph) == (True, False)
+
+
+def test_a_long_list_of_nodes_is_cut(make_network: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend_cuda(monkeypatch, {f"n{index}": "CPUExecutionProvider" for index in range(23)})
+    with pytest.raises(ProviderError, match=r"23 nodes would .* n19 \(N19\) on CPUExecutionProvider and 3 more\."):
+        open_session(make_network(), CUDA)
+
+
+def test_other_failures_keep_the_runtime_s_own_words(make_network: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend_cuda(monkeypatch, {"conv": "CUDAExecutionProvider"}, error="out of memory")
+    with pytest.raises(ProviderError, match=r"CUDAExecutionProvider does not open .*dense\.onnx: out of memory"):
+        open_session(make_network(), CUDA)
+
+
+def test_tensorrt_loads_its_python_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported: list[str] = []
+    monkeypatch.setattr(ort, "preload_dlls", lambda: print("Failed to load libfoo"))
+    monkeypatch.setattr(builtins, "__import__", lambda name, *_: imported.append(name))
+    notes = [sessions._preload(BenchOptions(provider=name)) for name in ("cpu", "cuda", "tensorrt")]
+    monkeypatch.undo()
+    assert notes == ["", "Failed to load libfoo\n", "Failed to load libfoo\n"]
+    assert imported == ["tensorrt"]
+
+
+def test_probe_is_never_the_captured_cuda_graph(make_network: Make) -> None:
+    session = open_session(make_network(), CPU, batch=1)
+    ids: list[str] = []
+
+    class Recorder:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(session._ort, name)
+
+        def run(self, names: Any, feed: Any, run_options: Any) -> Any:
+            ids.append(run_options.get_run_config_entry("gpu_graph_id"))
+            return session._ort.run(names, feed, run_options)
+
+        def run_with_iobinding(self, binding: Any, run_options: Any) -> None:
+            ids.append(run_options.get_run_config_entry("gpu_graph_id"))
+            session._ort.run_with_iobinding(binding, run_options)
+
+    recorded = replace(session, _ort=Recorder())
+    for _ in range(2):
+        bound = recorded.bind(_images(1, 3, 8, 8))
+        bound.run()
+        bound.run()
+    assert ids == ["-1", "1", "1", "-1", "2", "2"], "each binding has its own addresses, so its own graph"

@@ -1,0 +1,361 @@
+"""Fine-tuning: what a step costs, that it learns, that a killed run ends as if it had not been."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pruneport.compress.allocation.cost import count_cost
+from pruneport.compress.finetune.distill import Teacher
+from pruneport.compress.finetune.schedule import cut, is_due
+from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_head
+from pruneport.compress.finetune.state import TrainState, optimizer_tensors, read_state, write_state
+from pruneport.compress.finetune.training import Job, check_training, train
+from pruneport.compress.graph.output_layers import find_heads
+from pruneport.compress.options import PruneOptions, TrainOptions
+from pruneport.compress.prune import prune
+from pruneport.compress.surgery.plan import apply_plan, compose
+from pruneport.compress.surgery.rebuild import rebuild_network
+from pruneport.errors import CheckpointError, InputError, TrainingError
+from pruneport.models.digits.tasks import write_digits_task
+from pruneport.models.images.tasks import Task, open_task
+from pruneport.models.options import PreparationOptions, SourceOptions
+from pruneport.models.record import Source
+from pruneport.models.source import build_dense, open_source
+
+_DIGITS = SourceOptions(source="pruneport:digits_resnet", weights="DEFAULT")
+_PREPARATION = PreparationOptions(mean=(0.5,), std=(0.5,))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mirrored")
+    write_digits_task("mirrored", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def task(folder: Path) -> Task:
+    return open_task(folder, _PREPARATION, (1, 8, 8))
+
+
+@pytest.fixture
+def job(tmp_path: Path, folder: Path, task: Task) -> Callable[..., Job]:
+    """A training of the digits network on mirrored digits, begun with a fresh head."""
+
+    def make(name: str = "state", pruning: PruneOptions | None = None, **options: Any) -> Job:
+        network, source = open_source(_DIGITS)
+        network, plan = with_head(network, dense_plan(network, source), task)
+        path = tmp_path / name
+        write_state(path, TrainState(plan=plan, weights=dict(network.state_dict()), config={}))
+        chosen = {"task": folder, "augment": "crop", "evaluations": 1, "optimizer": "sgd"} | options
+        return Job(state=path, task=task, options=TrainOptions(**chosen), pruning=pruning)
+
+    return make
+
+
+def test_it_learns_and_counts_every_pass(job: Callable[..., Job], task: Task) -> None:
+    steps = 60
+    state = train(job(steps=steps, evaluations=3))
+    errors = [event.error for event in state.events]
+    assert [event.step for event in state.events] == [20, 40, 60]
+    assert errors[-1] < 0.15 < errors[0] < 0.9
+    # By hand: a 3 x 3 convolution of C to D channels on N pixels takes 9 N C D multiply-accumulates.
+    stem, block1 = 9 * 64 * 32, 2 * 9 * 64 * 32 * 32
+    block2, block3 = 9 * 16 * 32 * 64 + 9 * 16 * 64 * 64 + 16 * 32 * 64, 2 * 9 * 16 * 64 * 64
+    pooled = 64 * 16  # fvcore counts the average pooling
+    norms = state.plan.dense.macs - (stem + block1 + block2 + block3 + 640)
+    assert 0 <= norms < 0.02 * state.plan.dense.macs
+    assert pooled <= norms
+    assert state.flops == pytest.approx(steps * 32 * 6 * state.plan.dense.macs, rel=1e-12)
+    done = trained_plan(state, task).training
+    assert done is not None
+    assert done.top1 == 1 - errors[-1]
+    assert done.classes == tuple("0123456789")
+
+
+def test_a_budget_is_spent_and_not_passed(job: Callable[..., Job]) -> None:
+    step = 32 * 6 * count_cost(open_source(_DIGITS)[0], (1, 8, 8)).macs
+    state = train(job(budget=7.9 * step))
+    assert state.step == 7
+    assert state.flops <= 7.9 * step < state.flops + step
+    for devices in (1, 2):
+        with pytest.raises(TrainingError, match=r"^a step of 32 images costs .* more than the budget"):
+            train(job(f"on {devices}", budget=0.5 * step, devices=devices, accelerator="cpu"))
+
+
+_SCRIPT = """
+import sys, pickle
+from pathlib import Path
+import torch
+from pruneport.compress.finetune.training import train
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    train(pickle.loads(Path(sys.argv[1]).read_bytes()))
+"""
+
+
+def _step_of_a_copy(state: Path) -> int:
+    """Reading the state itself opens it twice, and it may be replaced in between."""
+    return read_state(shutil.copyfile(state, state.with_name("copy"))).step
+
+
+def test_a_killed_run_goes_on_bit_for_bit(job: Callable[..., Job], tmp_path: Path) -> None:
+    import pickle
+
+    pruning = PruneOptions(flops=0.5, round_to=4)
+    options = {"steps": 40, "schedule": "loss", "cuts": 2, "save_every": 0.0, "evaluations": 4, "optimizer": "adamw"}
+    whole = train(job("whole", pruning, **options))
+    killed = job("killed", pruning, **options)
+    (tmp_path / "job").write_bytes(pickle.dumps(killed))
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    with subprocess.Popen([sys.executable, tmp_path / "script.py", tmp_path / "job"]) as process:
+        while _step_of_a_copy(killed.state) < 15 and process.poll() is None:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    stopped = read_state(killed.state)
+    assert 15 <= stopped.step < 40
+    resumed = train(killed)
+    assert resumed.step == whole.step == 40
+    assert resumed.plan.pruned == whole.plan.pruned
+    assert resumed.weights.keys() == whole.weights.keys()
+    assert all(torch.equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
+    assert [replace(event, seconds=0) for event in resumed.events] == [replace(e, seconds=0) for e in whole.events]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_an_interrupted_run_goes_on_bit_for_bit(optimizer: str, job: Callable[..., Job]) -> None:
+    options = {"steps": 12, "save_every": 0.0, "evaluations": 3, "optimizer": optimizer}
+    whole = train(job("whole", **options))
+    interrupted = job("interrupted", **options)
+
+    def stop(message: str) -> None:
+        if message == "step 8: measuring accuracy":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(interrupted, stop)
+    assert read_state(interrupted.state).step == 7
+    resumed = train(interrupted)
+    assert all(torch.equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
+    assert all(torch.equal(resumed.momenta[name], whole.momenta[name]) for name in whole.momenta)
+
+
+def test_the_schedule_reaches_its_target(job: Callable[..., Job]) -> None:
+    state = train(job(steps=60, schedule="loss", cuts=3, pruning=PruneOptions(flops=0.5, round_to=2), evaluations=6))
+    assert state.cuts == 3
+    assert state.plan.pruned.macs == pytest.approx(0.5 * state.plan.dense.macs, rel=0.03)
+    macs = [event.macs for event in state.events]
+    assert macs == sorted(macs, reverse=True)
+    assert len(set(macs)) >= 3
+    assert state.events[-1].error < 0.25
+    again = rebuild_network(state.plan, state.weights)
+    assert count_cost(again, (1, 8, 8)) == state.plan.pruned
+
+
+def test_a_schedule_that_gets_no_further_says_so_and_trains_on(job: Callable[..., Job]) -> None:
+    pruning = PruneOptions(flops=0.15, round_to=16)
+    state = train(job(steps=9, schedule="loss", cuts=2, pruning=pruning, warmup=0.0))
+    assert state.step == 9
+    assert state.plan.note is not None
+    assert "short of --flops 0.15: no widths are left" in state.plan.note
+    assert 0.15 < state.plan.pruned.macs / state.plan.dense.macs < 1
+
+
+def test_a_schedule_ends_where_a_coarse_step_has_reached_its_target(job: Callable[..., Job]) -> None:
+    begun = job(steps=6, schedule="loss", cuts=3, pruning=PruneOptions(flops=0.9, round_to=32), warmup=0.0)
+    state = train(begun)
+    assert state.cuts == 3
+    assert state.plan.note is None
+    assert state.plan.pruned.macs / state.plan.dense.macs <= 0.9
+
+
+def test_composed_plans_remove_what_both_remove() -> None:
+    network, source = open_source(_DIGITS)
+    first = prune(network, source, PruneOptions(flops=0.7, round_to=1))
+    second = prune(first.network, source, PruneOptions(flops=0.6, round_to=1))
+    plan = compose(first.plan, second.plan)
+    once = copy.deepcopy(network)
+    apply_plan(once, plan.groups, plan.attributes, plan.sizes)
+    assert all(torch.equal(one, two) for one, two in zip(once.parameters(), second.network.parameters(), strict=True))
+    assert plan.pruned == second.plan.pruned
+    assert plan.dense == first.plan.dense
+
+
+def test_a_cut_keeps_the_momenta_of_what_stays() -> None:
+    network, source = open_source(_DIGITS)
+    optimizer = torch.optim.AdamW(network.parameters())
+    for parameter in network.parameters():
+        parameter.grad = parameter.detach().clone()  # then both moments are functions of the weight alone
+    optimizer.step()
+    for parameter in network.parameters():
+        parameter.data = parameter.grad if parameter.grad is not None else parameter
+    state = TrainState(
+        plan=dense_plan(network, source),
+        weights={},
+        config={},
+        momenta={key: value.clone() for key, value in optimizer_tensors(network, optimizer).items()},
+    )
+    images = open_task_of_nothing()
+    smaller, plan, momenta = cut(network, state, PruneOptions(round_to=4), 0.6, images)
+    assert count_cost(smaller.eval(), (1, 8, 8)).macs < 0.65 * plan.dense.macs
+    for name, parameter in smaller.named_parameters():
+        assert torch.allclose(momenta[f"exp_avg/{name}"], 0.1 * parameter, atol=1e-8)
+        assert momenta[f"step/{name}"] == 1
+
+
+def open_task_of_nothing() -> Any:
+    """A criterion of the weights looks at no images."""
+    return None
+
+
+@pytest.mark.parametrize(
+    ("given", "due"),
+    [
+        ({"progress": 0.04}, False),  # warming up
+        ({"progress": 0.1}, True),  # the first waits for nothing
+        ({"progress": 0.1, "cuts": 1, "average": 1.5, "level": 1.0}, False),
+        ({"progress": 0.1, "cuts": 1, "average": 1.01, "level": 1.0}, True),
+        ({"progress": 0.1, "cuts": 1, "average": 1.01, "level": 1.0, "since": 3}, False),
+        ({"progress": 0.4, "cuts": 1, "average": 9.0, "level": 1.0}, True),  # too late to wait
+        ({"progress": 0.9, "cuts": 4}, False),  # all made
+    ],
+)
+def test_a_cut_waits_for_the_loss(given: dict[str, Any], due: bool) -> None:
+    network, source = open_source(_DIGITS)
+    state = TrainState(plan=dense_plan(network, source), weights={}, config={})
+    state.step = given.get("since", 20)
+    for name in ("cuts", "average", "level"):
+        setattr(state, name, given.get(name, getattr(state, name)))
+    assert is_due(state, given["progress"], 0.05, 4) is due
+
+
+def test_two_processes_train_as_one(job: Callable[..., Job], tmp_path: Path, folder: Path) -> None:
+    """Without BatchNorm, whose statistics each process has of its own, two half batches make the same step."""
+    (tmp_path / "plain.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))\n"
+    )
+    options = SourceOptions(source=f"{tmp_path / 'plain.py'}:build", input_shape=(1, 8, 8))
+    network, source = open_source(options)
+    plan = dense_plan(network, replace(source, heads={"3": 10}))
+    results = []
+    for devices in (1, 2):
+        begun = job(f"on {devices}", steps=3, devices=devices, accelerator="cpu", keep_head=True)
+        write_state(begun.state, TrainState(plan=plan, weights=network.state_dict(), config={}))
+        results.append(train(begun).weights)
+    one, two = results
+    assert not torch.equal(one["3.weight"], network.state_dict()["3.weight"])
+    assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
+
+
+def test_a_teacher_is_no_distance_from_itself() -> None:
+    network, source = open_source(_DIGITS)
+    teacher = Teacher(source, "head", None, torch.device("cpu"))
+    inputs = torch.randn(4, 1, 8, 8)
+    features = network.pool(network.blocks(network.stem(inputs))).flatten(1)  # type: ignore[operator]
+    assert teacher.distance(inputs, features).item() < 1e-10
+    assert teacher.distance(inputs, torch.zeros_like(features)).item() == pytest.approx(
+        (features.square().mean() / features.var()).item(), rel=1e-5
+    )
+    assert teacher.macs == count_cost(network, (1, 8, 8)).macs
+
+
+def test_distillation_is_counted(job: Callable[..., Job]) -> None:
+    state = train(job(steps=2, distill=0.5))
+    assert state.flops == 2 * 32 * (6 * state.plan.dense.macs + 2 * count_cost(open_source(_DIGITS)[0], (1, 8, 8)).macs)
+
+
+def test_a_new_head_is_counted_in_both(task: Task) -> None:
+    three = replace(task, train=replace(task.train, classes=("a", "b", "c")))
+    network, source = open_source(_DIGITS)
+    pruned = prune(network, source, PruneOptions(flops=0.5))
+    smaller, plan = with_head(pruned.network, pruned.plan, three)
+    assert plan.source.heads == {"head": 3}
+    assert count_cost(smaller, (1, 8, 8)) == plan.pruned
+    dense = build_dense(plan.source)
+    assert count_cost(dense, (1, 8, 8)) == plan.dense
+    assert torch.equal(dense.head.weight, smaller.head.weight)  # type: ignore[union-attr, arg-type]
+    assert next(group.width for group in plan.groups if group.name == "head") == 3
+    assert torch.equal(dense.stem[0].weight, network.stem[0].weight)  # type: ignore[index]
+    with pytest.raises(InputError, match=r"--keep-head: the network has 10 outputs and .* has 3 classes"):
+        with_head(network, pruned.plan, three, keep=True)
+
+
+class _TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 3)
+        self.one, self.two = nn.Linear(8, 4), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.body(x)
+        return self.one(y.mean((2, 3))), self.two(y).mean((2, 3))
+
+
+def test_heads_are_found() -> None:
+    assert find_heads(_TwoHeads().eval(), (3, 8, 8)) == {"one": 4, "two": 5}
+    network, source = open_source(SourceOptions(source="torchvision:squeezenet1_1", input_shape=(3, 64, 64)))
+    assert find_heads(network, source.input_shape) == {"classifier.1": 1000}
+
+
+def test_states_are_read_back_or_refused(tmp_path: Path) -> None:
+    network, source = open_source(_DIGITS)
+    path = tmp_path / "state"
+    state = TrainState(plan=dense_plan(network, source), weights=dict(network.state_dict()), config={"a": [1, 2]})
+    state.losses, state.average = [0.1, 3], 1 / 3
+    write_state(path, state)
+    again = read_state(path)
+    assert (again.losses, again.average, again.config) == ([0.1, 3], 1 / 3, {"a": [1, 2]})
+    assert again.plan.source == Source(**vars(source))
+    content = path.read_bytes()
+    path.write_bytes(content[:1000])
+    with pytest.raises(CheckpointError, match="not the state of a training"):
+        read_state(path)
+    path.write_bytes(content.replace(rb"\"format_version\": 1, \"events", rb"\"format_version\": 9, \"events"))
+    with pytest.raises(CheckpointError, match="format 9"):
+        read_state(path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"epochs": 1.0, "budget": 1e9}, "--epochs and --budget were given"),
+        ({"warmup": 1.0}, "--warmup is 1.0"),
+        ({"learning_rate": -0.1}, "--learning-rate is -0.1"),
+        ({"batch_size": 1}, "--batch-size is 1"),
+        ({"steps": 0}, "--steps is 0"),
+        ({"epochs": 0.0}, "--epochs is 0; expected a number above 0"),
+        ({"budget": 0.0}, "--budget is 0; expected a number above 0"),
+        ({"budget": float("nan")}, "--budget is nan"),
+        ({"accelerator": "cuda", "devices": 99}, "--accelerator cuda --devices 99"),
+    ],
+)
+def test_numbers_out_of_range(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        check_training(TrainOptions(task=Path(), **{"batch_size": 256} | wrong))
+
+
+def test_a_loss_that_blows_up_is_named(job: Callable[..., Job]) -> None:
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+; lower --learning-rate"):
+        train(job(steps=60, learning_rate=1e6))
+
+
+def test_a_pruned_representation_has_no_teacher(job: Callable[..., Job]) -> None:
+    pruning = PruneOptions(flops=0.5, round_to=1, prune_representation=True)
+    with pytest.raises(TrainingError, match="--distill compares representations"):
+        train(job(pruning=pruning, steps=2, distill=0.5, schedule="loss"))

@@ -1,0 +1,153 @@
+"""Compressing in one: networks whose outputs are no plain tensor, and what the plan says of recovery."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pruneport.compress.options import CompressOptions
+from pruneport.compress.pipeline import compress_network
+from pruneport.compress.prune import Pruned
+from pruneport.compress.surgery.plan import parse_plan
+from pruneport.errors import ModelError, PruningError
+from pruneport.models.outputs import read_outputs
+from pruneport.models.record import Source
+
+SHAPE = (1, 8, 8)
+
+
+@dataclasses.dataclass
+class Scores:
+    logits: Tensor
+    count: int
+    more: Any
+
+
+class Pair(NamedTuple):
+    logits: Tensor
+    maps: Tensor
+
+
+class Network(nn.Module):
+    """One prunable convolution between two others; ``shape`` makes its outputs of what it has computed."""
+
+    def __init__(self, shape: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 8, 3, padding=1)
+        )
+        self.norm, self.head, self.shape = nn.BatchNorm2d(8), nn.Linear(8, 5), shape
+        self.norm.running_var.uniform_(0.5, 1.5)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        maps = self.norm(self.body(args[0]))
+        return self.shape(self.head(maps.mean((2, 3))), maps)
+
+
+SHAPES: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "plain": lambda logits, maps: logits,
+    "numbers": lambda logits, maps: {"logits": logits, "count": 3, "share": 0.5, "nothing": None, "name": "x"},
+    "dataclass": lambda logits, maps: Scores(logits, 3, {"maps": [maps, None]}),
+    "pair": lambda logits, maps: Pair(logits, maps),
+    "list": lambda logits, maps: [logits, (maps, 4)],
+    "classes first": lambda logits, maps: (logits.argmax(1), logits),
+    "single": lambda logits, maps: logits.reshape(1, 5),
+    "single classes": lambda logits, maps: logits.argmax(1),
+    "nothing": lambda logits, maps: 3,
+}
+
+
+def compressed(shape: str, **options: Any) -> tuple[nn.Module, Pruned]:
+    dense = Network(SHAPES[shape]).eval()
+    source = Source(spec="x:y", model_args={}, input_shape=SHAPE, weights=options.pop("weights", None))
+    return dense, compress_network(dense, source, CompressOptions(flops=0.6, **{"round_to": 1, **options}))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    for number in range(60):
+        pixels = torch.randint(0, 256, (8, 8), dtype=torch.uint8, generator=generator)
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{number:02d}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("shape", ["plain", "numbers", "dataclass", "pair", "list", "classes first"])
+def test_whatever_holds_the_tensors_the_network_is_compressed_alike(shape: str) -> None:
+    dense, pruned = compressed(shape)
+    _, plain = compressed("plain")
+    assert pruned.plan.pruned == plain.plan.pruned
+    assert pruned.plan.dense == plain.plan.dense
+    assert [group.kept_width for group in pruned.plan.groups] == [group.kept_width for group in plain.plan.groups]
+    with torch.inference_mode():
+        theirs, ours = (read_outputs(network(torch.randn(2, *SHAPE))) for network in (dense, pruned.network))
+    assert {name: leaf.shape for name, leaf in ours.tensors.items()} == {
+        name: leaf.shape for name, leaf in theirs.tensors.items()
+    }
+    assert ours.others == theirs.others
+
+
+@pytest.mark.parametrize("shape", ["dataclass", "classes first"])
+def test_errors_are_measured_on_the_scores(shape: str, photos: Path) -> None:
+    given = {"calibration": photos, "calibration_images": 40, "mean": (0.5,), "std": (0.5,)}
+    _, pruned = compressed(shape, **given)
+    _, plain = compressed("plain", **given)
+    done = pruned.plan.recovery
+    assert done is not None
+    assert (done.name, done.images, done.heldout) == ("reconstruct", 40, 16)
+    assert done == plain.plan.recovery
+
+
+def test_without_recovery_the_loss_is_measured_all_the_same(photos: Path) -> None:
+    given = {"calibration": photos, "calibration_images": 40, "mean": (0.5,), "std": (0.5,)}
+    _, pruned = compressed("plain", recover="none", **given)
+    done = pruned.plan.recovery
+    assert done is not None
+    assert (done.name, done.heldout) == ("none", 16)
+    assert done.heldout_error_before == done.heldout_error_after > 0
+    assert parse_plan(pruned.plan.to_json()) == pruned.plan or parse_plan(pruned.plan.to_json()).recovery == done
+
+
+def test_a_network_that_takes_one_image_at_a_time(photos: Path) -> None:
+    said: list[str] = []
+    dense = Network(SHAPES["single"]).eval()
+    source = Source(spec="x:y", model_args={}, input_shape=SHAPE)
+    options = CompressOptions(
+        flops=0.6, round_to=1, calibration=photos, calibration_images=40, mean=(0.5,), std=(0.5,), criterion="l1"
+    )
+    pruned = compress_network(dense, source, options, said.append)
+    _, plain = compressed("plain", calibration=photos, calibration_images=40, mean=(0.5,), std=(0.5,), criterion="l1")
+    assert [line for line in said if "takes one image at a time" in line]
+    assert pruned.plan.masked_error is not None
+    ours, theirs = pruned.plan.recovery, plain.plan.recovery
+    assert ours is not None
+    assert theirs is not None
+    assert ours.heldout_error_after == pytest.approx(theirs.heldout_error_after, rel=0.05)
+    assert ours.heldout == theirs.heldout == 16
+
+
+def test_without_images_one_image_at_a_time_is_not_recovered() -> None:
+    _, pruned = compressed("single", weights="trained")
+    assert pruned.plan.recovery is None
+    with pytest.raises(PruningError, match=r"one image at a time, and synthetic inputs are made from .* of many"):
+        compressed("single", recover="data-free")
+
+
+def test_outputs_without_scores_are_pruned_by_weights_alone(photos: Path) -> None:
+    _, pruned = compressed("single classes", weights="trained")
+    assert pruned.plan.recovery is None
+    with pytest.raises(ModelError, match=r"outputs \(output\) hold no floating point numbers for each image"):
+        compressed("single classes", calibration=photos, mean=(0.5,), std=(0.5,))
+
+
+def test_outputs_that_hold_no_tensor_are_named() -> None:
+    with pytest.raises(ModelError, match=r"returns no tensor, but output \(int\)"):
+        compressed("nothing")

@@ -1,0 +1,148 @@
+"""The first sentence of card and report, and what they warn of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruneport.export.card.verdict import verdict, warnings_for
+
+_DATA = Path(__file__).parents[2] / "data"
+
+
+@pytest.fixture
+def plan() -> Any:
+    return json.loads((_DATA / "sample_plan.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def bench() -> Any:
+    return json.loads((_DATA / "sample_bench.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def verify() -> Any:
+    return json.loads((_DATA / "sample_verify.json").read_text(encoding="utf-8"))
+
+
+def _accuracy(dense: float, pruned: float, lost: int, won: int, images: int = 500) -> dict[str, Any]:
+    counts = {"only_dense": lost, "only_pruned": won}
+    return {
+        "images": images,
+        "folder": "x",
+        "dense_torch": dense,
+        "pruned_torch": pruned,
+        "pruned_onnx": pruned,
+    } | counts
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "words"),
+    [
+        (_accuracy(0.86, 0.82, 22, 2), "4.0 points of top-1 lost on 500 images"),
+        (_accuracy(0.86, 0.848, 10, 4), "1.2 points of top-1 lost on 500 images, which may be chance"),
+        (_accuracy(0.86, 0.86, 4, 4), "no top-1 lost on 500 images, which may be chance"),
+        (_accuracy(0.80, 0.86, 2, 32), "6.0 points of top-1 won on 500 images"),
+    ],
+)
+def test_gain_and_loss_in_a_sentence(accuracy: Any, words: str, plan: Any, verify: Any, bench: Any) -> None:
+    assert verdict(plan, verify | {"accuracy": accuracy}, bench) == f"1.71 times as fast at batch 1; {words}"
+    assert warnings_for(plan, verify | {"accuracy": accuracy}, bench) == []
+
+
+def test_what_was_not_measured_is_not_claimed(plan: Any, verify: Any, bench: Any) -> None:
+    assert verdict(plan, None, None) == "Latency not measured; accuracy not measured"
+    for speedup, words in (((1.01, 0.98, 1.04), "No clear speed-up"), ((0.5, 0.4, 0.6), "2.00 times as slow")):
+        bench["batches"][0]["speedup"] |= dict(zip(("ratio", "low", "high"), speedup, strict=True))
+        assert verdict(plan, None, bench) == f"{words} at batch 1; accuracy not measured"
+    agreement = {"images": 40, "folder": "x", "top1": 0.925}
+    known = verdict(plan, verify | {"accuracy": None, "agreement": agreement}, None)
+    assert known == "Latency not measured; the dense network's first choice kept on 92.5 % of 40 images"
+    plan["source"]["trained"] = False
+    assert verdict(plan, verify, None).endswith("accuracy left out: architecture only")
+    plan["source"]["trained"], plan["training"] = True, {"top1": 0.81, "test_images": 200}
+    assert verdict(plan, verify, None).endswith("top-1 81.0 % on 200 test images after fine-tuning")
+
+
+def test_ruined_accuracy_is_warned_of(plan: Any, verify: Any) -> None:
+    (said,) = warnings_for(plan, verify, None)
+    assert said == (
+        "Accuracy fell by 34.8 points, from 92.0 % to 57.2 % on 250 images. What helps: calibration images "
+        "(--calibration FOLDER), a higher --flops, or training with pruneport finetune."
+    )
+    plan["calibration"] = {"inputs": "images", "count": 64, "skipped": []}
+    plan["request"] |= {"target": "ratio", "value": 0.4}
+    (said,) = warnings_for(plan, verify, None)
+    assert "more calibration images (--calibration FOLDER), a smaller --ratio" in said
+    plan["training"] = {"top1": 0.9}  # of another task: the dense network is no measure
+    assert warnings_for(plan, verify, None) == []
+
+
+@pytest.mark.parametrize(("fall", "warned"), [(0.05, False), (0.052, True), (-0.3, False)])
+def test_more_than_five_points_are_too_many(fall: float, warned: bool, plan: Any, verify: Any) -> None:
+    verify["accuracy"] = _accuracy(0.7, 0.7 - fall, 300, 0)
+    assert bool(warnings_for(plan, verify, None)) is warned
+
+
+def test_weights_that_nothing_is_known_of_are_warned_of_only_where_they_surely_lost(plan: Any, verify: Any) -> None:
+    plan["source"]["trained"] = False  # a factory may load its own
+    verify["accuracy"] = _accuracy(0.8, 0.2, 320, 20)
+    assert len(warnings_for(plan, verify, None)) == 1
+    verify["accuracy"] = _accuracy(0.15, 0.05, 5, 1, images=40)  # two guesses
+    assert warnings_for(plan, verify, None) == []
+
+
+def test_without_labels_the_agreement_counts(plan: Any, verify: Any) -> None:
+    verify |= {"accuracy": None, "agreement": {"images": 40, "folder": "x", "top1": 0.875}}
+    (said,) = warnings_for(plan, verify, None)
+    assert said.startswith("On only 87.5 % of 40 images the pruned network's first choice is the dense network's.")
+    verify["agreement"]["top1"] = 0.9
+    assert warnings_for(plan, verify, None) == []
+
+
+def test_compress_alone_is_judged_by_what_was_held_out(plan: Any, verify: Any) -> None:
+    plan["recovery"] = {"name": "reconstruct", "images": 128, "error_before": 0.9, "error_after": 0.018}
+    assert warnings_for(plan, None, None) == []  # a plan of an earlier version
+    plan["recovery"] |= {"heldout_agreement": 0.44, "heldout": 16}
+    (said,) = warnings_for(plan, None, None)
+    assert said.startswith("On only 44.0 % of 16 calibration images that were held out the pruned network's first")
+    plan["calibration"] = {"inputs": "synthetic", "count": 64, "skipped": []}
+    (said,) = warnings_for(plan, None, None)
+    assert "of 16 synthetic inputs that were held out" in said
+    plan["recovery"]["heldout_agreement"] = 0.93
+    assert warnings_for(plan, None, None) == []
+    plan["recovery"]["heldout_agreement"] = 0.44
+    verify["accuracy"] = _accuracy(0.86, 0.85, 10, 5)  # labels know better
+    assert warnings_for(plan, verify, None) == []
+
+
+def test_a_comparison_that_proves_nothing(plan: Any, verify: Any) -> None:
+    verify["accuracy"] = None
+    for entry in verify["parity"]:
+        entry["constant"] = entry["batch"] > 1
+    (said,) = warnings_for(plan, verify, None)
+    assert said.startswith(
+        "The comparison of torch and ONNX Runtime proves nothing for the dense and the pruned network: its outputs"
+    )
+    assert verdict(plan, verify, None).endswith("; nothing proved by comparing with torch")
+    for entry in verify["parity"]:
+        if entry["inputs"] == "images":
+            entry["constant"] = False
+    assert warnings_for(plan, verify, None) == []
+
+
+def test_a_busy_machine(plan: Any, bench: Any) -> None:
+    assert warnings_for(plan, None, bench) == []
+    device = bench["device"]
+    device |= {"load_average_1min": 9.5, "available_cores": 8}
+    (said,) = warnings_for(plan, None, bench)  # written by an earlier version
+    assert said.startswith("The machine was busy before the timed rounds: a load of 9.5 on 8 cores.")
+    device["cpu_in_use_by_others"] = 0.03  # the load was our own
+    assert warnings_for(plan, None, bench) == []
+    device |= {"cpu_in_use_by_others": 0.5, "gpu_in_use": 0.98}
+    (said,) = warnings_for(plan, None, bench)
+    assert "others used 50 % of its processor and 98 % of its GPU. Its figures are rough" in said
+    assert verdict(plan, None, bench).startswith("1.71 times as fast at batch 1, on a busy machine; ")
