@@ -15,7 +15,7 @@ from pruneport.compress.allocation.search import why_dense
 from pruneport.compress.graph.coupling import Coupling, find_coupling
 from pruneport.compress.graph.groups import Group, group_units
 from pruneport.compress.graph.widths import Scores, possible_widths
-from pruneport.compress.importance.criteria import score_groups, settle, wants_inputs
+from pruneport.compress.importance.criteria import resolve_auto, score_groups, wants_inputs
 from pruneport.compress.importance.sensitivity import Curve, measure_sensitivity
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import ImageFolderError, ModelError, TargetError
@@ -49,11 +49,11 @@ class Assessment:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupView:
-    """A group as ``inspect`` shows it; ``obstacle`` says why it would be left dense, ``curve`` what removal costs."""
+    """A group as ``inspect`` shows it; ``reason`` says why it would be left dense, ``curve`` what removal costs."""
 
     group: Group
     cost: Cost
-    obstacle: str
+    reason: str
     curve: Curve | None = None
 
 
@@ -85,7 +85,7 @@ def assess(
         raise ImageFolderError(
             f"criterion {options.criterion} with ranking {options.ranking} needs inputs: give a calibration."
         )
-    options = settle(options, calibration is not None)
+    options = resolve_auto(options, calibration is not None)
     coupling, groups, cost, reasons = _find(network, source, options, progress)
     free = [not reason for reason in reasons]
     measured = options.ranking == "sensitivity"
@@ -134,7 +134,7 @@ def describe_groups(
         _, groups, cost, reasons = _find(network, source, options, progress)
         curves = [None] * len(groups)
     views = [
-        GroupView(group=group, cost=cost.hanging_on(index), obstacle=reasons[index], curve=curves[index])
+        GroupView(group=group, cost=cost.group_cost(index), reason=reasons[index], curve=curves[index])
         for index, group in enumerate(groups)
     ]
     return cost.dense, views

@@ -211,7 +211,7 @@ def _plans(assessed: Assessment, allocation: Allocation) -> tuple[GroupPlan, ...
             None if kept == group.width else choose_units(group, score, kept),
             asked,
             reason,
-            assessed.cost.hanging_on(index),
+            assessed.cost.group_cost(index),
         )
         for index, (group, score, kept, asked, reason) in enumerate(
             zip(assessed.groups, assessed.scores, allocation.kept, allocation.asked, allocation.reasons, strict=True)

@@ -52,7 +52,7 @@ class Member:
     """One axis of one layer that loses channels with the group.
 
     Attributes:
-        module: Name of the layer (or bare parameter) in the network.
+        module: Name of the layer (or unwrapped parameter) in the network.
         axis: Which of its dimensions.
         size: The dense size of that dimension.
         positions: (units, n) array: the n positions on the axis that each unit occupies.

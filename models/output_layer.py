@@ -8,10 +8,10 @@ from torch import nn
 
 from pruneport.errors import SourceError
 
-__all__ = ["replace_heads"]
+__all__ = ["replace_output_layers"]
 
 
-def replace_heads(network: nn.Module, heads: Mapping[str, int]) -> None:
+def replace_output_layers(network: nn.Module, heads: Mapping[str, int]) -> None:
     """Give layers that make the outputs a new number of them, with torch's initial weights.
 
     Args:

@@ -23,7 +23,7 @@ from pruneport.models.factories import call_factory, load_factory
 from pruneport.models.libraries import build_from_library, library_input_shape
 from pruneport.models.names import not_a_source
 from pruneport.models.options import SourceOptions
-from pruneport.models.output_layer import replace_heads
+from pruneport.models.output_layer import replace_output_layers
 from pruneport.models.record import Factory, Scalar, Source
 
 __all__ = ["build", "build_dense", "give_heads", "open_source"]
@@ -126,7 +126,7 @@ def give_heads(network: nn.Module, source: Source) -> None:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
-        replace_heads(network, source.heads)
+        replace_output_layers(network, source.heads)
 
 
 def _parse_model_args(items: Iterable[str]) -> dict[str, Scalar]:

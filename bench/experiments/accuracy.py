@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pruneport.bench.devices import describe_device, library_versions
 from pruneport.bench.experiments.accuracy_plot import draw_accuracy
-from pruneport.compress.activations.calibration import BATCH, Calibration, held
+from pruneport.compress.activations.calibration import BATCH, Calibration, in_memory
 from pruneport.compress.activations.synthetic import ENOUGH, synthesise
 from pruneport.compress.assessment import assess
 from pruneport.compress.importance.criteria import CRITERIA
@@ -194,7 +194,7 @@ def _images(case: _Case, data: Path) -> tuple[list[tuple[Tensor, Tensor]], dict[
     ]
     loaded = [next(part.batches(len(part))) for part in given.spread(BATCH)]
     calibration = Calibration(
-        batches=held([inputs for inputs, _ in loaded]),
+        batches=in_memory([inputs for inputs, _ in loaded]),
         labels=tuple(labels for _, labels in loaded if labels is not None),
         classes=len(given.classes),
         record=Calibrated(inputs="images", count=len(given)),

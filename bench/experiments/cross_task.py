@@ -25,7 +25,7 @@ from sklearn.linear_model import RidgeClassifierCV
 from torch import Tensor, nn
 
 from pruneport.bench.devices import describe_device, library_versions
-from pruneport.compress.activations.calibration import BATCH, Calibration, held
+from pruneport.compress.activations.calibration import BATCH, Calibration, in_memory
 from pruneport.compress.assessment import assess
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune
@@ -134,7 +134,7 @@ def _on_task(dense: nn.Module, head: str, task: _Task, seed: int) -> tuple[nn.Mo
     setattr(network.get_submodule(owner), attribute, layer)
     chosen = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))[:_CALIBRATION]
     return network.eval(), Calibration(
-        batches=held(torch.split(task.train[chosen], BATCH)),
+        batches=in_memory(torch.split(task.train[chosen], BATCH)),
         labels=torch.split(task.train_labels[chosen], BATCH),
         classes=task.classes,
         record=Calibrated(inputs="images", count=_CALIBRATION),

@@ -25,8 +25,8 @@ __all__ = [
     "Batches",
     "Calibration",
     "check_count",
-    "held",
     "held_out_count",
+    "in_memory",
     "list_images",
     "open_calibration",
 ]
@@ -134,7 +134,7 @@ def open_calibration(
     )
 
 
-def held(inputs: Sequence[Tensor]) -> Batches:
+def in_memory(inputs: Sequence[Tensor]) -> Batches:
     """Batches of inputs that are in memory."""
     return [_loader(lambda part=part: part.clone()) for part in inputs]  # type: ignore[misc]
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.activations.calibration import BATCH, Calibration, held
+from pruneport.compress.activations.calibration import BATCH, Calibration, in_memory
 from pruneport.compress.records import Calibrated
 from pruneport.errors import PruningError
 from pruneport.progress import Step
@@ -84,9 +84,9 @@ def synthesise(
         inputs.append(_matched(fixed, dead_leaves(size, shape, generator), generator))
     views = [_view(part, *view) for view in _VIEWS for part in inputs[: len(sizes)]]
     return Calibration(
-        batches=held(views),
+        batches=in_memory(views),
         record=Calibrated(inputs="synthetic", count=count * len(_VIEWS)),
-        heldout=held(inputs[len(sizes) :]),
+        heldout=in_memory(inputs[len(sizes) :]),
     )
 
 

@@ -175,7 +175,7 @@ class CostModel:
             for member in group.members:
                 axes.setdefault((member.module, member.axis), len(axes))
         products = coupling.products if coupling else ()
-        lines: dict[Any, Sequence[int]] = dict(coupling.riding) if coupling else {}
+        lines: dict[Any, Sequence[int]] = dict(coupling.applied_along) if coupling else {}
         lines |= {
             (number, side): line for number, (_, sides, _) in enumerate(products) for side, line in enumerate(sides)
         }
@@ -194,7 +194,7 @@ class CostModel:
             for unit in line:
                 if unit in owner:
                     self._lost[place[key], owner[unit]] += 1 / groups[owner[unit]].width
-        fixed = {row for row in range(rows) if not self._lost[row, [not group.obstacle for group in groups]].any()}
+        fixed = {row for row in range(rows) if not self._lost[row, [not group.reason for group in groups]].any()}
         known = Counter[str]()
         for size, _, layer in products:
             known[layer] += size
@@ -226,7 +226,7 @@ class CostModel:
         constant = total - sizes.sum() + float(sizes @ (start[first] * start[second]))
         return Quadratic(constant=constant, linear=linear, products=(products + products.T) / 2)
 
-    def hanging_on(self, index: int) -> Cost:
+    def group_cost(self, index: int) -> Cost:
         """Dense cost of what would go with the whole group: its layers, by their share of the axis."""
         kept = self._widths.copy()
         kept[index] = 0

@@ -89,8 +89,8 @@ def why_dense(group: Group, options: PruneOptions, kept_by: str | None = None) -
         return "the representation (the head's input) keeps its width"
     if kept_by is not None:
         return f"kept by --keep {kept_by}"
-    if group.obstacle:
-        return group.obstacle
+    if group.reason:
+        return group.reason
     if group.scope == "channels" and options.scope == "filters":
         return "a residual stream, outside --scope filters"
     if len(possible_widths(group, options)) < 2:
@@ -110,8 +110,8 @@ def allocate(
 ) -> Allocation:
     """Find the widths whose cost is nearest to the target.
 
-    With measured sensitivities these are the widths of least summed damage. Else one number, the strength, turns
-    the ranking's wish for every group from dense to its lowest width. It is found by bisection; the last steps
+    With measured sensitivities these are the widths of least summed damage. Else one number, the pruning ratio, turns
+    the widths that the ranking requests from dense to the lowest. It is found by bisection; the last steps
     between the two neighbouring allocations are then taken group by group, the most overdue first.
 
     Args:
@@ -137,10 +137,10 @@ def allocate(
     widths = {index: possible_widths(groups[index], options) for index in free}
     dense = np.array([group.width for group in groups], dtype=np.float64)
 
-    wish = _wish(groups, scores, free, options)
+    requested_widths = _requested_widths(groups, scores, free, options)
 
-    def rounded(strength: float) -> Array:
-        kept, asked = dense.copy(), wish(strength)
+    def rounded(ratio: float) -> Array:
+        kept, asked = dense.copy(), requested_widths(ratio)
         for index in free:
             kept[index] = widths[index][np.abs(widths[index] - asked[index]).argmin()]
         return kept
@@ -150,14 +150,14 @@ def allocate(
         asked = kept
     elif name == "ratio":
         counted = float(dense[free].sum())
-        asked, kept = wish(value), rounded(value)
+        asked, kept = requested_widths(value), rounded(value)
         note = missed_target(float(kept[free].sum()) / counted, 1 - value, options)
     else:
         measure: Measure = cost.macs if name == "flops" else cost.params
         total = cost.dense.macs if name == "flops" else cost.dense.params
-        strength = _bisect(lambda s: measure(rounded(s)) / total, value)
-        asked = wish(strength)
-        kept = _refine(rounded, strength, asked, measure, value * total, free)
+        ratio = _bisect(lambda s: measure(rounded(s)) / total, value)
+        asked = requested_widths(ratio)
+        kept = _refine(rounded, ratio, asked, measure, value * total, free)
         kept = _polish(kept, measure, value * total, _TOLERANCE * total, widths)
         note = missed_target(measure(kept) / total, value, options)
     return Allocation(
@@ -171,14 +171,14 @@ def allocate(
     )
 
 
-def _wish(
+def _requested_widths(
     groups: Sequence[Group], scores: Sequence[Scores], free: Sequence[int], options: PruneOptions
 ) -> Callable[[float], Array]:
-    """What the ranking asks of every group, from strength 0 (dense) to 1 (nothing left)."""
+    """What the ranking asks of every group, from pruning ratio 0 (dense) to 1 (nothing left)."""
     dense = np.array([group.width for group in groups], dtype=np.float64)
-    if options.ranking in ("auto", "uniform"):  # nothing was measured: see ``settle``
+    if options.ranking in ("auto", "uniform"):  # nothing was measured: see ``resolve_auto``
         mask = np.isin(np.arange(len(groups)), free)
-        return lambda strength: np.where(mask, dense * (1 - strength), dense)
+        return lambda ratio: np.where(mask, dense * (1 - ratio), dense)
     rivals: dict[Any, list[int]] = defaultdict(list)
     for index in free:
         rivals[groups[index].structure if options.ranking == "isomorphic" else None].append(index)
@@ -187,12 +187,12 @@ def _wish(
         owner = np.concatenate([np.full(groups[index].width, index) for index in members])
         classes.append(owner[np.argsort(np.concatenate([scores[index] for index in members]), kind="stable")])
 
-    def wish(strength: float) -> Array:
-        """Remove the share ``strength`` of the units of every class of rivals, the lowest scores first."""
-        removed = np.concatenate([order[: round(strength * len(order))] for order in classes])
+    def requested_widths(ratio: float) -> Array:
+        """Remove the share ``ratio`` of the units of every class of rivals, the lowest scores first."""
+        removed = np.concatenate([order[: round(ratio * len(order))] for order in classes])
         return dense - np.bincount(removed, minlength=len(groups))
 
-    return wish
+    return requested_widths
 
 
 def _least_damage(
@@ -237,7 +237,7 @@ def _spread(possible: Array, most: int) -> Array:
 
 
 def _bisect(share: Callable[[float], float], target: float) -> float:
-    """Return the smallest strength at which the rounded allocation costs at most the target."""
+    """Return the smallest ratio at which the rounded allocation costs at most the target."""
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
@@ -284,15 +284,15 @@ def _out_of_reach(lowest: float, options: PruneOptions, wider: Mapping[str, floa
 
 def _refine(
     rounded: Callable[[float], Array],
-    strength: float,
+    ratio: float,
     asked: Array,
     measure: Measure,
     target: float,
     free: Sequence[int],
 ) -> Array:
     """Walk from the allocation just above the target to the one below it; stop where it is nearest."""
-    below = rounded(strength)
-    above = rounded(max(0.0, strength - 2.0 ** (1 - _BISECTIONS)))
+    below = rounded(ratio)
+    above = rounded(max(0.0, ratio - 2.0 ** (1 - _BISECTIONS)))
     if measure(above) <= target:
         above = rounded(0.0)
     overdue = sorted((i for i in free if above[i] != below[i]), key=lambda i: asked[i] - above[i])

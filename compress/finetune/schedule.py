@@ -12,10 +12,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.activations.calibration import BATCH, Calibration, held
+from pruneport.compress.activations.calibration import BATCH, Calibration, in_memory
 from pruneport.compress.assessment import assess
 from pruneport.compress.finetune.state import TrainState
-from pruneport.compress.importance.criteria import settle, wants_inputs
+from pruneport.compress.importance.criteria import resolve_auto, wants_inputs
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune
 from pruneport.compress.records import Calibrated
@@ -78,7 +78,7 @@ def cut(
         TargetError: The share is out of reach.
     """
     dense = copy.deepcopy(network).eval()
-    source, options = state.plan.source, settle(replace(options, flops=share), calibrated=False)
+    source, options = state.plan.source, resolve_auto(replace(options, flops=share), calibrated=False)
     calibration = _calibration(images) if wants_inputs(options, calibrated=True) else None
     assessment = assess(dense, source, options, calibration, progress=progress)
     further = prune(dense, source, options, progress, assessment)
@@ -93,7 +93,7 @@ def _calibration(images: ImageSet) -> Calibration:
     parts = images.part([row * len(images) // count for row in range(count)]).spread(BATCH)
     loaded = [next(part.batches(len(part))) for part in parts]
     return Calibration(
-        batches=held([inputs for inputs, _ in loaded]),
+        batches=in_memory([inputs for inputs, _ in loaded]),
         labels=tuple(labels for _, labels in loaded if labels is not None),
         classes=len(images.classes),
         record=Calibrated(inputs="images", count=count),

@@ -11,7 +11,7 @@ from torch import nn
 
 from pruneport.compress.allocation.cost import count_cost
 from pruneport.compress.finetune.state import TrainState
-from pruneport.compress.graph.output_layers import find_heads
+from pruneport.compress.graph.output_layers import find_output_layers
 from pruneport.compress.prune import library_versions
 from pruneport.compress.records import Cost, Trained
 from pruneport.compress.surgery.plan import GroupPlan, Plan, Request
@@ -57,7 +57,7 @@ def with_head(network: nn.Module, plan: Plan, task: Task, keep: bool = False) ->
         InputError: The head is to be kept, and has another number of outputs.
         PruningError: The outputs are no layer's.
     """
-    found, classes = find_heads(network, plan.source.input_shape), len(task.classes)
+    found, classes = find_output_layers(network, plan.source.input_shape), len(task.classes)
     if keep and set(found.values()) != {classes}:
         raise InputError(
             f"--keep-head: the network has {next(iter(found.values()))} outputs and {task.name} has {classes} classes; "

@@ -1,4 +1,4 @@
-"""Elements: single positions on the axes of layers, and which of them must be removed together."""
+"""Channel ids: numbers of single positions on the axes of layers, and which of them must be removed together."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-__all__ = ["Elements"]
+__all__ = ["ChannelIds"]
 
 Key = tuple[str, str]
-"""Layer and axis; of a bare parameter or buffer the axis is "flat": every entry is an element."""
+"""Layer and axis; of an unwrapped parameter or buffer the axis is "flat": every entry is an element."""
 
 
-class Elements:
+class ChannelIds:
     """Numbers positions from 1 on (0 stands for none) and joins them into units, step by step."""
 
     def __init__(self) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.graph.channel_ids import Elements
+from pruneport.compress.graph.channel_ids import ChannelIds
 from pruneport.compress.graph.op_table import LEAVES, operate
-from pruneport.compress.graph.tracer import Flow
-from pruneport.compress.resize.layers import LAYERS, bare_tensor
+from pruneport.compress.graph.tracer import Tracer
+from pruneport.compress.resize.layers import LAYERS, unwrapped_tensor
 from pruneport.compress.sizes.traced_sizes import Expression, QueriedSize
 from pruneport.errors import PruningError
 from pruneport.models.outputs import tensor_leaves
@@ -33,9 +33,9 @@ class Coupling:
         units: By the unit's number: axis -> the positions that it occupies there.
         sizes: Positions on each axis.
         added: Units whose channels pass an addition of two tensors.
-        averaged: Units that are averaged over.
+        normalised_over: Units that are normalised_over over.
         output: Units whose channels leave the network.
-        broken: Units that cannot be removed, and why.
+        unprunable: Units that cannot be removed, and why.
         order: Place of each module in the order of execution.
         representation: Units whose channels are summed over on the way out, as the inputs of an output layer are.
         used_sizes: Sizes that forwards give to functions, with the unit of each channel that they count.
@@ -46,19 +46,19 @@ class Coupling:
         heads: Units that are whole heads of an attention.
         products: Multiply-accumulates that are not simply a layer's, with the units along each of the sizes that they
             are proportional to, and the layer among whose own they are counted.
-        riding: Layers that are applied along other channels than those they read, and the units of these.
+        applied_along: Layers that are applied along other channels than those they read, and the units of these.
         scaled: Units of keys whose attention is scaled by the root of its own width, with the positions of the
             key's channels.
-        elements: What the units are numbers of.
+        channel_ids: What the units are numbers of.
         idle: Layers that did not run.
     """
 
     units: Mapping[int, dict[Key, list[int]]]
     sizes: Mapping[Key, int]
     added: frozenset[int]
-    averaged: frozenset[int]
+    normalised_over: frozenset[int]
     output: frozenset[int]
-    broken: Mapping[int, str]
+    unprunable: Mapping[int, str]
     order: Mapping[str, int]
     representation: frozenset[int]
     used_sizes: tuple[CountedSize, ...]
@@ -68,9 +68,9 @@ class Coupling:
     counted: tuple[tuple[str, str, tuple[int, ...]], ...]
     heads: frozenset[int]
     products: tuple[tuple[int, tuple[tuple[int, ...], ...], str], ...]
-    riding: Mapping[str, tuple[int, ...]]
+    applied_along: Mapping[str, tuple[int, ...]]
     scaled: tuple[dict[int, tuple[tuple[Key, int], ...]], ...]
-    elements: Elements
+    channel_ids: ChannelIds
     idle: tuple[str, ...] = ()
 
 
@@ -106,41 +106,43 @@ def find_coupling(network: nn.Module, example: Tensor, whole_heads: bool = False
     Raises:
         PruningError: The network does not run.
     """
-    flow = Flow(network, operate, LAYERS, LEAVES, whole_heads)
+    tracer = Tracer(network, operate, LAYERS, LEAVES, whole_heads)
     try:
-        leaves = tensor_leaves(flow.run(example))
+        leaves = tensor_leaves(tracer.run(example))
     except Exception as error:
         raise PruningError(
             f"the network's channels cannot be followed: {type(error).__name__}: {error} (in "
-            f"{flow.place or 'the network itself'})."
+            f"{tracer.place or 'the network itself'})."
         ) from error
-    left = [entry.compact() for leaf in leaves for entry in flow.maps(leaf)]
-    left += [part for leaf in leaves for part in flow.elements_lost(leaf, contracted=False)]
-    unknown = not any(flow.lost(leaf) or any(not entry.bare for entry in flow.maps(leaf)) for leaf in leaves)
-    if unknown and flow.elements.offsets:
+    left = [entry.compact() for leaf in leaves for entry in tracer.labels_of(leaf)]
+    left += [part for leaf in leaves for part in tracer.elements_lost(leaf, contracted=False)]
+    unknown = not any(
+        tracer.lost(leaf) or any(not entry.unwrapped for entry in tracer.labels_of(leaf)) for leaf in leaves
+    )
+    if unknown and tracer.channel_ids.offsets:
         raise PruningError(
             "no output of the network can be traced back to its layers, so that nothing tells which channels leave it: "
             "its forward returns something else, or goes through NumPy. Give a network whose outputs are computed in "
             "torch from its input."
         )
-    _join_ties(flow)
-    _settle_parameters(flow)
-    elements = flow.elements
+    _join_ties(tracer)
+    _settle_parameters(tracer)
+    elements = tracer.channel_ids
     units, sizes = _units(elements, network)
     return Coupling(
         units=units,
         sizes=sizes,
-        added=_roots(elements, flow.added),
-        averaged=_roots(elements, [*flow.averaged, *_inputs(elements, flow.standardised)]),
+        added=_roots(elements, tracer.added),
+        normalised_over=_roots(elements, [*tracer.normalised_over, *_inputs(elements, tracer.standardised)]),
         output=_roots(elements, left),
-        broken={
+        unprunable={
             unit: reason
-            for labels, reason in reversed(flow.broken)
+            for labels, reason in reversed(tracer.unprunable)
             for unit in torch.unique(elements.roots(labels)).tolist()
         },
-        order={name: place for place, name in enumerate(dict.fromkeys(flow.calls))},
+        order={name: place for place, name in enumerate(dict.fromkeys(tracer.calls))},
         representation=_roots(
-            elements, [part for leaf in leaves for part in flow.elements_lost(leaf, contracted=True)]
+            elements, [part for leaf in leaves for part in tracer.elements_lost(leaf, contracted=True)]
         ),
         used_sizes=tuple(
             CountedSize(
@@ -151,7 +153,7 @@ def find_coupling(network: nn.Module, example: Tensor, whole_heads: bool = False
                 start=used.start,
                 stop=used.stop,
             )
-            for used in flow.sizes.used
+            for used in tracer.sizes.used
         ),
         asked_sizes={
             leaf: CountedSize(
@@ -162,39 +164,39 @@ def find_coupling(network: nn.Module, example: Tensor, whole_heads: bool = False
                 start=0,
                 stop=len(asked.line),
             )
-            for leaf, asked in flow.sizes.asked.items()
+            for leaf, asked in tracer.sizes.asked.items()
         },
-        numbers=tuple(flow.sizes.numbers),
-        compared=tuple(flow.sizes.compared),
-        counted=tuple((module, name, _units_along(elements, line)) for module, name, line in flow.counted),
-        heads=_roots(elements, flow.heads),
+        numbers=tuple(tracer.sizes.numbers),
+        compared=tuple(tracer.sizes.compared),
+        counted=tuple((module, name, _units_along(elements, line)) for module, name, line in tracer.counted),
+        heads=_roots(elements, tracer.heads),
         products=tuple(
             (product.macs, tuple(tuple(elements.roots(line).tolist()) for line in product.lines), product.layer)
-            for product in flow.products
+            for product in tracer.products
             if product.lines
         ),
-        riding={name: tuple(elements.roots(line).tolist()) for name, line in flow.riding.items()},
-        scaled=tuple(_places(elements, _with_biases(rows, flow.biases)) for rows in flow.scaled),
-        elements=elements,
-        idle=_idle(flow),
+        applied_along={name: tuple(elements.roots(line).tolist()) for name, line in tracer.applied_along.items()},
+        scaled=tuple(_places(elements, _with_biases(rows, tracer.biases)) for rows in tracer.scaled),
+        channel_ids=elements,
+        idle=_idle(tracer),
     )
 
 
-def _idle(flow: Flow) -> tuple[str, ...]:
-    ran = {*flow.calls, *(name for name, _ in flow.elements.offsets)}
-    return tuple(name for name, module in flow.modules.items() if isinstance(module, LAYERS) and name not in ran)
+def _idle(tracer: Tracer) -> tuple[str, ...]:
+    ran = {*tracer.calls, *(name for name, _ in tracer.channel_ids.offsets)}
+    return tuple(name for name, module in tracer.modules.items() if isinstance(module, LAYERS) and name not in ran)
 
 
-def _units_along(elements: Elements, line: Tensor) -> tuple[int, ...]:
+def _units_along(elements: ChannelIds, line: Tensor) -> tuple[int, ...]:
     return tuple(elements.roots(line).tolist())
 
 
-def _inputs(elements: Elements, layers: Iterable[str]) -> list[Tensor]:
+def _inputs(elements: ChannelIds, layers: Iterable[str]) -> list[Tensor]:
     keys = [(name, "in") for name in layers]
     return [torch.from_numpy(elements.of(key)) for key in keys if key in elements.offsets]
 
 
-def _roots(elements: Elements, labels: list[Tensor]) -> frozenset[int]:
+def _roots(elements: ChannelIds, labels: list[Tensor]) -> frozenset[int]:
     found: set[int] = set()
     for part in labels:
         found.update(torch.unique(elements.roots(part)).tolist())
@@ -207,7 +209,7 @@ def _with_biases(rows: Tensor, biases: Iterable[tuple[Tensor, Tensor]]) -> Tenso
     )
 
 
-def _places(elements: Elements, labels: Tensor) -> dict[int, tuple[tuple[Key, int], ...]]:
+def _places(elements: ChannelIds, labels: Tensor) -> dict[int, tuple[tuple[Key, int], ...]]:
     """For each unit of a key the places of its elements on their axes."""
     found: dict[int, set[tuple[Key, int]]] = defaultdict(set)
     for element in torch.unique(labels).tolist():
@@ -217,11 +219,11 @@ def _places(elements: Elements, labels: Tensor) -> dict[int, tuple[tuple[Key, in
     return {unit: tuple(sorted(places)) for unit, places in found.items()}
 
 
-def _join_ties(flow: Flow) -> None:
+def _join_ties(tracer: Tracer) -> None:
     """Layers that share a weight keep the same positions, so that it stays one."""
     first: dict[int, str] = {}
-    elements = flow.elements
-    for name, module in flow.network.named_modules(remove_duplicate=False):
+    elements = tracer.channel_ids
+    for name, module in tracer.network.named_modules(remove_duplicate=False):
         weight = module._parameters.get("weight") if isinstance(module, LAYERS) else None
         owner = name if weight is None else first.setdefault(id(weight), name)
         for axis in ("in", "out", "channels") if owner != name else ():
@@ -230,16 +232,18 @@ def _join_ties(flow: Flow) -> None:
                 elements.join(*(elements.register(key, elements.sizes[key]) for key in keys))
 
 
-def _settle_parameters(flow: Flow) -> None:
-    """A bare parameter's entries shrink along one dimension or not at all."""
-    elements = flow.elements
+def _settle_parameters(tracer: Tracer) -> None:
+    """An unwrapped parameter's entries shrink along one dimension or not at all."""
+    elements = tracer.channel_ids
     of_layers = {unit for key in elements.offsets if key[1] != "flat" for unit in elements.of(key).tolist()}
     for name, axis in [key for key in elements.offsets if key[1] == "flat"]:
         if of_layers.isdisjoint(elements.of((name, axis)).tolist()):
             continue
-        roots = elements.of((name, axis)).reshape(bare_tensor(flow.network, name).shape)
+        roots = elements.of((name, axis)).reshape(unwrapped_tensor(tracer.network, name).shape)
         if _dimension(roots) is None:
-            flow.break_off(torch.from_numpy(roots), f"the entries of {name} do not follow one of its dimensions")
+            tracer.mark_unprunable(
+                torch.from_numpy(roots), f"the entries of {name} do not follow one of its dimensions"
+            )
 
 
 def _dimension(roots: Array) -> int | None:
@@ -248,7 +252,7 @@ def _dimension(roots: Array) -> int | None:
     return varying[0] if len(varying) == 1 else None
 
 
-def _units(elements: Elements, network: nn.Module) -> tuple[dict[int, dict[Key, list[int]]], dict[Key, int]]:
+def _units(elements: ChannelIds, network: nn.Module) -> tuple[dict[int, dict[Key, list[int]]], dict[Key, int]]:
     units: dict[int, dict[Key, list[int]]] = defaultdict(dict)
     sizes: dict[Key, int] = {}
     flat: list[Key] = []
@@ -260,7 +264,7 @@ def _units(elements: Elements, network: nn.Module) -> tuple[dict[int, dict[Key, 
         for position, unit in enumerate(elements.of(key).tolist()):
             units[unit].setdefault(key, []).append(position)
     for name, _ in flat:
-        roots = elements.of((name, "flat")).reshape(bare_tensor(network, name).shape)
+        roots = elements.of((name, "flat")).reshape(unwrapped_tensor(network, name).shape)
         dim = _dimension(roots)
         if dim is None:
             continue

@@ -34,9 +34,9 @@ class Group:
         scope: ``filters`` ends inside a block; ``channels`` is a residual stream or feeds one;
             ``representation`` is the input of the head; ``output`` leaves the network.
         blocks: Units fall into this many equal runs that must keep the same count (grouped convolutions).
-        obstacle: Why no unit can be removed correctly, or an empty string.
+        reason: Why no unit can be removed correctly, or an empty string.
         units: Their numbers in the coupling.
-        averaged: Whether its channels are averaged over, so that removing one differs from zeroing it.
+        normalised_over: Whether its channels are normalised_over over, so that removing one differs from zeroing it.
         heads: Whether its units are whole heads of an attention.
         structure: Layer type and axis of every member, sorted: groups that share it are isomorphic.
     """
@@ -46,10 +46,10 @@ class Group:
     members: tuple[Member, ...]
     scope: Scope
     blocks: int = 1
-    obstacle: str = ""
+    reason: str = ""
     structure: tuple[tuple[str, str], ...] = ()
     units: tuple[int, ...] = ()
-    averaged: bool = False
+    normalised_over: bool = False
     heads: bool = False
 
     @property
@@ -112,8 +112,8 @@ def _group(
         )
         for name, axis in coupling.units[units[0]]
     )
-    obstacle = next((coupling.broken[unit] for unit in units if unit in coupling.broken), "")
-    blocks, block_obstacle = _blocks(members, layers, len(units))
+    reason = next((coupling.unprunable[unit] for unit in units if unit in coupling.unprunable), "")
+    blocks, block_reason = _blocks(members, layers, len(units))
     producers = [m.module for m in members if m.axis == "out"] or [members[0].module]
     return Group(
         name=min(producers, key=lambda name: coupling.order.get(name, len(coupling.order))),
@@ -121,10 +121,10 @@ def _group(
         members=members,
         scope=_end(coupling, units),
         units=tuple(units),
-        averaged=bool(coupling.averaged.intersection(units)),
+        normalised_over=bool(coupling.normalised_over.intersection(units)),
         heads=coupling.heads.issuperset(units),
         blocks=blocks,
-        obstacle=obstacle or block_obstacle,
+        reason=reason or block_reason,
         structure=tuple(sorted((_kind(layers[m.module]), m.axis) for m in members)),
     )
 

@@ -4,137 +4,137 @@ from __future__ import annotations
 
 from typing import Any
 
-from pruneport.compress.graph.tracer import Flow, Map
-from pruneport.compress.sizes.arguments import argument, operator_name, tensors_in
+from pruneport.compress.graph.tracer import ChannelLabels, OpCall, Tracer
+from pruneport.compress.sizes.arguments import tensors_in
 
 __all__ = ["fold", "glu", "normalise", "order", "pool", "reduce", "sample"]
 
 
-def pool(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+def pool(tracer: Tracer, call: OpCall) -> None:
     """Places are mixed, each channel for itself: dimensions from the third on."""
-    source, out = tensors_in((args, kwargs))[0], tensors_in(output)[0]
+    source, out = call.inputs[0], call.outputs[0]
     first = 2 if source.ndim > 3 or out.shape[:2] == source.shape[:2] else 1
     maps = []
-    for entry in flow.maps(source):
-        dims = flow.varies(entry)
-        if entry.bare:
+    for entry in tracer.labels_of(source):
+        dims = tracer.varies(entry)
+        if entry.unwrapped:
             for channel in entry.labels.flatten(0, first - 1).reshape(-1, *entry.labels.shape[first:]):
-                flow.elements.join(channel.flatten()[:1], channel.flatten())
+                tracer.channel_ids.join(channel.flatten()[:1], channel.flatten())
         elif dims and dims[0] >= first:
-            flow.break_off(entry.compact(), f"{flow.here} mixes its channels by {function}")
+            tracer.mark_unprunable(entry.compact(), f"{tracer.here} mixes its channels by {call.function}")
             continue
         inner = entry.labels
         for dim in range(first, source.ndim):
             inner = inner.narrow(dim, 0, 1)
-        maps.append(Map(inner.expand(out.shape), entry.bare))
-    flow.give(out, maps)
+        maps.append(ChannelLabels(inner.expand(out.shape), entry.unwrapped))
+    tracer.give(out, maps)
 
 
-def reduce(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+def reduce(tracer: Tracer, call: OpCall) -> None:
     """Over other dimensions channels stay; over themselves they end, zeros adding nothing to a sum or a norm."""
-    source = tensors_in((args, kwargs))[0]
-    dims = argument(function, args, kwargs, "dim")
+    source = call.inputs[0]
+    dims = call.argument("dim")
     dims = list(range(source.ndim)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else list(dims)
     dims = sorted({dim % source.ndim for dim in dims}) if source.ndim else []
     maps = []
-    for entry in flow.maps(source):
-        varies = flow.varies(entry)
-        if not entry.bare and set(varies) & set(dims):
-            if not operator_name(function).startswith(("sum", "norm", "linalg_vector_norm")):
-                flow.averaged.append(entry.compact())
-            flow.lose(tensors_in(output), entry.compact())
+    for entry in tracer.labels_of(source):
+        varies = tracer.varies(entry)
+        if not entry.unwrapped and set(varies) & set(dims):
+            if not call.name.startswith(("sum", "norm", "linalg_vector_norm")):
+                tracer.normalised_over.append(entry.compact())
+            tracer.lose(call.outputs, entry.compact())
             continue
         maps.append(entry)
-    _note_standardised(flow, source, dims)
-    for out in tensors_in(output):
+    _note_standardised(tracer, source, dims)
+    for out in call.outputs:
         shaped = []
         for entry in maps:
             labels = entry.labels
             for dim in reversed(dims):
                 labels = labels.select(dim, 0) if out.ndim < source.ndim else labels.narrow(dim, 0, 1)
-            shaped.append(Map(labels, entry.bare))
-        flow.give(out, shaped)
+            shaped.append(ChannelLabels(labels, entry.unwrapped))
+        tracer.give(out, shaped)
 
 
-def _note_standardised(flow: Flow, source: Any, dims: list[int]) -> None:
-    view = flow.weight_view(source)
+def _note_standardised(tracer: Tracer, source: Any, dims: list[int]) -> None:
+    view = tracer.weight_view(source)
     if view is not None and source.ndim > 1 and any(_changes(view.inputs, dim) for dim in dims):
-        flow.standardised.add(view.layer)
+        tracer.standardised.add(view.layer)
 
 
 def _changes(labels: Any, dim: int) -> bool:
     return bool((labels != labels.narrow(dim, 0, 1)).any())
 
 
-def order(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+def order(tracer: Tracer, call: OpCall) -> None:
     """Entries sorted along a dimension: each channel by itself, or the channels among each other."""
-    source = args[0]
-    dim = argument(function, args, kwargs, "dim", -1) % max(1, source.ndim)
-    for out in tensors_in(output):
-        flow.give(out, [])
-    for entry in flow.maps(source):
-        dims = flow.varies(entry)
-        if entry.bare:
+    source = call.args[0]
+    dim = call.argument("dim", -1) % max(1, source.ndim)
+    for out in call.outputs:
+        tracer.give(out, [])
+    for entry in tracer.labels_of(source):
+        dims = tracer.varies(entry)
+        if entry.unwrapped:
             continue
         if dim in dims or len(dims) > 1:
-            flow.break_off(entry.compact(), f"{flow.here} sorts its channels by {function}")
-            flow.lose(tensors_in(output), entry.compact())
+            tracer.mark_unprunable(entry.compact(), f"{tracer.here} sorts its channels by {call.function}")
+            tracer.lose(call.outputs, entry.compact())
         elif dims:
-            for out in tensors_in(output):
+            for out in call.outputs:
                 if out.ndim == source.ndim:
-                    flow.give_line(out, dims[0], entry.line(dims[0]))
+                    tracer.give_line(out, dims[0], entry.line(dims[0]))
 
 
-def sample(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+def sample(tracer: Tracer, call: OpCall) -> None:
     """Regions of a map, pooled: each channel by itself, at places that other values say."""
-    source = args[0]
-    flow.give(output, [])
-    for other in tensors_in((args[1:], kwargs)):
-        for entry in flow.maps(other):
-            if not entry.bare:
-                flow.lose([output], entry.compact())
-    for entry in flow.maps(source):
-        dims = flow.varies(entry)
-        if not entry.bare and dims == (1,):
-            flow.give_line(output, 1, entry.line(1))
-        elif not entry.bare and dims:
-            flow.break_off(entry.compact(), f"{flow.here} mixes its channels by {function}")
+    source = call.args[0]
+    tracer.give(call.output, [])
+    for other in tensors_in((call.args[1:], call.kwargs)):
+        for entry in tracer.labels_of(other):
+            if not entry.unwrapped:
+                tracer.lose([call.output], entry.compact())
+    for entry in tracer.labels_of(source):
+        dims = tracer.varies(entry)
+        if not entry.unwrapped and dims == (1,):
+            tracer.give_line(call.output, 1, entry.line(1))
+        elif not entry.unwrapped and dims:
+            tracer.mark_unprunable(entry.compact(), f"{tracer.here} mixes its channels by {call.function}")
 
 
-def glu(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+def glu(tracer: Tracer, call: OpCall) -> None:
     """One half of the channels gates the other, place by place."""
-    source = args[0]
-    dim = argument(function, args, kwargs, "dim", -1) % source.ndim
-    flow.give(output, [])
-    for entry in flow.maps(source):
-        dims = flow.varies(entry)
-        if not entry.bare and dims == (dim,):
+    source = call.args[0]
+    dim = call.argument("dim", -1) % source.ndim
+    tracer.give(call.output, [])
+    for entry in tracer.labels_of(source):
+        dims = tracer.varies(entry)
+        if not entry.unwrapped and dims == (dim,):
             one, other = entry.line(dim).chunk(2)
-            flow.elements.join(one, other)
-            flow.give_line(output, dim, one)
-        elif not entry.bare and dims:
-            flow.give_line(output, dims[0], entry.line(dims[0]))
+            tracer.channel_ids.join(one, other)
+            tracer.give_line(call.output, dim, one)
+        elif not entry.unwrapped and dims:
+            tracer.give_line(call.output, dims[0], entry.line(dims[0]))
 
 
-def normalise(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+def normalise(tracer: Tracer, call: OpCall) -> None:
     """Softmax and the like: over channels, removing one differs from zeroing it."""
-    source = args[0]
-    dim = argument(function, args, kwargs, "dim", -1) % max(1, source.ndim)
-    for entry in flow.maps(source):
-        if not entry.bare and dim in flow.varies(entry):
-            flow.averaged.append(entry.compact())
-    flow.give(output, flow.maps(source))
+    source = call.args[0]
+    dim = call.argument("dim", -1) % max(1, source.ndim)
+    for entry in tracer.labels_of(source):
+        if not entry.unwrapped and dim in tracer.varies(entry):
+            tracer.normalised_over.append(entry.compact())
+    tracer.give(call.output, tracer.labels_of(source))
 
 
-def fold(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+def fold(tracer: Tracer, call: OpCall) -> None:
     """Overlapping windows summed up again: (B, C * places, windows) to (B, C, H, W)."""
-    source = args[0]
-    for entry in flow.maps(source):
-        labels = entry.labels.reshape(source.shape[0], output.shape[1], -1, source.shape[-1])
-        whole = Map(labels)
-        if entry.bare or not set(flow.varies(whole)) <= {1, 2}:
-            flow.break_off(entry.compact(), f"{flow.here} mixes its channels by {function}")
+    source = call.args[0]
+    for entry in tracer.labels_of(source):
+        labels = entry.labels.reshape(source.shape[0], call.output.shape[1], -1, source.shape[-1])
+        whole = ChannelLabels(labels)
+        if entry.unwrapped or not set(tracer.varies(whole)) <= {1, 2}:
+            tracer.mark_unprunable(entry.compact(), f"{tracer.here} mixes its channels by {call.function}")
         else:  # the places of a window are of one channel
             rows = whole.rows(1)
-            flow.elements.join(rows[:, :1], rows)
-            flow.give_line(output, 1, whole.line(1))
+            tracer.channel_ids.join(rows[:, :1], rows)
+            tracer.give_line(call.output, 1, whole.line(1))

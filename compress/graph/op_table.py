@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,56 +21,55 @@ from pruneport.compress.graph.op_shape import (
     windows,
 )
 from pruneport.compress.graph.op_weighted import attend, attend_by_layer, convolve, multiply, norm, prelu
-from pruneport.compress.graph.tracer import Flow, Operation
-from pruneport.compress.sizes.arguments import operator_name, tensors_in
+from pruneport.compress.graph.tracer import OpCall, Operation, Tracer
 
 __all__ = ["LEAVES", "operate"]
 
 _BatchNorm = nn.modules.batchnorm._NormBase
 
 
-def operate(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+def operate(tracer: Tracer, call: OpCall) -> None:
     """Follow one operation: give its outputs their maps and join what it couples."""
-    inputs, outputs = tensors_in((args, kwargs)), tensors_in(output)
-    name = operator_name(function)
+    inputs, outputs = call.inputs, call.outputs
+    name = call.name
     handler = _TABLE.get(name) or _TABLE.get(name.removesuffix("_"))
     if handler is None:
-        handler = combine if torch.Tag.pointwise in function.tags else _unknown
+        handler = combine if torch.Tag.pointwise in call.function.tags else _unknown
     if handler in (_create, _create_like):
-        handler(flow, function, args, kwargs, output)
+        handler(tracer, call)
         return
     changed = [inputs[0]._base] if name.endswith("_") and inputs and inputs[0]._base is not None else []
-    flow.carry(inputs, [*outputs, *changed])
+    tracer.carry(inputs, [*outputs, *changed])
     if inputs and not any(tensor.numel() for tensor in inputs):
         return  # nothing is in it that could be removed
-    known = [entry.compact() for tensor in inputs for entry in flow.maps(tensor) if not entry.bare]
-    handler(flow, function, args, kwargs, output)
+    known = [entry.compact() for tensor in inputs for entry in tracer.labels_of(tensor) if not entry.unwrapped]
+    handler(tracer, call)
     if handler not in _ENDS:
-        left = [entry.compact().flatten() for out in outputs for entry in flow.maps(out) if not entry.bare]
-        shown = flow.elements.roots(torch.cat(left)) if left and handler in _JOINS else torch.tensor([])
+        left = [entry.compact().flatten() for out in outputs for entry in tracer.labels_of(out) if not entry.unwrapped]
+        shown = tracer.channel_ids.roots(torch.cat(left)) if left and handler in _JOINS else torch.tensor([])
         for labels in known if handler in _JOINS or not left else ():
-            flow.lose(outputs, labels[~torch.isin(flow.elements.roots(labels), shown)])
-    flow.carry(outputs, changed)
+            tracer.lose(outputs, labels[~torch.isin(tracer.channel_ids.roots(labels), shown)])
+    tracer.carry(outputs, changed)
 
 
-def _unknown(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
-    for tensor in tensors_in((args, kwargs)):
-        for entry in flow.maps(tensor):
-            if not entry.bare:
-                flow.break_off(entry.compact(), f"{flow.here} calls {function}, which is not known")
+def _unknown(tracer: Tracer, call: OpCall) -> None:
+    for tensor in call.inputs:
+        for entry in tracer.labels_of(tensor):
+            if not entry.unwrapped:
+                tracer.mark_unprunable(entry.compact(), f"{tracer.here} calls {call.function}, which is not known")
 
 
-def _create(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+def _create(tracer: Tracer, call: OpCall) -> None:
     """The outputs do not depend on any values."""
 
 
-def _create_like(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+def _create_like(tracer: Tracer, call: OpCall) -> None:
     """The outputs have the shape of a tensor, and so its channels, but do not depend on its values."""
-    if output.shape == args[0].shape:
-        flow.give(output, [entry for entry in flow.maps(args[0]) if not entry.bare])
+    if call.output.shape == call.args[0].shape:
+        tracer.give(call.output, [entry for entry in tracer.labels_of(call.args[0]) if not entry.unwrapped])
 
 
-def _read(flow: Flow, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+def _read(tracer: Tracer, call: OpCall) -> None:
     """The outputs hold no channels, but depend on all of them."""
 
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from pruneport.compress.graph.groups import find_groups
 from pruneport.errors import PruningError
 
-__all__ = ["find_heads"]
+__all__ = ["find_output_layers"]
 
 
-def find_heads(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
+def find_output_layers(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
     """Outputs of every layer whose outputs leave the network as they are, by its name.
 
     Args:

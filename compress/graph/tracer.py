@@ -1,4 +1,4 @@
-"""The flow of channels: one forward pass in which every tensor carries, beside its values, whose channels they are.
+"""The tracer of channels: one forward pass in which every tensor carries, beside its values, whose channels they are.
 
 A *map* has the shape of its tensor and names for every entry the element (an output of a layer, an entry of a bare
 parameter) that the entry stands or falls with, or 0. What only moves entries moves the map the same way; what
@@ -19,27 +19,28 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pruneport.compress.graph.channel_ids import Elements
+from pruneport.compress.graph.channel_ids import ChannelIds
 from pruneport.compress.hooks import hooks_restored
+from pruneport.compress.sizes.arguments import argument, operator_name, tensors_in
 from pruneport.compress.sizes.elementwise_counts import elementwise_macs
 from pruneport.compress.sizes.size_calls import SIZE_CALLS, SizeCall
 from pruneport.compress.sizes.size_trace import AskedSize, SizeTracer
 from pruneport.compress.sizes.traced_sizes import QueriedSize, attributes_traced
 
-__all__ = ["Flow", "Map", "Operation", "Product"]
+__all__ = ["ChannelLabels", "Operation", "Product", "Tracer"]
 
-_LARGEST_PARAMETER = 2_000_000  # entries; a larger bare parameter is a matrix, not a bias of some kind
+_LARGEST_PARAMETER = 2_000_000  # entries; a larger unwrapped parameter is a matrix, not a bias of some kind
 
 
 @dataclass(frozen=True, eq=False)
-class Map:
-    """Element numbers of a tensor's entries, int64; ``bare``: those of a parameter that no layer owns.
+class ChannelLabels:
+    """Channel ids of a tensor's entries, int64; ``unwrapped``: those of a parameter that no layer owns.
 
-    The units of a map that is not bare change along one dimension only.
+    The units of a parameter that a layer owns change along one dimension only.
     """
 
     labels: Tensor
-    bare: bool = False
+    unwrapped: bool = False
 
     def compact(self) -> Tensor:
         """The labels with every dimension along which they were expanded narrowed to one."""
@@ -86,7 +87,7 @@ class WeightView:
 
 @dataclass(frozen=True)
 class Lost:
-    """Elements that values depend on while no map shows it; ``contracted``: as the inputs of a layer do."""
+    """Channel ids that values depend on while no map shows it; ``contracted``: as the inputs of a layer do."""
 
     key: bytes
     contracted: bool
@@ -102,7 +103,7 @@ class Product:
 
     Attributes:
         macs: How many.
-        lines: Elements (size,) along one or two dimensions.
+        lines: ChannelIds (size,) along one or two dimensions.
         layer: The layer among whose own they are counted, or "".
     """
 
@@ -111,30 +112,59 @@ class Product:
     layer: str = ""
 
 
-class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+@dataclass(frozen=True, eq=False)
+class OpCall:
+    """One call of an operator of torch, as its handler sees it."""
+
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+
+    @property
+    def name(self) -> str:
+        """``add_`` of aten.add_.Tensor."""
+        return operator_name(self.function)
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """All tensors among the arguments, in order."""
+        return tensors_in((self.args, self.kwargs))
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """All tensors that the call returned."""
+        return tensors_in(self.output)
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """An argument by its name, however it was given."""
+        return argument(self.function, self.args, self.kwargs, name, default)
+
+
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches one forward pass of ``network``.
 
     Args:
         network: In eval mode.
-        operate: What an operation does to maps: (flow, function, args, kwargs, output).
-        layers: Types whose parameters are theirs to shrink; other parameters are bare.
-        leaves: Types that are not looked into, and what they do: (flow, name, module, inputs, output).
+        operate: What an operation does to labels.
+        layers: Types whose parameters are theirs to shrink; other parameters are unwrapped.
+        leaves: Types that are not looked into, and what they do: (tracer, name, module, inputs, output).
         whole_heads: Whether heads of attention go as a whole, where a module says how many it has; else their width.
-        elements: Of an earlier pass of the same network, whose numbers are taken over.
+        channel_ids: Of an earlier pass of the same network, whose numbers are taken over.
 
     Attributes:
-        elements: The elements met so far and how they are joined.
+        channel_ids: The elements met so far and how they are joined.
         calls: Names of modules in the order in which their calls end.
         added: Elements whose channels pass an addition of two tensors.
-        averaged: Elements that are averaged over: there, removing differs from zeroing.
-        broken: Elements that cannot be removed, and why.
+        normalised_over: Elements that are normalised_over over: there, removing differs from zeroing.
+        unprunable: Elements that cannot be removed, and why.
         sizes: The sizes that forwards gave and asked for; None where tracing them was not wanted.
         counted: Attributes of layers that count the elements along a line: (module, attribute, line).
         heads: Elements along dimensions whose units are whole heads.
         products: Matrix products that are no layer's.
         standardised: Layers whose weight is normalised over its inputs.
-        riding: Layers that are applied along other channels than those they read, and the elements of these.
-        biases: Elements along a dimension (size,), and those of bare parameters that are added there (size, n).
+        applied_along: Layers that are applied along other channels than those they read, and the elements of these.
+        biases: Elements along a dimension (size,), and those of unwrapped parameters that are added there (size, n).
         scaled: Keys (width, n) of attentions whose scale is that of their own width.
     """
 
@@ -145,17 +175,17 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         layers: tuple[type[nn.Module], ...],
         leaves: Mapping[type[nn.Module], Callable[..., None]],
         whole_heads: bool = False,
-        elements: Elements | None = None,
+        channel_ids: ChannelIds | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.network = network
         self.whole_heads = whole_heads
-        self.elements = elements or Elements()
+        self.channel_ids = channel_ids or ChannelIds()
         self.modules = dict(network.named_modules())
         self.calls: list[str] = []
         self.added: list[Tensor] = []
-        self.averaged: list[Tensor] = []
-        self.broken: list[tuple[Tensor, str]] = []
+        self.normalised_over: list[Tensor] = []
+        self.unprunable: list[tuple[Tensor, str]] = []
         self.sizes = _Calls(self, layers)
         self.counted: list[tuple[str, str, Tensor]] = []
         self.biases: list[tuple[Tensor, Tensor]] = []
@@ -163,7 +193,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.heads: list[Tensor] = []
         self.products: list[Product] = []
         self.standardised: set[str] = set()
-        self.riding: dict[str, Tensor] = {}
+        self.applied_along: dict[str, Tensor] = {}
         self._operate, self._leaves = operate, leaves
         self._stack: list[str] = [""]
         self._silent = 0
@@ -173,14 +203,14 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._parts = {_ENDED.key: torch.zeros(0, dtype=torch.long)}
         self.layers = layers
         self._owners: dict[int, str] = {}
-        self._bare: dict[int, str] = {}
+        self._unwrapped: dict[int, str] = {}
         self._learned = {name for name, _ in network.named_parameters(remove_duplicate=False)}
         for name, module in network.named_modules():
             for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
                 if isinstance(module, layers):
                     self._owners.setdefault(id(tensor), name)
                 elif tensor.is_floating_point() and 1 < tensor.numel() <= _LARGEST_PARAMETER:
-                    self._bare.setdefault(id(tensor), f"{name}.{key}".lstrip("."))
+                    self._unwrapped.setdefault(id(tensor), f"{name}.{key}".lstrip("."))
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -195,58 +225,60 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with self._watching(), traced, torch.no_grad(), eager, self, self.sizes:
             return self.network(example)
 
-    def maps(self, tensor: Tensor) -> list[Map]:
+    def labels_of(self, tensor: Tensor) -> list[ChannelLabels]:
         """What is known of a tensor's entries; empty where they stand and fall with nothing."""
-        found: list[Map] | None = self._maps.get(tensor)
-        if found is None and id(tensor) in self._bare:
-            labels = self.elements.register((self._bare[id(tensor)], "flat"), tensor.numel())
-            found = self._maps[tensor] = [Map(labels.reshape(tensor.shape), bare=True)]
+        found: list[ChannelLabels] | None = self._maps.get(tensor)
+        if found is None and id(tensor) in self._unwrapped:
+            labels = self.channel_ids.register((self._unwrapped[id(tensor)], "flat"), tensor.numel())
+            found = self._maps[tensor] = [ChannelLabels(labels.reshape(tensor.shape), unwrapped=True)]
         return found or []
 
-    def map_along(self, tensor: Tensor, dim: int) -> Map | None:
+    def labels_along(self, tensor: Tensor, dim: int) -> ChannelLabels | None:
         """The map whose units change along the dimension, or the one of a single channel."""
         dim %= tensor.ndim
-        found = [entry for entry in self.maps(tensor) if self._fits(entry, dim)]
-        return next((entry for entry in found if not entry.bare), found[0] if found else None)
+        found = [entry for entry in self.labels_of(tensor) if self._fits(entry, dim)]
+        return next((entry for entry in found if not entry.unwrapped), found[0] if found else None)
 
-    def give(self, tensor: Tensor, maps: Sequence[Map]) -> None:
+    def give(self, tensor: Tensor, maps: Sequence[ChannelLabels]) -> None:
         """Set a tensor's maps."""
         self._maps[tensor] = list(maps)
 
-    def give_line(self, tensor: Tensor, dim: int, line: Tensor) -> Map:
+    def give_line(self, tensor: Tensor, dim: int, line: Tensor) -> ChannelLabels:
         """Add a map that changes along one dimension: line (size,)."""
         shape = [1] * tensor.ndim
         shape[dim] = -1
-        added = Map(line.reshape(shape).expand(tensor.shape))
+        added = ChannelLabels(line.reshape(shape).expand(tensor.shape))
         self._maps.setdefault(tensor, []).append(added)
         return added
 
-    def varies(self, entry: Map) -> tuple[int, ...]:
+    def varies(self, entry: ChannelLabels) -> tuple[int, ...]:
         """The dimensions along which the unit changes; where all have become one unit, along which the element does."""
         compact = entry.compact()
-        units = _varies(self.elements.roots(compact))
-        if units or entry.bare:
+        units = _varies(self.channel_ids.roots(compact))
+        if units or entry.unwrapped:
             return units
         elements = _varies(compact)
         return (max(elements, key=lambda dim: (compact.shape[dim], dim)),) if elements else ()
 
-    def break_off(self, labels: Tensor, reason: str) -> None:
+    def mark_unprunable(self, labels: Tensor, reason: str) -> None:
         """Note that no unit with one of these elements can be removed."""
-        self.broken.append((torch.unique(labels[labels != 0]), reason))
+        self.unprunable.append((torch.unique(labels[labels != 0]), reason))
 
     def add_product(self, product: Product) -> None:
         """Note multiply-accumulates; of recurrent layers fvcore counts none."""
         if not isinstance(self.modules[self.place], nn.RNNBase):
             self.products.append(product)
 
-    def is_parameter(self, entry: Map) -> bool:
+    def is_parameter(self, entry: ChannelLabels) -> bool:
         """Whether the map is of a parameter that is no layer's, and not of a buffer."""
         elements = entry.labels[entry.labels != 0]
-        return entry.bare and len(elements) > 0 and self.elements.key_of(int(elements[0]))[0] in self._learned
+        return entry.unwrapped and len(elements) > 0 and self.channel_ids.key_of(int(elements[0]))[0] in self._learned
 
     def is_heads(self, line: Tensor) -> bool:
         """Whether the units along a line are whole heads, one at each place."""
-        units, heads = (torch.unique(self.elements.roots(part)) for part in (line, torch.cat([line[:0], *self.heads])))
+        units, heads = (
+            torch.unique(self.channel_ids.roots(part)) for part in (line, torch.cat([line[:0], *self.heads]))
+        )
         return len(units) == len(line) and bool(torch.isin(units, heads).all())
 
     @property
@@ -283,7 +315,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights[tensor] = view
 
     def lost(self, tensor: Tensor) -> frozenset[Lost]:
-        """Elements that the tensor's values depend on, though no entry's map says so."""
+        """Channel ids that the tensor's values depend on, though no entry's map says so."""
         found: frozenset[Lost] = self._lost.get(tensor, frozenset())
         return found
 
@@ -327,14 +359,14 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         place = _memory(tensor)
         return next((other for other in list(self._maps) if other is not tensor and _memory(other) == place), None)
 
-    def _fits(self, entry: Map, dim: int) -> bool:
+    def _fits(self, entry: ChannelLabels, dim: int) -> bool:
         varies = self.varies(entry)
-        return dim in varies if entry.bare else varies == (dim,) or (not varies and entry.labels.shape[dim] == 1)
+        return dim in varies if entry.unwrapped else varies == (dim,) or (not varies and entry.labels.shape[dim] == 1)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = self.compute(function, args, kwargs or {})
         if not self._silent:
-            self._operate(self, function, args, kwargs or {}, output)
+            self._operate(self, OpCall(function, args, kwargs or {}, output))
         return output
 
     def compute(self, function: Any, args: Any, kwargs: Any) -> Any:
@@ -404,8 +436,8 @@ def _places_of(weight: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
     )
 
 
-Operation = Callable[[Flow, Any, Any, Any, Any], None]
-"""What an operation does to maps: (flow, function, args, kwargs, output)."""
+Operation = Callable[[Tracer, OpCall], None]
+"""What an operation does to the labels of its tensors."""
 
 
 class _Calls(SizeTracer):
@@ -413,9 +445,9 @@ class _Calls(SizeTracer):
     from their own width.
     """
 
-    def __init__(self, flow: Flow, layers: tuple[type[nn.Module], ...]) -> None:
-        super().__init__(flow.network, layers, self._line, self._fixed)
-        self._flow = flow
+    def __init__(self, tracer: Tracer, layers: tuple[type[nn.Module], ...]) -> None:
+        super().__init__(tracer.network, layers, self._line, self._fixed)
+        self._tracer = tracer
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = super().__torch_function__(function, types, args, kwargs)
@@ -432,31 +464,31 @@ class _Calls(SizeTracer):
         """An attention takes its scale from its own width: the keys' weights make up for it, where each entry is one
         row of them, and else the dense network's scale is given in the call.
         """
-        flow, found = self._flow, self._flow.map_along(key, -1)
+        tracer, found = self._tracer, self._tracer.labels_along(key, -1)
         line = self._line(key, -1)
-        if found is not None and found.bare:
-            flow.break_off(found.compact(), f"the keys of {flow.here} are a bare parameter")
+        if found is not None and found.unwrapped:
+            tracer.mark_unprunable(found.compact(), f"the keys of {tracer.here} are an unwrapped parameter")
         elif found is not None and len(torch.unique(found.compact())) == found.compact().numel():
-            flow.scaled.append(found.rows(key.ndim - 1))
+            tracer.scaled.append(found.rows(key.ndim - 1))
         elif line is not None:
             self.asked[leaf] = AskedSize(key.shape[-1], line)
             self.numbers.append(leaf)
 
     def _note_counted(self, macs: int, output: Tensor) -> None:
-        flow = self._flow
-        if not isinstance(flow.modules[flow.place], flow.layers):
+        tracer = self._tracer
+        if not isinstance(tracer.modules[tracer.place], tracer.layers):
             lines = [line for dim in range(output.ndim) if (line := self._line(output, dim)) is not None]
-            flow.add_product(Product(macs, tuple(lines[:2])))
+            tracer.add_product(Product(macs, tuple(lines[:2])))
 
     def _line(self, tensor: Tensor, dim: int) -> Tensor | None:
-        found = self._flow.map_along(tensor, dim) if tensor.ndim and tensor.numel() else None
-        varies = found is not None and not found.bare and self._flow.varies(found) == (dim % tensor.ndim,)
+        found = self._tracer.labels_along(tensor, dim) if tensor.ndim and tensor.numel() else None
+        varies = found is not None and not found.unwrapped and self._tracer.varies(found) == (dim % tensor.ndim,)
         return found.line(dim) if found is not None and varies else None
 
     def _fixed(self, tensor: Tensor, dim: int) -> bool:
-        maps = [entry for entry in self._flow.maps(tensor) if not entry.bare]
-        return bool(maps) and tensor.stride(dim) != 0 and all(dim not in self._flow.varies(entry) for entry in maps)
+        maps = [entry for entry in self._tracer.labels_of(tensor) if not entry.unwrapped]
+        return bool(maps) and tensor.stride(dim) != 0 and all(dim not in self._tracer.varies(entry) for entry in maps)
 
     def _follow(self, output: Tensor, dim: int, line: Tensor) -> None:
-        if self._flow.map_along(output, dim) is None:
-            self._flow.give_line(output, dim, line)
+        if self._tracer.labels_along(output, dim) is None:
+            self._tracer.give_line(output, dim, line)

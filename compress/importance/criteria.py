@@ -23,7 +23,7 @@ from pruneport.compress.options import PruneOptions
 from pruneport.errors import ImageFolderError, PruningError
 from pruneport.progress import Step
 
-__all__ = ["CRITERIA", "Criterion", "score_groups", "settle", "wants_inputs"]
+__all__ = ["CRITERIA", "Criterion", "resolve_auto", "score_groups", "wants_inputs"]
 
 Progress = Callable[[str], None]
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -64,7 +64,7 @@ class Criterion:
     comparable: bool = False
 
 
-def settle(options: PruneOptions, calibrated: bool) -> PruneOptions:
+def resolve_auto(options: PruneOptions, calibrated: bool) -> PruneOptions:
     """Put the best that the inputs allow in the place of ``auto``."""
     criterion, ranking = options.criterion, options.ranking
     if criterion == "auto":
@@ -80,7 +80,7 @@ def wants_inputs(options: PruneOptions, calibrated: bool) -> bool:
     Raises:
         ImageFolderError: The criterion needs images of the task and none are given.
     """
-    options = settle(options, calibrated)
+    options = resolve_auto(options, calibrated)
     criterion = CRITERIA[options.criterion]
     if criterion.needs == "images" and not calibrated:
         without = ", ".join(name for name, entry in CRITERIA.items() if entry.needs != "images")

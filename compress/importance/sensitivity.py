@@ -22,7 +22,7 @@ from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.importance.consumers import Consumer, unseen, visit_consumers
 from pruneport.compress.importance.obs import unit_errors, weight_shares
 from pruneport.compress.records import Member
-from pruneport.compress.resize.layers import parts_by_name, silence
+from pruneport.compress.resize.layers import parts_by_name, zero_channels
 from pruneport.compress.surgery.plan import positions_kept
 from pruneport.models.outputs import main_output
 from pruneport.progress import Step
@@ -168,7 +168,7 @@ def _silenced(network: nn.Module, members: Sequence[Member], kept: Sequence[int]
     """The network with zeros in the weights and biases that make the units that are not kept."""
     axes = positions_kept([(member, kept) for member in members if member.axis != "in"])
     for name in axes:
-        silence(network, name, {})  # makes a computed weight a plain one, which can be put back
+        zero_channels(network, name, {})  # makes a computed weight a plain one, which can be put back
     parts = parts_by_name(network)
     tensors = [
         tensor
@@ -178,7 +178,7 @@ def _silenced(network: nn.Module, members: Sequence[Member], kept: Sequence[int]
     before = [tensor.detach().clone() for tensor in tensors]
     with torch.no_grad():
         for name, positions in axes.items():
-            silence(network, name, positions)
+            zero_channels(network, name, positions)
         try:
             yield
         finally:

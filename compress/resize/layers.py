@@ -20,14 +20,14 @@ from pruneport.errors import PruningError
 __all__ = [
     "LAYERS",
     "axis_size",
-    "bare_tensor",
     "block_count",
     "narrow",
     "parts_by_name",
     "removed_whole",
-    "silence",
     "ties_kept",
+    "unwrapped_tensor",
     "weight_by_channel",
+    "zero_channels",
 ]
 
 _LEAST_GROUP = 16  # channels; half of them are still a multiple of 8
@@ -100,12 +100,12 @@ def _kept_of(name: str, keep: Mapping[str, Keep]) -> Keep | None:
     return keep.get(name.rpartition(".")[0], keep.get(name))
 
 
-def silence(network: nn.Module, name: str, keep: Keep) -> None:
+def zero_channels(network: nn.Module, name: str, keep: Keep) -> None:
     """Zero all that ``narrow`` would remove of weights and biases, in place; running statistics stay."""
     try:
         layer: Any = network.get_submodule(name)
     except AttributeError:
-        tensor = bare_tensor(network, name)
+        tensor = unwrapped_tensor(network, name)
         for axis, kept in keep.items():
             tensor.data[
                 (slice(None),) * _DIMENSIONS.index(axis) + (_lost(tensor.shape[_DIMENSIONS.index(axis)], kept),)
@@ -161,7 +161,7 @@ def weight_by_channel(network: nn.Module, name: str, axis: str) -> Tensor | None
     try:
         layer = network.get_submodule(name)
     except AttributeError:
-        tensor = bare_tensor(network, name).detach().movedim(_DIMENSIONS.index(axis), 0)
+        tensor = unwrapped_tensor(network, name).detach().movedim(_DIMENSIONS.index(axis), 0)
         return tensor.reshape(len(tensor), -1)
     weight = _handler(layer).by_channel(layer, axis)
     return None if weight is None else weight.detach().flatten(1)
@@ -318,7 +318,7 @@ def _narrow_prelu(layer: nn.Module, keep: Keep) -> None:
         layer.num_parameters = len(keep["channels"])
 
 
-def bare_tensor(network: nn.Module, name: str) -> Tensor:
+def unwrapped_tensor(network: nn.Module, name: str) -> Tensor:
     """A parameter or buffer that no layer of the table owns."""
     owner, _, attribute = name.rpartition(".")
     tensor = getattr(network.get_submodule(owner), attribute)

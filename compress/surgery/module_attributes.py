@@ -170,7 +170,7 @@ def _scale_rows(
     )
     part: Any = parts_by_name(pruned)[name]
     tensors, dim = [part], 0
-    if isinstance(part, Tensor):  # a bare parameter, whose elements are numbered entry by entry
+    if isinstance(part, Tensor):  # an unwrapped parameter, whose elements are numbered entry by entry
         dim = int(axis[-1])
         shape = [*part.shape[:dim], coupling.sizes[name, axis], *part.shape[dim + 1 :]]
         positions = sorted(set(np.unravel_index(positions, shape)[dim].tolist()))

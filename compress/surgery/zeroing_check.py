@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_map
 
 from pruneport.compress.graph.coupling import Coupling
 from pruneport.compress.graph.op_table import LEAVES, operate
-from pruneport.compress.graph.tracer import Flow
+from pruneport.compress.graph.tracer import Tracer
 from pruneport.compress.hooks import hooks_restored, running
-from pruneport.compress.resize.layers import LAYERS, silence
+from pruneport.compress.resize.layers import LAYERS, zero_channels
 from pruneport.compress.sizes.arguments import argument, operator_name
 from pruneport.compress.surgery.plan import GroupPlan, positions_kept
 from pruneport.errors import PruningError
@@ -143,10 +143,10 @@ def masked_outputs(
     masked = _untied(dense)
     kept = [(member, group.kept) for group in groups if group.kept is not None for member in group.members]
     for name, axes in positions_kept(kept).items():
-        silence(masked, name, axes)
-    if coupling is None or not (filled or coupling.averaged & lost):
+        zero_channels(masked, name, axes)
+    if coupling is None or not (filled or coupling.normalised_over & lost):
         return _outputs(masked, groups, example)
-    return _outputs(masked, groups, example, _KeptFlow(masked, coupling, lost, filled).run)
+    return _outputs(masked, groups, example, _KeptTracer(masked, coupling, lost, filled).run)
 
 
 def _outputs(
@@ -172,14 +172,14 @@ def _outputs(
     return [*returned, *seen]
 
 
-class _KeptFlow(Flow):  # type: ignore[no-untyped-call]
+class _KeptTracer(Tracer):  # type: ignore[no-untyped-call]
     """Runs a network whose averages over channels leave out those that were removed.
 
     Channels are followed as in the pass that found the coupling, and have the numbers that they had there.
     """
 
     def __init__(self, network: nn.Module, coupling: Coupling, lost: frozenset[int], filled: bool) -> None:
-        super().__init__(network, operate, LAYERS, LEAVES, elements=copy.deepcopy(coupling.elements))
+        super().__init__(network, operate, LAYERS, LEAVES, channel_ids=copy.deepcopy(coupling.channel_ids))
         self._lost_units = torch.tensor(sorted(lost))
         self._filled = filled
 
@@ -200,12 +200,12 @@ class _KeptFlow(Flow):  # type: ignore[no-untyped-call]
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.isfinite().all():
             return value
         gone = torch.zeros_like(value, dtype=torch.bool)
-        for entry in self.maps(value):
-            gone |= torch.isin(self.elements.roots(entry.labels), self._lost_units)
+        for entry in self.labels_of(value):
+            gone |= torch.isin(self.channel_ids.roots(entry.labels), self._lost_units)
         view = self.weight_view(value)
         for axis in ("out", "channels"):
-            if view is not None and (view.layer, axis) in self.elements.offsets:
-                units = torch.from_numpy(self.elements.of((view.layer, axis)))
+            if view is not None and (view.layer, axis) in self.channel_ids.offsets:
+                units = torch.from_numpy(self.channel_ids.of((view.layer, axis)))
                 gone |= torch.isin(units[view.outputs - 1], self._lost_units) & (view.outputs > 0)
         return value.masked_fill(gone & ~value.isfinite(), 0)
 
@@ -214,21 +214,21 @@ class _KeptFlow(Flow):  # type: ignore[no-untyped-call]
         view = self.weight_view(tensor)
         if view is not None:
             return self._kept_inputs(view.layer, view.inputs, dim)
-        entry = self.map_along(tensor, dim)
-        if entry is None or entry.bare:
+        entry = self.labels_along(tensor, dim)
+        if entry is None or entry.unwrapped:
             return None
-        gone = torch.isin(self.elements.roots(entry.line(dim).contiguous()), self._lost_units)
+        gone = torch.isin(self.channel_ids.roots(entry.line(dim).contiguous()), self._lost_units)
         return (~gone).nonzero()[:, 0] if gone.any() else None
 
     def _kept_inputs(self, layer: str, places: Tensor, dim: int) -> Tensor | None:
-        if (layer, "in") not in self.elements.offsets:
+        if (layer, "in") not in self.channel_ids.offsets:
             return None
         line = places.movedim(dim, 0).reshape(places.shape[dim], -1)[:, 0]
         if bool((line == line[0]).all()):  # the inputs do not lie along it
             return None
         if getattr(self.modules[layer], "groups", 1) > 1:  # whole channel groups go, with their outputs
             return None
-        units = torch.from_numpy(self.elements.of((layer, "in")))
+        units = torch.from_numpy(self.channel_ids.of((layer, "in")))
         if not line.all() or int(line.max()) > len(units):
             return None
         gone = torch.isin(units[line - 1], self._lost_units)

@@ -118,7 +118,7 @@ def made_folder(folder: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write; it takes its place, whole, when the block ends without an error.
 
-    For one process at a time: see ``held``.
+    For one process at a time: see ``in_memory``.
     """
     staging = beside(path, "partial")
     try:

@@ -194,9 +194,9 @@ def test_the_scopes_of_the_embedded_network(digits: nn.Module) -> None:
         "head": ("output", 10),
     }
     assert dense.params == sum(parameter.numel() for parameter in digits.parameters())
-    obstacles = {view.group.name: view.obstacle for view in views}
-    assert "residual stream" in obstacles["stem.0"]
-    assert not obstacles["blocks.0.conv1"]
+    reasons = {view.group.name: view.reason for view in views}
+    assert "residual stream" in reasons["stem.0"]
+    assert not reasons["blocks.0.conv1"]
 
 
 def test_kept_units_are_those_with_the_highest_scores(digits: nn.Module) -> None:

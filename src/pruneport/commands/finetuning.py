@@ -16,7 +16,7 @@ from pruneport.compress.allocation.search import target_of
 from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_head
 from pruneport.compress.finetune.state import TrainState, read_state, write_state
 from pruneport.compress.finetune.training import Job, check_training, train
-from pruneport.compress.importance.criteria import settle
+from pruneport.compress.importance.criteria import resolve_auto
 from pruneport.compress.prune import request_of
 from pruneport.compress.surgery.plan import Plan
 from pruneport.compress.surgery.rebuild import rebuild_network
@@ -61,7 +61,7 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
             raise
         plan = trained_plan(state, job.task)
         if job.pruning is not None:
-            plan = replace(plan, request=request_of(*target_of(config), settle(config, calibrated=False)))
+            plan = replace(plan, request=request_of(*target_of(config), resolve_auto(config, calibrated=False)))
         progress(Stage(f"writing {config.out}"))
         with new_bundle(config.out, config.overwrite, command) as staging:
             write_network(staging, rebuild_network(plan, state.weights, factory), plan)

@@ -52,8 +52,8 @@ class InspectResult:
                     "scope": view.group.scope,
                     "macs": view.cost.macs,
                     "params": view.cost.params,
-                    "prunable": not view.obstacle,
-                    "why_not": view.obstacle,
+                    "prunable": not view.reason,
+                    "why_not": view.reason,
                     "members": [f"{member.module} ({member.axis})" for member in view.group.members],
                     "sensitivity": None if view.curve is None else view.curve.to_dict(),
                 }

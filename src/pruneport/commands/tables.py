@@ -50,15 +50,15 @@ def _(result: InspectResult, console: Console) -> None:
     reasons: list[str] = []
     rows = []
     for view in result.groups:
-        if view.obstacle and view.obstacle not in reasons:
-            reasons.append(view.obstacle)
+        if view.reason and view.reason not in reasons:
+            reasons.append(view.reason)
         cells = (
             _width(view.group, view.group.width),
             view.group.scope,
             _scaled(view.cost.macs),
             _scaled(view.cost.params),
             str(len(view.group.members)),
-            f"no ({reasons.index(view.obstacle) + 1})" if view.obstacle else "yes",
+            f"no ({reasons.index(view.reason) + 1})" if view.reason else "yes",
             *([_error_at_half(view)] if measured else []),
         )
         rows.append((view.group.name, *cells))

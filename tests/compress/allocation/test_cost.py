@@ -160,7 +160,7 @@ def test_predictions_are_what_a_pruned_network_counts(
     model = CostModel(network, groups, count_macs_by_module(network, SHAPE))
     kept = [
         group.width
-        if group.scope == "output" or group.obstacle
+        if group.scope == "output" or group.reason
         else data.draw(st.integers(1, group.width // group.blocks)) * group.blocks
         for group in groups
     ]
@@ -185,6 +185,6 @@ def test_what_hangs_on_a_group() -> None:
     groups = find_groups(network, torch.randn(1, *SHAPE))
     macs = count_macs_by_module(network, SHAPE)
     first = next(index for index, group in enumerate(groups) if group.name == "0")
-    cost = CostModel(network, groups, macs).hanging_on(first)
+    cost = CostModel(network, groups, macs).group_cost(first)
     assert cost.params == (4 * 27 + 4) + (4 + 4) + 5 * 4 * 9
     assert cost.macs == 36 * 4 * 27 + macs["1"] + 16 * 5 * 36

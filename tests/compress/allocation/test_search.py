@@ -34,8 +34,8 @@ class ChainCost:
         return float(np.sum(np.append(3.0, kept) * np.append(kept, 5.0) * self.areas) * 9)
 
 
-def group(width: int, name: str = "layer", blocks: int = 1, scope: Scope = "filters", obstacle: str = "") -> Group:
-    return Group(name=name, width=width, members=(), scope=scope, blocks=blocks, obstacle=obstacle)
+def group(width: int, name: str = "layer", blocks: int = 1, scope: Scope = "filters", reason: str = "") -> Group:
+    return Group(name=name, width=width, members=(), scope=scope, blocks=blocks, reason=reason)
 
 
 def run(
@@ -254,7 +254,7 @@ def test_nothing_prunable_lists_every_reason() -> None:
         group(64, "stream", scope="channels"),
         group(64, "features", scope="representation"),
         group(10, "head", scope="output"),
-        group(64, "odd", obstacle="odd is a Mystery, which cannot be resized"),
+        group(64, "odd", reason="odd is a Mystery, which cannot be resized"),
     ]
     reasons = [why_dense(one, options) for one in groups] + ["kept by --keep 'x*'"]
     groups.append(group(64, "kept"))

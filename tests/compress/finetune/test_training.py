@@ -24,7 +24,7 @@ from pruneport.compress.finetune.schedule import cut, is_due
 from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_head
 from pruneport.compress.finetune.state import TrainState, optimizer_tensors, read_state, write_state
 from pruneport.compress.finetune.training import Job, check_training, train
-from pruneport.compress.graph.output_layers import find_heads
+from pruneport.compress.graph.output_layers import find_output_layers
 from pruneport.compress.options import PruneOptions, TrainOptions
 from pruneport.compress.prune import prune
 from pruneport.compress.surgery.plan import apply_plan, compose
@@ -308,9 +308,9 @@ class _TwoHeads(nn.Module):
 
 
 def test_heads_are_found() -> None:
-    assert find_heads(_TwoHeads().eval(), (3, 8, 8)) == {"one": 4, "two": 5}
+    assert find_output_layers(_TwoHeads().eval(), (3, 8, 8)) == {"one": 4, "two": 5}
     network, source = open_source(SourceOptions(source="torchvision:squeezenet1_1", input_shape=(3, 64, 64)))
-    assert find_heads(network, source.input_shape) == {"classifier.1": 1000}
+    assert find_output_layers(network, source.input_shape) == {"classifier.1": 1000}
 
 
 def test_states_are_read_back_or_refused(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_plain_chain() -> None:
     assert positions(groups["fc"]) == {("fc", "out"): singles(0, 5)}
     assert groups["a"].producers == ("a",)
     assert groups["a"].consumers == ("b",)
-    assert all(group.blocks == 1 and not group.obstacle for group in groups.values())
+    assert all(group.blocks == 1 and not group.reason for group in groups.values())
 
 
 def test_a_residual_with_identity() -> None:
@@ -227,7 +227,7 @@ def test_channels_that_meet_the_image_or_a_constant_are_obstacles() -> None:
 
     groups = by_name(Net(forward, a=conv(3, 3), b=conv(3, 4), c=conv(7, 5), fc=nn.Linear(5, 2)))
     for name in ("a", "b"):
-        assert "combines its channels with values whose width does not follow any layer" in groups[name].obstacle
+        assert "combines its channels with values whose width does not follow any layer" in groups[name].reason
     assert positions(groups["b"])["c", "in"] == singles(0, 4)
 
 
@@ -286,8 +286,8 @@ def test_a_grouped_convolution_needs_equal_counts() -> None:
     assert positions(groups["a"]) == {("a", "out"): singles(0, 64), ("grouped", "in"): singles(0, 64)}
     assert positions(groups["grouped"]) == {("grouped", "out"): singles(0, 96), ("last", "in"): singles(0, 96)}
     assert groups["a"].blocks == groups["grouped"].blocks == 4
-    assert not groups["a"].obstacle
-    assert not groups["grouped"].obstacle
+    assert not groups["a"].reason
+    assert not groups["grouped"].reason
     assert groups["last"].blocks == 1
 
 
@@ -321,7 +321,7 @@ def test_a_grouped_convolution_fed_by_two_branches_stays_dense() -> None:
     )
     groups = by_name(network)
     for name in ("a", "b"):
-        assert groups[name].obstacle == "grouped has 2 channel groups that this group's channels do not fill evenly"
+        assert groups[name].reason == "grouped has 2 channel groups that this group's channels do not fill evenly"
 
 
 def test_a_depthwise_convolution_goes_with_its_producer() -> None:
@@ -339,7 +339,7 @@ def test_a_depthwise_convolution_goes_with_its_producer() -> None:
         ("last", "in"): singles(0, 6),
     }
     assert groups["a"].blocks == 1
-    assert not groups["a"].obstacle
+    assert not groups["a"].reason
 
 
 def test_a_depthwise_convolution_with_a_multiplier_loses_all_outputs_of_a_channel() -> None:
@@ -432,7 +432,7 @@ def test_prelu(slopes: int, member: bool) -> None:
         fc=nn.Linear(4, 2),
     )
     group = by_name(network)["a"]
-    assert not group.obstacle
+    assert not group.reason
     assert (("act", "channels") in positions(group)) is member
 
 
@@ -443,7 +443,7 @@ def test_a_grouped_transposed_convolution_keeps_as_many_channels_in_each_group()
         b=nn.ConvTranspose2d(6, 4, 3, groups=2),
         fc=nn.Linear(4, 2),
     )
-    assert (by_name(network)["a"].obstacle, by_name(network)["a"].blocks) == ("", 2)
+    assert (by_name(network)["a"].reason, by_name(network)["a"].blocks) == ("", 2)
 
 
 # Properties

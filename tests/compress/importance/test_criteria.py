@@ -12,9 +12,9 @@ import torch_pruning as tp
 import torchvision
 from torch import Tensor, nn
 
-from pruneport.compress.activations.calibration import Calibration, held
+from pruneport.compress.activations.calibration import Calibration, in_memory
 from pruneport.compress.graph.groups import Group, find_groups
-from pruneport.compress.importance.criteria import CRITERIA, score_groups, settle, wants_inputs
+from pruneport.compress.importance.criteria import CRITERIA, resolve_auto, score_groups, wants_inputs
 from pruneport.compress.importance.gradients import labels_for
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.records import Calibrated
@@ -106,7 +106,7 @@ def calibration(images: int = 24, classes: int = 5, labelled: bool = True) -> Ca
     inputs = torch.randn(images, 3, 8, 8, generator=generator).split(10)
     labels = torch.randint(0, classes, (images,), generator=generator).split(10)
     return Calibration(
-        batches=held(inputs),
+        batches=in_memory(inputs),
         labels=labels if labelled else None,
         classes=classes if labelled else 0,
         record=Calibrated(inputs="images", count=images),
@@ -359,9 +359,9 @@ def test_which_criteria_need_images() -> None:
 
 
 def test_auto_is_the_best_that_the_inputs_allow() -> None:
-    without, given = settle(PruneOptions(), calibrated=False), settle(PruneOptions(), calibrated=True)
+    without, given = resolve_auto(PruneOptions(), calibrated=False), resolve_auto(PruneOptions(), calibrated=True)
     assert (without.criterion, without.ranking) == ("l1", "uniform")
     assert (given.criterion, given.ranking) == ("block-hessian", "sensitivity")
     asked = PruneOptions(criterion="l2", ranking="global")
-    assert settle(asked, calibrated=True) == asked
+    assert resolve_auto(asked, calibrated=True) == asked
     assert not wants_inputs(PruneOptions(), calibrated=False)

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pruneport.compress.activations.calibration import Batches, Calibration, held
+from pruneport.compress.activations.calibration import Batches, Calibration, in_memory
 from pruneport.compress.allocation.cost import CostModel, count_macs_by_module
 from pruneport.compress.assessment import assess
 from pruneport.compress.graph.groups import Group, find_groups
@@ -48,7 +48,7 @@ def images(count: int = 96, shape: tuple[int, int, int] = SHAPE) -> Tensor:
 
 
 def batches(inputs: Tensor) -> Batches:
-    return held(inputs.split(32))
+    return in_memory(inputs.split(32))
 
 
 def consumers_of(network: nn.Module, name: str, inputs: Tensor) -> tuple[Group, list[Consumer]]:
@@ -176,7 +176,7 @@ def test_the_output_error_is_that_of_the_network_really_pruned() -> None:
     index = next(number for number, group in enumerate(groups) if group.name == "blocks.1.conv1")
     widths = [None] * len(groups)
     widths[index] = np.array([16.0, 64.0])  # type: ignore[call-overload]
-    scores, curves = measure_sensitivity(network, groups, widths, held([inputs]), None)
+    scores, curves = measure_sensitivity(network, groups, widths, in_memory([inputs]), None)
     curve = curves[index]
     assert curve is not None
     assert curve.widths.tolist() == [64, 16]
@@ -241,7 +241,7 @@ def test_what_an_attention_loses_is_more_than_its_projection_sees(fused: bool) -
     groups = find_groups(network, inputs[:1])
     index = next(number for number, group in enumerate(groups) if group.name == "layers.0")
     widths = [np.array([3.0, 8.0]) if number == index else None for number in range(len(groups))]
-    scores, curves = measure_sensitivity(network, groups, widths, held([inputs]), None)
+    scores, curves = measure_sensitivity(network, groups, widths, in_memory([inputs]), None)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     curve = curves[index]
     assert curve is not None
@@ -273,7 +273,7 @@ def test_an_attention_that_takes_its_projections_weights_is_not_free_to_prune() 
     """torch's attention never calls its projection, which so is no consumer that anything could be measured on."""
     network = _seeded_attention(lambda: torchvision.models.VisionTransformer(32, 8, 2, 4, 32, 64, num_classes=7))
     inputs = images(32, (3, 32, 32))
-    given = Calibration(batches=held([inputs]), record=Calibrated(inputs="images", count=32))
+    given = Calibration(batches=in_memory([inputs]), record=Calibrated(inputs="images", count=32))
     options = PruneOptions(ratio=0.1, round_to=1, keep=("*mlp*", "*layer_1*"))
     assessment = assess(network, source((3, 32, 32)), options, given)
     pruned = prune(network, source((3, 32, 32)), options, assessment=assessment)
@@ -322,7 +322,7 @@ def test_the_quadratic_costs_what_the_model_costs(random_network: Callable[..., 
 def test_a_network_is_pruned_to_its_target_by_sensitivity(name: str, value: float) -> None:
     network = seeded(digits_resnet)
     options = PruneOptions(**{name: value}, criterion="l1", ranking="sensitivity", round_to=1)  # type: ignore[arg-type]
-    inputs = Calibration(batches=held([images(48, (1, 8, 8))]), record=Calibrated(inputs="images", count=48))
+    inputs = Calibration(batches=in_memory([images(48, (1, 8, 8))]), record=Calibrated(inputs="images", count=48))
     assessment = assess(network, source((1, 8, 8)), options, inputs)
     plan = prune(network, source((1, 8, 8)), options, assessment=assessment).plan
     inside = [group for group in plan.groups if group.scope == "filters"]

@@ -87,7 +87,7 @@ def wrong_widths(stranger: Stranger, dense: nn.Module, pruned: Pruned) -> Iterat
 
 
 def width_of(network: nn.Module, name: str) -> int:
-    """Outputs of a layer; rows of the first parameter of other modules; entries of a bare parameter."""
+    """Outputs of a layer; rows of the first parameter of other modules; entries of an unwrapped parameter."""
     owner, _, attribute = name.rpartition(".")
     part: Any = getattr(network.get_submodule(owner), attribute)
     if isinstance(part, Tensor):

@@ -18,7 +18,7 @@ class Must:
     """What pruning must do; of what is not named, any part may stay dense.
 
     Attributes:
-        prunes: Layers and bare parameters whose width must be smaller.
+        prunes: Layers and unwrapped parameters whose width must be smaller.
         keeps: Those whose width must stay: outputs, however they leave, and the representation.
         refuses: Words of the error where the network cannot be pruned with these options.
         may_refuse: Words of an error that would be right too.
