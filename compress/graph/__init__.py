@@ -1,6 +1,7 @@
 """Which channels of which layers depend on each other, found in one forward pass.
 
 - ``tracer``: one forward pass in which every tensor carries whose channels its entries are
+- ``trace``: what the pass found, noted by the handlers and frozen
 - ``channel_ids``: numbers for channels, joined step by step into units
 - ``op_table``: one table: operator -> what it does to channels
 - ``op_elementwise``: operators that combine entries at the same place

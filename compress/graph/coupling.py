@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from pruneport.compress.graph.channel_ids import ChannelIds
 from pruneport.compress.graph.op_table import LEAVES, operate
+from pruneport.compress.graph.trace import Trace
 from pruneport.compress.graph.tracer import Tracer
 from pruneport.compress.resize.layers import LAYERS, unwrapped_tensor
 from pruneport.compress.sizes.traced_sizes import Expression, QueriedSize
 from pruneport.errors import PruningError
-from pruneport.models.outputs import tensor_leaves
 
 __all__ = ["Coupling", "find_coupling"]
 
@@ -27,27 +27,20 @@ Array = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True, kw_only=True)
 class Coupling:
-    """Units: positions on axes of layers that must be removed together.
+    """Units: positions on axes of layers that must be removed together, and what the trace found, in units.
+
+    What has a name of ``Trace`` is what that says, with units in place of channel ids.
 
     Attributes:
         units: By the unit's number: axis -> the positions that it occupies there.
         sizes: Positions on each axis.
-        added: Units whose channels pass an addition of two tensors.
-        normalised_over: Units that are normalised_over over.
-        output: Units whose channels leave the network.
-        unprunable: Units that cannot be removed, and why.
+        unprunable: By unit, why it cannot be removed: the first reason found.
         order: Place of each module in the order of execution.
-        representation: Units whose channels are summed over on the way out, as the inputs of an output layer are.
         used_sizes: Sizes that forwards give to functions, with the unit of each channel that they count.
         asked_sizes: Sizes that forwards ask for.
-        numbers: Expressions of sizes that forwards compute real numbers from.
-        compared: Pairs of such expressions that a forward found equal.
-        counted: Attributes of layers, with the units that they count: (module, attribute, units).
-        heads: Units that are whole heads of an attention.
         products: Multiply-accumulates that are not simply a layer's, with the units along each of the sizes that they
             are proportional to, and the layer among whose own they are counted.
-        applied_along: Layers that are applied along other channels than those they read, and the units of these.
-        scaled: Units of keys whose attention is scaled by the root of its own width, with the positions of the
+        scaled_keys: Units of keys whose attention is scaled by the root of its own width, with the positions of the
             key's channels.
         channel_ids: What the units are numbers of.
         idle: Layers that did not run.
@@ -66,10 +59,10 @@ class Coupling:
     numbers: tuple[Expression, ...]
     compared: tuple[tuple[Expression, Expression], ...]
     counted: tuple[tuple[str, str, tuple[int, ...]], ...]
-    heads: frozenset[int]
+    attention_heads: frozenset[int]
     products: tuple[tuple[int, tuple[tuple[int, ...], ...], str], ...]
     applied_along: Mapping[str, tuple[int, ...]]
-    scaled: tuple[dict[int, tuple[tuple[Key, int], ...]], ...]
+    scaled_keys: tuple[dict[int, tuple[tuple[Key, int], ...]], ...]
     channel_ids: ChannelIds
     idle: tuple[str, ...] = ()
 
@@ -108,42 +101,35 @@ def find_coupling(network: nn.Module, example: Tensor, whole_heads: bool = False
     """
     tracer = Tracer(network, operate, LAYERS, LEAVES, whole_heads)
     try:
-        leaves = tensor_leaves(tracer.run(example))
+        trace = tracer.trace(example)
     except Exception as error:
         raise PruningError(
             f"the network's channels cannot be followed: {type(error).__name__}: {error} (in "
             f"{tracer.place or 'the network itself'})."
         ) from error
-    left = [entry.compact() for leaf in leaves for entry in tracer.labels_of(leaf)]
-    left += [part for leaf in leaves for part in tracer.elements_lost(leaf, contracted=False)]
-    unknown = not any(
-        tracer.lost(leaf) or any(not entry.unwrapped for entry in tracer.labels_of(leaf)) for leaf in leaves
-    )
-    if unknown and tracer.channel_ids.offsets:
+    elements = trace.channel_ids
+    if not trace.found_output and elements.offsets:
         raise PruningError(
             "no output of the network can be traced back to its layers, so that nothing tells which channels leave it: "
             "its forward returns something else, or goes through NumPy. Give a network whose outputs are computed in "
             "torch from its input."
         )
-    _join_ties(tracer)
-    _settle_parameters(tracer)
-    elements = tracer.channel_ids
+    _join_ties(network, elements)
+    unprunable = [*trace.unprunable, *_scattered_parameters(network, elements)]
     units, sizes = _units(elements, network)
     return Coupling(
         units=units,
         sizes=sizes,
-        added=_roots(elements, tracer.added),
-        normalised_over=_roots(elements, [*tracer.normalised_over, *_inputs(elements, tracer.standardised)]),
-        output=_roots(elements, left),
+        added=_roots(elements, trace.added),
+        normalised_over=_roots(elements, [*trace.normalised_over, *_inputs(elements, trace.standardised)]),
+        output=_roots(elements, trace.output),
         unprunable={
             unit: reason
-            for labels, reason in reversed(tracer.unprunable)
+            for labels, reason in reversed(unprunable)
             for unit in torch.unique(elements.roots(labels)).tolist()
         },
-        order={name: place for place, name in enumerate(dict.fromkeys(tracer.calls))},
-        representation=_roots(
-            elements, [part for leaf in leaves for part in tracer.elements_lost(leaf, contracted=True)]
-        ),
+        order={name: place for place, name in enumerate(trace.calls)},
+        representation=_roots(elements, trace.representation),
         used_sizes=tuple(
             CountedSize(
                 leaf=QueriedSize(used.module, used.call, used.slot),
@@ -153,7 +139,7 @@ def find_coupling(network: nn.Module, example: Tensor, whole_heads: bool = False
                 start=used.start,
                 stop=used.stop,
             )
-            for used in tracer.sizes.used
+            for used in trace.used_sizes
         ),
         asked_sizes={
             leaf: CountedSize(
@@ -164,27 +150,28 @@ def find_coupling(network: nn.Module, example: Tensor, whole_heads: bool = False
                 start=0,
                 stop=len(asked.line),
             )
-            for leaf, asked in tracer.sizes.asked.items()
+            for leaf, asked in trace.asked_sizes.items()
         },
-        numbers=tuple(tracer.sizes.numbers),
-        compared=tuple(tracer.sizes.compared),
-        counted=tuple((module, name, _units_along(elements, line)) for module, name, line in tracer.counted),
-        heads=_roots(elements, tracer.heads),
+        numbers=trace.numbers,
+        compared=trace.compared,
+        counted=tuple((module, name, _units_along(elements, line)) for module, name, line in trace.counted),
+        attention_heads=_roots(elements, trace.attention_heads),
         products=tuple(
             (product.macs, tuple(tuple(elements.roots(line).tolist()) for line in product.lines), product.layer)
-            for product in tracer.products
+            for product in trace.products
             if product.lines
         ),
-        applied_along={name: tuple(elements.roots(line).tolist()) for name, line in tracer.applied_along.items()},
-        scaled=tuple(_places(elements, _with_biases(rows, tracer.biases)) for rows in tracer.scaled),
+        applied_along={name: tuple(elements.roots(line).tolist()) for name, line in trace.applied_along.items()},
+        scaled_keys=tuple(_places(elements, _with_biases(rows, trace.biases)) for rows in trace.scaled_keys),
         channel_ids=elements,
-        idle=_idle(tracer),
+        idle=_idle(network, trace),
     )
 
 
-def _idle(tracer: Tracer) -> tuple[str, ...]:
-    ran = {*tracer.calls, *(name for name, _ in tracer.channel_ids.offsets)}
-    return tuple(name for name, module in tracer.modules.items() if isinstance(module, LAYERS) and name not in ran)
+def _idle(network: nn.Module, trace: Trace) -> tuple[str, ...]:
+    """Layers that neither ran nor lent their parameters to others."""
+    ran = {*trace.calls, *(name for name, _ in trace.channel_ids.offsets)}
+    return tuple(name for name, module in network.named_modules() if isinstance(module, LAYERS) and name not in ran)
 
 
 def _units_along(elements: ChannelIds, line: Tensor) -> tuple[int, ...]:
@@ -196,7 +183,7 @@ def _inputs(elements: ChannelIds, layers: Iterable[str]) -> list[Tensor]:
     return [torch.from_numpy(elements.of(key)) for key in keys if key in elements.offsets]
 
 
-def _roots(elements: ChannelIds, labels: list[Tensor]) -> frozenset[int]:
+def _roots(elements: ChannelIds, labels: Iterable[Tensor]) -> frozenset[int]:
     found: set[int] = set()
     for part in labels:
         found.update(torch.unique(elements.roots(part)).tolist())
@@ -219,11 +206,10 @@ def _places(elements: ChannelIds, labels: Tensor) -> dict[int, tuple[tuple[Key, 
     return {unit: tuple(sorted(places)) for unit, places in found.items()}
 
 
-def _join_ties(tracer: Tracer) -> None:
+def _join_ties(network: nn.Module, elements: ChannelIds) -> None:
     """Layers that share a weight keep the same positions, so that it stays one."""
     first: dict[int, str] = {}
-    elements = tracer.channel_ids
-    for name, module in tracer.network.named_modules(remove_duplicate=False):
+    for name, module in network.named_modules(remove_duplicate=False):
         weight = module._parameters.get("weight") if isinstance(module, LAYERS) else None
         owner = name if weight is None else first.setdefault(id(weight), name)
         for axis in ("in", "out", "channels") if owner != name else ():
@@ -232,18 +218,15 @@ def _join_ties(tracer: Tracer) -> None:
                 elements.join(*(elements.register(key, elements.sizes[key]) for key in keys))
 
 
-def _settle_parameters(tracer: Tracer) -> None:
-    """An unwrapped parameter's entries shrink along one dimension or not at all."""
-    elements = tracer.channel_ids
+def _scattered_parameters(network: nn.Module, elements: ChannelIds) -> Iterator[tuple[Tensor, str]]:
+    """Unwrapped parameters whose entries do not follow one of their dimensions, which cannot shrink; and why."""
     of_layers = {unit for key in elements.offsets if key[1] != "flat" for unit in elements.of(key).tolist()}
     for name, axis in [key for key in elements.offsets if key[1] == "flat"]:
         if of_layers.isdisjoint(elements.of((name, axis)).tolist()):
             continue
-        roots = elements.of((name, axis)).reshape(unwrapped_tensor(tracer.network, name).shape)
+        roots = elements.of((name, axis)).reshape(unwrapped_tensor(network, name).shape)
         if _dimension(roots) is None:
-            tracer.mark_unprunable(
-                torch.from_numpy(roots), f"the entries of {name} do not follow one of its dimensions"
-            )
+            yield torch.from_numpy(roots[roots != 0]), f"the entries of {name} do not follow one of its dimensions"
 
 
 def _dimension(roots: Array) -> int | None:

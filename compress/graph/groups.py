@@ -122,7 +122,7 @@ def _group(
         scope=_end(coupling, units),
         units=tuple(units),
         normalised_over=bool(coupling.normalised_over.intersection(units)),
-        heads=coupling.heads.issuperset(units),
+        heads=coupling.attention_heads.issuperset(units),
         blocks=blocks,
         reason=reason or block_reason,
         structure=tuple(sorted((_kind(layers[m.module]), m.axis) for m in members)),

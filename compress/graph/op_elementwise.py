@@ -36,13 +36,13 @@ def _note_added(tracer: Tracer, tensors: Sequence[Tensor], shape: Sequence[int])
     maps = [entry for entry in wide if not entry.unwrapped]
     for entry in maps:
         for dim in tracer.varies(entry):
-            tracer.biases += [
-                (entry.line(dim), bias.rows(dim)) for bias in wide if bias.unwrapped and dim in tracer.varies(bias)
-            ]
+            for bias in wide:
+                if bias.unwrapped and dim in tracer.varies(bias):
+                    tracer.notes.bias(entry.line(dim), bias.rows(dim))
             others = [other for other in maps if other is not entry and tracer.varies(other) == (dim,)]
             unlike = any(not torch.equal(entry.line(dim), other.line(dim)) for other in others)
             if unlike and not tracer.is_heads(entry.line(dim)):
-                tracer.added.append(entry.compact())
+                tracer.notes.added(entry.compact())
 
 
 def meeting(
@@ -89,12 +89,12 @@ def _meet(
         elif not other.unwrapped and dims == (dim,):
             tracer.channel_ids.join(line, other.line(dim))
             alone = torch.cat([line[other.line(dim) == 0], other.line(dim)[line == 0]])
-            tracer.mark_unprunable(alone, MEETS_FIXED.format(tracer.here))
+            tracer.notes.unprunable(alone, MEETS_FIXED.format(tracer.here))
         else:
             continue
         partners += 1
     if not partners:
-        tracer.mark_unprunable(line, MEETS_FIXED.format(tracer.here))
+        tracer.notes.unprunable(line, MEETS_FIXED.format(tracer.here))
 
 
 def concatenate(tracer: Tracer, call: OpCall) -> None:
@@ -153,7 +153,7 @@ def share(tracer: Tracer, parts: Sequence[Tensor], dim: int, output: Tensor, out
     if None in found:
         for entry in found:
             if entry is not None and not entry.unwrapped:
-                tracer.mark_unprunable(entry.line(dim), MEETS_FIXED.format(tracer.here))
+                tracer.notes.unprunable(entry.line(dim), MEETS_FIXED.format(tracer.here))
         return
     tracer.give_line(output, out_dim, line)
     for entry in found:
@@ -170,7 +170,7 @@ def write(tracer: Tracer, call: OpCall) -> None:
         tracer.give(call.output, meeting(tracer, [source], target.shape))
         for entry in tracer.labels_of(call.output) if target._base is not None else ():
             if not entry.unwrapped and not _place(tracer, target, entry):
-                tracer.mark_unprunable(entry.compact(), f"{tracer.here} writes its channels into a slice")
+                tracer.notes.unprunable(entry.compact(), f"{tracer.here} writes its channels into a slice")
                 tracer.lose([target._base], entry.compact())
 
 
@@ -197,7 +197,7 @@ def put(tracer: Tracer, call: OpCall) -> None:
         if entry.unwrapped or not dims:
             continue
         if not whole or 0 in dims:
-            tracer.mark_unprunable(
+            tracer.notes.unprunable(
                 entry.compact(), f"{tracer.here} writes its channels to places that other values say"
             )
             continue

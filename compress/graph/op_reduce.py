@@ -21,7 +21,7 @@ def pool(tracer: Tracer, call: OpCall) -> None:
             for channel in entry.labels.flatten(0, first - 1).reshape(-1, *entry.labels.shape[first:]):
                 tracer.channel_ids.join(channel.flatten()[:1], channel.flatten())
         elif dims and dims[0] >= first:
-            tracer.mark_unprunable(entry.compact(), f"{tracer.here} mixes its channels by {call.function}")
+            tracer.notes.unprunable(entry.compact(), f"{tracer.here} mixes its channels by {call.function}")
             continue
         inner = entry.labels
         for dim in range(first, source.ndim):
@@ -41,7 +41,7 @@ def reduce(tracer: Tracer, call: OpCall) -> None:
         varies = tracer.varies(entry)
         if not entry.unwrapped and set(varies) & set(dims):
             if not call.name.startswith(("sum", "norm", "linalg_vector_norm")):
-                tracer.normalised_over.append(entry.compact())
+                tracer.notes.normalised_over(entry.compact())
             tracer.lose(call.outputs, entry.compact())
             continue
         maps.append(entry)
@@ -59,7 +59,7 @@ def reduce(tracer: Tracer, call: OpCall) -> None:
 def _note_standardised(tracer: Tracer, source: Any, dims: list[int]) -> None:
     view = tracer.weight_view(source)
     if view is not None and source.ndim > 1 and any(_changes(view.inputs, dim) for dim in dims):
-        tracer.standardised.add(view.layer)
+        tracer.notes.standardised(view.layer)
 
 
 def _changes(labels: Any, dim: int) -> bool:
@@ -77,7 +77,7 @@ def order(tracer: Tracer, call: OpCall) -> None:
         if entry.unwrapped:
             continue
         if dim in dims or len(dims) > 1:
-            tracer.mark_unprunable(entry.compact(), f"{tracer.here} sorts its channels by {call.function}")
+            tracer.notes.unprunable(entry.compact(), f"{tracer.here} sorts its channels by {call.function}")
             tracer.lose(call.outputs, entry.compact())
         elif dims:
             for out in call.outputs:
@@ -98,7 +98,7 @@ def sample(tracer: Tracer, call: OpCall) -> None:
         if not entry.unwrapped and dims == (1,):
             tracer.give_line(call.output, 1, entry.line(1))
         elif not entry.unwrapped and dims:
-            tracer.mark_unprunable(entry.compact(), f"{tracer.here} mixes its channels by {call.function}")
+            tracer.notes.unprunable(entry.compact(), f"{tracer.here} mixes its channels by {call.function}")
 
 
 def glu(tracer: Tracer, call: OpCall) -> None:
@@ -122,7 +122,7 @@ def normalise(tracer: Tracer, call: OpCall) -> None:
     dim = call.argument("dim", -1) % max(1, source.ndim)
     for entry in tracer.labels_of(source):
         if not entry.unwrapped and dim in tracer.varies(entry):
-            tracer.normalised_over.append(entry.compact())
+            tracer.notes.normalised_over(entry.compact())
     tracer.give(call.output, tracer.labels_of(source))
 
 
@@ -133,7 +133,7 @@ def fold(tracer: Tracer, call: OpCall) -> None:
         labels = entry.labels.reshape(source.shape[0], call.output.shape[1], -1, source.shape[-1])
         whole = ChannelLabels(labels)
         if entry.unwrapped or not set(tracer.varies(whole)) <= {1, 2}:
-            tracer.mark_unprunable(entry.compact(), f"{tracer.here} mixes its channels by {call.function}")
+            tracer.notes.unprunable(entry.compact(), f"{tracer.here} mixes its channels by {call.function}")
         else:  # the places of a window are of one channel
             rows = whole.rows(1)
             tracer.channel_ids.join(rows[:, :1], rows)

@@ -139,7 +139,7 @@ def _rearrange(
         elif dims[0] < dim and len(dims) == 1:
             tracer.give_line(output, dims[0], entry.line(dims[0]))
         else:
-            tracer.mark_unprunable(entry.compact(), f"{tracer.here} mixes its channels as if they were places")
+            tracer.notes.unprunable(entry.compact(), f"{tracer.here} mixes its channels as if they were places")
 
 
 def share_memory(tracer: Tracer, call: OpCall) -> None:
@@ -164,7 +164,7 @@ def _settle(tracer: Tracer, entry: ChannelLabels) -> None:
         rows = entry.rows(kept)
         tracer.channel_ids.join(rows[:, :1], rows)
         if heads:
-            tracer.heads.append(rows[:, 0])
+            tracer.notes.attention_heads(rows[:, 0])
 
 
 def split(tracer: Tracer, call: OpCall) -> None:

@@ -56,7 +56,7 @@ def _unknown(tracer: Tracer, call: OpCall) -> None:
     for tensor in call.inputs:
         for entry in tracer.labels_of(tensor):
             if not entry.unwrapped:
-                tracer.mark_unprunable(entry.compact(), f"{tracer.here} calls {call.function}, which is not known")
+                tracer.notes.unprunable(entry.compact(), f"{tracer.here} calls {call.function}, which is not known")
 
 
 def _create(tracer: Tracer, call: OpCall) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.graph.op_elementwise import meeting, share
-from pruneport.compress.graph.tracer import ChannelLabels, OpCall, Operation, Product, Tracer
+from pruneport.compress.graph.trace import Product
+from pruneport.compress.graph.tracer import ChannelLabels, OpCall, Operation, Tracer
 from pruneport.compress.resize.layers import removed_whole
 from pruneport.compress.sizes.arguments import tensors_in
 
@@ -28,7 +29,7 @@ def _read(tracer: Tracer, tensor: Tensor, dim: int, elements: Callable[[], Tenso
     rows = _entries_along(entry, dim % tensor.ndim)
     own = elements()
     if len(own) != len(rows):
-        tracer.mark_unprunable(rows, f"{label} reads {len(rows)} channels as {len(own)}")
+        tracer.notes.unprunable(rows, f"{label} reads {len(rows)} channels as {len(own)}")
         return False
     tracer.channel_ids.join(own[:, None], rows)
     return True
@@ -40,7 +41,7 @@ def _pass_on(tracer: Tracer, source: Tensor, output: Tensor, dim: int, reason: s
         varies = () if entry.unwrapped else tracer.varies(entry)
         if varies and varies[0] != dim % source.ndim:
             if reason:
-                tracer.mark_unprunable(entry.compact(), reason)
+                tracer.notes.unprunable(entry.compact(), reason)
             else:
                 tracer.give_line(output, varies[0], entry.line(varies[0]))
 
@@ -49,7 +50,7 @@ def _note_applied_along(tracer: Tracer, name: str, output: Tensor) -> None:
     """Note the channels along which a layer is applied, which its cost grows with."""
     for ridden in tracer.labels_of(output):
         if dims := tracer.varies(ridden):
-            tracer.applied_along[name] = ridden.line(dims[0])
+            tracer.notes.applied_along(name, ridden.line(dims[0]))
 
 
 def _mixes(layer: Any) -> bool:
@@ -96,7 +97,7 @@ def convolve(tracer: Tracer, call: OpCall) -> None:
         out = tracer.channel_ids.register((name, "channels"), layer.out_channels)
         fed = _read(tracer, source, 1, lambda: out[:: layer.out_channels // layer.in_channels], name)
         if not fed:
-            tracer.mark_unprunable(out, f"{name} reads channels whose width does not follow any layer")
+            tracer.notes.unprunable(out, f"{name} reads channels whose width does not follow any layer")
         several = out.reshape(layer.in_channels, -1)
         tracer.channel_ids.join(several[:, :1], several)
     if bias is not None and not tracer.owned(bias):
@@ -130,7 +131,7 @@ def _tied(tracer: Tracer, name: str, source: Tensor, dim: int, output: Tensor, b
     tracer.end(output)
     if getattr(layer, "groups", 1) > 1:
         for entry in tracer.labels_of(source):
-            tracer.mark_unprunable(
+            tracer.notes.unprunable(
                 entry.compact(), f"the weight of {name}, in channel groups, is used by another operation"
             )
         return
@@ -140,7 +141,7 @@ def _tied(tracer: Tracer, name: str, source: Tensor, dim: int, output: Tensor, b
     read = tracer.channel_ids.register((name, "out"), outputs)
     _read(tracer, source, dim, lambda: read, name)
     if tracer.labels_along(source, dim) is None:  # the other way round it reads a width that follows no layer
-        tracer.mark_unprunable(read, f"{name} reads channels whose width does not follow any layer")
+        tracer.notes.unprunable(read, f"{name} reads channels whose width does not follow any layer")
     if bias is not None and not tracer.owned(bias):
         _read(tracer, bias, -1, lambda: out, name)
     tracer.add_product(Product(source.numel() // source.shape[dim] * layer.weight.numel(), (read, out)))
@@ -157,13 +158,13 @@ def _widths(layer: Any) -> tuple[int, int]:
 def _multiply_unwrapped(tracer: Tracer, source: Tensor) -> None:
     entry = tracer.labels_along(source, 1)
     if entry is not None:
-        tracer.mark_unprunable(entry.compact(), f"{tracer.here} multiplies its channels by a computed weight")
+        tracer.notes.unprunable(entry.compact(), f"{tracer.here} multiplies its channels by a computed weight")
 
 
 def _weigh(tracer: Tracer, weights: list[Tensor], output: Tensor) -> None:
     """Layers that make the weights of a convolution: its outputs depend on them."""
     for entry in (entry for weight in weights for entry in tracer.labels_of(weight) if not entry.unwrapped):
-        tracer.mark_unprunable(entry.compact(), f"{tracer.here} takes its channels as the weights of a convolution")
+        tracer.notes.unprunable(entry.compact(), f"{tracer.here} takes its channels as the weights of a convolution")
         tracer.lose([output], entry.compact())
 
 
@@ -180,9 +181,9 @@ def _linear(tracer: Tracer, name: str, source: Tensor, output: Tensor, bias: Ten
         tracer.add_product(Product(output.numel() * layer.in_features, _known(lines)))
     if bias is not None and not tracer.owned(bias):
         _read(tracer, bias, -1, lambda: out, name)
-        tracer.biases += [
-            (out, entry.rows(0)) for entry in tracer.labels_of(bias) if entry.unwrapped and bias.ndim == 1
-        ]
+        for entry in tracer.labels_of(bias):
+            if entry.unwrapped and bias.ndim == 1:
+                tracer.notes.bias(out, entry.rows(0))
     tracer.give_line(output, output.ndim - 1, out)
 
 
@@ -201,7 +202,7 @@ def multiply(tracer: Tracer, call: OpCall) -> None:
     rows, columns = tracer.labels_along(left, last), tracer.labels_along(right, last - 1)
     for entry, other in ((rows, columns), (columns, rows)):
         if entry is not None and other is None and not entry.unwrapped:
-            tracer.mark_unprunable(
+            tracer.notes.unprunable(
                 entry.compact(), f"{tracer.here} multiplies its channels with values of a fixed width"
             )
     learned = any(tracer.is_parameter(entry) for tensor in (left, right) for entry in tracer.labels_of(tensor))
@@ -267,7 +268,7 @@ def attend(tracer: Tracer, call: OpCall) -> None:
     else:
         for entry in (width, other):
             if entry is not None:
-                tracer.mark_unprunable(
+                tracer.notes.unprunable(
                     entry.compact(), f"{tracer.here} multiplies its channels by an unwrapped parameter"
                 )
     for dim in heads:
@@ -299,7 +300,7 @@ def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) 
         source, out = call.args[0], call.outputs[0]
         weight = call.argument("weight")
         if tracer.owned(source):
-            tracer.standardised.add(tracer.place)
+            tracer.notes.standardised(tracer.place)
             view = tracer.weight_view(source)
             if view is not None:
                 tracer.give_view(out, replace(view, moved=False))
@@ -310,7 +311,7 @@ def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) 
         entry = tracer.labels_along(source, dim) if source.ndim else None
         if len(over) > 1:
             for found in tracer.labels_of(source):
-                tracer.mark_unprunable(found.compact(), f"{tracer.here} normalises over channels and places at once")
+                tracer.notes.unprunable(found.compact(), f"{tracer.here} normalises over channels and places at once")
             return
         _pass_on(tracer, source, out, dim)
         if name is not None:
@@ -318,7 +319,7 @@ def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) 
         if entry is None:
             return
         if averaging:
-            tracer.normalised_over.append(entry.compact())
+            tracer.notes.normalised_over(entry.compact())
         if name is None:
             for tensor in (weight, call.argument("bias")):
                 if tensor is not None:
@@ -372,7 +373,7 @@ def attend_by_layer(tracer: Tracer, name: str, layer: Any, inputs: Any, output: 
     made = tracer.channel_ids.register((f"{name}.out_proj", "out"), layer.out_proj.out_features)
     mixed = None
     if layer.in_proj_weight is None or layer.bias_k is not None or layer.add_zero_attn:
-        tracer.mark_unprunable(rows, f"{name} has separate or additional projections, so its heads keep their width")
+        tracer.notes.unprunable(rows, f"{name} has separate or additional projections, so its heads keep their width")
     else:
         mixed = tracer.channel_ids.register((f"{name}.out_proj", "in"), width)
         _join_heads(tracer, name, torch.cat([rows, mixed]).reshape(4, layer.num_heads, -1))
@@ -387,7 +388,7 @@ def _join_heads(tracer: Tracer, name: str, grid: Tensor) -> None:
     if tracer.whole_heads:
         heads = grid.transpose(0, 1).flatten(1)
         tracer.channel_ids.join(heads[:, :1], heads)
-        tracer.heads.append(heads[:, 0])
-        tracer.counted.append((name, "num_heads", heads[:, 0]))
+        tracer.notes.attention_heads(heads[:, 0])
+        tracer.notes.counted(name, "num_heads", heads[:, 0])
     else:
         tracer.channel_ids.join(grid[:1, :1], grid)

@@ -20,14 +20,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pruneport.compress.graph.channel_ids import ChannelIds
+from pruneport.compress.graph.trace import Notes, Product, Trace
 from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.sizes.arguments import argument, operator_name, tensors_in
 from pruneport.compress.sizes.elementwise_counts import elementwise_macs
 from pruneport.compress.sizes.size_calls import SIZE_CALLS, SizeCall
 from pruneport.compress.sizes.size_trace import AskedSize, SizeTracer
 from pruneport.compress.sizes.traced_sizes import QueriedSize, attributes_traced
+from pruneport.models.outputs import tensor_leaves
 
-__all__ = ["ChannelLabels", "Operation", "Product", "Tracer"]
+__all__ = ["ChannelLabels", "OpCall", "Operation", "Tracer"]
 
 _LARGEST_PARAMETER = 2_000_000  # entries; a larger unwrapped parameter is a matrix, not a bias of some kind
 
@@ -98,21 +100,6 @@ _ENDED = Lost(b"", True)
 
 
 @dataclass(frozen=True, eq=False)
-class Product:
-    """Multiply-accumulates that are not simply a layer's, and the elements along the sizes that they grow with.
-
-    Attributes:
-        macs: How many.
-        lines: ChannelIds (size,) along one or two dimensions.
-        layer: The layer among whose own they are counted, or "".
-    """
-
-    macs: int
-    lines: tuple[Tensor, ...]
-    layer: str = ""
-
-
-@dataclass(frozen=True, eq=False)
 class OpCall:
     """One call of an operator of torch, as its handler sees it."""
 
@@ -153,19 +140,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         channel_ids: Of an earlier pass of the same network, whose numbers are taken over.
 
     Attributes:
-        channel_ids: The elements met so far and how they are joined.
-        calls: Names of modules in the order in which their calls end.
-        added: Elements whose channels pass an addition of two tensors.
-        normalised_over: Elements that are normalised_over over: there, removing differs from zeroing.
-        unprunable: Elements that cannot be removed, and why.
-        sizes: The sizes that forwards gave and asked for; None where tracing them was not wanted.
-        counted: Attributes of layers that count the elements along a line: (module, attribute, line).
-        heads: Elements along dimensions whose units are whole heads.
-        products: Matrix products that are no layer's.
-        standardised: Layers whose weight is normalised over its inputs.
-        applied_along: Layers that are applied along other channels than those they read, and the elements of these.
-        biases: Elements along a dimension (size,), and those of unwrapped parameters that are added there (size, n).
-        scaled: Keys (width, n) of attentions whose scale is that of their own width.
+        channel_ids: The ids met so far, and how they are joined.
+        notes: What else the handlers found.
+        sizes: The sizes that forwards gave and asked for.
     """
 
     def __init__(
@@ -182,18 +159,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.whole_heads = whole_heads
         self.channel_ids = channel_ids or ChannelIds()
         self.modules = dict(network.named_modules())
-        self.calls: list[str] = []
-        self.added: list[Tensor] = []
-        self.normalised_over: list[Tensor] = []
-        self.unprunable: list[tuple[Tensor, str]] = []
+        self.notes = Notes()
         self.sizes = _Calls(self, layers)
-        self.counted: list[tuple[str, str, Tensor]] = []
-        self.biases: list[tuple[Tensor, Tensor]] = []
-        self.scaled: list[Tensor] = []
-        self.heads: list[Tensor] = []
-        self.products: list[Product] = []
-        self.standardised: set[str] = set()
-        self.applied_along: dict[str, Tensor] = {}
+        self._calls: list[str] = []
         self._operate, self._leaves = operate, leaves
         self._stack: list[str] = [""]
         self._silent = 0
@@ -224,6 +192,23 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
         with self._watching(), traced, torch.no_grad(), eager, self, self.sizes:
             return self.network(example)
+
+    def trace(self, example: Tensor) -> Trace:
+        """The forward pass, and what it showed; (B, C, H, W)."""
+        leaves = tensor_leaves(self.run(example))
+        shown = [entry for leaf in leaves for entry in self.labels_of(leaf)]
+        lost = [part for leaf in leaves for part in self.ids_lost(leaf, contracted=False)]
+        return self.notes.freeze(
+            channel_ids=self.channel_ids,
+            calls=tuple(dict.fromkeys(self._calls)),
+            output=(*(entry.compact() for entry in shown), *lost),
+            representation=tuple(part for leaf in leaves for part in self.ids_lost(leaf, contracted=True)),
+            found_output=any(map(self.lost, leaves)) or any(not entry.unwrapped for entry in shown),
+            used_sizes=tuple(self.sizes.used),
+            asked_sizes=dict(self.sizes.asked),
+            numbers=tuple(self.sizes.numbers),
+            compared=tuple(self.sizes.compared),
+        )
 
     def labels_of(self, tensor: Tensor) -> list[ChannelLabels]:
         """What is known of a tensor's entries; empty where they stand and fall with nothing."""
@@ -260,14 +245,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elements = _varies(compact)
         return (max(elements, key=lambda dim: (compact.shape[dim], dim)),) if elements else ()
 
-    def mark_unprunable(self, labels: Tensor, reason: str) -> None:
-        """Note that no unit with one of these elements can be removed."""
-        self.unprunable.append((torch.unique(labels[labels != 0]), reason))
-
     def add_product(self, product: Product) -> None:
         """Note multiply-accumulates; of recurrent layers fvcore counts none."""
         if not isinstance(self.modules[self.place], nn.RNNBase):
-            self.products.append(product)
+            self.notes.product(product)
 
     def is_parameter(self, entry: ChannelLabels) -> bool:
         """Whether the map is of a parameter that is no layer's, and not of a buffer."""
@@ -275,9 +256,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return entry.unwrapped and len(elements) > 0 and self.channel_ids.key_of(int(elements[0]))[0] in self._learned
 
     def is_heads(self, line: Tensor) -> bool:
-        """Whether the units along a line are whole heads, one at each place."""
+        """Whether the units along a line are whole attention heads, one at each place."""
         units, heads = (
-            torch.unique(self.channel_ids.roots(part)) for part in (line, torch.cat([line[:0], *self.heads]))
+            torch.unique(self.channel_ids.roots(part)) for part in (line, self.notes.known_attention_heads())
         )
         return len(units) == len(line) and bool(torch.isin(units, heads).all())
 
@@ -350,7 +331,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.lost(output):
             self._lost[output] = frozenset()
 
-    def elements_lost(self, tensor: Tensor, contracted: bool) -> list[Tensor]:
+    def ids_lost(self, tensor: Tensor, contracted: bool) -> list[Tensor]:
         """The elements behind ``lost``."""
         return [self._parts[one.key] for one in self.lost(tensor) if one.contracted == contracted]
 
@@ -401,7 +382,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         def hook(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
             self._stack.pop()
-            self.calls.append(name)
+            self._calls.append(name)
             if leaf is not None:
                 self._silent -= 1
                 self.sizes.paused = True
@@ -467,9 +448,9 @@ class _Calls(SizeTracer):
         tracer, found = self._tracer, self._tracer.labels_along(key, -1)
         line = self._line(key, -1)
         if found is not None and found.unwrapped:
-            tracer.mark_unprunable(found.compact(), f"the keys of {tracer.here} are an unwrapped parameter")
+            tracer.notes.unprunable(found.compact(), f"the keys of {tracer.here} are an unwrapped parameter")
         elif found is not None and len(torch.unique(found.compact())) == found.compact().numel():
-            tracer.scaled.append(found.rows(key.ndim - 1))
+            tracer.notes.scaled_key(found.rows(key.ndim - 1))
         elif line is not None:
             self.asked[leaf] = AskedSize(key.shape[-1], line)
             self.numbers.append(leaf)

@@ -143,7 +143,7 @@ def _counts(coupling: Coupling, kept: Callable[[int], bool]) -> Attributes:
 
 def rescale_keys(pruned: nn.Module, coupling: Coupling, kept: Callable[[int], bool]) -> None:
     """Keep logits what they were where an attention divides them by the root of its own, now smaller, width."""
-    for places in coupling.scaled:
+    for places in coupling.scaled_keys:
         left = sum(map(kept, places))
         if left == len(places):
             continue
