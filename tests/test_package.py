@@ -31,17 +31,6 @@ def test_version_is_in_the_changelog() -> None:
     assert f"## [{importlib.metadata.version('pruneport')}]" in changelog
 
 
-def test_readme_maps_every_file() -> None:
-    readme = (_ROOT / "README.md").read_text(encoding="utf-8")
-    files = [
-        path.relative_to(_ROOT).as_posix()
-        for folder in ("models", "compress", "export", "bench", "src/pruneport/commands", "examples")
-        for path in (_ROOT / folder).glob("*.py")
-        if path.name != "__init__.py"
-    ]
-    assert [name for name in files if f"`{Path(name).name}`" not in readme] == []
-
-
 def test_constraints_pin_every_dependency_and_name_no_host() -> None:
     lines = (_ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert lines

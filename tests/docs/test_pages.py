@@ -1,0 +1,119 @@
+"""The manual agrees with the program: flags, messages, results; and nothing in it leads nowhere."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import re
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import pruneport
+from pruneport.commands.flags import VERBS
+
+_ROOT = Path(__file__).parents[2]
+_DOCS = _ROOT / "docs"
+_PACKAGE = Path(pruneport.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def command_line() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("command_line", _DOCS / "command_line.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_flags_are_those_of_the_real_help(command_line: ModuleType) -> None:
+    page = (_DOCS / "command-line.md").read_text(encoding="utf-8")
+    assert page == command_line.written(page), "python docs/command_line.py writes the tables anew"
+
+
+@pytest.mark.parametrize("command", VERBS)
+def test_every_option_has_its_row(command: str, command_line: ModuleType) -> None:
+    """The tables are read off the help's layout: nothing may be lost on the way."""
+    rows = re.findall(r"^\| `--(?:no-)?([\w-]+)", command_line.tables(command), re.MULTILINE)
+    options = {field.name.replace("_", "-") for field in fields(VERBS[command])} - {"source", "folder", "study"}
+    assert sorted(rows) == sorted({*options, "json"})
+
+
+def _said(text: str) -> str:
+    """A message without what depends on who shows it: flags and option names read alike."""
+    return re.sub(r"\s+", " ", text.replace("--", "").replace("_", "-").replace("'", "").replace('"', ""))
+
+
+def _messages() -> list[str]:
+    """All strings in the program, with … for what is filled in."""
+    found = []
+    files = [Path(place, name) for place, _, names in os.walk(_PACKAGE, followlinks=True) for name in names]
+    for path in sorted(file for file in files if file.suffix == ".py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(_said(node.value))
+            elif isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+                found.append(_said("".join(map(str, parts))))
+    return found
+
+
+def test_every_message_in_troubleshooting_is_one_of_the_programs() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \|", (_DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    messages = "\n".join(_messages())
+    strange = [row for row in rows if not re.search(".{0,80}?".join(map(re.escape, _said(row).split("…"))), messages)]
+    assert len(rows) > 50
+    assert strange == []
+
+
+def test_the_zoo_is_the_one_that_was_measured() -> None:
+    lines = (_ROOT / "bench/results/zoo.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    every = Counter((row["network"].partition(":")[0], row["family"]) for row in rows)
+    sound = Counter((row["network"].partition(":")[0], row["family"]) for row in rows if row["outcome"] == "ok")
+    page = (_DOCS / "supported-networks.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| (timm|torchvision) \| (\S+) \| (\d+) \| (\d+) \|", page, re.MULTILINE)
+    assert {(library, family): (int(n), int(ok)) for library, family, n, ok in shown} == {
+        key: (count, sound[key]) for key, count in every.items()
+    }
+    assert f"{sum(sound.values())} of {sum(every.values())} networks" in page
+
+
+def test_accuracies_are_those_that_were_measured() -> None:
+    rows = json.loads((_ROOT / "bench/results/accuracy.json").read_text(encoding="utf-8"))["rows"]
+    assert rows
+    page = (_DOCS / "accuracy.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| ((?:CIFAR|ResNet-50|Mobile)[^|]*) \| ([\d.]+) \|(.*)\|$", page, re.MULTILINE)
+    assert len(table) == 11
+    names = {"CIFAR-10 ResNet-20": "resnet20", "CIFAR-10 ResNet-56": "resnet56"}
+    for network, kept, cells in table:
+        alike = [row for row in rows if _plain(row["network"]) == _plain(names.get(network, network))]
+        near = [row for row in alike if abs(row["macs_kept"] - float(kept)) < 0.01]
+        known = [100 * row[key] for row in near for key in ("top1", "dense_top1")]
+        for cell in re.findall(r"[\d.]+", cells):
+            assert min(abs(float(cell) - value) for value in known) < 0.0501, (network, kept, cell)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]|v1$", "", name.lower())
+
+
+def test_links_in_the_readme_lead_somewhere() -> None:
+    for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (_ROOT / name).read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (_ROOT / target).exists(), (name, target)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((_ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_every_page_stands_in_the_manuals_contents() -> None:
+    contents = (_ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page.name for page in sorted(_DOCS.glob("*.md")) if f": {page.name}" not in contents] == []
