@@ -76,20 +76,30 @@ def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dic
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with hooks_restored(network), warnings.catch_warnings(), _PlainSizes(), _plain_checkpoints():
+        with hooks_restored(network), warnings.catch_warnings(), _plain_checkpoints():
             warnings.simplefilter("ignore")
-            analysis = FlopCountAnalysis(TensorsOnly(network), torch.zeros(1, *shape))
-            analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
-            analysis.set_op_handle("aten::baddbmm", _added_product_macs)
-            counts = analysis.by_module().items()
-            return {name.removeprefix("network").removeprefix("."): int(count) for name, count in counts}
-    except Exception as error:
-        raise ModelError(
-            f"the network's multiply-accumulates cannot be counted: {type(error).__name__}: {error}. Its forward "
-            "must be traceable by torch.jit.trace."
-        ) from error
+            try:
+                with _PlainSizes():
+                    return _count(network, shape)
+            except Exception as error:
+                first = error
+            try:
+                return _count(network, shape)  # some forwards ask whether they are traced, and take sizes as tensors
+            except Exception:
+                raise ModelError(
+                    f"the network's multiply-accumulates cannot be counted: {type(first).__name__}: {first}. Its "
+                    "forward must be traceable by torch.jit.trace."
+                ) from first
     finally:
         logger.setLevel(level)
+
+
+def _count(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
+    analysis = FlopCountAnalysis(TensorsOnly(network), torch.zeros(1, *shape))
+    analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
+    analysis.set_op_handle("aten::baddbmm", _added_product_macs)
+    counts = analysis.by_module().items()
+    return {name.removeprefix("network").removeprefix("."): int(count) for name, count in counts}
 
 
 @contextmanager

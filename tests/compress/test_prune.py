@@ -528,9 +528,12 @@ def test_compiled_modules_are_named() -> None:
         prune(torch.compile(network, backend="eager"), SOURCE, PruneOptions(ratio=0.5))  # type: ignore[arg-type]
 
 
-def test_a_group_that_its_share_leaves_whole_says_so(digits: nn.Module) -> None:
-    plan = prune(digits, DIGITS, PruneOptions(ratio=0.03, round_to=8)).plan
-    assert [group.name for group in plan.groups if group.kept is None and not group.reason] == []
+def test_a_group_that_its_share_leaves_whole_says_so() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 20, 3), nn.Conv2d(20, 8, 1), nn.Conv2d(8, 4, 1)).eval()
+    groups = {group.name: group for group in prune(network, SOURCE, PruneOptions(ratio=0.1, round_to=1)).plan.groups}
+    assert groups["0"].kept is None
+    assert groups["0"].reason == "left dense: 2.7 of 3 asked"
+    assert groups["1"].reason == ""
 
 
 def test_masked_outputs_that_are_no_numbers_prove_nothing_by_themselves() -> None:

@@ -135,6 +135,23 @@ def test_blocks_that_are_computed_anew_are_counted() -> None:
     assert CheckpointFunction.apply == kept
 
 
+class Traced(nn.Module):
+    """Takes its sizes as tensors where it is traced, as torchvision's detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_tracing():
+            assert all(isinstance(size, Tensor) for size in x.shape)
+        return self.layer(x)
+
+
+def test_forwards_that_take_traced_sizes_are_counted() -> None:
+    assert count_cost(Traced().eval(), SHAPE) == count_cost(nn.Conv2d(3, 8, 3), SHAPE)
+
+
 def test_a_layer_of_one_output_shrinks_with_its_inputs() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), parametrizations.weight_norm(nn.Linear(16, 1)))
     groups = find_groups(network, torch.randn(1, *SHAPE))
