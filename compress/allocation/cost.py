@@ -302,7 +302,7 @@ def _terms(
         apart |= {id(parameter) for parameter in _gains(layer)}
         for parameter in [*layer.parameters(recurse=False), *_original(layer)]:
             if id(parameter) not in counted | apart:
-                matrix = parameter.ndim > 1
+                matrix = parameter.ndim == 2 or (parameter.ndim > 1 and not mixes)  # an attention has rows, too
                 params.append(_Term(parameter.numel(), first, second if matrix else -1))
             counted.add(id(parameter))
     owners = {name for name, _ in axes}
