@@ -116,3 +116,9 @@ def test_a_folder_made_for_nothing_goes_again(tmp_path: Path) -> None:
     with made_folder(tmp_path / "a/b"):
         (tmp_path / "a/b/c").touch()
     assert (tmp_path / "a/b/c").is_file()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="Linux has a folder in which nobody can make files")
+def test_a_lock_that_cannot_be_made_is_no_other_process() -> None:
+    with pytest.raises(OSError, match="/proc/"), held(Path("/proc/.out.lock"), Path("/proc/out")):
+        pass

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -129,6 +130,12 @@ def _check_place(folder: Path, overwrite: bool) -> None:
     parent = next(path for path in folder.absolute().parents if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"--out {folder}: {parent} is not writable; choose a folder that you may write to.")
+    try:  # some folders say that they can be written to, and cannot
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=parent))
+    except OSError as error:
+        raise OutputError(
+            f"--out {folder} cannot be written ({error.strerror}); choose a folder that you may write to."
+        ) from error
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def check_endless(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(2) != b"PK":
             file.seek(0)
-            endless = any(_is_endless(file) for _ in range(_LEGACY_PICKLES))
+            endless = _is_endless(file) or any(_is_endless(file) for _ in range(1, _LEGACY_PICKLES) if _goes_on(file))
         else:
             with zipfile.ZipFile(file) as archive:
                 entries = archive.infolist()
@@ -56,6 +56,14 @@ def check_endless(path: Path) -> None:
             f"checkpoint {path} holds objects that hold one another so often that reading it would not end; "
             "do not use it."
         )
+
+
+def _goes_on(file: IO[bytes]) -> bool:
+    """Whether anything is left; of a pickle that torch did not write nothing is."""
+    here = file.tell()
+    left = bool(file.read(1))
+    file.seek(here)
+    return left
 
 
 def _is_endless(file: IO[bytes]) -> bool:

@@ -58,6 +58,7 @@ def held(lock: Path, what: Path, *, wait: bool = True) -> Iterator[None]:
     try:
         file_lock.acquire()
     except Timeout as error:
+        os.close(os.open(lock, os.O_RDWR | os.O_CREAT))  # where none can be made, the system says why
         raise InUseError(
             f"another process ({_holder(lock)}) is at work on {what}; try again when it is done."
         ) from error
@@ -118,7 +119,7 @@ def made_folder(folder: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write; it takes its place, whole, when the block ends without an error.
 
-    For one process at a time: see ``in_memory``.
+    For one process at a time: see ``held``.
     """
     staging = beside(path, "partial")
     try:

@@ -195,7 +195,7 @@ def test_study_files_that_cannot_be_used(content: str, said: str, run: Any, tmp_
 
 
 def test_transfer_as_typed(run: Any, tmp_path: Path) -> None:
-    assert "give --out" in run("transfer").err
+    assert "give a study, as in: pruneport transfer study.yaml" in run("transfer").err
     assert "--advise needs --budget" in run("transfer", "--advise", "--out", tmp_path).err
     assert "there is no study at" in run("transfer", "--advise", "--budget", "1e9", "--out", tmp_path / "x").err
     assert "without --advise" in run("transfer", "--budget", "1e9", "--out", tmp_path / "x").err
