@@ -45,6 +45,11 @@ def test_every_option_has_its_row(command: str, command_line: ModuleType) -> Non
     assert sorted(rows) == sorted({*options, "json"})
 
 
+def _modules() -> list[Path]:
+    files = [Path(place, name) for place, _, names in os.walk(_PACKAGE, followlinks=True) for name in names]
+    return sorted(file for file in files if file.suffix == ".py")
+
+
 def _said(text: str) -> str:
     """A message without what depends on who shows it: flags and option names read alike."""
     return re.sub(r"\s+", " ", text.replace("--", "").replace("_", "-").replace("'", "").replace('"', ""))
@@ -53,8 +58,7 @@ def _said(text: str) -> str:
 def _messages() -> list[str]:
     """All strings in the program, with … for what is filled in."""
     found = []
-    files = [Path(place, name) for place, _, names in os.walk(_PACKAGE, followlinks=True) for name in names]
-    for path in sorted(file for file in files if file.suffix == ".py"):
+    for path in _modules():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(_said(node.value))
@@ -85,12 +89,13 @@ def test_the_zoo_is_the_one_that_was_measured() -> None:
     assert f"{sum(sound.values())} of {sum(every.values())} networks" in page
 
 
-def test_accuracies_are_those_that_were_measured() -> None:
+@pytest.mark.parametrize(("name", "count"), [("docs/accuracy.md", 11), ("README.md", 6)])
+def test_accuracies_are_those_that_were_measured(name: str, count: int) -> None:
     rows = json.loads((_ROOT / "bench/results/accuracy.json").read_text(encoding="utf-8"))["rows"]
     assert rows
-    page = (_DOCS / "accuracy.md").read_text(encoding="utf-8")
+    page = (_ROOT / name).read_text(encoding="utf-8")
     table = re.findall(r"^\| ((?:CIFAR|ResNet-50|Mobile)[^|]*) \| ([\d.]+) \|(.*)\|$", page, re.MULTILINE)
-    assert len(table) == 11
+    assert len(table) == count
     names = {"CIFAR-10 ResNet-20": "resnet20", "CIFAR-10 ResNet-56": "resnet56"}
     for network, kept, cells in table:
         alike = [row for row in rows if _plain(row["network"]) == _plain(names.get(network, network))]
@@ -108,6 +113,37 @@ def test_links_in_the_readme_lead_somewhere() -> None:
     for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"):
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (_ROOT / name).read_text(encoding="utf-8")):
             assert target.startswith("https://") or (_ROOT / target).exists(), (name, target)
+
+
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", "docs/extending.md"])
+def test_what_pages_name_in_the_code_is_there(name: str) -> None:
+    """Names in backticks: of Python they stand in the code or the page's own blocks; of files they are files."""
+    text = (_ROOT / name).read_text(encoding="utf-8")
+    code = "\n".join(
+        [path.read_text(encoding="utf-8") for path in _modules()] + re.findall(r"```.*?```", text, re.DOTALL)
+    )
+    known = set(re.findall(r"[\w-]+", code))
+    files = {f"src/pruneport/{path.relative_to(_PACKAGE)}" for path in _modules()} | {
+        path.name for path in _ROOT.iterdir()
+    }
+    strange = []
+    for said in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        if re.fullmatch(r"[\w/]+(\.\w+|/)", said) and ("/" in said or said.endswith((".py", ".md"))):
+            strange += [] if any(f"/{said.rstrip('/')}/" in f"/{file}/" for file in files) else [said]
+        elif re.fullmatch(r"[a-zA-Z_][\w.]*", said):
+            strange += [said for part in said.split(".") if part not in known]
+    assert strange == []
+
+
+def test_the_change_log_is_tidy() -> None:
+    lines = (_ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120] == []
+    for release in re.split(r"^## ", "\n".join(lines), flags=re.MULTILINE)[1:]:
+        headings = re.findall(r"^### (\w+)$", release, re.MULTILINE)
+        assert headings == [kind for kind in ("Added", "Changed", "Fixed") if kind in headings]
+        entries = [" ".join(entry.split()) for entry in re.split(r"^- ", release, flags=re.MULTILINE)[1:]]
+        assert len(set(entries)) == len(entries)
+        assert not re.search(r"^(- |  ).*\n\n- ", release, re.MULTILINE), "one list a heading"
 
 
 def test_the_readme_is_short() -> None:
