@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from pruneport.errors import ExportError, ImageFolderError, InputError
 from pruneport.export.compared import Array, Compared, Tolerance
-from pruneport.export.onnx.exporter import INPUT_NAME, onnx_outputs
+from pruneport.export.onnx.exporter import INPUT_NAME, OnnxNetwork, onnx_outputs
 from pruneport.export.onnx.memory import within_free_memory
 from pruneport.export.onnx.onnx_reader import read_onnx
 from pruneport.export.options import ParityOptions
@@ -31,6 +32,7 @@ __all__ = [
     "Tolerance",
     "check_classes",
     "check_images",
+    "check_other_batches",
     "check_seeded",
     "fitting_batches",
     "fixed_batch",
@@ -185,6 +187,37 @@ def check_seeded(
         compared.add(theirs, _run_onnx(session, inputs), partial(_nearby, network, inputs))
         results.append(_parity(name, compared, "seeded", batch))
     return results
+
+
+def check_other_batches(network: nn.Module, exported: OnnxNetwork, shape: tuple[int, int, int]) -> None:
+    """Check that a file for any batch is so: where a forward makes a number of the batch size, it is the example's.
+
+    Args:
+        network: What was exported, from a batch of two.
+        exported: The same as ONNX.
+        shape: C, H, W.
+
+    Raises:
+        ExportError: It computes what torch does for a batch of two, and does not for three.
+    """
+    if exported.batch is not None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        exported.save(Path(folder) / "model.onnx", {})
+        session = open_cpu_session(Path(folder) / "model.onnx")
+        names = output_names(session)
+        if not check_seeded("", network, session, shape, (2,), names)[0].ok:
+            return  # something else is wrong, which the comparison of the files shows
+        try:
+            fault = check_seeded("", network, session, shape, (3,), names)[0].fault
+        except ExportError as error:
+            fault = str(error)
+    if fault:
+        raise ExportError(
+            f"the ONNX file of {type(network).__name__} is right for a batch of two alone, from which it was made: its "
+            "forward turns the batch size into a number. Take it from the input's shape wherever it is needed, and as "
+            f"a torch size, or export for one batch size alone with --batch-size-fixed N. At a batch of three: {fault}"
+        )
 
 
 def check_classes(images: ImageSet, shape: tuple[int, ...]) -> None:

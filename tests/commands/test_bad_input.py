@@ -133,7 +133,10 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("gone.pth does not exist", ".safetensors or a torch"),
     ),
     "a folder": (_weights("--checkpoint", "taken"), ("taken is a folder", "expected")),
-    "a name too long": (_weights("--checkpoint", "x" * 300), ("File name too long", "expected a .safetensors or a torch file")),
+    "a name too long": (
+        _weights("--checkpoint", "x" * 300),
+        ("File name too long", "expected a .safetensors or a torch file"),
+    ),
     "truncated": (_weights("--checkpoint", "truncated.pth"), ("truncated.pth is truncated", "fetch it again")),
     "truncated safetensors": (
         _weights("--checkpoint", "truncated.safetensors"),
@@ -267,7 +270,10 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "too few numbers": (_weights("--input-shape", "3", "8"), ("--input-shape", "--help")),
     "unknown criterion": (_weights("--criterion", "l7"), ("--criterion", "l1", "--help")),
     "no output": (("compress", _DIGITS, "--flops", "0.5"), ("--out", "--help")),
-    "no source": (("compress", "--out", "out"), ("pruneport compress lacks SOURCE", "Example: pruneport compress torchvision:", "--help")),
+    "no source": (
+        ("compress", "--out", "out"),
+        ("pruneport compress lacks SOURCE", "Example: pruneport compress torchvision:", "--help"),
+    ),
 }
 
 

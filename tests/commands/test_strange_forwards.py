@@ -183,3 +183,38 @@ def test_the_dense_network_is_exported_once(source: Path, run: Any, tmp_path: Pa
     assert ran.err.index("exporting dense.onnx") < ran.err.index("finding coupled groups")
     plan = _read(tmp_path / "out/manifest.json")["files"]["plan.json"]["sha256"]
     assert read_metadata(tmp_path / "out/dense.onnx")["plan_sha256"] == plan
+
+
+_WINDOWS = """
+from torch import nn
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 1))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, images):
+        places = self.body(images).permute(0, 2, 3, 1)
+        batch, height, width, channels = places.shape
+        windows = places.view(batch, height // 5, 5, width // 5, 5, channels).permute(0, 1, 3, 2, 4, 5).contiguous()
+        windows = windows.view(-1, 25, channels).relu()
+        windows = windows.view(windows.shape[0] // 4, 4, -1).mul(2).view(-1, 5, 5, channels)
+        count = int(windows.shape[0] / (height * width / 5 / 5))
+        again = windows.view(count, height // 5, width // 5, 5, 5, -1).permute(0, 1, 3, 2, 4, 5).contiguous()
+        again = again.view(count, height, width, -1)
+        return self.head(places.mean((1, 2)) + again.reshape(batch, -1, channels).mean(1))
+"""
+
+
+def test_a_file_for_the_examples_batch_alone_is_met_before_any_work(run: Any, tmp_path: Path) -> None:
+    """torch makes a number of the batch size without a word, as of official Swin's windows."""
+    (tmp_path / "users_windows.py").write_text(_WINDOWS, encoding="utf-8")
+    asked = (f"{tmp_path / 'users_windows.py'}:Network", "--input-shape", "1", "12", "12", *PLAIN)
+    done = run("ship", *asked, *QUICK, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "is right for a batch of two alone" in done.err
+    assert "choosing widths" not in done.err
+    fixed = run("ship", *asked, *QUICK, "--batch-size-fixed", "2", "--batches", "2", "--out", tmp_path / "out")
+    assert fixed.code == 0, fixed.err

@@ -53,7 +53,7 @@ from pruneport.export.card.card import model_card
 from pruneport.export.card.verdict import warnings_for
 from pruneport.export.onnx.exporter import OnnxNetwork, check_fixed_batch, export_network, listed
 from pruneport.export.options import ExportOptions, ParityOptions
-from pruneport.export.parity import check_classes
+from pruneport.export.parity import check_classes, check_other_batches
 from pruneport.export.verify import Check, open_parity_images, require_parity, verify_files
 from pruneport.files import write_whole
 from pruneport.models.factories import load_factory
@@ -292,12 +292,13 @@ def export_dense(dense: nn.Module, source: Source, fixed: int | None, progress: 
     """Export the dense network, in memory, and say what is left out of the ONNX file.
 
     Raises:
-        ExportError: torch cannot export it.
+        ExportError: torch cannot export it, or not for any batch where no one batch size was asked for.
         ModelError: It refuses the input shape.
     """
     progress(f"exporting {DENSE_ONNX}")
     run_once(dense, source.input_shape)
     exported = export_network(dense, source.input_shape, fixed)
+    check_other_batches(dense, exported, source.input_shape)
     if exported.left_out:
         left_out = listed(exported.left_out)
         progress(Note(f"what the network returns besides tensors is not in its ONNX file: {left_out}"))
