@@ -61,9 +61,7 @@ class _Attempt:
     def shares(self, target: str) -> tuple[float, float]:
         """What is left of the dense compute or parameters: as predicted, as counted."""
         cost, kept = self.assessed.cost, np.array(self.allocation.kept, dtype=np.float64)
-        if target == "flops":
-            return cost.macs(kept) / cost.dense.macs, self.counted.macs / cost.dense.macs
-        return cost.params(kept) / cost.dense.params, self.counted.params / cost.dense.params
+        return cost.share_of_dense(kept, target), self.counted.share_of(cost.dense, target)
 
 
 def prune(

@@ -25,10 +25,13 @@ class Cost:
     macs: Count
     params: Count
 
-    @property
-    def flops(self) -> int:
-        """Floating-point operations: two for each multiply-accumulate."""
-        return 2 * self.macs
+    def counted(self, target: str) -> int:
+        """What a target counts: multiply-accumulates for ``flops``, else parameters."""
+        return self.macs if target == "flops" else self.params
+
+    def share_of(self, dense: Cost, target: str) -> float:
+        """What is left of the dense network's cost, for a target ``flops`` or ``params``."""
+        return self.counted(target) / dense.counted(target)
 
 
 @dataclass(frozen=True, kw_only=True)

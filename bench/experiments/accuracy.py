@@ -162,7 +162,7 @@ def _measure(
             yield {
                 "network": name,
                 "target": kept,
-                "macs_kept": round(pruned.plan.pruned.macs / pruned.plan.dense.macs, 4),
+                "macs_kept": round(pruned.plan.macs_kept, 4),
                 "criterion": criterion,
                 "ranking": ranking,
                 "scope": "filters",

@@ -118,7 +118,7 @@ def _measure(
         for share, asked in zip(wanted, options, strict=True):
             pruned = prune(network, source, asked, assessment=assessment)
             yield dict(zip(_KEYS, (name, share, criterion, task, seed), strict=True)) | {
-                "macs_kept": round(pruned.plan.pruned.macs / pruned.plan.dense.macs, 4),
+                "macs_kept": round(pruned.plan.macs_kept, 4),
                 "top1": _test(pruned.network, head, tasks),
             }
 

@@ -152,7 +152,7 @@ def compress_one(spec: str) -> dict[str, Any]:
             "scope": plan.request.scope,
             "macs": plan.dense.macs,
             "params": plan.dense.params,
-            "macs_kept": round(plan.pruned.macs / plan.dense.macs, 4),
+            "macs_kept": round(plan.macs_kept, 4),
             "masked_error": plan.masked_error,
             "groups": len(plan.groups),
             "pruned_groups": sum(group.kept is not None for group in plan.groups),

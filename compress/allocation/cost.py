@@ -224,10 +224,18 @@ class CostModel:
         """Parameters where group ``i`` keeps ``kept[i]`` units."""
         return self.dense.params - self._gone(kept).params - self._saved(kept, self._params)
 
+    def counted(self, kept: Array, target: str) -> float:
+        """What a target counts where group ``i`` keeps ``kept[i]`` units: see ``Cost.counted``."""
+        return self.macs(kept) if target == "flops" else self.params(kept)
+
+    def share_of_dense(self, kept: Array, target: str) -> float:
+        """The same as a share of the dense network's."""
+        return self.counted(kept, target) / self.dense.counted(target)
+
     def quadratic(self, target: str) -> Quadratic:
         """The same cost (``flops`` stands for multiply-accumulates, else ``params``) as a polynomial."""
         sizes, first, second = self._macs if target == "flops" else self._params
-        total = self.dense.macs if target == "flops" else self.dense.params
+        total = self.dense.counted(target)
         slope = self._lost / self._sizes[:, None]
         start = 1 - slope @ self._widths
         one, other = slope[first], slope[second]

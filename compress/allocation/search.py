@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -153,13 +154,13 @@ def allocate(
         asked, kept = requested_widths(value), rounded(value)
         note = missed_target(float(kept[free].sum()) / counted, 1 - value, options)
     else:
-        measure: Measure = cost.macs if name == "flops" else cost.params
-        total = cost.dense.macs if name == "flops" else cost.dense.params
-        ratio = _bisect(lambda s: measure(rounded(s)) / total, value)
+        measure: Measure = partial(cost.counted, target=name)
+        total = cost.dense.counted(name)
+        ratio = _bisect(lambda s: cost.share_of_dense(rounded(s), name), value)
         asked = requested_widths(ratio)
         kept = _refine(rounded, ratio, asked, measure, value * total, free)
         kept = _polish(kept, measure, value * total, _TOLERANCE * total, widths)
-        note = missed_target(measure(kept) / total, value, options)
+        note = missed_target(cost.share_of_dense(kept, name), value, options)
     return Allocation(
         kept=tuple(int(count) for count in kept),
         asked=tuple(float(width) for width in asked),
@@ -257,9 +258,7 @@ def lowest_share(
         lowest[index] = possible_widths(groups[index], options)[0]
     if name == "ratio":
         return float(lowest[free].sum() / dense[free].sum())
-    if name == "flops":
-        return cost.macs(lowest) / cost.dense.macs
-    return cost.params(lowest) / cost.dense.params
+    return cost.share_of_dense(lowest, name)
 
 
 def _out_of_reach(lowest: float, options: PruneOptions, wider: Mapping[str, float]) -> str:

@@ -288,11 +288,11 @@ class _Training:
         state, pruning = self._state, self._job.pruning
         assert pruning is not None
         assert pruning.flops is not None
-        now = state.plan.pruned.macs / state.plan.dense.macs
-        if now <= pruning.flops:  # a coarse step got there before its turn
+        macs_kept = state.plan.macs_kept
+        if macs_kept <= pruning.flops:  # a coarse step got there before its turn
             state.cuts = self._options.cuts
             return
-        share = (pruning.flops / now) ** (1 / (self._options.cuts - state.cuts))
+        share = (pruning.flops / macs_kept) ** (1 / (self._options.cuts - state.cuts))
         state.level, state.cuts, state.cut_step = state.average, state.cuts + 1, state.step
         self._take()
         try:
@@ -303,7 +303,7 @@ class _Training:
             if state.cuts == 1 and isinstance(error, PruningError):
                 raise  # nothing could be pruned from the start
             note = (
-                f"the schedule ended at {now:.3f} of the dense multiply-accumulates, short of --flops "
+                f"the schedule ended at {macs_kept:.3f} of the dense multiply-accumulates, short of --flops "
                 f"{pruning.flops:g}: no widths are left for a cut to {share:.3f} of that. A smaller --round-to, a "
                 "larger --max-pruning-ratio or --scope channels reaches lower."
             )

@@ -72,6 +72,16 @@ class Plan:
     training: Trained | None = None
 
     @property
+    def macs_kept(self) -> float:
+        """The share of the dense network's multiply-accumulates that is left."""
+        return self.pruned.share_of(self.dense, "flops")
+
+    @property
+    def params_kept(self) -> float:
+        """The share of the dense network's parameters that is left."""
+        return self.pruned.share_of(self.dense, "params")
+
+    @property
     def trained(self) -> bool:
         """Whether the weights were trained, by whoever made them or here."""
         return self.source.trained or self.training is not None

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from pruneport.compress.records import Cost
 from pruneport.export.card.intervals import Interval, change_interval, share_interval
 from pruneport.models.record import LIBRARIES
 
@@ -95,7 +96,7 @@ def milliseconds(value: float) -> str:
 
 def headline(plan: Json, verify: Json | None, bench: Json | None) -> str:
     """Say in one sentence what was done and what it brought, as plain text."""
-    share = plan["pruned"]["macs"] / plan["dense"]["macs"]
+    macs_kept = _share_kept(plan, "flops")
     parts = []
     if bench and bench["batches"]:
         first = min(bench["batches"], key=lambda entry: int(entry["batch"]))
@@ -111,7 +112,7 @@ def headline(plan: Json, verify: Json | None, bench: Json | None) -> str:
         known = [accuracy.get(name) for name in ("pruned_onnx", "pruned_torch") if accuracy.get(name) is not None]
         if known and accuracy.get("dense_torch") is not None:
             parts.append(f"top-1 {percent(accuracy['dense_torch'])} → {percent(known[0])}")
-    return clean(f"{plan['source']['spec']} at {percent(share, 0)} of its compute: {', '.join(parts)}")
+    return clean(f"{plan['source']['spec']} at {percent(macs_kept, 0)} of its compute: {', '.join(parts)}")
 
 
 def device_name(bench: Json) -> str:
@@ -173,8 +174,8 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
         targets.get(request["target"], f"{request['target']} {share}") if request["value"] < 1 else "nothing removed"
     )
     achieved = (
-        f"{percent(plan['pruned']['macs'] / plan['dense']['macs'], 2)} of the MACs, "
-        f"{percent(plan['pruned']['params'] / plan['dense']['params'], 2)} of the parameters"
+        f"{percent(_share_kept(plan, 'flops'), 2)} of the MACs, "
+        f"{percent(_share_kept(plan, 'params'), 2)} of the parameters"
     )
     pairs = [
         ("Source", source["spec"]),
@@ -211,6 +212,11 @@ def onnx_example(plan: Json, batch: int | None = None) -> str:
         "for output, values in zip(session.get_outputs(), outputs):\n"
         "    print(output.name, values.shape)"
     )
+
+
+def _share_kept(plan: Json, target: str) -> float:
+    """What is left of the dense network's cost, for a target ``flops`` or ``params``."""
+    return Cost(**plan["pruned"]).share_of(Cost(**plan["dense"]), target)
 
 
 def _top1(share: float, images: int) -> str:

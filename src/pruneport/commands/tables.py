@@ -236,11 +236,11 @@ def _show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
             table.add_row(Text(group.name), *widths, why)
         console.print(table)
     table = _table("", ">dense", ">pruned", ">kept")
-    for name, dense, pruned in (
-        ("MACs", plan.dense.macs, plan.pruned.macs),
-        ("parameters", plan.dense.params, plan.pruned.params),
+    for name, dense, pruned, share in (
+        ("MACs", plan.dense.macs, plan.pruned.macs, plan.macs_kept),
+        ("parameters", plan.dense.params, plan.pruned.params, plan.params_kept),
     ):
-        table.add_row(name, _scaled(dense), _scaled(pruned), f"{pruned / dense:.1%}")
+        table.add_row(name, _scaled(dense), _scaled(pruned), f"{share:.1%}")
     console.print(table)
     if plan.recovery is not None:
         done = plan.recovery
