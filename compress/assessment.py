@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from pruneport.compress.importance.sensitivity import Curve, measure_sensitivity
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import ImageFolderError, ModelError, TargetError
 from pruneport.models.record import Source
+from pruneport.progress import Progress, silent
 
 __all__ = ["Assessment", "GroupView", "assess", "describe_groups", "example_inputs", "reasons_with"]
 
@@ -63,7 +64,7 @@ def assess(
     options: PruneOptions,
     calibration: Calibration | None = None,
     labels: str = "auto",
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
 ) -> Assessment:
     """Find the groups, score their units, and measure the groups' sensitivity where the ranking needs it.
 
@@ -112,7 +113,7 @@ def describe_groups(
     source: Source,
     options: PruneOptions,
     calibration: Calibration | None = None,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
 ) -> tuple[Cost, list[GroupView]]:
     """Return the dense cost and every group with what hangs on it.
 
@@ -141,7 +142,7 @@ def describe_groups(
 
 
 def _find(
-    network: nn.Module, source: Source, options: PruneOptions, progress: Callable[[str], None]
+    network: nn.Module, source: Source, options: PruneOptions, progress: Progress
 ) -> tuple[Coupling, list[Group], CostModel, list[str]]:
     _refuse_compiled(network)
     progress("counting multiply-accumulates")

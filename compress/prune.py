@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -23,6 +22,7 @@ from pruneport.compress.surgery.zeroing_check import ForwardError, OutputError
 from pruneport.errors import ModelError, TargetError
 from pruneport.models.outputs import takes_several
 from pruneport.models.record import Source
+from pruneport.progress import Progress, silent
 
 __all__ = ["Pruned", "library_versions", "prune", "request_of"]
 
@@ -68,7 +68,7 @@ def prune(
     network: nn.Module,
     source: Source,
     options: PruneOptions,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
     assessment: Assessment | None = None,
 ) -> Pruned:
     """Remove filters until the network meets its target; ``network`` itself is left as it is.
@@ -125,7 +125,7 @@ def _note(found: _Attempt, options: PruneOptions) -> str | None:
 
 
 def _nearest(
-    network: nn.Module, source: Source, assessed: Assessment, options: PruneOptions, progress: Callable[[str], None]
+    network: nn.Module, source: Source, assessed: Assessment, options: PruneOptions, progress: Progress
 ) -> _Attempt:
     """The pruned network whose counted cost is nearest to the target.
 
@@ -155,7 +155,7 @@ def _nearest(
 
 
 def _attempt(
-    network: nn.Module, source: Source, assessed: Assessment, options: PruneOptions, progress: Callable[[str], None]
+    network: nn.Module, source: Source, assessed: Assessment, options: PruneOptions, progress: Progress
 ) -> _Attempt:
     """Search widths and remove what they leave out; groups that the proof blames are left dense."""
     target, value = target_of(options)

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -28,6 +28,7 @@ from pruneport.models.digits.tasks import write_digits_task
 from pruneport.models.images.tasks import Task, open_task
 from pruneport.models.options import SourceOptions
 from pruneport.models.source import open_source
+from pruneport.progress import Progress, silent
 
 __all__ = ["Preparation", "check_tasks", "preparations", "prepare", "run_trial"]
 
@@ -104,7 +105,7 @@ def _settings(options: StudyOptions) -> str:
     return json.dumps({name: getattr(options, name) for name in _PRUNING}, default=str)
 
 
-def prepare(todo: Preparation, options: StudyOptions, progress: Callable[[str], None] = lambda message: None) -> None:
+def prepare(todo: Preparation, options: StudyOptions, progress: Progress = silent) -> None:
     """Write the bundles that are not there yet.
 
     Raises:
@@ -140,9 +141,7 @@ def prepare(todo: Preparation, options: StudyOptions, progress: Callable[[str], 
             write_network(staging, pruned.network, pruned.plan)
 
 
-def run_trial(
-    trial: Trial, options: StudyOptions, folder: Path, progress: Callable[[str], None] = lambda message: None
-) -> list[Event]:
+def run_trial(trial: Trial, options: StudyOptions, folder: Path, progress: Progress = silent) -> list[Event]:
     """Train the trial's network on its task.
 
     Args:

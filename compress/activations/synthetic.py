@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from pruneport.compress.activations.calibration import BATCH, Calibration, in_memory
 from pruneport.compress.records import Calibrated
 from pruneport.errors import PruningError
-from pruneport.progress import Step
+from pruneport.progress import Progress, Step, silent
 
 __all__ = ["ENOUGH", "dead_leaves", "has_statistics", "require_statistics", "synthesise"]
 
@@ -53,7 +52,7 @@ def synthesise(
     shape: tuple[int, int, int],
     count: int,
     seed: int,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
     *,
     held_out: int = 0,
 ) -> Calibration:

@@ -6,7 +6,7 @@ The first paper names pruning that adapts to the target loss as future work (arX
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -21,6 +21,7 @@ from pruneport.compress.prune import prune
 from pruneport.compress.records import Calibrated
 from pruneport.compress.surgery.plan import Plan, apply_plan, compose
 from pruneport.models.images.images import ImageSet
+from pruneport.progress import Progress, silent
 
 __all__ = ["average_loss", "cut", "is_due"]
 
@@ -59,7 +60,7 @@ def cut(
     options: PruneOptions,
     share: float,
     images: ImageSet,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
 ) -> tuple[nn.Module, Plan, dict[str, Tensor]]:
     """Prune a network in training to a share of its present compute.
 

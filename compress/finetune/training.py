@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from pruneport.errors import InputError, PruningError, TargetError, TrainingErro
 from pruneport.models.factories import load_factory
 from pruneport.models.images.tasks import Pictures, Task, images_a_step, mix, test_batches, train_batches
 from pruneport.models.outputs import tensor_leaves
-from pruneport.progress import Step
+from pruneport.progress import Progress, Step, silent
 
 __all__ = ["Job", "check_training", "train", "training_flops"]
 
@@ -114,7 +114,7 @@ def training_flops(macs: int, teacher_macs: int = 0) -> float:
     return 2.0 * (3 * macs + teacher_macs)
 
 
-def train(job: Job, progress: Callable[[str], None] = lambda message: None) -> TrainState:
+def train(job: Job, progress: Progress = silent) -> TrainState:
     """Train from the state on disk to the end.
 
     Returns:
@@ -145,14 +145,14 @@ def train(job: Job, progress: Callable[[str], None] = lambda message: None) -> T
 def _train(fabric: Any, job: Job) -> str | None:
     """One of several processes; says what went wrong where it went wrong in all of them alike."""
     try:
-        _Training(fabric, job, lambda message: None).run()
+        _Training(fabric, job, silent).run()
     except TrainingError as error:
         return str(error)
     return None
 
 
 class _Training:
-    def __init__(self, fabric: Any, job: Job, progress: Callable[[str], None]) -> None:
+    def __init__(self, fabric: Any, job: Job, progress: Progress) -> None:
         self._fabric, self._job, self._options, self._progress = fabric, job, job.options, progress
         self._state = read_state(job.state)
         self._heads = tuple(self._state.plan.source.heads)

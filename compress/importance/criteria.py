@@ -21,11 +21,10 @@ from pruneport.compress.importance.group_scores import reduce_group, sum_of_squa
 from pruneport.compress.importance.obs import unit_errors, weight_shares
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import ImageFolderError, PruningError
-from pruneport.progress import Step
+from pruneport.progress import Progress, Step, silent
 
 __all__ = ["CRITERIA", "Criterion", "resolve_auto", "score_groups", "wants_inputs"]
 
-Progress = Callable[[str], None]
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
@@ -99,7 +98,7 @@ def score_groups(
     shape: tuple[int, int, int],
     calibration: Calibration | None = None,
     labels: str = "auto",
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> list[Scores]:
     """Score every unit of every group that may be pruned.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ from pruneport.compress.records import Member
 from pruneport.compress.resize.layers import parts_by_name, zero_channels
 from pruneport.compress.surgery.plan import positions_kept
 from pruneport.models.outputs import main_output
-from pruneport.progress import Step
+from pruneport.progress import Progress, Step, silent
 
 __all__ = ["Curve", "measure_sensitivity", "relative_error"]
 
@@ -71,7 +71,7 @@ def measure_sensitivity(
     widths: Sequence[Array | None],
     batches: Batches,
     scores: Sequence[Scores] | None,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
 ) -> tuple[list[Scores], list[Curve | None]]:
     """Remove more and more of each group alone, let its consumers make up for it, and compare the outputs.
 

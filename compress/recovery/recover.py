@@ -19,13 +19,13 @@ from pruneport.compress.recovery.reconstruct import reconstruct
 from pruneport.compress.surgery.plan import GroupPlan, positions_kept
 from pruneport.errors import ImageFolderError, PruningError
 from pruneport.models.outputs import main_output
-from pruneport.progress import Step
+from pruneport.progress import Progress, Step, silent
 
 __all__ = ["RECOVERIES", "choose_recovery", "output_error", "recover"]
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 Kept = Mapping[str, Mapping[str, Sequence[int]]]
-Recovery = Callable[[nn.Module, nn.Module, Kept, Batches, Callable[[str], None]], None]
+Recovery = Callable[[nn.Module, nn.Module, Kept, Batches, Progress], None]
 
 
 def choose_recovery(options: RecoveryOptions, network: nn.Module, trained: bool, data_free: bool = True) -> str:
@@ -64,7 +64,7 @@ def recover(
     pruned: nn.Module,
     groups: Sequence[GroupPlan],
     batches: Batches,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
     heldout: Batches = (),
 ) -> Recovered:
     """Change the weights or statistics of ``pruned`` in place so that it computes more of what ``dense`` does.
@@ -155,9 +155,7 @@ def _outputs(network: nn.Module, batches: Batches) -> list[torch.Tensor]:
     return [main_output(network(load())) for load in batches]
 
 
-def _estimate_statistics(
-    dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Callable[[str], None]
-) -> None:
+def _estimate_statistics(dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Progress) -> None:
     """Measure the mean and variance of every BatchNorm anew, as the average over the batches."""
     norms = [m for m in pruned.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     momenta = [norm.momentum for norm in norms]
@@ -176,15 +174,13 @@ def _estimate_statistics(
             norm.eval()
 
 
-def _reconstruct(
-    dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Callable[[str], None]
-) -> None:
+def _reconstruct(dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Progress) -> None:
     """Solve every layer behind the first pruned one by least squares; the statistics stay the dense network's."""
     reconstruct(dense, pruned, kept, batches, progress=progress)
 
 
 def _reconstruct_data_free(
-    dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Callable[[str], None]
+    dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Progress
 ) -> None:
     """The same on synthetic inputs; a layer that they are too few for keeps its weights."""
     reconstruct(dense, pruned, kept, batches, progress=progress, strict=False)
