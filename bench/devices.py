@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ import pynvml
 
 from pruneport.bench.options import ProviderName
 from pruneport.errors import ProviderError
+from pruneport.versions import library_versions
 
-__all__ = ["available_cores", "cpu_in_use_by_others", "describe_device", "library_versions", "sample_device"]
+__all__ = ["available_cores", "cpu_in_use_by_others", "describe_device", "latency_versions", "sample_device"]
 
 
 def describe_device(provider: ProviderName, device_index: int) -> dict[str, Any]:
@@ -99,10 +99,10 @@ def _busy_s(times: Any) -> float:
     return float(sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal")))
 
 
-def library_versions() -> dict[str, str]:
+def latency_versions() -> dict[str, str]:
     """Versions of the libraries that a latency depends on."""
     # onnxruntime comes in several distributions, so only the module knows its version.
-    return {"onnxruntime": ort.__version__} | {name: version(name) for name in ("torch", "numpy", "onnx")}
+    return {"onnxruntime": ort.__version__} | library_versions("torch", "numpy", "onnx")
 
 
 def available_cores() -> int:

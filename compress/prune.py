@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -23,10 +22,11 @@ from pruneport.errors import ModelError, TargetError
 from pruneport.models.outputs import takes_several
 from pruneport.models.record import Source
 from pruneport.progress import Progress, silent
+from pruneport.versions import library_versions
 
-__all__ = ["Pruned", "library_versions", "prune", "request_of"]
+__all__ = ["PLAN_LIBRARIES", "Pruned", "prune", "request_of"]
 
-_LIBRARIES = (
+PLAN_LIBRARIES = (
     "pruneport",
     "torch",
     "torchvision",
@@ -36,6 +36,7 @@ _LIBRARIES = (
     "onnxruntime",
     "onnxruntime-gpu",
 )
+"""What a plan depends on, as far as they are installed."""
 _SEARCHES = 4  # allocations, where what is counted is not what was predicted
 _CLOSE = 0.005  # of dense
 
@@ -102,7 +103,7 @@ def prune(
             groups=best.plans,
             attributes=removal.changes.attributes,
             sizes=removal.changes.sizes,
-            libraries=library_versions(),
+            libraries=library_versions(*PLAN_LIBRARIES),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             note=_note(best, options),
             masked_error=removal.masked_error,
@@ -231,14 +232,3 @@ def request_of(target: str, value: float, options: PruneOptions) -> Request:
         keep=options.keep,
         prune_representation=options.prune_representation,
     )
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that a plan depends on, as far as they are installed."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

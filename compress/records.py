@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-
+from pruneport.arrays import IntArray
 from pruneport.documents import Count, Share, Size
 
 __all__ = ["Axis", "Calibrated", "Cost", "GroupPlan", "Member", "Recovered", "Request", "Scope", "Trained"]
@@ -64,7 +63,7 @@ class Member:
     module: str
     axis: Axis
     size: int
-    positions: np.ndarray[Any, np.dtype[np.int64]]
+    positions: IntArray
 
 
 @dataclass(frozen=True, kw_only=True)

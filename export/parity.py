@@ -13,8 +13,9 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from pruneport.arrays import AnyArray
 from pruneport.errors import ExportError, ImageFolderError, InputError
-from pruneport.export.compared import Array, Compared, Tolerance
+from pruneport.export.compared import Compared, Tolerance
 from pruneport.export.onnx.exporter import INPUT_NAME, onnx_outputs
 from pruneport.export.onnx.memory import within_free_memory
 from pruneport.export.onnx.onnx_reader import read_onnx
@@ -230,7 +231,7 @@ def check_images(
     """
     size = fixed or _IMAGE_BATCH
     compared = Compared(TOLERANCES["fp32"], names)
-    choices: list[Array] = []
+    choices: list[AnyArray] = []
     done = 0
     for given, labels in images.batches(size):
         progress(Step(f"running image {done + 1} of {len(images)}", done, len(images)))
@@ -247,12 +248,12 @@ def check_images(
     return _parity("pruned", compared, "images", size), *_count(images, choices, dense is not None)
 
 
-def _main(outputs: Outputs) -> Array:
-    array: Array = outputs.tensors[outputs.main].detach().numpy()
+def _main(outputs: Outputs) -> AnyArray:
+    array: AnyArray = outputs.tensors[outputs.main].detach().numpy()
     return array
 
 
-def _count(images: ImageSet, choices: Sequence[Array], with_dense: bool) -> tuple[Accuracy | None, Agreement | None]:
+def _count(images: ImageSet, choices: Sequence[AnyArray], with_dense: bool) -> tuple[Accuracy | None, Agreement | None]:
     """Count from batches of (4, B): labels, then the choices of dense torch, pruned torch and pruned ONNX."""
     if sum(batch.shape[1] for batch in choices) < len(images):  # outputs that are no scores
         return None, None
@@ -274,7 +275,7 @@ def _count(images: ImageSet, choices: Sequence[Array], with_dense: bool) -> tupl
     return accuracy, agreement
 
 
-def _are_scores(outputs: Array) -> bool:
+def _are_scores(outputs: AnyArray) -> bool:
     """Whether there is something to choose from: (B, classes)."""
     return outputs.ndim == 2 and outputs.shape[1] > 1
 
@@ -284,10 +285,10 @@ def _run_torch(network: nn.Module, inputs: Tensor) -> Outputs:
         return onnx_outputs(network(inputs))
 
 
-def _run_onnx(session: Any, inputs: Tensor) -> list[Array]:
+def _run_onnx(session: Any, inputs: Tensor) -> list[AnyArray]:
     try:
         with within_free_memory():
-            outputs: list[Array] = session.run(None, {INPUT_NAME: inputs.numpy()})
+            outputs: list[AnyArray] = session.run(None, {INPUT_NAME: inputs.numpy()})
     except Exception as error:  # ONNX Runtime's errors share no other base
         raise ExportError(
             f"the ONNX file does not run on inputs of shape {tuple(inputs.shape)}: {error}. Make the network's forward "

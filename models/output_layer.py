@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from pruneport.errors import SourceError
+from pruneport.models.parts import set_part
 
 __all__ = ["replace_output_layers"]
 
@@ -22,7 +23,6 @@ def replace_output_layers(network: nn.Module, heads: Mapping[str, int]) -> None:
         SourceError: No such layer, or one of another kind.
     """
     for name, outputs in heads.items():
-        owner, _, attribute = name.rpartition(".")
         try:
             old = network.get_submodule(name)
         except AttributeError as error:
@@ -45,4 +45,4 @@ def replace_output_layers(network: nn.Module, heads: Mapping[str, int]) -> None:
                 f"the head {name} is a {type(old).__name__}; expected a linear layer or an ungrouped convolution. "
                 "Give a factory that builds the network for your classes."
             )
-        setattr(network.get_submodule(owner), attribute, new.train(old.training))
+        set_part(network, name, new.train(old.training))

@@ -21,7 +21,8 @@ import torch
 import torch_pruning as tp
 import torchvision
 
-from pruneport.bench.devices import describe_device, library_versions
+from pruneport.bench.devices import describe_device, latency_versions
+from pruneport.files import write_whole
 
 __all__ = ["main"]
 
@@ -38,7 +39,7 @@ def main() -> None:
     result = measure_overhead(arguments.repeats)
     print(json.dumps(result, indent=1))
     if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_whole(arguments.out, json.dumps(result, indent=1) + "\n")
 
 
 def measure_overhead(repeats: int) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def measure_overhead(repeats: int) -> dict[str, Any]:
         "ratio": medians["pruneport"] / medians["recipe"],
         "ratio_to_recipe_without_dense": medians["pruneport"] / medians["recipe_pruned_only"],
         "device": describe_device("cpu", 0),
-        "versions": library_versions(),
+        "versions": latency_versions(),
     }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from pruneport.bench.devices import cpu_in_use_by_others, describe_device, library_versions, sample_device
+from pruneport.bench.devices import cpu_in_use_by_others, describe_device, latency_versions, sample_device
 from pruneport.bench.latency.onnx_input import read_input
 from pruneport.bench.latency.sessions import BoundRun, Session, open_session
 from pruneport.bench.latency.stats import paired_speedup, summarise
@@ -90,7 +90,7 @@ def measure(
             "bootstrap_resamples": _RESAMPLES,
             "bootstrap_seed": _SEED,
         },
-        "versions": library_versions(),
+        "versions": latency_versions(),
         "method": _METHOD,
         "batches": batches,
     }

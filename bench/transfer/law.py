@@ -21,37 +21,36 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares, nnls
 
+from pruneport.arrays import FloatArray
 from pruneport.errors import InputError
 
 __all__ = ["FORMS", "Check", "Law", "Point", "best_kept", "check_law", "fit_law"]
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
-Shape = Callable[[Array, Array, Array], Array]
+Shape = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
 _STARTS = (-2.0, -1.0, 0.0)  # of every parameter's logarithm
 
 
-def _sparse(p: Array, k: Array, c: Array) -> Array:
+def _sparse(p: FloatArray, k: FloatArray, c: FloatArray) -> FloatArray:
     return np.asarray(np.exp(p[0]) * (1 - k) ** np.exp(p[1]) + (c / k) ** -np.exp(p[2]))
 
 
-def _additive(p: Array, k: Array, c: Array) -> Array:
+def _additive(p: FloatArray, k: FloatArray, c: FloatArray) -> FloatArray:
     return np.asarray(np.exp(p[0]) * k ** -np.exp(p[1]) + (c / k) ** -np.exp(p[2]))
 
 
-def _product(p: Array, k: Array, c: Array) -> Array:
+def _product(p: FloatArray, k: FloatArray, c: FloatArray) -> FloatArray:
     return np.asarray(k ** -np.exp(p[0]) * (c / k) ** -np.exp(p[1]))
 
 
-def _joint(p: Array, k: Array, c: Array) -> Array:
+def _joint(p: FloatArray, k: FloatArray, c: FloatArray) -> FloatArray:
     return np.asarray(np.exp(p[0]) * (1 - k) ** np.exp(p[1]) * c ** np.exp(p[3]) + (c / k) ** -np.exp(p[2]))
 
 
-def _offset(p: Array, k: Array, c: Array) -> Array:
+def _offset(p: FloatArray, k: FloatArray, c: FloatArray) -> FloatArray:
     return np.asarray(np.exp(p[0]) * (1 - k) ** np.exp(p[1]) + (1 + c / k / np.exp(p[3])) ** -np.exp(p[2]))
 
 
@@ -225,21 +224,21 @@ def _regrets(points: Sequence[Point], law: Law | None) -> list[float]:
     return found
 
 
-def _residuals(points: Sequence[Point], form: str, unit: float) -> Callable[[Array], Array]:
-    def residuals(parameters: Array) -> Array:
+def _residuals(points: Sequence[Point], form: str, unit: float) -> Callable[[FloatArray], FloatArray]:
+    def residuals(parameters: FloatArray) -> FloatArray:
         floors, scales = _linear(points, form, parameters, unit)
         shapes = _shapes(points, form, parameters, unit)
         predicted = [
             floors[point.task] + scales[point.task] * value for point, value in zip(points, shapes, strict=True)
         ]
-        gaps: Array = np.array(predicted) - np.array([point.error for point in points])
+        gaps: FloatArray = np.array(predicted) - np.array([point.error for point in points])
         return gaps
 
     return residuals
 
 
 def _linear(
-    points: Sequence[Point], form: str, parameters: Array, unit: float
+    points: Sequence[Point], form: str, parameters: FloatArray, unit: float
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Floor and scale of each task, by non-negative least squares."""
     shapes = _shapes(points, form, parameters, unit)
@@ -251,7 +250,7 @@ def _linear(
     return floors, scales
 
 
-def _shapes(points: Sequence[Point], form: str, parameters: Array, unit: float) -> Array:
+def _shapes(points: Sequence[Point], form: str, parameters: FloatArray, unit: float) -> FloatArray:
     kept = np.array([point.kept for point in points])
     budgets = np.array([point.budget for point in points]) / unit
     return FORMS[form][1](parameters, kept, budgets)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from pruneport.bench.report.svg import DENSE, INK, KEPT, MUTED, inline_svg, quiet, styled, width_inches, write
+from pruneport.documents import Json
 
 __all__ = ["frontier_plot", "stream_plot", "tasks_plot"]
 
-Json = Mapping[str, Any]
 
 _COLUMNS = 2
 _ROW_INCHES = 2.4

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from markupsafe import Markup
 
 from pruneport.bench.report.report import environment
 from pruneport.bench.report.svg import for_screens
 from pruneport.bench.transfer.plots import frontier_plot, stream_plot, tasks_plot
+from pruneport.documents import Json
 
 __all__ = ["claim", "render_transfer"]
-
-Json = Mapping[str, Any]
 
 
 def render_transfer(summary: Json, title: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pruneport.bench.devices import describe_device, library_versions
+from pruneport.bench.devices import describe_device, latency_versions
 from pruneport.bench.transfer.advice import figures_of, fit_all, least, points_of
 from pruneport.bench.transfer.curves import (
     Cell,
@@ -52,7 +52,7 @@ def summarise(finished: Sequence[Finished], wanted: Sequence[Trial]) -> dict[str
             "wall_s": round(sum(item.wall_s for item in finished), 1),
         },
         "networks": [_network(of, finished, name, short) for name in sorted({cell.network for cell in of})],
-        "versions": library_versions(),
+        "versions": latency_versions(),
         "device": describe_device("cpu", 0),
     }
 

@@ -20,6 +20,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
+from pruneport.arrays import FloatArray
 from pruneport.compress.graph.coupling import Coupling
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.hooks import hooks_restored
@@ -34,8 +35,6 @@ with warnings.catch_warnings():  # fvcore decorates with torch.jit.script, which
     from fvcore.nn import FlopCountAnalysis
 
 __all__ = ["Cost", "CostModel", "Quadratic", "count_cost", "count_macs_by_module", "run_once"]
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def count_cost(network: nn.Module, shape: tuple[int, int, int]) -> Cost:
@@ -153,10 +152,10 @@ class Quadratic:
     """A cost as a polynomial of the kept widths k: constant + linear'k + k' products k, products symmetric."""
 
     constant: float
-    linear: Array
-    products: Array
+    linear: FloatArray
+    products: FloatArray
 
-    def of(self, kept: Array) -> float:
+    def of(self, kept: FloatArray) -> float:
         """The cost where group ``i`` keeps ``kept[i]`` units."""
         return float(self.constant + self.linear @ kept + kept @ self.products @ kept)
 
@@ -216,19 +215,19 @@ class CostModel:
         self._macs, self._params = _pack(macs), _pack(params)
         self._folded = _folded(network, axes, computed)
 
-    def macs(self, kept: Array) -> float:
+    def macs(self, kept: FloatArray) -> float:
         """Multiply-accumulates where group ``i`` keeps ``kept[i]`` units."""
         return self.dense.macs - self._gone(kept).macs - self._saved(kept, self._macs)
 
-    def params(self, kept: Array) -> float:
+    def params(self, kept: FloatArray) -> float:
         """Parameters where group ``i`` keeps ``kept[i]`` units."""
         return self.dense.params - self._gone(kept).params - self._saved(kept, self._params)
 
-    def counted(self, kept: Array, target: str) -> float:
+    def counted(self, kept: FloatArray, target: str) -> float:
         """What a target counts where group ``i`` keeps ``kept[i]`` units: see ``Cost.counted``."""
         return self.macs(kept) if target == "flops" else self.params(kept)
 
-    def share_of_dense(self, kept: Array, target: str) -> float:
+    def share_of_dense(self, kept: FloatArray, target: str) -> float:
         """The same as a share of the dense network's."""
         return self.counted(kept, target) / self.dense.counted(target)
 
@@ -250,20 +249,20 @@ class CostModel:
         kept[index] = 0
         return Cost(macs=round(self._saved(kept, self._macs)), params=round(self._saved(kept, self._params)))
 
-    def _saved(self, kept: Array, terms: tuple[Array, Any, Any]) -> float:
+    def _saved(self, kept: FloatArray, terms: tuple[FloatArray, Any, Any]) -> float:
         fraction = self._left(kept)
         sizes, first, second = terms
         return float(np.sum(sizes * (1 - fraction[first] * fraction[second])))
 
-    def _gone(self, kept: Array) -> Cost:
+    def _gone(self, kept: FloatArray) -> Cost:
         """What goes as soon as a layer loses a channel: what its weight was computed from, and by."""
         left = self._left(kept)
         folded = [cost for cost, rows in self._folded if (left[rows] < 1).any()]
         return Cost(macs=sum(cost.macs for cost in folded), params=sum(cost.params for cost in folded))
 
-    def _left(self, kept: Array) -> Array:
+    def _left(self, kept: FloatArray) -> FloatArray:
         """The share that is left of every size."""
-        left: Array = 1 - self._lost @ (self._widths - kept) / self._sizes
+        left: FloatArray = 1 - self._lost @ (self._widths - kept) / self._sizes
         return left
 
 
@@ -272,7 +271,7 @@ def _two(rows: Sequence[int], fixed: Collection[int]) -> list[int]:
     return [row for row in rows if row >= 0 and row not in fixed][:2] or [-1]
 
 
-def _pack(terms: list[_Term]) -> tuple[Array, Any, Any]:
+def _pack(terms: list[_Term]) -> tuple[FloatArray, Any, Any]:
     return (
         np.array([term.size for term in terms], dtype=np.float64),
         np.array([term.first for term in terms], dtype=np.int64),

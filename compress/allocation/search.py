@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pruneport.arrays import FloatArray
 from pruneport.compress.allocation.cost import CostModel, Quadratic
 from pruneport.compress.allocation.knapsack import solve_knapsack
 from pruneport.compress.graph.groups import Group
@@ -28,8 +29,7 @@ __all__ = [
     "why_dense",
 ]
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
-Measure = Callable[[Array], float]
+Measure = Callable[[FloatArray], float]
 _TOLERANCE = 0.01
 _BISECTIONS = 40
 _PAIRED_STEPS = 128
@@ -140,7 +140,7 @@ def allocate(
 
     requested_widths = _requested_widths(groups, scores, free, options)
 
-    def rounded(ratio: float) -> Array:
+    def rounded(ratio: float) -> FloatArray:
         kept, asked = dense.copy(), requested_widths(ratio)
         for index in free:
             kept[index] = widths[index][np.abs(widths[index] - asked[index]).argmin()]
@@ -174,7 +174,7 @@ def allocate(
 
 def _requested_widths(
     groups: Sequence[Group], scores: Sequence[Scores], free: Sequence[int], options: PruneOptions
-) -> Callable[[float], Array]:
+) -> Callable[[float], FloatArray]:
     """What the ranking asks of every group, from pruning ratio 0 (dense) to 1 (nothing left)."""
     dense = np.array([group.width for group in groups], dtype=np.float64)
     if options.ranking in ("auto", "uniform"):  # nothing was measured: see ``resolve_auto``
@@ -188,7 +188,7 @@ def _requested_widths(
         owner = np.concatenate([np.full(groups[index].width, index) for index in members])
         classes.append(owner[np.argsort(np.concatenate([scores[index] for index in members]), kind="stable")])
 
-    def requested_widths(ratio: float) -> Array:
+    def requested_widths(ratio: float) -> FloatArray:
         """Remove the share ``ratio`` of the units of every class of rivals, the lowest scores first."""
         removed = np.concatenate([order[: round(ratio * len(order))] for order in classes])
         return dense - np.bincount(removed, minlength=len(groups))
@@ -201,10 +201,10 @@ def _least_damage(
     cost: CostModel,
     name: str,
     value: float,
-    widths: dict[int, Array],
-    dense: Array,
+    widths: dict[int, FloatArray],
+    dense: FloatArray,
     options: PruneOptions,
-) -> tuple[Array, str | None]:
+) -> tuple[FloatArray, str | None]:
     """Solve for the widths, and say how far from the target they are."""
     if name == "ratio":
         counted = np.isin(np.arange(len(dense)), list(widths)).astype(np.float64)
@@ -231,9 +231,9 @@ def _curve(curves: Sequence[Curve | None], index: int) -> Curve:
     return curve
 
 
-def _spread(possible: Array, most: int) -> Array:
+def _spread(possible: FloatArray, most: int) -> FloatArray:
     chosen = np.unique(np.linspace(0, len(possible) - 1, most).round().astype(int))
-    found: Array = possible[chosen]
+    found: FloatArray = possible[chosen]
     return found
 
 
@@ -282,13 +282,13 @@ def _out_of_reach(lowest: float, options: PruneOptions, wider: Mapping[str, floa
 
 
 def _refine(
-    rounded: Callable[[float], Array],
+    rounded: Callable[[float], FloatArray],
     ratio: float,
-    asked: Array,
+    asked: FloatArray,
     measure: Measure,
     target: float,
     free: Sequence[int],
-) -> Array:
+) -> FloatArray:
     """Walk from the allocation just above the target to the one below it; stop where it is nearest."""
     below = rounded(ratio)
     above = rounded(max(0.0, ratio - 2.0 ** (1 - _BISECTIONS)))
@@ -304,7 +304,9 @@ def _refine(
     return best if abs(measure(best) - target) <= abs(measure(below) - target) else below
 
 
-def _polish(kept: Array, measure: Measure, target: float, tolerance: float, widths: dict[int, Array]) -> Array:
+def _polish(
+    kept: FloatArray, measure: Measure, target: float, tolerance: float, widths: dict[int, FloatArray]
+) -> FloatArray:
     """Where the cost is still out of tolerance, step one group or a pair of groups up or down, best first."""
     gap = abs(measure(kept) - target)
     while gap > tolerance:
@@ -325,7 +327,7 @@ def _polish(kept: Array, measure: Measure, target: float, tolerance: float, widt
     return kept
 
 
-def _neighbours(widths: Array, current: float) -> Array:
+def _neighbours(widths: FloatArray, current: float) -> FloatArray:
     position = int(np.searchsorted(widths, current))
     return widths[[index for index in (position - 1, position + 1) if 0 <= index < len(widths)]]
 

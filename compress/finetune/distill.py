@@ -5,19 +5,17 @@ The representation is what the head reads, whatever the classes, so that a dense
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pruneport.compress.allocation.cost import count_cost
-from pruneport.compress.hooks import hooks_restored
+from pruneport.compress.hooks import inputs_recorded
 from pruneport.models.record import Factory, Source
 from pruneport.models.source import build_dense
 
-__all__ = ["Teacher", "representation"]
+__all__ = ["Teacher"]
 
 
 class Teacher:
@@ -40,7 +38,7 @@ class Teacher:
 
     @torch.no_grad()
     def _represent(self, inputs: Tensor) -> Tensor:
-        with representation(self._dense, self._head) as seen:
+        with inputs_recorded(self._dense, self._head) as seen:
             self._dense(inputs)
         return seen[-1]
 
@@ -48,12 +46,3 @@ class Teacher:
         """Mean squared distance to the teacher's representation, over its variance."""
         wanted = self._represent(inputs)
         return (student.float() - wanted).square().mean() / wanted.var().clamp_min(1e-12)
-
-
-@contextmanager
-def representation(network: nn.Module, head: str) -> Iterator[list[Tensor]]:
-    """Yield a list that fills with what the head reads."""
-    seen: list[Tensor] = []
-    with hooks_restored(network):
-        network.get_submodule(head).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        yield seen

@@ -12,13 +12,14 @@ from torch import nn
 from pruneport.compress.allocation.cost import count_cost
 from pruneport.compress.finetune.state import TrainState
 from pruneport.compress.graph.output_layers import find_output_layers
-from pruneport.compress.prune import library_versions
+from pruneport.compress.prune import PLAN_LIBRARIES
 from pruneport.compress.records import Cost, Trained
 from pruneport.compress.surgery.plan import GroupPlan, Plan, Request
 from pruneport.errors import InputError
 from pruneport.models.images.tasks import Task
 from pruneport.models.record import Source
 from pruneport.models.source import give_heads
+from pruneport.versions import library_versions
 
 __all__ = ["dense_plan", "trained_plan", "with_head"]
 
@@ -39,7 +40,7 @@ def dense_plan(network: nn.Module, source: Source) -> Plan:
         dense=cost,
         pruned=cost,
         groups=(),
-        libraries=library_versions(),
+        libraries=library_versions(*PLAN_LIBRARIES),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.allocation.cost import count_cost
-from pruneport.compress.finetune.distill import Teacher, representation
+from pruneport.compress.finetune.distill import Teacher
 from pruneport.compress.finetune.optimizers import learning_rate_at, make_optimizer
 from pruneport.compress.finetune.schedule import average_loss, cut, is_due
 from pruneport.compress.finetune.state import (
@@ -29,6 +29,7 @@ from pruneport.compress.finetune.state import (
     restore_optimizer,
     write_state,
 )
+from pruneport.compress.hooks import inputs_recorded
 from pruneport.compress.options import PruneOptions, TrainOptions
 from pruneport.compress.surgery.plan import Plan
 from pruneport.compress.surgery.rebuild import rebuild_network
@@ -228,7 +229,7 @@ class _Training:
         self._seed(mix(self._job.seed, state.step))  # drop-outs, too, follow from the step
         for group in self._optimizer.param_groups:
             group["lr"] = group["highest"] * learning_rate_at(self._share(0.5), self._options.warmup)
-        with representation(self._network, self._heads[0]) as seen:
+        with inputs_recorded(self._network, self._heads[0]) as seen:
             outputs = tensor_leaves(self._model(inputs))[0]
         loss = nn.functional.cross_entropy(outputs.float(), labels.to(device))
         if self._teacher is not None:

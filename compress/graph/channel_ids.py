@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-__all__ = ["ChannelIds"]
+from pruneport.arrays import IntArray
+
+__all__ = ["ChannelIds", "varying_dimensions"]
 
 Key = tuple[str, str]
 """Layer and axis; of an unwrapped parameter or buffer the axis is "flat": every entry is an element."""
@@ -33,7 +33,7 @@ class ChannelIds:
         start = self.offsets[key]
         return torch.arange(start, start + self.sizes[key])
 
-    def of(self, key: Key) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def of(self, key: Key) -> IntArray:
         """The unit of every position of an axis: (size,), equal numbers for what goes together."""
         return self._roots[self.offsets[key] : self.offsets[key] + self.sizes[key]]
 
@@ -60,3 +60,12 @@ class ChannelIds:
         renamed = np.arange(len(self._roots))
         renamed[nodes] = first[component]
         self._roots = renamed[self._roots]
+
+
+def varying_dimensions(numbers: Tensor) -> tuple[int, ...]:
+    """The dimensions along which the numbers are not all the same."""
+    return tuple(
+        dim
+        for dim, size in enumerate(numbers.shape)
+        if size > 1 and bool((numbers != numbers.select(dim, 0).unsqueeze(dim)).any())
+    )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.graph.channel_ids import ChannelIds
+from pruneport.arrays import IntArray
+from pruneport.compress.graph.channel_ids import ChannelIds, varying_dimensions
 from pruneport.compress.graph.op_table import LEAVES, operate
 from pruneport.compress.graph.trace import Trace
 from pruneport.compress.graph.tracer import Tracer
@@ -22,7 +22,6 @@ from pruneport.errors import PruningError
 __all__ = ["Coupling", "find_coupling"]
 
 Key = tuple[str, str]
-Array = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,9 +228,9 @@ def _scattered_parameters(network: nn.Module, elements: ChannelIds) -> Iterator[
             yield torch.from_numpy(roots[roots != 0]), f"the entries of {name} do not follow one of its dimensions"
 
 
-def _dimension(roots: Array) -> int | None:
+def _dimension(roots: IntArray) -> int | None:
     """The dimension along which the unit changes, if it is one alone."""
-    varying = [d for d, size in enumerate(roots.shape) if size > 1 and (roots != roots.take([0], axis=d)).any()]
+    varying = varying_dimensions(torch.from_numpy(roots))
     return varying[0] if len(varying) == 1 else None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from pruneport.arrays import IntArray
 from pruneport.compress.graph.coupling import Coupling, find_coupling
 from pruneport.compress.records import Member, Scope
 from pruneport.compress.resize.layers import block_count, parts_by_name
@@ -136,7 +137,7 @@ def _end(coupling: Coupling, units: list[int]) -> Scope:
     return "representation" if coupling.representation.intersection(units) else "filters"
 
 
-def _run(positions: np.ndarray[Any, np.dtype[np.int64]]) -> int:
+def _run(positions: IntArray) -> int:
     """The length that all runs of positions in a row are multiples of."""
     ends = np.flatnonzero(np.diff(positions, axis=1, append=-1) != 1) + 1
     return int(np.gcd.reduce(np.diff(ends, prepend=0)))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pruneport.compress.graph.groups import find_groups
 from pruneport.errors import PruningError
+from pruneport.models.parts import part
 
 __all__ = ["find_output_layers"]
 
@@ -29,16 +30,10 @@ def find_output_layers(network: nn.Module, shape: tuple[int, int, int]) -> dict[
         for member in group.members
         if member.axis == "out"
     }
-    layers = {name: layer for name in heads if isinstance(layer := _layer(network, name), nn.Linear | nn.Conv2d)}
+    layers = {name: layer for name in heads if isinstance(layer := part(network, name), nn.Linear | nn.Conv2d)}
     if not heads or len(layers) != len(heads):
         raise PruningError(
             "the network's outputs are not made by a linear layer or a convolution, so there is no head to replace; "
             "give a factory that builds it for your classes, and train that head with --keep-head."
         )
     return heads
-
-
-def _layer(network: nn.Module, name: str) -> nn.Module | Tensor:
-    owner, _, attribute = name.rpartition(".")
-    found: nn.Module | Tensor = getattr(network.get_submodule(owner), attribute)
-    return found

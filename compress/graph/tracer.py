@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pruneport.compress.graph.channel_ids import ChannelIds
+from pruneport.compress.graph.channel_ids import ChannelIds, varying_dimensions
 from pruneport.compress.graph.trace import Notes, Product, Trace
 from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.sizes.arguments import argument, operator_name, tensors_in
@@ -239,10 +239,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def varies(self, entry: ChannelLabels) -> tuple[int, ...]:
         """The dimensions along which the unit changes; where all have become one unit, along which the element does."""
         compact = entry.compact()
-        units = _varies(self.channel_ids.roots(compact))
+        units = varying_dimensions(self.channel_ids.roots(compact))
         if units or entry.unwrapped:
             return units
-        elements = _varies(compact)
+        elements = varying_dimensions(compact)
         return (max(elements, key=lambda dim: (compact.shape[dim], dim)),) if elements else ()
 
     def add_product(self, product: Product) -> None:
@@ -390,14 +390,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.sizes.paused = False
 
         return hook
-
-
-def _varies(labels: Tensor) -> tuple[int, ...]:
-    return tuple(
-        dim
-        for dim, size in enumerate(labels.shape)
-        if size > 1 and bool((labels != labels.select(dim, 0).unsqueeze(dim)).any())
-    )
 
 
 def _memory(tensor: Tensor) -> tuple[Any, ...]:

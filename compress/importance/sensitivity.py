@@ -14,6 +14,7 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor, nn
 
+from pruneport.arrays import FloatArray
 from pruneport.compress.activations.calibration import Batches
 from pruneport.compress.activations.replay import Replay
 from pruneport.compress.graph.groups import Group
@@ -29,7 +30,6 @@ from pruneport.progress import Progress, Step, silent
 
 __all__ = ["Curve", "measure_sensitivity", "relative_error"]
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
 _LEVELS = 6
 _INPUTS = 32  # in whole batches, one at least: the outputs are averaged over all of their entries
 
@@ -46,29 +46,29 @@ class Curve:
             that group removed and its consumers solved anew, (points,).
     """
 
-    widths: Array
-    local_error: Array
-    output_error: Array
+    widths: FloatArray
+    local_error: FloatArray
+    output_error: FloatArray
 
     def to_dict(self) -> dict[str, list[float]]:
         """Plain data."""
         return {key: [float(value) for value in column] for key, column in vars(self).items()}
 
-    def damage(self, widths: Array) -> Array:
+    def damage(self, widths: FloatArray) -> FloatArray:
         """The geometric mean of both errors at the given widths, between the points by monotone cubics.
 
         The output error alone overrates early groups, as the layers behind them, which would be solved anew too,
         are left as they are; the local error alone does not know what the network makes of it.
         """
         points = np.sqrt(np.maximum.accumulate(self.local_error) * np.maximum.accumulate(self.output_error))
-        found: Array = PchipInterpolator(-self.widths, points)(-widths)
+        found: FloatArray = PchipInterpolator(-self.widths, points)(-widths)
         return found
 
 
 def measure_sensitivity(
     network: nn.Module,
     groups: Sequence[Group],
-    widths: Sequence[Array | None],
+    widths: Sequence[FloatArray | None],
     batches: Batches,
     scores: Sequence[Scores] | None,
     progress: Progress = silent,

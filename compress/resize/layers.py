@@ -16,6 +16,7 @@ from torch.nn.utils.spectral_norm import SpectralNormLoadStateDictPreHook
 
 from pruneport.compress.resize.attention import narrow_attention
 from pruneport.errors import PruningError
+from pruneport.models.parts import owner_of, part, set_part
 
 __all__ = [
     "LAYERS",
@@ -86,13 +87,11 @@ def ties_kept(network: nn.Module, keep: Mapping[str, Keep]) -> Iterator[None]:
         changed = [name for name in tied if _parameter(network, name) is not before[name]] if len(tied) > 1 else []
         for name in tied if changed else ():
             if _kept_of(name, keep) in (_kept_of(changed[0], keep), None):
-                owner, _, attribute = name.rpartition(".")
-                setattr(network.get_submodule(owner), attribute, _parameter(network, changed[0]))
+                set_part(network, name, _parameter(network, changed[0]))
 
 
 def _parameter(network: nn.Module, name: str) -> Any:
-    owner, _, attribute = name.rpartition(".")
-    return getattr(network.get_submodule(owner), attribute, None)
+    return getattr(*owner_of(network, name), None)
 
 
 def _kept_of(name: str, keep: Mapping[str, Keep]) -> Keep | None:
@@ -320,16 +319,15 @@ def _narrow_prelu(layer: nn.Module, keep: Keep) -> None:
 
 def unwrapped_tensor(network: nn.Module, name: str) -> Tensor:
     """A parameter or buffer that no layer of the table owns."""
-    owner, _, attribute = name.rpartition(".")
-    tensor = getattr(network.get_submodule(owner), attribute)
+    tensor = part(network, name)
     assert isinstance(tensor, Tensor)
     return tensor
 
 
 def _narrow_bare(network: nn.Module, name: str, keep: Keep) -> None:
-    owner, _, attribute = name.rpartition(".")
+    owner, attribute = owner_of(network, name)
     for axis, kept in keep.items():
-        _select(network.get_submodule(owner), attribute, _DIMENSIONS.index(axis), kept)
+        _select(owner, attribute, _DIMENSIONS.index(axis), kept)
 
 
 _DIMENSIONS = ("dim0", "dim1", "dim2", "dim3", "dim4", "dim5")

@@ -6,7 +6,6 @@ It appears whole or not at all, and changes wholly or not at all, one process at
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -35,7 +34,7 @@ from pruneport.export.bundle.unfinished import (
     take_back,
     update_lock,
 )
-from pruneport.files import check_free, held, made_folder
+from pruneport.files import check_free, file_sha256, held, made_folder
 
 __all__ = [
     "BENCH",
@@ -283,8 +282,7 @@ def _check(folder: Path, files: Mapping[str, Mapping[str, Any]], names: tuple[st
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+    return {"sha256": file_sha256(path), "bytes": path.stat().st_size}
 
 
 def _write_manifest(folder: Path, files: Mapping[str, Mapping[str, Any]], commands: Sequence[str]) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
+from pruneport.documents import Json
 from pruneport.export.card.summary import (
     OWN_CODE,
     clean,
@@ -20,7 +19,6 @@ from pruneport.export.card.verdict import verdict, warnings_for
 
 __all__ = ["model_card"]
 
-Json = Mapping[str, Any]
 
 _UNTRAINED = (
     "**Architecture only.** No `--checkpoint` and no `--weights` were given: latency is meaningful, accuracy is not, "

@@ -6,11 +6,13 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pruneport.compress.records import Cost
+from pruneport.documents import Json
 from pruneport.export.card.intervals import Interval, change_interval, share_interval
 from pruneport.models.record import LIBRARIES
+from pruneport.units import scaled
 
 __all__ = [
     "OWN_CODE",
@@ -28,7 +30,6 @@ __all__ = [
     "shorten",
 ]
 
-Json = Mapping[str, Any]
 
 _WORDS = {
     "l1": "L1 magnitude of the weights",
@@ -230,18 +231,11 @@ def _ends(interval: Interval) -> str:
 
 def _cost(label: str, dense: float, pruned: float, unit: str = "") -> Comparison:
     change = _signed(pruned / dense - 1, "%") if dense else ""
-    return Comparison(label, _scaled(dense, unit), _scaled(pruned, unit), change)
+    return Comparison(label, scaled(dense, unit), scaled(pruned, unit), change)
 
 
 def _signed(share: float, unit: str) -> str:
     return f"{100 * share:+.1f} {unit}".replace("-", "−")
-
-
-def _scaled(number: float, unit: str) -> str:
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= factor:
-            return f"{number / factor:.2f} {prefix}{unit}"
-    return f"{number:.0f} {unit}".strip()
 
 
 def _speedup(entry: Json) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from pruneport.documents import Json
 from pruneport.export.card.intervals import change_interval
 from pruneport.export.card.summary import clean, percent
 
 __all__ = ["verdict", "warnings_for"]
 
-Json = Mapping[str, Any]
 
 _LEAST_FALL = 0.05  # of top-1; a smaller one is what compression costs
 _LEAST_AGREEMENT = 0.9

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from pruneport.compress.assessment import describe_groups
 from pruneport.compress.graph.coupling import find_coupling
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.prune import Pruned, library_versions, prune
+from pruneport.compress.prune import PLAN_LIBRARIES, Pruned, prune
 from pruneport.compress.surgery.plan import Plan, apply_plan, parse_plan
 from pruneport.compress.surgery.zeroing_check import check_against_masked, masked_outputs
 from pruneport.errors import ModelError, PruningError, TargetError
 from pruneport.models.digits.network import digits_resnet
 from pruneport.models.record import Source
+from pruneport.versions import library_versions
 
 SHAPE = (3, 8, 8)
 SOURCE = Source(spec="tests:network", model_args={}, input_shape=SHAPE)
@@ -253,7 +254,7 @@ def test_the_versions_name_the_onnx_runtime_that_is_installed(installed: str, mo
         return "1.31.1"
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert library_versions() == {installed: "1.31.1"}
+    assert library_versions(*PLAN_LIBRARIES) == {installed: "1.31.1"}
 
 
 def test_random_pruning_follows_the_seed(digits: nn.Module) -> None:

@@ -30,6 +30,7 @@ from pruneport.export.card.intervals import share_interval
 from pruneport.export.card.summary import recovery_figures, shorten
 from pruneport.export.parity import TOLERANCES
 from pruneport.export.verify import Verification
+from pruneport.units import scaled
 
 __all__ = ["show"]
 
@@ -55,8 +56,8 @@ def _(result: InspectResult, console: Console) -> None:
         cells = (
             _width(view.group, view.group.width),
             view.group.scope,
-            _scaled(view.cost.macs),
-            _scaled(view.cost.params),
+            _count(view.cost.macs),
+            _count(view.cost.params),
             str(len(view.group.members)),
             f"no ({reasons.index(view.reason) + 1})" if view.reason else "yes",
             *([_error_at_half(view)] if measured else []),
@@ -67,8 +68,8 @@ def _(result: InspectResult, console: Console) -> None:
     for number, reason in enumerate(reasons, start=1):
         console.print(f"({number}) {reason}", markup=False, soft_wrap=True)
     console.print(
-        f"{result.source}: {len(result.groups)} groups, {_scaled(result.dense.macs)} MACs, "
-        f"{_scaled(result.dense.params)} parameters; prunable in scope {result.scope}",
+        f"{result.source}: {len(result.groups)} groups, {_count(result.dense.macs)} MACs, "
+        f"{_count(result.dense.params)} parameters; prunable in scope {result.scope}",
         markup=False,
         soft_wrap=True,
     )
@@ -107,7 +108,7 @@ def _(result: ExportResult, console: Console) -> None:
 def _(result: FinetuneResult, console: Console) -> None:
     table = _table(">step", ">training FLOPs", ">MACs", ">loss", ">top-1", ">seconds")
     for event in result.events:
-        macs = _scaled(event.macs)
+        macs = _count(event.macs)
         table.add_row(
             str(event.step),
             f"{event.flops:.3g}",
@@ -240,7 +241,7 @@ def _show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
         ("MACs", plan.dense.macs, plan.pruned.macs, plan.macs_kept),
         ("parameters", plan.dense.params, plan.pruned.params, plan.params_kept),
     ):
-        table.add_row(name, _scaled(dense), _scaled(pruned), f"{share:.1%}")
+        table.add_row(name, _count(dense), _count(pruned), f"{share:.1%}")
     console.print(table)
     if plan.recovery is not None:
         done = plan.recovery
@@ -335,8 +336,5 @@ def _add_fitting(table: Table, rows: Sequence[tuple[str, ...]], width: int) -> N
         table.add_row(Text(shorten(name, max(_LEAST_NAME, room))), *cells)
 
 
-def _scaled(number: int) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)
+def _count(number: int) -> str:
+    return scaled(number, digits=".3g")
