@@ -37,7 +37,6 @@ class Group:
         blocks: Units fall into this many equal runs that must keep the same count (grouped convolutions).
         reason: Why no unit can be removed correctly, or an empty string.
         units: Their numbers in the coupling.
-        normalised_over: Whether its channels are normalised_over over, so that removing one differs from zeroing it.
         heads: Whether its units are whole heads of an attention.
         structure: Layer type and axis of every member, sorted: groups that share it are isomorphic.
     """
@@ -50,7 +49,6 @@ class Group:
     reason: str = ""
     structure: tuple[tuple[str, str], ...] = ()
     units: tuple[int, ...] = ()
-    normalised_over: bool = False
     heads: bool = False
 
     @property
@@ -122,7 +120,6 @@ def _group(
         members=members,
         scope=_end(coupling, units),
         units=tuple(units),
-        normalised_over=bool(coupling.normalised_over.intersection(units)),
         heads=coupling.attention_heads.issuperset(units),
         blocks=blocks,
         reason=reason or block_reason,

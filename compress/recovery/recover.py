@@ -21,7 +21,7 @@ from pruneport.errors import ImageFolderError, PruningError
 from pruneport.models.outputs import main_output
 from pruneport.progress import Progress, Step, silent
 
-__all__ = ["RECOVERIES", "choose_recovery", "output_error", "recover"]
+__all__ = ["RECOVERIES", "choose_recovery", "recover"]
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 Kept = Mapping[str, Mapping[str, Sequence[int]]]
@@ -143,11 +143,6 @@ class _Wanted:
             int((ours.argmax(1) == theirs.argmax(1)).sum()) for theirs, ours in zip(self._outputs, found, strict=True)
         )
         return _Compared(error, same / self.count)
-
-
-def output_error(dense: nn.Module, pruned: nn.Module, batches: Batches) -> float:
-    """Mean squared difference of the outputs, divided by the variance of the dense ones."""
-    return relative_error(_outputs(dense, batches), _outputs(pruned, batches))
 
 
 @torch.inference_mode()

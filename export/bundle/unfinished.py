@@ -50,11 +50,6 @@ def place_lock(folder: Path) -> Path:
     return beside(folder, "lock")
 
 
-def staging_beside(folder: Path) -> Path:
-    """Where a new bundle is filled."""
-    return beside(folder, "unfinished")
-
-
 def settle(folder: Path) -> None:
     """Take back what killed processes left unfinished, a few names looked up where there is nothing to do.
 
