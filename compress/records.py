@@ -8,13 +8,41 @@ from typing import Literal
 from pruneport.arrays import IntArray
 from pruneport.documents import Count, Share, Size
 
-__all__ = ["Axis", "Calibrated", "Cost", "GroupPlan", "Member", "Recovered", "Request", "Scope", "Trained"]
+__all__ = [
+    "Axis",
+    "Calibrated",
+    "Cost",
+    "GroupPlan",
+    "Member",
+    "Recovered",
+    "Request",
+    "Role",
+    "ScopeInFiles",
+    "Trained",
+    "role_of",
+    "scope_in_files",
+]
 
 Axis = Literal["out", "in", "channels", "dim0", "dim1", "dim2", "dim3", "dim4", "dim5"]
 """Dimension of a layer: its outputs, its inputs, or both at once (norms, depthwise convolutions); of a bare
 parameter or buffer, its number."""
 
-Scope = Literal["filters", "channels", "representation", "output"]
+Role = Literal["filters", "stream", "representation", "output"]
+"""Of a group: it ends inside a block, is a residual stream or feeds one, is what the output layer reads, or leaves the
+network."""
+
+ScopeInFiles = Literal["filters", "channels", "representation", "output"]
+"""The same in plan.json and in ``inspect``, where it is named ``scope``, and a stream by the option that prunes it."""
+
+
+def scope_in_files(role: Role) -> ScopeInFiles:
+    """How a role is written."""
+    return "channels" if role == "stream" else role
+
+
+def role_of(scope: ScopeInFiles) -> Role:
+    """The role that was written so."""
+    return "stream" if scope == "channels" else scope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +103,11 @@ class GroupPlan:
         reason: Why it was left dense, or why kept differs from asked; else empty.
         macs: Dense multiply-accumulates that hang on the group.
         params: Dense parameters that hang on the group.
-        heads: Whether its units are whole heads of an attention.
+        whole_attention_heads: Whether its units are whole attention heads.
     """
 
     name: str
-    scope: Scope
+    role: Role
     width: int
     asked: float
     kept: tuple[int, ...] | None
@@ -87,7 +115,7 @@ class GroupPlan:
     macs: int
     params: int
     members: tuple[Member, ...]
-    heads: bool = False
+    whole_attention_heads: bool = False
 
     @property
     def kept_width(self) -> int:

@@ -26,7 +26,7 @@ from pruneport.models.options import SourceOptions
 from pruneport.models.output_layer import replace_output_layers
 from pruneport.models.record import Factory, Scalar, Source
 
-__all__ = ["build", "build_dense", "give_heads", "open_source"]
+__all__ = ["build", "build_dense", "open_source", "renew_output_layers"]
 
 
 def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
@@ -82,7 +82,7 @@ def build_dense(source: Source, factory: Factory | None = None) -> nn.Module:
                 f"the plan records {source.checkpoint_sha256}. Restore the original file and try again."
             )
         load_weights(network, state, path)
-    give_heads(network, source)
+    renew_output_layers(network, source)
     return network
 
 
@@ -114,12 +114,12 @@ def build(source: Source, factory: Factory | None = None, *, initialise: bool = 
             if ":" not in source.spec:
                 raise SourceError(not_a_source(source.spec))
             network = call_factory(load_factory(source.spec), source)
-    give_heads(network, source)
+    renew_output_layers(network, source)
     return network.eval()
 
 
-def give_heads(network: nn.Module, source: Source) -> None:
-    """Replace the heads that the source records, with initial weights that follow from its seed.
+def renew_output_layers(network: nn.Module, source: Source) -> None:
+    """Replace the output layers that the source records, with initial weights that follow from its seed.
 
     Raises:
         SourceError: No such layer, or one of another kind.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pruneport.bench.transfer.options import StudyOptions
 from pruneport.bench.transfer.study import DENSE, DIGITS, Trial, train_options
-from pruneport.compress.finetune.setup import dense_plan, with_head
+from pruneport.compress.finetune.setup import dense_plan, with_output_layer
 from pruneport.compress.finetune.state import Event, TrainState, write_state
 from pruneport.compress.finetune.training import Job, train
 from pruneport.compress.options import CompressOptions
@@ -165,7 +165,7 @@ def run_trial(trial: Trial, options: StudyOptions, folder: Path, progress: Progr
     plan = replace(bundle.plan, source=replace(bundle.plan.source, seed=trial.seed))
     with tempfile.TemporaryDirectory() as scratch:
         task = _task(trial.task, options, plan.source.input_shape)
-        network, plan = with_head(rebuild(bundle, trust_source=True), plan, task)
+        network, plan = with_output_layer(rebuild(bundle, trust_source=True), plan, task)
         state = Path(scratch) / "state"
         write_state(state, TrainState(plan=plan, weights=dict(network.state_dict()), config={}))
         job = Job(

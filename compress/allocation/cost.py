@@ -302,7 +302,7 @@ def _terms(
         second = (
             -1 if isinstance(layer, nn.modules.conv._ConvNd) and removed_whole(layer) else axes.get((name, "in"), -1)
         )
-        mixes = isinstance(layer, nn.MultiheadAttention)  # what is left of it grows with the heads alone
+        mixes = isinstance(layer, nn.MultiheadAttention)  # what is left of it grows with the attention heads alone
         rows = [first] if mixes else [first, second, riding.get(name, -1)]
         macs.append(_Term(macs_by_module.get(name, 0), *_two(rows, fixed)))
         apart = {id(parameters[owner]) for owner, _ in axes if owner in parameters}  # with axes of their own

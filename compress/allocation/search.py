@@ -84,15 +84,15 @@ def target_of(options: PruneOptions) -> tuple[str, float]:
 
 def why_dense(group: Group, options: PruneOptions, kept_by: str | None = None) -> str:
     """Why the group is left dense whatever the target, or an empty string."""
-    if group.scope == "output":
+    if group.role == "output":
         return "the network's outputs always stay"
-    if group.scope == "representation" and not options.prune_representation:
+    if group.role == "representation" and not options.prune_representation:
         return "the representation (the head's input) keeps its width"
     if kept_by is not None:
         return f"kept by --keep {kept_by}"
     if group.reason:
         return group.reason
-    if group.scope == "channels" and options.scope == "filters":
+    if group.role == "stream" and options.scope == "filters":
         return "a residual stream, outside --scope filters"
     if len(possible_widths(group, options)) < 2:
         step = width_step(group, options)

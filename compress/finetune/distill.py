@@ -1,6 +1,6 @@
 """Distillation from the dense network: its representation, which has the same width in the pruned one.
 
-The representation is what the head reads, whatever the classes, so that a dense network trained on others can teach.
+The output layer reads it, whatever the classes, so that a dense network trained on others can teach.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Teacher:
     """The dense network as its source builds it, in eval mode.
 
     Args:
-        source: Its heads are those that it was trained with.
-        head: Reads the representation.
+        source: Its output layers are those that it was trained with.
+        output_layer: Reads the representation.
         factory: Builds the architecture in place of the source's.
         device: Where it runs.
 
@@ -31,14 +31,14 @@ class Teacher:
         CheckpointError: Its checkpoint is not where it was.
     """
 
-    def __init__(self, source: Source, head: str, factory: Factory | None, device: torch.device) -> None:
+    def __init__(self, source: Source, output_layer: str, factory: Factory | None, device: torch.device) -> None:
         dense = build_dense(replace(source, heads={}), factory)
         self.macs = count_cost(dense, source.input_shape).macs
-        self._dense, self._head = dense.to(device), head
+        self._dense, self._output_layer = dense.to(device), output_layer
 
     @torch.no_grad()
     def _represent(self, inputs: Tensor) -> Tensor:
-        with inputs_recorded(self._dense, self._head) as seen:
+        with inputs_recorded(self._dense, self._output_layer) as seen:
             self._dense(inputs)
         return seen[-1]
 

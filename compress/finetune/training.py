@@ -50,7 +50,7 @@ class Job:
     """One training, as each of its processes gets it.
 
     Attributes:
-        state: The state file that it begins with, and goes on writing; its plan records the heads.
+        state: The state file that it begins with, and goes on writing; its plan records the output layers.
         task: The images.
         options: How it is trained.
         pruning: What the schedule cuts; None where nothing is cut.
@@ -102,7 +102,7 @@ def check_training(options: TrainOptions) -> None:
 
 def _check_representation(plan: Plan, pruning: PruneOptions | None) -> None:
     """Raise where the network's representation is, or will be, narrower than its teacher's."""
-    narrower = any(group.scope == "representation" and group.kept is not None for group in plan.groups)
+    narrower = any(group.role == "representation" and group.kept is not None for group in plan.groups)
     if narrower or (pruning is not None and pruning.prune_representation):
         raise TrainingError(
             "--distill compares representations, and this network's is pruned; leave out --distill, or prune without "
@@ -156,14 +156,14 @@ class _Training:
     def __init__(self, fabric: Any, job: Job, progress: Progress) -> None:
         self._fabric, self._job, self._options, self._progress = fabric, job, job.options, progress
         self._state = read_state(job.state)
-        self._heads = tuple(self._state.plan.source.heads)
+        self._output_layers = tuple(self._state.plan.source.heads)
         self._factory = load_factory(job.factory) if job.factory else None
         self._images = images_a_step(job.task.train, self._options.batch_size)
         self._test = Pictures(job.task.test)
         self._teacher: Teacher | None = None
         if self._options.distill:
             _check_representation(self._state.plan, job.pruning)
-            self._teacher = Teacher(self._state.plan.source, self._heads[0], self._factory, fabric.device)
+            self._teacher = Teacher(self._state.plan.source, self._output_layers[0], self._factory, fabric.device)
         self._said = -math.inf
         self._set_up(rebuild_network(self._state.plan, self._state.weights, self._factory), self._state.momenta)
 
@@ -208,7 +208,7 @@ class _Training:
         teacher_macs = self._teacher.macs if self._teacher else 0
         self._step_flops = self._images * training_flops(self._state.plan.pruned.macs, teacher_macs)
         self._network = network.to(memory_format=torch.channels_last)
-        optimizer = make_optimizer(network, self._options, self._heads, self._fabric.device)
+        optimizer = make_optimizer(network, self._options, self._output_layers, self._fabric.device)
         self._model, self._wrapped = self._fabric.setup(self._network.train(), optimizer)
         restore_optimizer(self._network, optimizer, momenta)
         self._optimizer = optimizer
@@ -229,7 +229,7 @@ class _Training:
         self._seed(mix(self._job.seed, state.step))  # drop-outs, too, follow from the step
         for group in self._optimizer.param_groups:
             group["lr"] = group["highest"] * learning_rate_at(self._share(0.5), self._options.warmup)
-        with inputs_recorded(self._network, self._heads[0]) as seen:
+        with inputs_recorded(self._network, self._output_layers[0]) as seen:
             outputs = tensor_leaves(self._model(inputs))[0]
         loss = nn.functional.cross_entropy(outputs.float(), labels.to(device))
         if self._teacher is not None:

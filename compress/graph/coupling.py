@@ -87,18 +87,18 @@ class CountedSize:
     stop: int
 
 
-def find_coupling(network: nn.Module, example: Tensor, whole_heads: bool = False) -> Coupling:
+def find_coupling(network: nn.Module, example: Tensor, whole_attention_heads: bool = False) -> Coupling:
     """Run the network once on ``example`` (B, C, H, W) and follow its channels; nothing is changed.
 
     Args:
         network: In eval mode.
         example: Its input.
-        whole_heads: Whether heads of attention go as a whole, or lose width.
+        whole_attention_heads: Whether attention heads go as a whole, or lose width.
 
     Raises:
         PruningError: The network does not run.
     """
-    tracer = Tracer(network, operate, LAYERS, LEAVES, whole_heads)
+    tracer = Tracer(network, operate, LAYERS, LEAVES, whole_attention_heads)
     try:
         trace = tracer.trace(example)
     except Exception as error:

@@ -30,7 +30,7 @@ def combine(tracer: Tracer, call: OpCall) -> None:
 
 def _note_added(tracer: Tracer, tensors: Sequence[Tensor], shape: Sequence[int]) -> None:
     """Sums of channels that were made in different places; x + f(x) with x's own channels is no residual stream,
-    and neither are the heads of logits and of a bias.
+    and neither are the attention heads of logits and of a bias.
     """
     wide = [entry for tensor in tensors for entry, _ in _broadcast(tracer, tensor, shape)[1]]
     maps = [entry for entry in wide if not entry.unwrapped]
@@ -41,7 +41,7 @@ def _note_added(tracer: Tracer, tensors: Sequence[Tensor], shape: Sequence[int])
                     tracer.notes.bias(entry.line(dim), bias.rows(dim))
             others = [other for other in maps if other is not entry and tracer.varies(other) == (dim,)]
             unlike = any(not torch.equal(entry.line(dim), other.line(dim)) for other in others)
-            if unlike and not tracer.is_heads(entry.line(dim)):
+            if unlike and not tracer.are_attention_heads(entry.line(dim)):
                 tracer.notes.added(entry.compact())
 
 

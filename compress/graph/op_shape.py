@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pruneport.compress.graph.tracer import ChannelLabels, OpCall, Tracer
-from pruneport.compress.resize.attention import head_counts
+from pruneport.compress.resize.attention import attention_head_counts
 from pruneport.compress.sizes.arguments import operator_name, tensors_in
 
 __all__ = [
@@ -48,7 +48,7 @@ def move(tracer: Tracer, call: OpCall) -> None:
             ],
         )
         for entry in tracer.labels_of(out):
-            _settle(tracer, entry)
+            _keep_one_dimension(tracer, entry)
 
 
 def _moved(function: Any, args: Any, kwargs: Any, tensor: Tensor, labels: Tensor) -> list[Tensor]:
@@ -150,20 +150,20 @@ def share_memory(tracer: Tracer, call: OpCall) -> None:
         tracer.carry([twin], [call.output])
 
 
-def _settle(tracer: Tracer, entry: ChannelLabels) -> None:
-    """Where channels lie on several dimensions, such as heads and their width, keep the longest: the last of equals.
+def _keep_one_dimension(tracer: Tracer, entry: ChannelLabels) -> None:
+    """Of several dimensions with channels, such as attention heads and width, keep the longest: the last of equals.
 
     A removal must leave a full grid, so what shares a place on the dimension that is kept goes together. Where whole
-    heads go, it is the dimension as long as the module has heads, which their width lies within.
+    attention heads go, it is the dimension as long as the module has them, which their width lies within.
     """
     dims = () if entry.unwrapped else tracer.varies(entry)
     if len(dims) > 1:
-        counts = head_counts(tracer.modules[tracer.place]) if tracer.whole_heads else set()
-        heads = [dim for dim in dims[:-1] if entry.labels.shape[dim] in counts]
-        kept = heads[-1] if heads else max(dims, key=lambda dim: (entry.labels.shape[dim], dim))
+        counts = attention_head_counts(tracer.modules[tracer.place]) if tracer.whole_attention_heads else set()
+        head_dims = [dim for dim in dims[:-1] if entry.labels.shape[dim] in counts]
+        kept = head_dims[-1] if head_dims else max(dims, key=lambda dim: (entry.labels.shape[dim], dim))
         rows = entry.rows(kept)
         tracer.channel_ids.join(rows[:, :1], rows)
-        if heads:
+        if head_dims:
             tracer.notes.attention_heads(rows[:, 0])
 
 

@@ -261,7 +261,7 @@ def attend(tracer: Tracer, call: OpCall) -> None:
         for found in tracer.labels_of(read):
             if not found.unwrapped:
                 tracer.lose([out], found.compact())
-    heads, last = range(query.ndim - 2), query.ndim - 1
+    head_dims, last = range(query.ndim - 2), query.ndim - 1
     width, other = tracer.labels_along(query, last), tracer.labels_along(key, last)
     if width is not None and other is not None and not width.unwrapped and not other.unwrapped:
         tracer.channel_ids.join(width.line(last), other.line(last))
@@ -271,11 +271,11 @@ def attend(tracer: Tracer, call: OpCall) -> None:
                 tracer.notes.unprunable(
                     entry.compact(), f"{tracer.here} multiplies its channels by an unwrapped parameter"
                 )
-    for dim in heads:
+    for dim in head_dims:
         share(tracer, [query, key, value], dim, out, dim)
     entry = tracer.labels_along(value, last)
     places = query.numel() // query.shape[-1] * key.shape[-2]
-    lines = [_line(tracer.labels_along(query, dim), dim) for dim in heads]
+    lines = [_line(tracer.labels_along(query, dim), dim) for dim in head_dims]
     for size, line in ((query.shape[-1], _line(width, last)), (value.shape[-1], _line(entry, last))):
         tracer.add_product(Product(places * size, _known((line, *lines))))
     if entry is not None:
@@ -287,7 +287,7 @@ def attend(tracer: Tracer, call: OpCall) -> None:
         tracer.give(
             wide, [ChannelLabels(entry.labels.expand(wide.shape), entry.unwrapped) for entry in tracer.labels_of(mask)]
         )
-        for dim in heads:
+        for dim in head_dims:
             own = dim - (query.ndim - mask.ndim)
             if own >= 0 and mask.shape[own] > 1:
                 share(tracer, [query, wide], dim, out, dim)
@@ -356,7 +356,7 @@ def prelu(tracer: Tracer, call: OpCall) -> None:
 
 
 def attend_by_layer(tracer: Tracer, name: str, layer: Any, inputs: Any, output: Any) -> None:
-    """Torch's attention layer: its embedding follows the stream; its heads go, or shrink in width, all alike."""
+    """Torch's attention layer: the embedding follows the stream; the attention heads go, or all lose the same width."""
     out, width = output[0], layer.embed_dim
     tracer.give(out, [])
     projected = [tensor.numel() // tensor.shape[-1] * width * tensor.shape[-1] for tensor in inputs[:3]]
@@ -376,19 +376,19 @@ def attend_by_layer(tracer: Tracer, name: str, layer: Any, inputs: Any, output: 
         tracer.notes.unprunable(rows, f"{name} has separate or additional projections, so its heads keep their width")
     else:
         mixed = tracer.channel_ids.register((f"{name}.out_proj", "in"), width)
-        _join_heads(tracer, name, torch.cat([rows, mixed]).reshape(4, layer.num_heads, -1))
+        _join_attention_heads(tracer, name, torch.cat([rows, mixed]).reshape(4, layer.num_heads, -1))
     for macs, line in zip(projected, read, strict=True):
         tracer.add_product(Product(macs, _known((rows, line)), layer=name))
     tracer.add_product(Product(out.numel() * width, _known((mixed, made)), layer=name))
     tracer.give_line(out, out.ndim - 1, made)
 
 
-def _join_heads(tracer: Tracer, name: str, grid: Tensor) -> None:
-    """Couple the channels (queries, keys, values and the projection's inputs; heads; width) of an attention layer."""
-    if tracer.whole_heads:
-        heads = grid.transpose(0, 1).flatten(1)
-        tracer.channel_ids.join(heads[:, :1], heads)
-        tracer.notes.attention_heads(heads[:, 0])
-        tracer.notes.counted(name, "num_heads", heads[:, 0])
+def _join_attention_heads(tracer: Tracer, name: str, grid: Tensor) -> None:
+    """Couple an attention layer's channels: (queries, keys, values and inputs of the projection; heads; width)."""
+    if tracer.whole_attention_heads:
+        by_head = grid.transpose(0, 1).flatten(1)
+        tracer.channel_ids.join(by_head[:, :1], by_head)
+        tracer.notes.attention_heads(by_head[:, 0])
+        tracer.notes.counted(name, "num_heads", by_head[:, 0])
     else:
         tracer.channel_ids.join(grid[:1, :1], grid)

@@ -136,7 +136,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operate: What an operation does to labels.
         layers: Types whose parameters are theirs to shrink; other parameters are unwrapped.
         leaves: Types that are not looked into, and what they do: (tracer, name, module, inputs, output).
-        whole_heads: Whether heads of attention go as a whole, where a module says how many it has; else their width.
+        whole_attention_heads: Whether attention heads go as a whole, where a module says how many it has;
+            else their width.
         channel_ids: Of an earlier pass of the same network, whose numbers are taken over.
 
     Attributes:
@@ -151,12 +152,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operate: Callable[..., None],
         layers: tuple[type[nn.Module], ...],
         leaves: Mapping[type[nn.Module], Callable[..., None]],
-        whole_heads: bool = False,
+        whole_attention_heads: bool = False,
         channel_ids: ChannelIds | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.network = network
-        self.whole_heads = whole_heads
+        self.whole_attention_heads = whole_attention_heads
         self.channel_ids = channel_ids or ChannelIds()
         self.modules = dict(network.named_modules())
         self.notes = Notes()
@@ -255,12 +256,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elements = entry.labels[entry.labels != 0]
         return entry.unwrapped and len(elements) > 0 and self.channel_ids.key_of(int(elements[0]))[0] in self._learned
 
-    def is_heads(self, line: Tensor) -> bool:
+    def are_attention_heads(self, line: Tensor) -> bool:
         """Whether the units along a line are whole attention heads, one at each place."""
-        units, heads = (
+        units, attention_heads = (
             torch.unique(self.channel_ids.roots(part)) for part in (line, self.notes.known_attention_heads())
         )
-        return len(units) == len(line) and bool(torch.isin(units, heads).all())
+        return len(units) == len(line) and bool(torch.isin(units, attention_heads).all())
 
     @property
     def place(self) -> str:

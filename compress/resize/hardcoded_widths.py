@@ -1,6 +1,6 @@
 """Forwards with a width written into them: a pruned network runs them with the sizes that are there.
 
-Many attentions read a width off their input where they mean that of their own heads: ``reshape(B, N, C)`` and
+Many attentions read a width off their input where they mean that of their own attention heads: ``reshape(B, N, C)`` and
 ``C // num_heads``. The plan names such sizes call by call (see ``size_calls``), and ``replace_sizes`` puts the new
 ones in their place while the forward runs. Plans of format 1 do not: for them a table names the types whose
 reshapes are given their last size open.

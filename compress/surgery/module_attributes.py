@@ -45,7 +45,7 @@ def fit_forwards(
 
     An attribute is set anew where the forward uses it as one width and as nothing else. A size that the pruned network
     would compute otherwise (from the width of another tensor, say) is replaced in its call. Where a real number is
-    computed from a size, such as the root of a head's width, it stays the dense network's.
+    computed from a size, such as the root of an attention head's width, it stays the dense network's.
 
     Args:
         network: The dense network.

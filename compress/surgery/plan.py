@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from pruneport.compress.records import Axis, Calibrated, Cost, GroupPlan, Member, Recovered, Request, Trained
+from pruneport.compress.records import (
+    Axis,
+    Calibrated,
+    Cost,
+    GroupPlan,
+    Member,
+    Recovered,
+    Request,
+    Trained,
+    scope_in_files,
+)
 from pruneport.compress.resize.hardcoded_widths import adapt, replace_sizes
 from pruneport.compress.resize.layers import axis_size, narrow, parts_by_name, ties_kept
 from pruneport.compress.surgery.plan_schema import PlanDocument, check_sizes, read_groups, unknown_keys
@@ -294,7 +304,7 @@ def group_plan(group: Group, kept: Sequence[int] | None, asked: float, reason: s
     """Record what was decided for a group."""
     return GroupPlan(
         name=group.name,
-        scope=group.scope,
+        role=group.role,
         width=group.width,
         asked=asked,
         kept=None if kept is None else tuple(kept),
@@ -302,14 +312,21 @@ def group_plan(group: Group, kept: Sequence[int] | None, asked: float, reason: s
         macs=cost.macs,
         params=cost.params,
         members=group.members,
-        heads=group.heads,
+        whole_attention_heads=group.whole_attention_heads,
     )
 
 
 def _group_to_dict(group: GroupPlan) -> dict[str, Any]:
-    content = {key: getattr(group, key) for key in ("name", "scope", "width", "asked", "reason", "macs", "params")}
-    content["asked"] = round(group.asked, 3)
-    if group.heads:
+    content: dict[str, Any] = {
+        "name": group.name,
+        "scope": scope_in_files(group.role),
+        "width": group.width,
+        "asked": round(group.asked, 3),
+        "reason": group.reason,
+        "macs": group.macs,
+        "params": group.params,
+    }
+    if group.whole_attention_heads:
         content["heads"] = True
     content["kept"] = None if group.kept is None else list(group.kept)
     content["members"] = [

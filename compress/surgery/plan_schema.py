@@ -10,7 +10,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from pruneport.compress.records import Axis, Calibrated, Cost, GroupPlan, Member, Recovered, Request, Scope, Trained
+from pruneport.compress.records import (
+    Axis,
+    Calibrated,
+    Cost,
+    GroupPlan,
+    Member,
+    Recovered,
+    Request,
+    ScopeInFiles,
+    Trained,
+    role_of,
+)
 from pruneport.documents import Count, Size
 from pruneport.errors import BundleError
 from pruneport.models.record import Source
@@ -43,7 +54,7 @@ class _MemberEntry(msgspec.Struct, forbid_unknown_fields=True):
 
 class _GroupEntry(msgspec.Struct, forbid_unknown_fields=True):
     name: str
-    scope: Scope
+    scope: ScopeInFiles
     width: Size
     asked: float
     kept: list[int] | None
@@ -105,7 +116,7 @@ def read_groups(entries: Sequence[_GroupEntry], shapes: Shapes | None) -> tuple[
 
 
 def check_sizes(document: PlanDocument, shapes: Shapes | None) -> None:
-    """Refuse sizes of forwards and outputs of heads that cannot be this network's.
+    """Refuse sizes of forwards and widths of output layers that cannot be this network's.
 
     Raises:
         BundleError: Names the first of them.
@@ -194,7 +205,7 @@ def _group(entry: _GroupEntry) -> GroupPlan:
         )
     return GroupPlan(
         name=entry.name,
-        scope=entry.scope,
+        role=role_of(entry.scope),
         width=entry.width,
         asked=entry.asked,
         kept=None if kept is None else tuple(kept),
@@ -202,7 +213,7 @@ def _group(entry: _GroupEntry) -> GroupPlan:
         macs=entry.macs,
         params=entry.params,
         members=tuple(_member(member, entry.width, entry.name) for member in entry.members),
-        heads=entry.heads,
+        whole_attention_heads=entry.heads,
     )
 
 

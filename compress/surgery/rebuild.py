@@ -55,7 +55,7 @@ def rebuild_network(plan: Plan, weights: Mapping[str, Tensor], factory: Factory 
 def _most_numbers(plan: Plan, shapes: Shapes) -> int:
     """What building the dense network may make: several times its weights, but no network far beyond what is left.
 
-    Factories make some tensors twice, and heads that are replaced.
+    Factories make some tensors twice, and output layers that are replaced.
     """
     left = dense_elements((), shapes)
     return min(4 * dense_elements(plan.groups, shapes), _MOST_GROWTH * left) + _FREE

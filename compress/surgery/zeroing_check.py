@@ -52,7 +52,8 @@ def check_against_masked(
     Returns:
         The largest difference of an output, relative to the largest masked output. Those of the layers whose channels
         leave the network count too, and so do their inputs: what is made of them (classes, boxes that passed a
-        threshold, zeros of an untrained head) may hide a difference. None where all are zero, which proves nothing.
+        threshold, zeros of an untrained output layer) may hide a difference. None where all are zero,
+            which proves nothing.
 
     Raises:
         ForwardError: The pruned network does not run.
@@ -153,7 +154,7 @@ def _outputs(
     network: nn.Module, groups: Sequence[GroupPlan], example: Tensor, run: Callable[[Tensor], Any] | None = None
 ) -> list[Tensor]:
     """What the network returns, then what its output layers compute, and what they read where that is whole."""
-    ends = [member for group in groups if group.scope == "output" for member in group.members]
+    ends = [member for group in groups if group.role == "output" for member in group.members]
     layers = {member.module for member in ends if member.axis != "in"}
     narrower = {m.module for group in groups if group.kept is not None for m in group.members if m.axis == "in"}
     seen: list[Tensor] = []

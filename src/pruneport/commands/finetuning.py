@@ -13,7 +13,7 @@ from pruneport.commands.configs import FinetuneConfig
 from pruneport.commands.results import FinetuneResult
 from pruneport.commands.steps import write_card, write_json
 from pruneport.compress.allocation.search import target_of
-from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_head
+from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_output_layer
 from pruneport.compress.finetune.state import TrainState, read_state, write_state
 from pruneport.compress.finetune.training import Job, check_training, train
 from pruneport.compress.importance.criteria import resolve_auto
@@ -88,7 +88,7 @@ def _begin_or_go_on(config: FinetuneConfig, state_file: Path, factory: Factory |
     if network is not None:
         if plan.source.trained:  # else the seed stands for the weights themselves
             plan = replace(plan, source=replace(plan.source, seed=config.seed))
-        network, plan = with_head(network, plan, task, config.keep_head)
+        network, plan = with_output_layer(network, plan, task, config.keep_head)
         _check_above(plan, config)
         write_state(state_file, TrainState(plan=plan, weights=dict(network.state_dict()), config=settings))
     return Job(

@@ -25,6 +25,7 @@ from pruneport.commands.results import (
 )
 from pruneport.compress.assessment import GroupView
 from pruneport.compress.graph.groups import Group
+from pruneport.compress.records import scope_in_files
 from pruneport.compress.surgery.plan import GroupPlan, Plan
 from pruneport.export.card.intervals import share_interval
 from pruneport.export.card.summary import recovery_figures, shorten
@@ -46,8 +47,8 @@ def show(result: Any, console: Console) -> None:
 @show.register
 def _(result: InspectResult, console: Console) -> None:
     measured = result.plot is not None
-    heads = ("group", ">width", "scope", ">MACs", ">params", ">members", "prunable")
-    table = _table(*heads, *([">error at half"] if measured else []), one_line=True)
+    columns = ("group", ">width", "scope", ">MACs", ">params", ">members", "prunable")
+    table = _table(*columns, *([">error at half"] if measured else []), one_line=True)
     reasons: list[str] = []
     rows = []
     for view in result.groups:
@@ -55,7 +56,7 @@ def _(result: InspectResult, console: Console) -> None:
             reasons.append(view.reason)
         cells = (
             _width(view.group, view.group.width),
-            view.group.scope,
+            scope_in_files(view.group.role),
             _count(view.cost.macs),
             _count(view.cost.params),
             str(len(view.group.members)),
@@ -151,8 +152,8 @@ def _(result: ShipResult, console: Console) -> None:
 def _(result: TransferResult, console: Console) -> None:
     trials = result.summary["trials"]
     for network in result.summary["networks"]:
-        heads = [network["name"], ">kept", ">area under the curve"]
-        table = _table(*heads, *([">dense is better from, FLOPs"] if network["dense"] else []))
+        columns = [network["name"], ">kept", ">area under the curve"]
+        table = _table(*columns, *([">dense is better from, FLOPs"] if network["dense"] else []))
         crossings = {(entry["scope"], entry["recipe"], entry["kept"]): entry for entry in network["stream"]}
         for row in network["areas"]:
             if not row["task"]:
@@ -218,7 +219,7 @@ def _inputs(plan: Plan) -> str:
 
 
 def _width(group: Group | GroupPlan, width: int) -> str:
-    return f"{width} heads" if group.heads else str(width)
+    return f"{width} heads" if group.whole_attention_heads else str(width)
 
 
 def _error_at_half(view: GroupView) -> str:
@@ -327,8 +328,8 @@ def _table(*columns: str, one_line: bool = False) -> Table:
 
 def _add_fitting(table: Table, rows: Sequence[tuple[str, ...]], width: int) -> None:
     """Add rows, their first cells cut in the middle to what the console leaves beside the others, which are whole."""
-    heads = [str(column.header) for column in table.columns]
-    others = [max(len(row[place]) for row in (heads, *rows)) for place in range(1, len(heads))]
+    titles = [str(column.header) for column in table.columns]
+    others = [max(len(row[place]) for row in (titles, *rows)) for place in range(1, len(titles))]
     room = width - sum(others) - 2 * len(others)
     for column, needed in zip(table.columns[1:], others, strict=True):
         column.min_width = needed

@@ -176,7 +176,7 @@ def test_predictions_are_what_a_pruned_network_counts(
     model = CostModel(network, groups, count_macs_by_module(network, SHAPE))
     kept = [
         group.width
-        if group.scope == "output" or group.reason
+        if group.role == "output" or group.reason
         else data.draw(st.integers(1, group.width // group.blocks)) * group.blocks
         for group in groups
     ]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pruneport.compress.allocation.cost import Cost, CostModel
 from pruneport.compress.allocation.search import Allocation, allocate, target_of, why_dense
-from pruneport.compress.graph.groups import Group, Scope
+from pruneport.compress.graph.groups import Group, Role
 from pruneport.compress.graph.widths import choose_units
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import PruningError, TargetError
@@ -34,8 +34,8 @@ class ChainCost(CostModel):
         return float(np.sum(np.append(3.0, kept) * np.append(kept, 5.0) * self.areas) * 9)
 
 
-def group(width: int, name: str = "layer", blocks: int = 1, scope: Scope = "filters", reason: str = "") -> Group:
-    return Group(name=name, width=width, members=(), scope=scope, blocks=blocks, reason=reason)
+def group(width: int, name: str = "layer", blocks: int = 1, role: Role = "filters", reason: str = "") -> Group:
+    return Group(name=name, width=width, members=(), role=role, blocks=blocks, reason=reason)
 
 
 def run(
@@ -251,9 +251,9 @@ def test_nothing_prunable_lists_every_reason() -> None:
     options = PruneOptions(flops=0.5)
     groups = [
         group(7, "small"),
-        group(64, "stream", scope="channels"),
-        group(64, "features", scope="representation"),
-        group(10, "head", scope="output"),
+        group(64, "stream", role="stream"),
+        group(64, "features", role="representation"),
+        group(10, "head", role="output"),
         group(64, "odd", reason="odd is a Mystery, which cannot be resized"),
     ]
     reasons = [why_dense(one, options) for one in groups] + ["kept by --keep 'x*'"]
@@ -275,9 +275,9 @@ def test_nothing_prunable_lists_every_reason() -> None:
 
 def test_scope_channels_frees_streams_but_not_the_representation() -> None:
     options = PruneOptions(flops=0.5, scope="channels")
-    assert why_dense(group(64, scope="channels"), options) == ""
-    assert "representation" in why_dense(group(64, scope="representation"), options)
-    assert why_dense(group(64, scope="channels"), options, "layer*") == "kept by --keep layer*"
+    assert why_dense(group(64, role="stream"), options) == ""
+    assert "representation" in why_dense(group(64, role="representation"), options)
+    assert why_dense(group(64, role="stream"), options, "layer*") == "kept by --keep layer*"
 
 
 @given(runs=st.integers(1, 4), length=st.integers(1, 8), data=st.data(), seed=st.integers(0, 1000))
