@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from pruneport.compress.activations.calibration import Calibration
-from pruneport.compress.allocation.cost import Cost, CostModel, count_macs_by_module
+from pruneport.compress.allocation.cost import Cost, count_macs_by_module
+from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.allocation.search import why_dense
 from pruneport.compress.graph.coupling import Coupling, find_coupling
 from pruneport.compress.graph.groups import Group, group_units

@@ -10,7 +10,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from pruneport.arrays import FloatArray
-from pruneport.compress.allocation.cost import Quadratic
+from pruneport.compress.allocation.cost_model import Quadratic
 from pruneport.errors import PruningError
 
 __all__ = ["solve_knapsack"]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from pruneport.arrays import FloatArray
-from pruneport.compress.allocation.cost import CostModel, Quadratic
+from pruneport.compress.allocation.approach import Measure, bisect, polish, refine
+from pruneport.compress.allocation.cost_model import CostModel, Quadratic
 from pruneport.compress.allocation.knapsack import solve_knapsack
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import Scores, possible_widths, width_step
@@ -19,20 +20,10 @@ from pruneport.compress.importance.sensitivity import Curve
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import PruningError, TargetError
 
-__all__ = [
-    "Allocation",
-    "allocate",
-    "check_round_to",
-    "lowest_share",
-    "missed_target",
-    "target_of",
-    "why_dense",
-]
+__all__ = ["Allocation", "allocate", "check_round_to", "lowest_share", "missed_target", "target_of", "why_dense"]
 
-Measure = Callable[[FloatArray], float]
+
 _TOLERANCE = 0.01
-_BISECTIONS = 40
-_PAIRED_STEPS = 128
 _MOST_OPTIONS = 17  # widths a group offers the solver; the last steps are taken after it
 _FEW_GROUPS = 40
 
@@ -156,10 +147,10 @@ def allocate(
     else:
         measure: Measure = partial(cost.counted, target=name)
         total = cost.dense.counted(name)
-        ratio = _bisect(lambda s: cost.share_of_dense(rounded(s), name), value)
+        ratio = bisect(lambda s: cost.share_of_dense(rounded(s), name), value)
         asked = requested_widths(ratio)
-        kept = _refine(rounded, ratio, asked, measure, value * total, free)
-        kept = _polish(kept, measure, value * total, _TOLERANCE * total, widths)
+        kept = refine(rounded, ratio, asked, measure, value * total, free)
+        kept = polish(kept, measure, value * total, _TOLERANCE * total, widths)
         note = missed_target(cost.share_of_dense(kept, name), value, options)
     return Allocation(
         kept=tuple(int(count) for count in kept),
@@ -221,7 +212,7 @@ def _least_damage(
     offered = {index: _spread(possible, most) for index, possible in widths.items()}
     damage = {index: _curve(curves, index).damage(possible) for index, possible in offered.items()}
     kept = solve_knapsack(offered, damage, price, dense, max(target * total, price.of(lowest)))
-    kept = _polish(kept, price.of, target * total, _TOLERANCE * total, widths)
+    kept = polish(kept, price.of, target * total, _TOLERANCE * total, widths)
     return kept, missed_target(price.of(kept) / total, target, options)
 
 
@@ -235,15 +226,6 @@ def _spread(possible: FloatArray, most: int) -> FloatArray:
     chosen = np.unique(np.linspace(0, len(possible) - 1, most).round().astype(int))
     found: FloatArray = possible[chosen]
     return found
-
-
-def _bisect(share: Callable[[float], float], target: float) -> float:
-    """Return the smallest ratio at which the rounded allocation costs at most the target."""
-    low, high = 0.0, 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if share(middle) <= target else (middle, high)
-    return high
 
 
 def lowest_share(
@@ -279,57 +261,6 @@ def _out_of_reach(lowest: float, options: PruneOptions, wider: Mapping[str, floa
         f"--{name} {value:g} cannot be reached: with these options the lowest is {lowest:.4f} of dense. What helps: "
         f"{', '.join(helps)}."
     )
-
-
-def _refine(
-    rounded: Callable[[float], FloatArray],
-    ratio: float,
-    asked: FloatArray,
-    measure: Measure,
-    target: float,
-    free: Sequence[int],
-) -> FloatArray:
-    """Walk from the allocation just above the target to the one below it; stop where it is nearest."""
-    below = rounded(ratio)
-    above = rounded(max(0.0, ratio - 2.0 ** (1 - _BISECTIONS)))
-    if measure(above) <= target:
-        above = rounded(0.0)
-    overdue = sorted((i for i in free if above[i] != below[i]), key=lambda i: asked[i] - above[i])
-    best, current = above, above
-    for index in overdue:
-        current = current.copy()
-        current[index] = below[index]
-        if abs(measure(current) - target) < abs(measure(best) - target):
-            best = current
-    return best if abs(measure(best) - target) <= abs(measure(below) - target) else below
-
-
-def _polish(
-    kept: FloatArray, measure: Measure, target: float, tolerance: float, widths: dict[int, FloatArray]
-) -> FloatArray:
-    """Where the cost is still out of tolerance, step one group or a pair of groups up or down, best first."""
-    gap = abs(measure(kept) - target)
-    while gap > tolerance:
-        steps = [(index, width) for index in widths for width in _neighbours(widths[index], kept[index])]
-        moves = [[step] for step in steps]
-        if len(steps) <= _PAIRED_STEPS:
-            moves += [[one, two] for one in steps for two in steps if one[0] < two[0]]
-        candidates = []
-        for move in moves:
-            moved = kept.copy()
-            for index, width in move:
-                moved[index] = width
-            candidates.append((abs(measure(moved) - target), moved))
-        best, nearest = min(candidates, key=lambda candidate: candidate[0])
-        if best >= gap:
-            break
-        gap, kept = best, nearest
-    return kept
-
-
-def _neighbours(widths: FloatArray, current: float) -> FloatArray:
-    position = int(np.searchsorted(widths, current))
-    return widths[[index for index in (position - 1, position + 1) if 0 <= index < len(widths)]]
 
 
 def missed_target(achieved: float, target: float, options: PruneOptions) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy.sparse import coo_array
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from pruneport.arrays import IntArray
 
-__all__ = ["ChannelIds", "varying_dimensions"]
+__all__ = ["ChannelIds", "ChannelLabels", "varying_dimensions"]
 
 Key = tuple[str, str]
 """Layer and axis; of an unwrapped parameter or buffer the axis is "flat": every entry is an element."""
@@ -60,6 +62,42 @@ class ChannelIds:
         renamed = np.arange(len(self._roots))
         renamed[nodes] = first[component]
         self._roots = renamed[self._roots]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelLabels:
+    """Channel ids of a tensor's entries, int64; ``unwrapped``: those of a parameter that no layer owns.
+
+    The units of a parameter that a layer owns change along one dimension only.
+    """
+
+    labels: Tensor
+    unwrapped: bool = False
+
+    def compact(self) -> Tensor:
+        """The labels with every dimension along which they were expanded narrowed to one."""
+        labels = self.labels
+        for dim, stride in enumerate(labels.stride()):
+            labels = labels.narrow(dim, 0, 1) if stride == 0 and labels.shape[dim] > 1 else labels
+        return labels
+
+    def line(self, dim: int) -> Tensor:
+        """One element for each place along a dimension: (size,); 0 where the whole place belongs to nobody."""
+        compact = self.compact()
+        dim %= compact.ndim
+        first = compact
+        for other in reversed(range(compact.ndim)):
+            if other != dim:
+                first = first.select(other, 0)
+        if not first.all():  # padding lies there
+            others = [other for other in range(compact.ndim) if other != dim]
+            first = compact.amax(others) if others else compact
+        return first.expand(self.labels.shape[dim])
+
+    def rows(self, dim: int) -> Tensor:
+        """All elements at each place along a dimension: (size, n)."""
+        compact = self.compact().movedim(dim, 0)
+        return compact.reshape(compact.shape[0], -1).expand(self.labels.shape[dim], -1)
 
 
 def varying_dimensions(numbers: Tensor) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ from pruneport.compress.graph.channel_ids import ChannelIds, varying_dimensions
 from pruneport.compress.graph.op_table import LEAVES, operate
 from pruneport.compress.graph.trace import Trace
 from pruneport.compress.graph.tracer import Tracer
-from pruneport.compress.resize.layers import LAYERS, unwrapped_tensor
+from pruneport.compress.resize.layer_types import LAYERS
+from pruneport.compress.resize.layers import unwrapped_tensor
 from pruneport.compress.sizes.traced_sizes import Expression, QueriedSize
 from pruneport.errors import PruningError
 

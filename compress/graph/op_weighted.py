@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.graph.channel_ids import ChannelLabels
 from pruneport.compress.graph.op_elementwise import meeting, share
 from pruneport.compress.graph.trace import Product
-from pruneport.compress.graph.tracer import ChannelLabels, OpCall, Operation, Tracer
-from pruneport.compress.resize.layers import removed_whole
+from pruneport.compress.graph.tracer import OpCall, Operation, Tracer
+from pruneport.compress.resize.layer_types import removed_whole
 from pruneport.compress.sizes.arguments import tensors_in
 
 __all__ = ["attend", "attend_by_layer", "convolve", "multiply", "norm", "prelu"]

@@ -19,55 +19,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pruneport.compress.graph.channel_ids import ChannelIds, varying_dimensions
+from pruneport.compress.graph.channel_ids import ChannelIds, ChannelLabels, varying_dimensions
+from pruneport.compress.graph.forward_sizes import ForwardSizes
 from pruneport.compress.graph.trace import Notes, Product, Trace
 from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.sizes.arguments import argument, operator_name, tensors_in
-from pruneport.compress.sizes.elementwise_counts import elementwise_macs
-from pruneport.compress.sizes.size_calls import SIZE_CALLS, SizeCall
-from pruneport.compress.sizes.size_trace import AskedSize, SizeTracer
-from pruneport.compress.sizes.traced_sizes import QueriedSize, attributes_traced
+from pruneport.compress.sizes.traced_sizes import attributes_traced
 from pruneport.models.outputs import tensor_leaves
 
-__all__ = ["ChannelLabels", "OpCall", "Operation", "Tracer"]
+__all__ = ["OpCall", "Operation", "Tracer"]
 
 _LARGEST_PARAMETER = 2_000_000  # entries; a larger unwrapped parameter is a matrix, not a bias of some kind
-
-
-@dataclass(frozen=True, eq=False)
-class ChannelLabels:
-    """Channel ids of a tensor's entries, int64; ``unwrapped``: those of a parameter that no layer owns.
-
-    The units of a parameter that a layer owns change along one dimension only.
-    """
-
-    labels: Tensor
-    unwrapped: bool = False
-
-    def compact(self) -> Tensor:
-        """The labels with every dimension along which they were expanded narrowed to one."""
-        labels = self.labels
-        for dim, stride in enumerate(labels.stride()):
-            labels = labels.narrow(dim, 0, 1) if stride == 0 and labels.shape[dim] > 1 else labels
-        return labels
-
-    def line(self, dim: int) -> Tensor:
-        """One element for each place along a dimension: (size,); 0 where the whole place belongs to nobody."""
-        compact = self.compact()
-        dim %= compact.ndim
-        first = compact
-        for other in reversed(range(compact.ndim)):
-            if other != dim:
-                first = first.select(other, 0)
-        if not first.all():  # padding lies there
-            others = [other for other in range(compact.ndim) if other != dim]
-            first = compact.amax(others) if others else compact
-        return first.expand(self.labels.shape[dim])
-
-    def rows(self, dim: int) -> Tensor:
-        """All elements at each place along a dimension: (size, n)."""
-        compact = self.compact().movedim(dim, 0)
-        return compact.reshape(compact.shape[0], -1).expand(self.labels.shape[dim], -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +123,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.channel_ids = channel_ids or ChannelIds()
         self.modules = dict(network.named_modules())
         self.notes = Notes()
-        self.sizes = _Calls(self, layers)
+        self.sizes = ForwardSizes(self, layers)
         self._calls: list[str] = []
         self._operate, self._leaves = operate, leaves
         self._stack: list[str] = [""]
@@ -412,57 +374,3 @@ def _places_of(weight: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
 
 Operation = Callable[[Tracer, OpCall], None]
 """What an operation does to the labels of its tensors."""
-
-
-class _Calls(SizeTracer):
-    """Notes what no operation shows: the sizes that forwards give and ask for, and attentions that take their scale
-    from their own width.
-    """
-
-    def __init__(self, tracer: Tracer, layers: tuple[type[nn.Module], ...]) -> None:
-        super().__init__(tracer.network, layers, self._line, self._fixed)
-        self._tracer = tracer
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = super().__torch_function__(function, types, args, kwargs)
-        if macs := elementwise_macs(function, args, kwargs or {}, output):
-            self._note_counted(macs, output)
-        return output
-
-    def _note_used(self, call: SizeCall, name: str, number: str, args: Any, kwargs: Any, output: Any) -> None:
-        super()._note_used(call, name, number, args, kwargs, output)
-        if call is SIZE_CALLS[nn.functional.scaled_dot_product_attention] and kwargs.get("scale") is None:
-            self._note_scaled(QueriedSize(name, number, 0), args[1] if len(args) > 1 else kwargs["key"])
-
-    def _note_scaled(self, leaf: QueriedSize, key: Tensor) -> None:
-        """An attention takes its scale from its own width: the keys' weights make up for it, where each entry is one
-        row of them, and else the dense network's scale is given in the call.
-        """
-        tracer, found = self._tracer, self._tracer.labels_along(key, -1)
-        line = self._line(key, -1)
-        if found is not None and found.unwrapped:
-            tracer.notes.unprunable(found.compact(), f"the keys of {tracer.here} are an unwrapped parameter")
-        elif found is not None and len(torch.unique(found.compact())) == found.compact().numel():
-            tracer.notes.scaled_key(found.rows(key.ndim - 1))
-        elif line is not None:
-            self.asked[leaf] = AskedSize(key.shape[-1], line)
-            self.numbers.append(leaf)
-
-    def _note_counted(self, macs: int, output: Tensor) -> None:
-        tracer = self._tracer
-        if not isinstance(tracer.modules[tracer.place], tracer.layers):
-            lines = [line for dim in range(output.ndim) if (line := self._line(output, dim)) is not None]
-            tracer.add_product(Product(macs, tuple(lines[:2])))
-
-    def _line(self, tensor: Tensor, dim: int) -> Tensor | None:
-        found = self._tracer.labels_along(tensor, dim) if tensor.ndim and tensor.numel() else None
-        varies = found is not None and not found.unwrapped and self._tracer.varies(found) == (dim % tensor.ndim,)
-        return found.line(dim) if found is not None and varies else None
-
-    def _fixed(self, tensor: Tensor, dim: int) -> bool:
-        maps = [entry for entry in self._tracer.labels_of(tensor) if not entry.unwrapped]
-        return bool(maps) and tensor.stride(dim) != 0 and all(dim not in self._tracer.varies(entry) for entry in maps)
-
-    def _follow(self, output: Tensor, dim: int, line: Tensor) -> None:
-        if self._tracer.labels_along(output, dim) is None:
-            self._tracer.give_line(output, dim, line)

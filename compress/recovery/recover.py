@@ -16,14 +16,14 @@ from pruneport.compress.importance.sensitivity import relative_error
 from pruneport.compress.options import RecoveryOptions
 from pruneport.compress.records import Recovered
 from pruneport.compress.recovery.reconstruct import reconstruct
+from pruneport.compress.recovery.statistics import estimate_statistics
 from pruneport.compress.surgery.plan import GroupPlan, positions_kept
 from pruneport.errors import ImageFolderError, PruningError
 from pruneport.models.outputs import main_output
-from pruneport.progress import Progress, Step, silent
+from pruneport.progress import Progress, silent
 
 __all__ = ["RECOVERIES", "choose_recovery", "recover"]
 
-_BatchNorm = nn.modules.batchnorm._BatchNorm
 Kept = Mapping[str, Mapping[str, Sequence[int]]]
 Recovery = Callable[[nn.Module, nn.Module, Kept, Batches, Progress], None]
 
@@ -150,23 +150,9 @@ def _outputs(network: nn.Module, batches: Batches) -> list[torch.Tensor]:
     return [main_output(network(load())) for load in batches]
 
 
-def _estimate_statistics(dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Progress) -> None:
-    """Measure the mean and variance of every BatchNorm anew, as the average over the batches."""
-    norms = [m for m in pruned.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    momenta = [norm.momentum for norm in norms]
-    try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # torch then keeps the plain average
-            norm.train()
-        with torch.no_grad():
-            for number, load in enumerate(batches, start=1):
-                progress(Step(f"measuring statistics, batch {number} of {len(batches)}", number - 1, len(batches)))
-                pruned(load())
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.eval()
+def _estimate(dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Progress) -> None:
+    """Measure the BatchNorm statistics anew; the weights stay."""
+    estimate_statistics(pruned, batches, progress)
 
 
 def _reconstruct(dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Progress) -> None:
@@ -182,5 +168,5 @@ def _reconstruct_data_free(
 
 
 RECOVERIES: Mapping[str, Recovery] = MappingProxyType(
-    {"bn": _estimate_statistics, "reconstruct": _reconstruct, "data-free": _reconstruct_data_free}
+    {"bn": _estimate, "reconstruct": _reconstruct, "data-free": _reconstruct_data_free}
 )

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruneport.compress.sizes.size_calls import QUERIES, SIZE_CALLS, call_site
+from pruneport.compress.sizes.call_sites import call_site
+from pruneport.compress.sizes.size_calls import SIZE_CALLS
+from pruneport.compress.sizes.size_queries import QUERIES
 
 __all__ = ["ADAPTED", "adapt", "replace_sizes"]
 

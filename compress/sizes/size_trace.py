@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pruneport.compress.sizes.arguments import tensors_in
-from pruneport.compress.sizes.size_calls import QUERIES, SIZE_CALLS, SizeCall, SizeQuery, call_site
+from pruneport.compress.sizes.call_sites import call_site
+from pruneport.compress.sizes.size_calls import SIZE_CALLS, SizeCall
+from pruneport.compress.sizes.size_queries import QUERIES, SizeQuery
 from pruneport.compress.sizes.traced_sizes import Expression, QueriedSize, TracedSize, expression_of
 
 __all__ = ["AskedSize", "SizeTracer", "UsedSize"]

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from pruneport.commands.artifacts import write_card, write_json
 from pruneport.commands.configs import FinetuneConfig
 from pruneport.commands.results import FinetuneResult
-from pruneport.commands.steps import write_card, write_json
 from pruneport.compress.allocation.search import target_of
 from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_output_layer
 from pruneport.compress.finetune.state import TrainState, read_state, write_state

@@ -6,16 +6,10 @@ import json
 from pathlib import Path
 
 from pruneport.bench.latency.measure import check_required, measure, preflight
+from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_pair, write_report
 from pruneport.commands.configs import ShipConfig
 from pruneport.commands.results import ShipResult
-from pruneport.commands.steps import (
-    export_dense,
-    prune_source,
-    write_card,
-    write_json,
-    write_onnx_pair,
-    write_report,
-)
+from pruneport.commands.steps import prune_source
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.prune import Pruned
 from pruneport.export.bundle.bundle import (

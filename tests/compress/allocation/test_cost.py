@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
-from pruneport.compress.allocation.cost import Cost, CostModel, count_cost, count_macs_by_module
+from pruneport.compress.allocation.cost import Cost, count_cost, count_macs_by_module
+from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.graph.groups import find_groups
 from pruneport.compress.graph.widths import choose_units
 from pruneport.compress.surgery.plan import apply_plan, group_plan

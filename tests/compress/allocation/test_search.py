@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruneport.compress.allocation.cost import Cost, CostModel
+from pruneport.compress.allocation.cost import Cost
+from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.allocation.search import Allocation, allocate, target_of, why_dense
 from pruneport.compress.graph.groups import Group, Role
 from pruneport.compress.graph.widths import choose_units

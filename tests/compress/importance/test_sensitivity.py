@@ -12,7 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches, Calibration, in_memory
-from pruneport.compress.allocation.cost import CostModel, count_macs_by_module
+from pruneport.compress.allocation.cost import count_macs_by_module
+from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.assessment import assess
 from pruneport.compress.graph.groups import Group, find_groups
 from pruneport.compress.graph.widths import choose_units, possible_widths
