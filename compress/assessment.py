@@ -116,7 +116,7 @@ def describe_groups(
     calibration: Calibration | None = None,
     progress: Progress = silent,
 ) -> tuple[Cost, list[GroupView]]:
-    """Return the dense cost and every group with what hangs on it.
+    """Return the dense cost and every group with what would go with it.
 
     Args:
         network: The dense network in eval mode.
@@ -145,6 +145,7 @@ def describe_groups(
 def _find(
     network: nn.Module, source: Source, options: PruneOptions, progress: Progress
 ) -> tuple[Coupling, list[Group], CostModel, list[str]]:
+    """What needs no scores: the coupling, its groups, what they cost, and why some are left dense."""
     _refuse_compiled(network)
     progress("counting multiply-accumulates")
     macs = count_macs_by_module(network, source.input_shape)
@@ -192,6 +193,7 @@ def example_inputs(source: Source, batch: int) -> torch.Tensor:
 
 
 def _dense_reasons(network: nn.Module, groups: Sequence[Group], options: PruneOptions) -> list[str]:
+    """Why each group is left dense, or an empty string; every pattern to keep must match a module."""
     names = [name for name, _ in network.named_modules() if name]
     unmatched = [pattern for pattern in options.keep if not fnmatch.filter(names, pattern)]
     if unmatched:
@@ -204,6 +206,7 @@ def _dense_reasons(network: nn.Module, groups: Sequence[Group], options: PruneOp
 
 
 def _kept_by(group: Group, patterns: Sequence[str]) -> str | None:
+    """The first pattern that one of the group's layers matches."""
     for pattern in patterns:
         if any(fnmatch.fnmatchcase(member.module, pattern) for member in group.members):
             return pattern

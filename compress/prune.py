@@ -204,6 +204,7 @@ def _wider(network: nn.Module, assessed: Assessment, options: PruneOptions) -> d
 
 
 def _plans(assessed: Assessment, allocation: Allocation) -> tuple[GroupPlan, ...]:
+    """What the allocation decided for every group, with the units that stay."""
     return tuple(
         group_plan(
             group,

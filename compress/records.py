@@ -24,8 +24,8 @@ __all__ = [
 ]
 
 Axis = Literal["out", "in", "channels", "dim0", "dim1", "dim2", "dim3", "dim4", "dim5"]
-"""Dimension of a layer: its outputs, its inputs, or both at once (norms, depthwise convolutions); of a bare
-parameter or buffer, its number."""
+"""Dimension of a layer: its outputs, its inputs, or both at once (norms, depthwise convolutions); of an
+unwrapped parameter or buffer, its number."""
 
 Role = Literal["filters", "stream", "representation", "output"]
 """Of a group: it ends inside a block, is a residual stream or feeds one, is what the output layer reads, or leaves the
@@ -101,8 +101,8 @@ class GroupPlan:
     Attributes:
         asked: The width that the ranking asked for, before rounding.
         reason: Why it was left dense, or why kept differs from asked; else empty.
-        macs: Dense multiply-accumulates that hang on the group.
-        params: Dense parameters that hang on the group.
+        macs: Multiply-accumulates of the dense network that would go with the whole group.
+        params: Parameters of the dense network that would go with the whole group.
         whole_attention_heads: Whether its units are whole attention heads.
     """
 

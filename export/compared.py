@@ -171,6 +171,7 @@ class Compared:
 
 
 def _add_floats(output: _Output, wanted: AnyArray, found: AnyArray) -> None:
+    """Take the largest difference of real numbers, and the largest of them."""
     exact = wanted.astype(np.float64)
     differs = exact != found  # what is not a number never agrees
     error = np.abs(exact[differs] - found[differs]).max(initial=0)
@@ -179,6 +180,7 @@ def _add_floats(output: _Output, wanted: AnyArray, found: AnyArray) -> None:
 
 
 def _add_exact(output: _Output, wanted: AnyArray, found: AnyArray, nearby: Iterator[AnyArray]) -> None:
+    """Count whole numbers that differ; those that also differ on nearby inputs are undecided."""
     differs = wanted != found
     if not differs.any():
         return

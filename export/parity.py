@@ -286,6 +286,7 @@ def _run_torch(network: nn.Module, inputs: Tensor) -> Outputs:
 
 
 def _run_onnx(session: Any, inputs: Tensor) -> list[AnyArray]:
+    """Outputs of an ONNX Runtime session."""
     try:
         with within_free_memory():
             outputs: list[AnyArray] = session.run(None, {INPUT_NAME: inputs.numpy()})
@@ -306,6 +307,7 @@ def _nearby(network: nn.Module, inputs: Tensor) -> Iterator[Outputs]:
 
 
 def _parity(network: str, compared: Compared, inputs: str, batch: int, precision: str = "fp32") -> Parity:
+    """The record of one comparison."""
     tolerance = TOLERANCES[precision]
     return Parity(
         network=network,

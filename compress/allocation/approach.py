@@ -73,5 +73,6 @@ def polish(
 
 
 def _neighbours(widths: FloatArray, current: float) -> FloatArray:
+    """The possible widths just below and just above the current one."""
     position = int(np.searchsorted(widths, current))
     return widths[[index for index in (position - 1, position + 1) if 0 <= index < len(widths)]]

@@ -84,6 +84,7 @@ def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dic
 
 
 def _count(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
+    """Run fvcore's counter, with what it leaves out."""
     analysis = FlopCountAnalysis(TensorsOnly(network), torch.zeros(1, *shape))
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
     analysis.set_op_handle("aten::baddbmm", _added_product_macs)
@@ -93,7 +94,7 @@ def _count(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
 
 @contextmanager
 def _plain_checkpoints() -> Iterator[None]:
-    """Blocks that are computed anew for the gradient are simply called: torch.jit.trace loses itself in them."""
+    """Checkpointed blocks, computed anew for the gradient, are simply called: torch.jit.trace cannot follow them."""
     CheckpointFunction.apply = lambda block, preserve, *inputs: block(*inputs)
     try:
         yield

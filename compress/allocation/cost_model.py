@@ -136,6 +136,7 @@ class CostModel:
         return Cost(macs=round(self._saved(kept, self._macs)), params=round(self._saved(kept, self._params)))
 
     def _saved(self, kept: FloatArray, terms: tuple[FloatArray, Any, Any]) -> float:
+        """What the terms lose."""
         fraction = self._left(kept)
         sizes, first, second = terms
         return float(np.sum(sizes * (1 - fraction[first] * fraction[second])))
@@ -158,6 +159,7 @@ def _two(rows: Sequence[int], fixed: Collection[int]) -> list[int]:
 
 
 def _pack(terms: list[_Term]) -> tuple[FloatArray, Any, Any]:
+    """Sizes and the two indices of all terms, as arrays."""
     return (
         np.array([term.size for term in terms], dtype=np.float64),
         np.array([term.first for term in terms], dtype=np.int64),
@@ -169,9 +171,10 @@ def _terms(
     network: nn.Module,
     axes: dict[tuple[str, Axis], int],
     macs_by_module: dict[str, int],
-    riding: Mapping[Any, int],
+    applied_along: Mapping[Any, int],
     fixed: Collection[int],
 ) -> tuple[list[_Term], list[_Term]]:
+    """Terms of the multiply-accumulates and of the parameters, layer by layer."""
     macs: list[_Term] = []
     params: list[_Term] = []
     modules, parameters = dict(network.named_modules()), dict(network.named_parameters())
@@ -189,7 +192,7 @@ def _terms(
             -1 if isinstance(layer, nn.modules.conv._ConvNd) and removed_whole(layer) else axes.get((name, "in"), -1)
         )
         mixes = isinstance(layer, nn.MultiheadAttention)  # what is left of it grows with the attention heads alone
-        rows = [first] if mixes else [first, second, riding.get(name, -1)]
+        rows = [first] if mixes else [first, second, applied_along.get(name, -1)]
         macs.append(_Term(macs_by_module.get(name, 0), *_two(rows, fixed)))
         apart = {id(parameters[owner]) for owner, _ in axes if owner in parameters}  # with axes of their own
         apart |= {id(parameter) for parameter in _gains(layer)}
@@ -199,7 +202,7 @@ def _terms(
                 params.append(_Term(parameter.numel(), first, second if matrix else -1))
             counted.add(id(parameter))
     owners = {name for name, _ in axes}
-    for name, row in riding.items():
+    for name, row in applied_along.items():
         if isinstance(name, str) and name not in owners:  # none of its own sizes can change
             macs.append(_Term(macs_by_module.get(name, 0), row))
     return macs, params

@@ -217,12 +217,14 @@ def _least_damage(
 
 
 def _curve(curves: Sequence[Curve | None], index: int) -> Curve:
+    """The measured sensitivity of a group that can be pruned."""
     curve = curves[index]
     assert curve is not None
     return curve
 
 
 def _spread(possible: FloatArray, most: int) -> FloatArray:
+    """At most so many of the possible widths, evenly spread, with both ends."""
     chosen = np.unique(np.linspace(0, len(possible) - 1, most).round().astype(int))
     found: FloatArray = possible[chosen]
     return found
@@ -281,6 +283,7 @@ def missed_target(achieved: float, target: float, options: PruneOptions) -> str 
 
 
 def _difference(group: Group, asked: float, kept: int, options: PruneOptions) -> str:
+    """Why the width is not the one that was asked for, or an empty string."""
     if abs(asked - kept) < 0.5:
         return f"left dense: {asked:.1f} of {group.width} asked" if kept == group.width else ""
     step = width_step(group, options)
@@ -294,6 +297,7 @@ def _difference(group: Group, asked: float, kept: int, options: PruneOptions) ->
 
 
 def _nothing_prunable(groups: Sequence[Group], reasons: Sequence[str]) -> str:
+    """Say of every group why it is left dense."""
     lines = [f"  {group.name} ({group.width}): {reason}" for group, reason in zip(groups, reasons, strict=True)]
     shown = lines[:12] + ([f"  … and {len(lines) - 12} more"] if len(lines) > 12 else [])
     if any("outside --scope filters" in reason for reason in reasons):

@@ -15,7 +15,7 @@ from pruneport.arrays import IntArray
 __all__ = ["ChannelIds", "ChannelLabels", "varying_dimensions"]
 
 Key = tuple[str, str]
-"""Layer and axis; of an unwrapped parameter or buffer the axis is "flat": every entry is an element."""
+"""Layer and axis; of an unwrapped parameter or buffer the axis is "flat": every entry has an id."""
 
 
 class ChannelIds:
@@ -40,15 +40,15 @@ class ChannelIds:
         return self._roots[self.offsets[key] : self.offsets[key] + self.sizes[key]]
 
     def roots(self, labels: Tensor) -> Tensor:
-        """The unit of each element: the number of one that stands for all."""
+        """The unit of each id: the id of one channel that stands for all."""
         return torch.from_numpy(self._roots)[labels]
 
-    def key_of(self, element: int) -> Key:
-        """The axis that an element is on."""
-        return next(key for key, start in self.offsets.items() if start <= element < start + self.sizes[key])
+    def key_of(self, channel_id: int) -> Key:
+        """The axis that a channel is on."""
+        return next(key for key, start in self.offsets.items() if start <= channel_id < start + self.sizes[key])
 
     def join(self, left: Tensor, right: Tensor) -> None:
-        """Elements that go with elements, place by place of the broadcast shape; zeros join nothing."""
+        """Join two arrays of ids, place by place of their broadcast shape; zeros join nothing."""
         pairs = self._roots[np.stack([side.ravel() for side in np.broadcast_arrays(left.numpy(), right.numpy())])]
         pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs != 0).all(0)]
         if not pairs.size:
@@ -82,7 +82,7 @@ class ChannelLabels:
         return labels
 
     def line(self, dim: int) -> Tensor:
-        """One element for each place along a dimension: (size,); 0 where the whole place belongs to nobody."""
+        """One id for each place along a dimension: (size,); 0 where the whole place belongs to no channel."""
         compact = self.compact()
         dim %= compact.ndim
         first = compact
@@ -95,7 +95,7 @@ class ChannelLabels:
         return first.expand(self.labels.shape[dim])
 
     def rows(self, dim: int) -> Tensor:
-        """All elements at each place along a dimension: (size, n)."""
+        """All ids at each place along a dimension: (size, n)."""
         compact = self.compact().movedim(dim, 0)
         return compact.reshape(compact.shape[0], -1).expand(self.labels.shape[dim], -1)
 

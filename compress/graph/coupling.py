@@ -184,6 +184,7 @@ def _inputs(elements: ChannelIds, layers: Iterable[str]) -> list[Tensor]:
 
 
 def _roots(elements: ChannelIds, labels: Iterable[Tensor]) -> frozenset[int]:
+    """The units of all labelled entries."""
     found: set[int] = set()
     for part in labels:
         found.update(torch.unique(elements.roots(part)).tolist())
@@ -197,7 +198,7 @@ def _with_biases(rows: Tensor, biases: Iterable[tuple[Tensor, Tensor]]) -> Tenso
 
 
 def _places(elements: ChannelIds, labels: Tensor) -> dict[int, tuple[tuple[Key, int], ...]]:
-    """For each unit of a key the places of its elements on their axes."""
+    """For each unit of a key the places of its channels on their axes."""
     found: dict[int, set[tuple[Key, int]]] = defaultdict(set)
     for element in torch.unique(labels).tolist():
         if element:
@@ -236,6 +237,7 @@ def _dimension(roots: IntArray) -> int | None:
 
 
 def _units(elements: ChannelIds, network: nn.Module) -> tuple[dict[int, dict[Key, list[int]]], dict[Key, int]]:
+    """Every unit that can be removed: its positions by layer and axis; and the size of every axis."""
     units: dict[int, dict[Key, list[int]]] = defaultdict(dict)
     sizes: dict[Key, int] = {}
     flat: list[Key] = []

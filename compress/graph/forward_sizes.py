@@ -54,6 +54,7 @@ class ForwardSizes(SizeTracer):
             self.numbers.append(leaf)
 
     def _note_counted(self, macs: int, output: Tensor) -> None:
+        """Note the multiply-accumulates of a product that no layer makes, and the channels that they grow with."""
         tracer = self._tracer
         if not isinstance(tracer.modules[tracer.place], tracer.layers):
             lines = [line for dim in range(output.ndim) if (line := self._line(output, dim)) is not None]

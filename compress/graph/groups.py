@@ -102,6 +102,7 @@ def _group(
     coupling: Coupling,
     layers: Mapping[str, nn.Module | Tensor],
 ) -> Group:
+    """The group of units that are coupled in the same layers."""
     members = tuple(
         Member(
             module=name,
@@ -146,6 +147,7 @@ def _kind(layer: nn.Module | Tensor) -> str:
 
 
 def _blocks(members: tuple[Member, ...], layers: Mapping[str, nn.Module | Tensor], width: int) -> tuple[int, str]:
+    """How many equal runs the units fall into, as grouped convolutions need; and why they cannot, else ""."""
     counts = {member: block_count(layers[member.module], member.axis) for member in members}
     needed = {member: count for member, count in counts.items() if count > 1}
     blocks = max(needed.values(), default=1)
@@ -185,6 +187,7 @@ def _assign_roles(groups: list[Group], coupling: Coupling) -> list[Group]:
 
 
 def _feeds_shortcut(index: int, groups: list[Group], made_by: Mapping[str, set[int]], streams: set[int]) -> bool:
+    """Whether one of the group's consumers is a shortcut: its output is added to what the other consumers lead to."""
     consumers = set(groups[index].consumers)
     for shortcut in consumers:
         joined = made_by[shortcut] & streams

@@ -87,7 +87,7 @@ def order(tracer: Tracer, call: OpCall) -> None:
 
 
 def sample(tracer: Tracer, call: OpCall) -> None:
-    """Regions of a map, pooled: each channel by itself, at places that other values say."""
+    """Regions of an image, pooled: each channel by itself, at places that other values say."""
     source = call.args[0]
     tracer.give(call.output, [])
     for other in tensors_in((call.args[1:], call.kwargs)):

@@ -1,4 +1,4 @@
-"""Operations that move entries, and with them the map (see ``tracer``)."""
+"""Operators that move entries, and with them the labels (see ``tracer``)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def move(tracer: Tracer, call: OpCall) -> None:
-    """Entries go elsewhere, and the map with them."""
+    """Entries go elsewhere, and their labels with them."""
     tensor = call.inputs[0]
     outputs = call.outputs
     view = tracer.weight_view(tensor)
@@ -53,6 +53,7 @@ def move(tracer: Tracer, call: OpCall) -> None:
 
 
 def _moved(function: Any, args: Any, kwargs: Any, tensor: Tensor, labels: Tensor) -> list[Tensor]:
+    """The labels after the operator has moved them as it moved the tensor."""
     name = operator_name(function)
     call = torch.ops.aten.reshape.default if name in ("view", "_unsafe_view") else function
     given = labels
@@ -72,7 +73,7 @@ def _moved(function: Any, args: Any, kwargs: Any, tensor: Tensor, labels: Tensor
 
 
 def pad(tracer: Tracer, call: OpCall) -> None:
-    """Places around the others belong to the same channels; channels beside the others belong to nobody."""
+    """Places around the others belong to the same channels; channels beside the others belong to no layer."""
     source, sides = call.args[0], call.args[1]
     maps = []
     for entry in tracer.labels_of(source):
@@ -101,7 +102,7 @@ def pick(tracer: Tracer, call: OpCall) -> None:
 
 
 def known(tracer: Tracer, tensor: Tensor) -> list[ChannelLabels]:
-    """The maps of a tensor's channels, without those of unwrapped parameters."""
+    """The labels of a tensor's channels, without those of unwrapped parameters."""
     return [entry for entry in tracer.labels_of(tensor) if not entry.unwrapped]
 
 

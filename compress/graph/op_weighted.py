@@ -23,7 +23,7 @@ _Conv = nn.modules.conv._ConvNd
 
 
 def _read(tracer: Tracer, tensor: Tensor, dim: int, elements: Callable[[], Tensor], label: str) -> bool:
-    """Join a tensor's channels along ``dim`` with a layer's elements; False where it has none there."""
+    """Join a tensor's channels along ``dim`` with a layer's channel ids; False where it has none there."""
     entry = tracer.labels_along(tensor, dim)
     if entry is None:
         return False
@@ -157,6 +157,7 @@ def _widths(layer: Any) -> tuple[int, int]:
 
 
 def _multiply_unwrapped(tracer: Tracer, source: Tensor) -> None:
+    """A product with a weight that was computed: the channels must stay."""
     entry = tracer.labels_along(source, 1)
     if entry is not None:
         tracer.notes.unprunable(entry.compact(), f"{tracer.here} multiplies its channels by a computed weight")
@@ -170,6 +171,7 @@ def _weigh(tracer: Tracer, weights: list[Tensor], output: Tensor) -> None:
 
 
 def _linear(tracer: Tracer, name: str, source: Tensor, output: Tensor, bias: Tensor | None) -> None:
+    """A linear layer, or an operation with its weight: it reads the last dimension's channels and makes its own."""
     layer: Any = tracer.modules[name]
     tracer.give(output, [])
     tracer.end(output)
@@ -241,7 +243,7 @@ def _along(labels: Tensor, dim: int) -> bool:
 
 
 def _entries_along(entry: ChannelLabels, dim: int) -> Tensor:
-    """The elements at each place along a dimension, (size, n); one of a map whose units change along it alone."""
+    """The channel ids at each place along a dimension, (size, n); one where the units change along it alone."""
     return entry.rows(dim) if entry.unwrapped else entry.line(dim)[:, None]
 
 
@@ -335,7 +337,7 @@ def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) 
 
 
 def _normed(tracer: Tracer, name: str, line: Tensor) -> Tensor:
-    """A norm's elements along ``line``; torch's instance norms lay the channels of all images side by side."""
+    """A norm's channel ids along ``line``; torch's instance norms lay the channels of all images side by side."""
     width = getattr(tracer.modules[name], "num_features", len(line))
     if len(line) > width and len(line) % width == 0 and (images := line.reshape(-1, width)).eq(images[:1]).all():
         return tracer.channel_ids.register((name, "channels"), width).repeat(len(images))

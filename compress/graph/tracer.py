@@ -1,9 +1,10 @@
 """The tracer of channels: one forward pass in which every tensor carries, beside its values, whose channels they are.
 
-A *map* has the shape of its tensor and names for every entry the element (an output of a layer, an entry of a bare
-parameter) that the entry stands or falls with, or 0. What only moves entries moves the map the same way; what
-combines tensors joins the elements that meet; a layer takes its inputs from the map and starts a new one. So views,
-windows, shuffles and attention need no rules of their own, and nothing depends on how a forward is written.
+A tensor's *labels* have its shape, and hold for each entry the id of the channel that it belongs to (an output of a
+layer, an entry of an unwrapped parameter), or 0. An operator that only moves entries moves the labels the same way. One
+that combines tensors joins the ids that lie at the same place. A layer reads its inputs' labels and gives its outputs
+new ones. So views, windows, shuffles and attention need no rules of their own, and nothing depends on how a forward is
+written.
 """
 
 from __future__ import annotations
@@ -51,14 +52,14 @@ class WeightView:
 
 @dataclass(frozen=True)
 class Lost:
-    """Channel ids that values depend on while no map shows it; ``contracted``: as the inputs of a layer do."""
+    """Channel ids that values depend on while no labels show it; ``contracted``: as the inputs of a layer do."""
 
     key: bytes
     contracted: bool
 
 
 _ENDED = Lost(b"", True)
-"""That values depend on elements which are the inputs of no layer any more."""
+"""That values depend on channels which are the inputs of no layer any more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +175,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
     def labels_of(self, tensor: Tensor) -> list[ChannelLabels]:
-        """What is known of a tensor's entries; empty where they stand and fall with nothing."""
+        """The labels of a tensor's entries; empty where they belong to no channel."""
         found: list[ChannelLabels] | None = self._maps.get(tensor)
         if found is None and id(tensor) in self._unwrapped:
             labels = self.channel_ids.register((self._unwrapped[id(tensor)], "flat"), tensor.numel())
@@ -182,17 +183,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found or []
 
     def labels_along(self, tensor: Tensor, dim: int) -> ChannelLabels | None:
-        """The map whose units change along the dimension, or the one of a single channel."""
+        """The labels whose units change along the dimension, or those of a single channel."""
         dim %= tensor.ndim
         found = [entry for entry in self.labels_of(tensor) if self._fits(entry, dim)]
         return next((entry for entry in found if not entry.unwrapped), found[0] if found else None)
 
     def give(self, tensor: Tensor, maps: Sequence[ChannelLabels]) -> None:
-        """Set a tensor's maps."""
+        """Set a tensor's labels."""
         self._maps[tensor] = list(maps)
 
     def give_line(self, tensor: Tensor, dim: int, line: Tensor) -> ChannelLabels:
-        """Add a map that changes along one dimension: line (size,)."""
+        """Add labels that change along one dimension: line (size,)."""
         shape = [1] * tensor.ndim
         shape[dim] = -1
         added = ChannelLabels(line.reshape(shape).expand(tensor.shape))
@@ -200,7 +201,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return added
 
     def varies(self, entry: ChannelLabels) -> tuple[int, ...]:
-        """The dimensions along which the unit changes; where all have become one unit, along which the element does."""
+        """The dimensions along which the unit changes; where all have become one unit, those of the ids."""
         compact = entry.compact()
         units = varying_dimensions(self.channel_ids.roots(compact))
         if units or entry.unwrapped:
@@ -214,7 +215,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.notes.product(product)
 
     def is_parameter(self, entry: ChannelLabels) -> bool:
-        """Whether the map is of a parameter that is no layer's, and not of a buffer."""
+        """Whether the labels are of a parameter that is no layer's, and not of a buffer."""
         elements = entry.labels[entry.labels != 0]
         return entry.unwrapped and len(elements) > 0 and self.channel_ids.key_of(int(elements[0]))[0] in self._learned
 
@@ -259,16 +260,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights[tensor] = view
 
     def lost(self, tensor: Tensor) -> frozenset[Lost]:
-        """Channel ids that the tensor's values depend on, though no entry's map says so."""
+        """Channel ids that the tensor's values depend on, though no entry's label says so."""
         found: frozenset[Lost] = self._lost.get(tensor, frozenset())
         return found
 
     def lose(self, outputs: Sequence[Tensor], labels: Tensor, contracted: bool = False) -> None:
-        """Note that values were computed from these elements, and that the maps of the outputs do not show it.
+        """Note that values were computed from these channels, and that the labels of the outputs do not show it.
 
         Args:
             outputs: What was computed.
-            labels: The elements, of any shape.
+            labels: Their ids, of any shape.
             contracted: Whether they were summed over in a product with a learned matrix, as the inputs of a layer are.
         """
         part = torch.unique(labels[labels != 0])
@@ -295,7 +296,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._lost[output] = frozenset()
 
     def ids_lost(self, tensor: Tensor, contracted: bool) -> list[Tensor]:
-        """The elements behind ``lost``."""
+        """The channel ids behind ``lost``."""
         return [self._parts[one.key] for one in self.lost(tensor) if one.contracted == contracted]
 
     def same_memory(self, tensor: Tensor) -> Tensor | None:
@@ -324,6 +325,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
+        """Know in the block which module is running."""
         with hooks_restored(self.network):
             for name, module in self.modules.items():
                 module.register_forward_pre_hook(self._entering(name), with_kwargs=True)
@@ -331,6 +333,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             yield
 
     def _entering(self, name: str) -> Callable[..., None]:
+        """A hook that notes that a module has begun."""
         leaf = isinstance(self.modules[name], tuple(self._leaves))
 
         def hook(module: nn.Module, inputs: Any, named: Any) -> None:
@@ -341,6 +344,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return hook
 
     def _leaving(self, name: str) -> Callable[..., None]:
+        """A hook that notes that a module has ended, and says what one does that is not looked into."""
         leaf = next((leaf for kind, leaf in self._leaves.items() if isinstance(self.modules[name], kind)), None)
 
         def hook(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
@@ -356,6 +360,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _memory(tensor: Tensor) -> tuple[Any, ...]:
+    """Where a tensor lies in memory: equal for two views of the same entries."""
     return tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride()
 
 

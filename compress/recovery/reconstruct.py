@@ -100,6 +100,7 @@ def reconstruct(
 def _solve(
     ours: Replay, theirs: Replay, name: str, norm: Any, kept: Sequence[int] | None, ridge: float, strict: bool
 ) -> bool:
+    """Solve one layer anew; False where the inputs are too few and that is allowed."""
     layer: Any = ours.network.get_submodule(name)
     start = layer.weight.detach().flatten(1).T
     equations = Equations(*start.shape)
@@ -136,6 +137,7 @@ def _solve(
 
 
 def _gain(norm: Any, ndim: int) -> Tensor:
+    """What a BatchNorm multiplies its channels by, kept away from zero."""
     gain: Tensor = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
     least = _LEAST_GAIN * gain.abs().median().clamp_min(1e-6)
     gain = torch.where(gain.abs() < least, torch.where(gain < 0, -least, least), gain)

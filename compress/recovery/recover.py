@@ -147,6 +147,7 @@ class _Wanted:
 
 @torch.inference_mode()
 def _outputs(network: nn.Module, batches: Batches) -> list[torch.Tensor]:
+    """The main output on every batch."""
     return [main_output(network(load())) for load in batches]
 
 

@@ -73,6 +73,7 @@ def select(layer: nn.Module, name: str, dim: int, keep: Sequence[int]) -> None:
 
 
 def _narrow_conv(layer: nn.Module, keep: Keep) -> None:
+    """Convolutions, transposed and grouped ones, and depthwise ones by their channels."""
     assert isinstance(layer, _Conv)
     if "channels" in keep:
         multiplier = layer.out_channels // layer.groups
@@ -130,6 +131,7 @@ def _conv_by_channel(layer: nn.Module, axis: str) -> Tensor:
 
 
 def _narrow_linear(layer: nn.Module, keep: Keep) -> None:
+    """A linear layer by its inputs, its outputs or both."""
     assert isinstance(layer, nn.Linear)
     if "in" in keep:
         select(layer, "weight", 1, keep["in"])
@@ -146,6 +148,8 @@ def _linear_by_channel(layer: nn.Module, axis: str) -> Tensor:
 
 
 def _narrow_norm(width_attribute: str) -> Callable[..., None]:
+    """A norm whose width stands in the given attribute."""
+
     def narrow_norm(layer: nn.Module, keep: Keep) -> None:
         for name in ("weight", "bias", "running_mean", "running_var"):
             select(layer, name, 0, keep["channels"])
@@ -161,6 +165,7 @@ def _norm_by_channel(layer: nn.Module, axis: str) -> Tensor | None:
 
 
 def _narrow_prelu(layer: nn.Module, keep: Keep) -> None:
+    """A PReLU with a slope for each channel; one slope for all stays."""
     assert isinstance(layer, nn.PReLU)
     if layer.num_parameters > 1:
         select(layer, "weight", 0, keep["channels"])
@@ -188,4 +193,4 @@ _HANDLERS: tuple[tuple[tuple[type[nn.Module], ...], _Handler], ...] = (
     ),
 )
 LAYERS: tuple[type[nn.Module], ...] = tuple(kind for kinds, _ in _HANDLERS for kind in kinds)
-"""Types that can shrink; the parameters of all other modules are bare."""
+"""Types that can shrink; the parameters of all other modules are unwrapped."""

@@ -44,7 +44,7 @@ def narrow(network: nn.Module, name: str, keep: Keep) -> None:
     try:
         layer = network.get_submodule(name)
     except AttributeError:
-        _narrow_bare(network, name, keep)
+        _narrow_unwrapped(network, name, keep)
         return
     _fold(layer)
     handler_of(layer).narrow(layer, keep)
@@ -181,7 +181,7 @@ def unwrapped_tensor(network: nn.Module, name: str) -> Tensor:
     return tensor
 
 
-def _narrow_bare(network: nn.Module, name: str, keep: Keep) -> None:
+def _narrow_unwrapped(network: nn.Module, name: str, keep: Keep) -> None:
     owner, attribute = owner_of(network, name)
     for axis, kept in keep.items():
         select(owner, attribute, _DIMENSIONS.index(axis), kept)

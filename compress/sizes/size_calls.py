@@ -96,6 +96,7 @@ def _measure_repeat(args: Any, kwargs: Any, output: Any) -> list[Measured]:
 
 
 def _split_sizes(args: Any, kwargs: Any) -> Any:
+    """The sizes that a split is given, by any of their names."""
     for keyword in ("split_size_or_sections", "split_size", "split_sizes"):
         if keyword in kwargs:
             return kwargs[keyword]
@@ -109,6 +110,7 @@ def _measure_split(args: Any, kwargs: Any, output: Any) -> list[Measured]:
 
 
 def _replace_split(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
+    """A split into parts that may have become unequal."""
     given, dim = _split_sizes(args, kwargs), argument_at(args, kwargs, 2, "dim", 0)
     if isinstance(given, tuple | list):
         return (args[0], [slots.get(slot, value) for slot, value in enumerate(given)], dim), {}
@@ -140,6 +142,7 @@ def _indexed_dims(tensor: Tensor, indices: Sequence[Any]) -> list[int | None]:
 
 
 def _measure_getitem(args: Any, kwargs: Any, output: Any) -> list[Measured]:
+    """The bounds of slices; their slots are two an index."""
     tensor, indices = args[0], _indices(args)
     found = []
     for number, (index, dim) in enumerate(zip(indices, _indexed_dims(tensor, indices), strict=True)):
@@ -153,6 +156,7 @@ def _measure_getitem(args: Any, kwargs: Any, output: Any) -> list[Measured]:
 
 
 def _replace_getitem(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
+    """The same slices with other bounds."""
     indices = list(_indices(args))
     for number, index in enumerate(indices):
         if isinstance(index, slice):
@@ -162,6 +166,7 @@ def _replace_getitem(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
 
 
 def _measure_narrow(args: Any, kwargs: Any, output: Any) -> list[Measured]:
+    """Start and length, which a narrowed tensor is given."""
     dim, start = argument_at(args, kwargs, 1, "dim"), argument_at(args, kwargs, 2, "start")
     length = argument_at(args, kwargs, 3, "length")
     if not isinstance(start, int) or start < 0:
@@ -183,6 +188,7 @@ def _measure_normalized(args: Any, kwargs: Any, output: Any) -> list[Measured]:
 
 
 def _replace_normalized(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
+    """A norm over other widths."""
     given = [slots.get(slot, value) for slot, value in enumerate(argument_at(args, kwargs, 1, "normalized_shape"))]
     if len(args) > 1:
         return (args[0], given, *args[2:]), kwargs

@@ -39,6 +39,7 @@ def _asked_dims(args: Any, kwargs: Any) -> Sequence[int | None]:
 
 
 def _replace_sizes(value: Any, slots: Slots) -> Any:
+    """A size, or a shape, with other numbers."""
     if not isinstance(value, tuple):  # a tensor where torch.jit traces
         return slots.get(0, value)
     sizes = [slots.get(slot, size) for slot, size in enumerate(value)]

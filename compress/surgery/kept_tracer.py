@@ -69,6 +69,7 @@ class KeptTracer(Tracer):  # type: ignore[no-untyped-call]
         return (~gone).nonzero()[:, 0] if gone.any() else None
 
     def _kept_inputs(self, layer: str, places: Tensor, dim: int) -> Tensor | None:
+        """Places along a weight's dimension that read kept inputs, (n,); None where the layer loses no input."""
         if (layer, "in") not in self.channel_ids.offsets:
             return None
         line = places.movedim(dim, 0).reshape(places.shape[dim], -1)[:, 0]

@@ -164,6 +164,7 @@ def _scale_rows(
     factor: float,
     kept: Callable[[int], bool],
 ) -> None:
+    """Multiply the kept ones of a layer's positions by a factor, in place."""
     axis = next(axis for owner, axis in coupling.sizes if owner == name and axis != "in")
     left = sorted(
         position for unit, axes in coupling.units.items() if kept(unit) for position in axes.get((name, axis), ())

@@ -281,6 +281,7 @@ def compose(plan: Plan, further: Plan) -> Plan:
 
 
 def _composed_sizes(before: _Sizes | None, after: _Sizes | None) -> dict[str, dict[str, dict[int, int]]] | None:
+    """The sizes of two plans in a row: where both give one, the later."""
     if before is None and not after:
         return None
     before, after = before or {}, after or {}
@@ -294,6 +295,7 @@ def _composed_sizes(before: _Sizes | None, after: _Sizes | None) -> dict[str, di
 
 
 def _composed(before: GroupPlan, after: GroupPlan) -> GroupPlan:
+    """A group after two plans in a row, in units of the dense network."""
     if after.kept is None:
         return before
     kept = after.kept if before.kept is None else tuple(before.kept[unit] for unit in after.kept)
@@ -317,6 +319,7 @@ def group_plan(group: Group, kept: Sequence[int] | None, asked: float, reason: s
 
 
 def _group_to_dict(group: GroupPlan) -> dict[str, Any]:
+    """A group as plan.json has it."""
     content: dict[str, Any] = {
         "name": group.name,
         "scope": scope_in_files(group.role),

@@ -53,6 +53,8 @@ class _MemberEntry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _GroupEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """One group, with the keys of plan.json."""
+
     name: str
     scope: ScopeInFiles
     width: Size
@@ -197,6 +199,7 @@ def _positions_named(group: _GroupEntry, member: _MemberEntry) -> int:
 
 
 def _group(entry: _GroupEntry) -> GroupPlan:
+    """Make a group of its entry; its kept units must be ascending."""
     kept = entry.kept
     if kept is not None and (not kept or kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= entry.width):
         raise BundleError(
@@ -218,6 +221,7 @@ def _group(entry: _GroupEntry) -> GroupPlan:
 
 
 def _member(entry: _MemberEntry, width: int, group: str) -> Member:
+    """Make a member of its entry; its positions must lie on the axis, each once."""
     if entry.positions is not None:
         listed, run = entry.positions, len(entry.positions[0]) if entry.positions else 0
         fits = len(listed) == width and run > 0 and all(len(unit) == run for unit in listed)

@@ -85,6 +85,7 @@ def check_against_masked(
 
 
 def _check_shapes(actual: Sequence[Tensor], expected: Sequence[Tensor], unmasked: Sequence[Tensor]) -> None:
+    """Raise where the pruned network makes other outputs, or outputs of other shapes, than the masked one."""
     if not len(actual) == len(expected) == len(unmasked):
         raise OutputError(f"makes {len(actual)} outputs of {len(unmasked)}")
     for ours, masked, whole in zip(actual, expected, unmasked, strict=True):
@@ -99,6 +100,7 @@ def _spoilt(expected: Sequence[Tensor], unmasked: Sequence[Tensor]) -> bool:
 
 
 def _largest_error(actual: Sequence[Tensor], expected: Sequence[Tensor], unmasked: Sequence[Tensor]) -> float | None:
+    """Largest difference of a real output, relative to its largest entry; None where there is nothing to compare."""
     errors = []
     for ours, masked, whole in zip(actual, expected, unmasked, strict=True):
         if not masked.is_floating_point() or ours.shape != masked.shape or not whole.isfinite().any():
@@ -114,6 +116,7 @@ def _largest_error(actual: Sequence[Tensor], expected: Sequence[Tensor], unmaske
 
 
 def _same_values(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Whether all outputs that are whole numbers or truth values are the same."""
     return all(
         ours.is_floating_point() or torch.equal(ours, masked) for ours, masked in zip(actual, expected, strict=True)
     )

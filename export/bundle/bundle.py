@@ -109,6 +109,7 @@ def check_output(folder: Path, overwrite: bool) -> None:
 
 
 def _check_place(folder: Path, overwrite: bool) -> None:
+    """Raise where a bundle cannot be made in this place."""
     try:
         folder.exists()
     except OSError as error:
@@ -212,6 +213,7 @@ def open_bundle(folder: Path) -> Bundle:
 
 
 def _read(folder: Path) -> Bundle:
+    """Read manifest and plan, once plan and weights are known to be those of the manifest."""
     if not folder.is_dir():
         raise BundleError(f"no bundle at {folder}; expected a folder written by: pruneport compress … --out {folder}")
     if not (folder / MANIFEST).is_file():
@@ -266,6 +268,7 @@ def _shapes(weights: Path) -> dict[str, list[int]]:
 
 
 def _check(folder: Path, files: Mapping[str, Mapping[str, Any]], names: tuple[str, ...]) -> None:
+    """Raise where one of the named files is not the one in the manifest."""
     faults = []
     for name in names:
         if name not in files:
@@ -291,6 +294,7 @@ def _write_manifest(folder: Path, files: Mapping[str, Mapping[str, Any]], comman
 
 
 def _reraise(error: BaseException, folder: Path) -> None:
+    """Raise an error of writing as one that a user understands; any other as it is."""
     text = str(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if full or "os error 28" in text or "os error 27" in text or "No space left" in text:

@@ -97,6 +97,7 @@ def move_in(folder: Path, names: Sequence[str], outdated: Sequence[str]) -> None
 
 
 def _save(path: Path, copy: Path) -> None:
+    """Keep a file under a second name."""
     try:
         os.link(path, copy)
     except OSError:  # a file system without hard links

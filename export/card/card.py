@@ -65,6 +65,7 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int |
 
 
 def _limits(plan: Json, verify: Json | None, bench: Json | None) -> list[str]:
+    """Sentences on what was not measured, and what the figures hold for."""
     accuracy = (verify or {}).get("accuracy")
     training = plan.get("training")
     sentences = ["`plan.json` says which filters were removed; pruning itself trains nothing."]

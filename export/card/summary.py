@@ -249,6 +249,7 @@ def _speedup(entry: Json) -> str:
 
 
 def _calibration(used: Json | None) -> str:
+    """Which inputs were used, or nothing."""
     if not used:
         return ""
     kind = "images" if used["inputs"] == "images" else "synthetic inputs that match the BatchNorm statistics"
@@ -257,6 +258,7 @@ def _calibration(used: Json | None) -> str:
 
 
 def _training(done: Json | None) -> str:
+    """How the network was fine-tuned, or nothing."""
     if not done:
         return ""
     return (
@@ -272,6 +274,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _recovery(done: Json | None) -> str:
+    """What was done after pruning, and what it brought."""
     if not done:
         return "none: plain pruning"
     words = {

@@ -79,6 +79,7 @@ def _accuracy_warnings(plan: Json, verify: Json | None) -> list[str]:
 
 
 def _held_out(plan: Json) -> str:
+    """The inputs that a recovery was measured on."""
     synthetic = (plan.get("calibration") or {}).get("inputs") == "synthetic"
     return (
         f"{plan['recovery']['heldout']} {'synthetic inputs' if synthetic else 'calibration images'} that were held out"
@@ -86,6 +87,7 @@ def _held_out(plan: Json) -> str:
 
 
 def _parity_warnings(verify: Json | None) -> list[str]:
+    """Outputs that parity says nothing of."""
     entries: Sequence[Json] = (verify or {}).get("parity") or ()
     constant = []
     for network in ("dense", "pruned"):
@@ -103,6 +105,7 @@ def _parity_warnings(verify: Json | None) -> list[str]:
 
 
 def _load_warnings(bench: Json | None) -> list[str]:
+    """That others used the machine while it was timed."""
     if not bench:
         return []
     device = bench["device"]

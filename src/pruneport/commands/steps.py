@@ -63,7 +63,7 @@ __all__ = ["bench", "compress", "export", "inspect", "prune_source", "verify"]
 
 
 def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult:
-    """Find the network's coupled groups and what hangs on each; with ``sensitivity``, draw what removal costs.
+    """Find the network's coupled groups and what would go with each; with ``sensitivity``, draw what removal costs.
 
     Raises:
         InputError: The source, its weights or the input shape cannot be used, or it cannot be traced; nothing is
