@@ -28,7 +28,7 @@ from scipy.optimize import least_squares, nnls
 from pruneport.arrays import FloatArray
 from pruneport.errors import InputError
 
-__all__ = ["FORMS", "Check", "Law", "Point", "best_kept", "check_law", "fit_law"]
+__all__ = ["FORMS", "Check", "Law", "Point", "best_macs_kept", "check_law", "fit_law"]
 
 Shape = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
 _STARTS = (-2.0, -1.0, 0.0)  # of every parameter's logarithm
@@ -70,7 +70,7 @@ class Point:
     """One measured error: of a task, at a share of the MACs, with a budget of training FLOPs."""
 
     task: str
-    kept: float
+    macs_kept: float
     budget: float
     error: float
 
@@ -95,14 +95,14 @@ class Law:
     scales: Mapping[str, float]
     rms: float
 
-    def shape(self, kept: float, budget: float) -> float:
+    def shape(self, macs_kept: float, budget: float) -> float:
         """The part that all tasks share; the best share of MACs has the least."""
         _, shape = FORMS[self.form]
-        return float(shape(np.array(self.parameters), np.array(kept), np.array(budget / self.unit)))
+        return float(shape(np.array(self.parameters), np.array(macs_kept), np.array(budget / self.unit)))
 
-    def error(self, task: str, kept: float, budget: float) -> float:
+    def error(self, task: str, macs_kept: float, budget: float) -> float:
         """The error of a fitted task."""
-        return self.floors[task] + self.scales[task] * self.shape(kept, budget)
+        return self.floors[task] + self.scales[task] * self.shape(macs_kept, budget)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ def fit_law(points: Sequence[Point], form: str) -> Law:
         InputError: There are too few points: fewer than a law has parameters, one share, or one budget.
     """
     count, _ = FORMS[form]
-    tasks, shares, budgets = ({getattr(point, axis) for point in points} for axis in ("task", "kept", "budget"))
+    tasks, shares, budgets = ({getattr(point, axis) for point in points} for axis in ("task", "macs_kept", "budget"))
     least = count + 2 * len(tasks) + 1  # each task has a floor and a scale
     if len(points) < least or len(shares) < 2 or len(budgets) < 2:
         raise InputError(
@@ -157,9 +157,9 @@ def fit_law(points: Sequence[Point], form: str) -> Law:
     )
 
 
-def best_kept(law: Law, shares: Sequence[float], budget: float) -> float:
+def best_macs_kept(law: Law, shares: Sequence[float], budget: float) -> float:
     """The share of MACs with the least predicted error at a budget."""
-    return min(shares, key=lambda kept: law.shape(kept, budget))
+    return min(shares, key=lambda macs_kept: law.shape(macs_kept, budget))
 
 
 def check_law(points: Sequence[Point], form: str) -> Check:
@@ -202,14 +202,14 @@ def _mean(values: Sequence[float], *, root: bool = False) -> float | None:
 
 def _squares(law: Law, own: Sequence[Point]) -> list[float]:
     """Squared errors of prediction for the pruned networks of a task of which the dense curve alone is known."""
-    dense = [point for point in own if point.kept == 1]
+    dense = [point for point in own if point.macs_kept == 1]
     if not dense:
         return []
     floors, scales = _linear(dense, law.form, np.array(law.parameters), law.unit)
     return [
-        (floors[point.task] + scales[point.task] * law.shape(point.kept, point.budget) - point.error) ** 2
+        (floors[point.task] + scales[point.task] * law.shape(point.macs_kept, point.budget) - point.error) ** 2
         for point in own
-        if point.kept < 1
+        if point.macs_kept < 1
     ]
 
 
@@ -217,8 +217,8 @@ def _regrets(points: Sequence[Point], law: Law | None) -> list[float]:
     """Error above the best, at every budget of one task, by the law's share; without one, of the dense network."""
     found = []
     for budget in sorted({point.budget for point in points}):
-        errors = {point.kept: point.error for point in points if point.budget == budget}
-        chosen = 1.0 if law is None else best_kept(law, sorted(errors), budget)
+        errors = {point.macs_kept: point.error for point in points if point.budget == budget}
+        chosen = 1.0 if law is None else best_macs_kept(law, sorted(errors), budget)
         if chosen in errors:
             found.append(errors[chosen] - min(errors.values()))
     return found
@@ -251,6 +251,6 @@ def _linear(
 
 
 def _shapes(points: Sequence[Point], form: str, parameters: FloatArray, unit: float) -> FloatArray:
-    kept = np.array([point.kept for point in points])
+    macs_kept = np.array([point.macs_kept for point in points])
     budgets = np.array([point.budget for point in points]) / unit
-    return FORMS[form][1](parameters, kept, budgets)
+    return FORMS[form][1](parameters, macs_kept, budgets)

@@ -22,7 +22,7 @@ from pruneport.bench.transfer.curves import (
     measured,
     stream,
 )
-from pruneport.bench.transfer.law import Law, best_kept
+from pruneport.bench.transfer.law import Law, best_macs_kept
 from pruneport.bench.transfer.store import Finished
 from pruneport.bench.transfer.study import Trial, names
 from pruneport.errors import InputError
@@ -136,12 +136,12 @@ def _law(mine: Sequence[Cell], means: Means, scope: str, recipe: str) -> dict[st
             for form in laws
         ]
         entry["chosen"], law = chosen, laws[chosen]
-    shares, best = sorted({point.kept for point in points}), measured(means, scope, recipe)
+    shares, best = sorted({point.macs_kept for point in points}), measured(means, scope, recipe)
     entry["advice"] = [
         {
             "budget": budget,
             "measured": least(best[budget]) if budget in best else None,
-            "law": None if law is None else best_kept(law, shares, budget),
+            "law": None if law is None else best_macs_kept(law, shares, budget),
         }
         for budget in sorted({point.budget for point in points})
     ]
