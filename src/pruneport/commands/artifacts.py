@@ -12,11 +12,7 @@ from torch import nn
 from pruneport.bench.report.report import render_report
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.surgery.plan import Plan
-from pruneport.export.bundle.bundle import (
-    DENSE_ONNX,
-    MODEL_ONNX,
-    REPORT,
-)
+from pruneport.export.bundle.bundle import DENSE_ONNX, MODEL_ONNX, REPORT
 from pruneport.export.card.card import model_card
 from pruneport.export.onnx.exporter import OnnxNetwork, export_network, listed
 from pruneport.models.record import Source

@@ -27,7 +27,8 @@ from pruneport.compress.finetune.training import Job, check_training, train
 from pruneport.compress.graph.output_layers import find_output_layers
 from pruneport.compress.options import PruneOptions, TrainOptions
 from pruneport.compress.prune import prune
-from pruneport.compress.surgery.plan import apply_plan, compose
+from pruneport.compress.surgery.compose import compose
+from pruneport.compress.surgery.plan import apply_plan
 from pruneport.compress.surgery.rebuild import rebuild_network
 from pruneport.errors import CheckpointError, InputError, TrainingError
 from pruneport.models.digits.tasks import write_digits_task
