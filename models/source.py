@@ -130,6 +130,7 @@ def renew_output_layers(network: nn.Module, source: Source) -> None:
 
 
 def _parse_model_args(items: Iterable[str]) -> dict[str, Scalar]:
+    """Values of key=value as Python writes them; other text is a string."""
     parsed: dict[str, Scalar] = {}
     for item in items:
         key, equals, text = item.partition("=")
@@ -146,6 +147,7 @@ def _parse_model_args(items: Iterable[str]) -> dict[str, Scalar]:
 
 
 def _check_finite(network: nn.Module) -> None:
+    """Raise where a weight is not a finite number."""
     bad = [
         name
         for name, tensor in network.state_dict().items()

@@ -91,6 +91,7 @@ def cut(
 
 
 def _calibration(images: ImageSet) -> Calibration:
+    """Training images for the scores, spread over the whole set."""
     count = min(_CALIBRATION, len(images))
     parts = images.part([row * len(images) // count for row in range(count)]).spread(BATCH)
     loaded = [next(part.batches(len(part))) for part in parts]

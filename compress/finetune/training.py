@@ -153,6 +153,8 @@ def _train(fabric: Any, job: Job) -> str | None:
 
 
 class _Training:
+    """One training in one of its processes: the network, the optimizer and the state that is saved."""
+
     def __init__(self, fabric: Any, job: Job, progress: Progress) -> None:
         self._fabric, self._job, self._options, self._progress = fabric, job, job.options, progress
         self._state = read_state(job.state)
@@ -223,6 +225,7 @@ class _Training:
         return (state.step + ahead) / steps
 
     def _step(self, inputs: Tensor, labels: Tensor) -> None:
+        """One step of the optimizer."""
         state, start = self._state, time.monotonic()
         device = self._fabric.device
         inputs = inputs.to(device, memory_format=torch.channels_last)
@@ -260,6 +263,7 @@ class _Training:
             torch.cuda.manual_seed(seed)
 
     def _measure(self) -> None:
+        """Add an event: the loss since the last one, and the error on the test images."""
         state = self._state
         total, count = state.losses
         state.events.append(
@@ -276,6 +280,7 @@ class _Training:
 
     @torch.no_grad()
     def _error(self) -> float:
+        """Share of the test images that are classified wrong."""
         self._progress(f"step {self._state.step}: measuring accuracy")
         self._model.eval()
         wrong = sum(
@@ -286,6 +291,7 @@ class _Training:
         return wrong / len(self._test.images)
 
     def _cut(self) -> None:
+        """Prune once, by as much as makes equal cuts of what is left to the schedule's target."""
         state, pruning = self._state, self._job.pruning
         assert pruning is not None
         assert pruning.flops is not None
@@ -322,6 +328,7 @@ class _Training:
         self._state.momenta = {name: value.detach().cpu() for name, value in self._state.momenta.items()}
 
     def _save(self) -> None:
+        """Write the state, by one of the processes."""
         self._take()
         if self._fabric.global_rank == 0:
             write_state(self._job.state, self._state)

@@ -139,6 +139,7 @@ def score_groups(
 
 
 def _scaled(raw: Scores, comparable: bool) -> Scores:
+    """Scores over their mean size, where groups could not be compared; equal ones where there is none."""
     size = float(np.abs(raw).mean())
     if not np.isfinite(size) or size == 0:
         return np.ones_like(raw)
@@ -146,6 +147,8 @@ def _scaled(raw: Scores, comparable: bool) -> Scores:
 
 
 def _weights_only(score: Callable[[Tensor], Tensor]) -> Callable[[_Task], list[Tensor]]:
+    """A criterion that reads weights alone; all units are equal where a group has none."""
+
     def every_group(task: _Task) -> list[Tensor]:
         found = [reduce_group(task.network, group, score) for group in task.groups]
         return [
@@ -240,6 +243,8 @@ def _block_hessian(task: _Task) -> list[Tensor]:
 
 
 def _by_loss(score: Callable[..., list[Tensor]]) -> Callable[[_Task], list[Tensor]]:
+    """A criterion that reads the gradients of a loss."""
+
     def every_group(task: _Task) -> list[Tensor]:
         labels = labels_for(task.network, task.inputs, task.labels)
         return score(task.network, task.groups, task.inputs.batches, labels)

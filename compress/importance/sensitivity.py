@@ -152,7 +152,7 @@ def _removed(
             for consumer, weight in zip(consumers, weights, strict=True):
                 layer: Any = network.get_submodule(consumer.name)
                 if not consumer.plain:
-                    layer.register_forward_pre_hook(_silence(consumer, removed))
+                    layer.register_forward_pre_hook(_hold_at_mean(consumer, removed))
                     continue
                 layer.register_forward_hook(_shift((consumer.weight - weight).T @ consumer.mean))
                 before.append((layer, layer.weight.data))
@@ -187,6 +187,7 @@ def _silenced(network: nn.Module, members: Sequence[Member], kept: Sequence[int]
 
 
 def _as_weight(dense: Tensor, layer: Any) -> Tensor:
+    """A matrix (inputs, outputs) in the shape of the layer's weight."""
     groups = getattr(layer, "groups", 1)
     runs = [
         block.chunk(groups, 1)[number] for number, block in enumerate(dense.chunk(groups, 0))
@@ -195,6 +196,8 @@ def _as_weight(dense: Tensor, layer: Any) -> Tensor:
 
 
 def _shift(amount: Tensor) -> Any:
+    """A hook that adds a number to each output channel."""
+
     def hook(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         places = [-1] if isinstance(layer, nn.Linear) else [-1, 1, 1]
         return output + amount.to(output.dtype).reshape(places)
@@ -202,7 +205,8 @@ def _shift(amount: Tensor) -> Any:
     return hook
 
 
-def _silence(consumer: Consumer, removed: Sequence[int]) -> Any:
+def _hold_at_mean(consumer: Consumer, removed: Sequence[int]) -> Any:
+    """A hook that holds the removed inputs at their means."""
     channels = consumer.columns[torch.as_tensor(removed, dtype=torch.long)].flatten()
 
     def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
