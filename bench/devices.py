@@ -147,6 +147,7 @@ def _gpu(device_index: int) -> Iterator[Any]:
 def _handle(device_index: int) -> Any:
     # NVML counts every board in PCI order; CUDA counts what CUDA_VISIBLE_DEVICES leaves, fastest first.
     # Only the UUID names the same board in both, and torch is how Python learns it; a torch without CUDA does not.
+    """NVML's handle of a CUDA device; None where it cannot be told which board that is."""
     uuid, count = _cuda_uuid(device_index), pynvml.nvmlDeviceGetCount()
     if uuid is None and (count > 1 or "CUDA_VISIBLE_DEVICES" in os.environ):
         return None
@@ -177,6 +178,7 @@ def _cuda_uuid(device_index: int) -> str | None:
 
 
 def _describe_gpu(handle: Any) -> dict[str, Any]:
+    """What of a GPU stays the same while networks are timed."""
     cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()  # 13020 is CUDA 13.2
     persistence = _read(pynvml.nvmlDeviceGetPersistenceMode, handle)
     return {
@@ -192,6 +194,7 @@ def _describe_gpu(handle: Any) -> dict[str, Any]:
 
 
 def _sample_gpu(handle: Any) -> dict[str, Any]:
+    """What of a GPU changes with its load."""
     in_use = _read(pynvml.nvmlDeviceGetUtilizationRates, handle)  # of the last second or less
     return {
         "sm_clock_mhz": _read(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),

@@ -144,6 +144,7 @@ def sensitivity_plot(groups: Sequence[Json]) -> str:
 
 
 def _draw_groups(axes: Axes, groups: Sequence[Json], narrow: bool) -> None:
+    """Draw one bar a group."""
     for row, group in enumerate(groups):
         width = max(1, int(group["width"]))
         if group["kept"] is None:

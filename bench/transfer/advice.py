@@ -90,6 +90,7 @@ def least(errors: dict[float, float]) -> float:
 
 
 def _named(given: str | None, known: Sequence[str], what: str, flag: str) -> str:
+    """The study's only one of this name, long or short, or its only one where none was given."""
     short = names(list(known))
     found = [name for name in known if given in (None, name, short[name])]
     if len(found) != 1:

@@ -188,6 +188,7 @@ def check_law(points: Sequence[Point], form: str) -> Check:
 
 
 def _fitted(points: Sequence[Point], form: str) -> Law | None:
+    """The law, or None where there are too few points."""
     try:
         return fit_law(points, form)
     except InputError:
@@ -225,6 +226,8 @@ def _regrets(points: Sequence[Point], law: Law | None) -> list[float]:
 
 
 def _residuals(points: Sequence[Point], form: str, unit: float) -> Callable[[FloatArray], FloatArray]:
+    """The gaps between the law and the points, as a function of its parameters."""
+
     def residuals(parameters: FloatArray) -> FloatArray:
         floors, scales = _linear(points, form, parameters, unit)
         shapes = _shapes(points, form, parameters, unit)

@@ -28,6 +28,7 @@ def render_transfer(summary: Json, title: str) -> str:
 
 
 def _plots(network: Json) -> dict[str, Markup]:
+    """The plots of one network, for wide and narrow screens."""
     return {
         "stream": Markup(for_screens(lambda narrow: stream_plot(network, narrow=narrow))),
         "tasks": Markup(for_screens(lambda narrow: tasks_plot(network, narrow=narrow))),
@@ -51,6 +52,7 @@ def claim(network: Json) -> str:
 
 
 def _gain(row: Json) -> str:
+    """How much better the best pruned network is at one budget, in words."""
     gain = "from nothing" if row["gain"] is None else f"{row['gain']:+.0%}"
     spread = "one seed" if row["deviation"] is None else f"± {row['deviation']:.1%}"
     return (

@@ -139,6 +139,7 @@ def open_store(folder: Path, study: dict[str, Any] | None) -> Iterator[Store]:
 
 
 def _check(connection: sqlite3.Connection, path: Path, study: dict[str, Any] | None) -> None:
+    """Raise where the store is of another study; begin one where it is empty."""
     known = dict(connection.execute("SELECT key, value FROM study"))
     if not known and study is not None:
         _begin(connection, study)

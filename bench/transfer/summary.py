@@ -58,6 +58,7 @@ def summarise(finished: Sequence[Finished], wanted: Sequence[Trial]) -> dict[str
 
 
 def _network(of: Sequence[Cell], finished: Sequence[Finished], network: str, short: dict[str, str]) -> dict[str, Any]:
+    """All that the study says of one network."""
     mine = [cell for cell in of if cell.network == network]
     tasks = sorted({cell.task for cell in mine})
     means = stream(mine, network)

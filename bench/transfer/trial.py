@@ -78,6 +78,7 @@ def check_tasks(missing: Iterable[Trial], options: StudyOptions) -> None:
 
 
 def _input_shape(network: str, options: StudyOptions) -> tuple[int, int, int]:
+    """The study's input shape, or else the network's own."""
     if options.input_shape is not None:
         return options.input_shape
     try:
@@ -178,6 +179,7 @@ def run_trial(trial: Trial, options: StudyOptions, folder: Path, progress: Progr
 
 
 def _source_options(network: str, shape: tuple[int, int, int] | None) -> SourceOptions:
+    """The source that a network of the study names, as SPEC, SPEC@WEIGHTS or SPEC=CHECKPOINT."""
     source, _, checkpoint = network.partition("=")
     source, _, weights = source.partition("@")
     return SourceOptions(

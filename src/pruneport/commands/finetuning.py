@@ -153,6 +153,7 @@ def _settings(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def _check_same(state: TrainState, settings: dict[str, Any], file: Path) -> None:
+    """Raise where a state is of a training with other settings."""
     changed = [
         f"--{name.replace('_', '-')} ({state.config.get(name)}, now {value})"
         for name, value in settings.items()

@@ -274,6 +274,7 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
 
 
 def _open(config: BundleOptions) -> tuple[Bundle, nn.Module, Factory | None]:
+    """The bundle, its pruned network, and the factory that builds the dense one."""
     bundle = _bundle_at(config.folder)
     factory = load_factory(config.factory) if config.factory else None
     if factory is None and config.trust_source and bundle.plan.source.library is None:
