@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ import pynvml
 
 from pruneport.bench.options import ProviderName
 from pruneport.errors import ProviderError
+from pruneport.versions import library_versions
 
-__all__ = ["available_cores", "cpu_in_use_by_others", "describe_device", "library_versions", "sample_device"]
+__all__ = ["available_cores", "cpu_in_use_by_others", "describe_device", "latency_versions", "sample_device"]
 
 
 def describe_device(provider: ProviderName, device_index: int) -> dict[str, Any]:
@@ -99,10 +99,10 @@ def _busy_s(times: Any) -> float:
     return float(sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal")))
 
 
-def library_versions() -> dict[str, str]:
+def latency_versions() -> dict[str, str]:
     """Versions of the libraries that a latency depends on."""
     # onnxruntime comes in several distributions, so only the module knows its version.
-    return {"onnxruntime": ort.__version__} | {name: version(name) for name in ("torch", "numpy", "onnx")}
+    return {"onnxruntime": ort.__version__} | library_versions("torch", "numpy", "onnx")
 
 
 def available_cores() -> int:
@@ -147,6 +147,7 @@ def _gpu(device_index: int) -> Iterator[Any]:
 def _handle(device_index: int) -> Any:
     # NVML counts every board in PCI order; CUDA counts what CUDA_VISIBLE_DEVICES leaves, fastest first.
     # Only the UUID names the same board in both, and torch is how Python learns it; a torch without CUDA does not.
+    """NVML's handle of a CUDA device; None where it cannot be told which board that is."""
     uuid, count = _cuda_uuid(device_index), pynvml.nvmlDeviceGetCount()
     if uuid is None and (count > 1 or "CUDA_VISIBLE_DEVICES" in os.environ):
         return None
@@ -177,6 +178,7 @@ def _cuda_uuid(device_index: int) -> str | None:
 
 
 def _describe_gpu(handle: Any) -> dict[str, Any]:
+    """What of a GPU stays the same while networks are timed."""
     cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()  # 13020 is CUDA 13.2
     persistence = _read(pynvml.nvmlDeviceGetPersistenceMode, handle)
     return {
@@ -192,6 +194,7 @@ def _describe_gpu(handle: Any) -> dict[str, Any]:
 
 
 def _sample_gpu(handle: Any) -> dict[str, Any]:
+    """What of a GPU changes with its load."""
     in_use = _read(pynvml.nvmlDeviceGetUtilizationRates, handle)  # of the last second or less
     return {
         "sm_clock_mhz": _read(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),

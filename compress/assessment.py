@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from pruneport.compress.activations.calibration import Calibration
-from pruneport.compress.allocation.cost import Cost, CostModel, count_macs_by_module
+from pruneport.compress.allocation.cost import Cost, count_macs_by_module
+from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.allocation.search import why_dense
 from pruneport.compress.graph.coupling import Coupling, find_coupling
 from pruneport.compress.graph.groups import Group, group_units
@@ -20,6 +21,7 @@ from pruneport.compress.importance.sensitivity import Curve, measure_sensitivity
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import ImageFolderError, ModelError, TargetError
 from pruneport.models.record import Source
+from pruneport.progress import Progress, silent
 
 __all__ = ["Assessment", "GroupView", "assess", "describe_groups", "example_inputs", "reasons_with"]
 
@@ -63,7 +65,7 @@ def assess(
     options: PruneOptions,
     calibration: Calibration | None = None,
     labels: str = "auto",
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
 ) -> Assessment:
     """Find the groups, score their units, and measure the groups' sensitivity where the ranking needs it.
 
@@ -112,9 +114,9 @@ def describe_groups(
     source: Source,
     options: PruneOptions,
     calibration: Calibration | None = None,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
 ) -> tuple[Cost, list[GroupView]]:
-    """Return the dense cost and every group with what hangs on it.
+    """Return the dense cost and every group with what would go with it.
 
     Args:
         network: The dense network in eval mode.
@@ -141,8 +143,9 @@ def describe_groups(
 
 
 def _find(
-    network: nn.Module, source: Source, options: PruneOptions, progress: Callable[[str], None]
+    network: nn.Module, source: Source, options: PruneOptions, progress: Progress
 ) -> tuple[Coupling, list[Group], CostModel, list[str]]:
+    """What needs no scores: the coupling, its groups, what they cost, and why some are left dense."""
     _refuse_compiled(network)
     progress("counting multiply-accumulates")
     macs = count_macs_by_module(network, source.input_shape)
@@ -190,6 +193,7 @@ def example_inputs(source: Source, batch: int) -> torch.Tensor:
 
 
 def _dense_reasons(network: nn.Module, groups: Sequence[Group], options: PruneOptions) -> list[str]:
+    """Why each group is left dense, or an empty string; every pattern to keep must match a module."""
     names = [name for name, _ in network.named_modules() if name]
     unmatched = [pattern for pattern in options.keep if not fnmatch.filter(names, pattern)]
     if unmatched:
@@ -202,6 +206,7 @@ def _dense_reasons(network: nn.Module, groups: Sequence[Group], options: PruneOp
 
 
 def _kept_by(group: Group, patterns: Sequence[str]) -> str | None:
+    """The first pattern that one of the group's layers matches."""
     for pattern in patterns:
         if any(fnmatch.fnmatchcase(member.module, pattern) for member in group.members):
             return pattern

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from pruneport.models.outputs import tensor_leaves
 
-__all__ = ["calls_recorded", "hooks_restored", "norms_recorded", "running"]
+__all__ = ["calls_recorded", "hooks_restored", "inputs_recorded", "norms_recorded", "running"]
 
 _TAKE_A_SHAPE = {Tensor.reshape_as, Tensor.view_as, Tensor.expand_as}  # of their second tensor, not its values
 
@@ -28,6 +28,15 @@ def hooks_restored(network: nn.Module) -> Iterator[None]:
             for hooks, known in ((module._forward_hooks, after), (module._forward_pre_hooks, before)):
                 for key in set(hooks) - known:
                     del hooks[key]
+
+
+@contextmanager
+def inputs_recorded(network: nn.Module, name: str) -> Iterator[list[Tensor]]:
+    """Yield a list that fills with what the named layer reads, as its first argument."""
+    seen: list[Tensor] = []
+    with hooks_restored(network):
+        network.get_submodule(name).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        yield seen
 
 
 @contextmanager

@@ -119,6 +119,7 @@ def _measurable(outputs: Outputs) -> bool:
 
 
 def _check_measurable(outputs: Outputs) -> None:
+    """Raise where no error can be measured on the outputs."""
     if not _measurable(outputs):
         raise ModelError(
             f"the network's outputs ({', '.join(outputs.tensors)}) hold no floating point numbers for each image, so "

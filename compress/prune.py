@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -23,10 +21,12 @@ from pruneport.compress.surgery.zeroing_check import ForwardError, OutputError
 from pruneport.errors import ModelError, TargetError
 from pruneport.models.outputs import takes_several
 from pruneport.models.record import Source
+from pruneport.progress import Progress, silent
+from pruneport.versions import library_versions
 
-__all__ = ["Pruned", "library_versions", "prune", "request_of"]
+__all__ = ["PLAN_LIBRARIES", "Pruned", "prune", "request_of"]
 
-_LIBRARIES = (
+PLAN_LIBRARIES = (
     "pruneport",
     "torch",
     "torchvision",
@@ -36,6 +36,7 @@ _LIBRARIES = (
     "onnxruntime",
     "onnxruntime-gpu",
 )
+"""What a plan depends on, as far as they are installed."""
 _SEARCHES = 4  # allocations, where what is counted is not what was predicted
 _CLOSE = 0.005  # of dense
 
@@ -61,16 +62,14 @@ class _Attempt:
     def shares(self, target: str) -> tuple[float, float]:
         """What is left of the dense compute or parameters: as predicted, as counted."""
         cost, kept = self.assessed.cost, np.array(self.allocation.kept, dtype=np.float64)
-        if target == "flops":
-            return cost.macs(kept) / cost.dense.macs, self.counted.macs / cost.dense.macs
-        return cost.params(kept) / cost.dense.params, self.counted.params / cost.dense.params
+        return cost.share_of_dense(kept, target), self.counted.share_of(cost.dense, target)
 
 
 def prune(
     network: nn.Module,
     source: Source,
     options: PruneOptions,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
     assessment: Assessment | None = None,
 ) -> Pruned:
     """Remove filters until the network meets its target; ``network`` itself is left as it is.
@@ -104,7 +103,7 @@ def prune(
             groups=best.plans,
             attributes=removal.changes.attributes,
             sizes=removal.changes.sizes,
-            libraries=library_versions(),
+            libraries=library_versions(*PLAN_LIBRARIES),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             note=_note(best, options),
             masked_error=removal.masked_error,
@@ -127,7 +126,7 @@ def _note(found: _Attempt, options: PruneOptions) -> str | None:
 
 
 def _nearest(
-    network: nn.Module, source: Source, assessed: Assessment, options: PruneOptions, progress: Callable[[str], None]
+    network: nn.Module, source: Source, assessed: Assessment, options: PruneOptions, progress: Progress
 ) -> _Attempt:
     """The pruned network whose counted cost is nearest to the target.
 
@@ -157,7 +156,7 @@ def _nearest(
 
 
 def _attempt(
-    network: nn.Module, source: Source, assessed: Assessment, options: PruneOptions, progress: Callable[[str], None]
+    network: nn.Module, source: Source, assessed: Assessment, options: PruneOptions, progress: Progress
 ) -> _Attempt:
     """Search widths and remove what they leave out; groups that the proof blames are left dense."""
     target, value = target_of(options)
@@ -205,6 +204,7 @@ def _wider(network: nn.Module, assessed: Assessment, options: PruneOptions) -> d
 
 
 def _plans(assessed: Assessment, allocation: Allocation) -> tuple[GroupPlan, ...]:
+    """What the allocation decided for every group, with the units that stay."""
     return tuple(
         group_plan(
             group,
@@ -233,14 +233,3 @@ def request_of(target: str, value: float, options: PruneOptions) -> Request:
         keep=options.keep,
         prune_representation=options.prune_representation,
     )
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that a plan depends on, as far as they are installed."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

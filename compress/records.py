@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-
+from pruneport.arrays import IntArray
 from pruneport.documents import Count, Share, Size
 
-__all__ = ["Axis", "Calibrated", "Cost", "GroupPlan", "Member", "Recovered", "Request", "Scope", "Trained"]
+__all__ = [
+    "Axis",
+    "Calibrated",
+    "Cost",
+    "GroupPlan",
+    "Member",
+    "Recovered",
+    "Request",
+    "Role",
+    "ScopeInFiles",
+    "Trained",
+    "role_of",
+    "scope_in_files",
+]
 
 Axis = Literal["out", "in", "channels", "dim0", "dim1", "dim2", "dim3", "dim4", "dim5"]
-"""Dimension of a layer: its outputs, its inputs, or both at once (norms, depthwise convolutions); of a bare
-parameter or buffer, its number."""
+"""Dimension of a layer: its outputs, its inputs, or both at once (norms, depthwise convolutions); of an
+unwrapped parameter or buffer, its number."""
 
-Scope = Literal["filters", "channels", "representation", "output"]
+Role = Literal["filters", "stream", "representation", "output"]
+"""Of a group: it ends inside a block, is a residual stream or feeds one, is what the output layer reads, or leaves the
+network."""
+
+ScopeInFiles = Literal["filters", "channels", "representation", "output"]
+"""The same in plan.json and in ``inspect``, where it is named ``scope``, and a stream by the option that prunes it."""
+
+
+def scope_in_files(role: Role) -> ScopeInFiles:
+    """How a role is written."""
+    return "channels" if role == "stream" else role
+
+
+def role_of(scope: ScopeInFiles) -> Role:
+    """The role that was written so."""
+    return "stream" if scope == "channels" else scope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +52,13 @@ class Cost:
     macs: Count
     params: Count
 
-    @property
-    def flops(self) -> int:
-        """Floating-point operations: two for each multiply-accumulate."""
-        return 2 * self.macs
+    def counted(self, target: str) -> int:
+        """What a target counts: multiply-accumulates for ``flops``, else parameters."""
+        return self.macs if target == "flops" else self.params
+
+    def share_of(self, dense: Cost, target: str) -> float:
+        """What is left of the dense network's cost, for a target ``flops`` or ``params``."""
+        return self.counted(target) / dense.counted(target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +91,7 @@ class Member:
     module: str
     axis: Axis
     size: int
-    positions: np.ndarray[Any, np.dtype[np.int64]]
+    positions: IntArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +101,13 @@ class GroupPlan:
     Attributes:
         asked: The width that the ranking asked for, before rounding.
         reason: Why it was left dense, or why kept differs from asked; else empty.
-        macs: Dense multiply-accumulates that hang on the group.
-        params: Dense parameters that hang on the group.
-        heads: Whether its units are whole heads of an attention.
+        macs: Multiply-accumulates of the dense network that would go with the whole group.
+        params: Parameters of the dense network that would go with the whole group.
+        whole_attention_heads: Whether its units are whole attention heads.
     """
 
     name: str
-    scope: Scope
+    role: Role
     width: int
     asked: float
     kept: tuple[int, ...] | None
@@ -85,7 +115,7 @@ class GroupPlan:
     macs: int
     params: int
     members: tuple[Member, ...]
-    heads: bool = False
+    whole_attention_heads: bool = False
 
     @property
     def kept_width(self) -> int:

@@ -127,6 +127,7 @@ def leave_culprits_dense(
 
 
 def _reason(error: PruningError | ModelError) -> str:
+    """Why a group is left dense after its removal failed."""
     if isinstance(error, ForwardError):
         return f"the forward of {error.stack[-1] or 'the network'} relies on this width: {error.cause}"
     if isinstance(error, OutputError):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from pruneport.arrays import AnyArray
 from pruneport.models.outputs import Outputs
 
-__all__ = ["Array", "Compared", "Tolerance"]
+__all__ = ["Compared", "Tolerance"]
 
-Array = np.ndarray[Any, Any]
 Nearby = Callable[[], Iterator[Outputs]]
 _UNDECIDED = 0.01  # most of an output's entries that may be undecided; one may be, of however few
 _LISTED = 6
@@ -37,10 +36,10 @@ class _Output:
     wrong: int = 0
     undecided: int = 0
     rows: int = 0
-    low: Array | None = None
-    high: Array | None = None
+    low: AnyArray | None = None
+    high: AnyArray | None = None
 
-    def see(self, rows: Array) -> None:
+    def see(self, rows: AnyArray) -> None:
         """Widen the range that each entry of the output (B, ...) has over the inputs."""
         if not len(rows):
             return
@@ -79,7 +78,7 @@ class Compared:
         self._faults: dict[str, None] = {}  # in order, each once
         self._rows = self._same_rows = 0
 
-    def add(self, theirs: Outputs, ours: Sequence[Array], nearby: Nearby) -> dict[str, Array]:
+    def add(self, theirs: Outputs, ours: Sequence[AnyArray], nearby: Nearby) -> dict[str, AnyArray]:
         """Compare one batch.
 
         Args:
@@ -171,7 +170,8 @@ class Compared:
         return max(values) if values and not self._faults and np.isfinite(values).all() else None
 
 
-def _add_floats(output: _Output, wanted: Array, found: Array) -> None:
+def _add_floats(output: _Output, wanted: AnyArray, found: AnyArray) -> None:
+    """Take the largest difference of real numbers, and the largest of them."""
     exact = wanted.astype(np.float64)
     differs = exact != found  # what is not a number never agrees
     error = np.abs(exact[differs] - found[differs]).max(initial=0)
@@ -179,7 +179,8 @@ def _add_floats(output: _Output, wanted: Array, found: Array) -> None:
     output.scale = max(output.scale, float(np.abs(exact[np.isfinite(exact)]).max(initial=0)))
 
 
-def _add_exact(output: _Output, wanted: Array, found: Array, nearby: Iterator[Array]) -> None:
+def _add_exact(output: _Output, wanted: AnyArray, found: AnyArray, nearby: Iterator[AnyArray]) -> None:
+    """Count whole numbers that differ; those that also differ on nearby inputs are undecided."""
     differs = wanted != found
     if not differs.any():
         return
@@ -191,11 +192,11 @@ def _add_exact(output: _Output, wanted: Array, found: Array, nearby: Iterator[Ar
     output.wrong += int((differs & ~also).sum())
 
 
-def _arrays(nearby: Nearby, name: str) -> Iterator[Array]:
+def _arrays(nearby: Nearby, name: str) -> Iterator[AnyArray]:
     for outputs in nearby():
         if name in outputs.tensors:
             yield outputs.tensors[name].detach().numpy()
 
 
-def _sizes(array: Array) -> str:
+def _sizes(array: AnyArray) -> str:
     return "x".join(str(size) for size in array.shape) or "single"

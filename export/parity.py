@@ -14,8 +14,9 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from pruneport.arrays import AnyArray
 from pruneport.errors import ExportError, ImageFolderError, InputError
-from pruneport.export.compared import Array, Compared, Tolerance
+from pruneport.export.compared import Compared, Tolerance
 from pruneport.export.onnx.exporter import INPUT_NAME, OnnxNetwork, onnx_outputs
 from pruneport.export.onnx.memory import within_free_memory
 from pruneport.export.onnx.onnx_reader import read_onnx
@@ -263,7 +264,7 @@ def check_images(
     """
     size = fixed or _IMAGE_BATCH
     compared = Compared(TOLERANCES["fp32"], names)
-    choices: list[Array] = []
+    choices: list[AnyArray] = []
     done = 0
     for given, labels in images.batches(size):
         progress(Step(f"running image {done + 1} of {len(images)}", done, len(images)))
@@ -280,12 +281,12 @@ def check_images(
     return _parity("pruned", compared, "images", size), *_count(images, choices, dense is not None)
 
 
-def _main(outputs: Outputs) -> Array:
-    array: Array = outputs.tensors[outputs.main].detach().numpy()
+def _main(outputs: Outputs) -> AnyArray:
+    array: AnyArray = outputs.tensors[outputs.main].detach().numpy()
     return array
 
 
-def _count(images: ImageSet, choices: Sequence[Array], with_dense: bool) -> tuple[Accuracy | None, Agreement | None]:
+def _count(images: ImageSet, choices: Sequence[AnyArray], with_dense: bool) -> tuple[Accuracy | None, Agreement | None]:
     """Count from batches of (4, B): labels, then the choices of dense torch, pruned torch and pruned ONNX."""
     if sum(batch.shape[1] for batch in choices) < len(images):  # outputs that are no scores
         return None, None
@@ -307,7 +308,7 @@ def _count(images: ImageSet, choices: Sequence[Array], with_dense: bool) -> tupl
     return accuracy, agreement
 
 
-def _are_scores(outputs: Array) -> bool:
+def _are_scores(outputs: AnyArray) -> bool:
     """Whether there is something to choose from: (B, classes)."""
     return outputs.ndim == 2 and outputs.shape[1] > 1
 
@@ -317,10 +318,11 @@ def _run_torch(network: nn.Module, inputs: Tensor) -> Outputs:
         return onnx_outputs(network(inputs))
 
 
-def _run_onnx(session: Any, inputs: Tensor) -> list[Array]:
+def _run_onnx(session: Any, inputs: Tensor) -> list[AnyArray]:
+    """Outputs of an ONNX Runtime session."""
     try:
         with within_free_memory():
-            outputs: list[Array] = session.run(None, {INPUT_NAME: inputs.numpy()})
+            outputs: list[AnyArray] = session.run(None, {INPUT_NAME: inputs.numpy()})
     except Exception as error:  # ONNX Runtime's errors share no other base
         raise ExportError(
             f"the ONNX file does not run on inputs of shape {tuple(inputs.shape)}: {error}. Make the network's forward "
@@ -338,6 +340,7 @@ def _nearby(network: nn.Module, inputs: Tensor) -> Iterator[Outputs]:
 
 
 def _parity(network: str, compared: Compared, inputs: str, batch: int, precision: str = "fp32") -> Parity:
+    """The record of one comparison."""
     tolerance = TOLERANCES[precision]
     return Parity(
         network=network,

@@ -11,6 +11,7 @@
 - ``checkpoints/``: weights in files
 - ``images/``: image folders, and labelled ones to train on
 - ``output_layer``: the output layer, replaced for other classes
+- ``parts``: layers, parameters and buffers by their names
 - ``outputs``: the tensors in what a network returns, and their names
 - ``digits/``: the embedded network
 """

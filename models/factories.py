@@ -71,6 +71,7 @@ def did_you_mean(name: str, offered: Iterable[str]) -> str:
 
 
 def _import_file(path: Path) -> Any:
+    """Run a Python file as a module; the files beside it can be imported."""
     if not path.is_file():
         raise SourceError(f"no file {path} (looked in {Path.cwd()}); expected path/to/file.py:factory.")
     folder = str(path.resolve().parent)
@@ -94,6 +95,7 @@ def _import_file(path: Path) -> Any:
 
 
 def _import_module(name: str) -> Any:
+    """Import a module, also from the working folder."""
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)
     try:

@@ -58,6 +58,7 @@ def library_input_shape(source: Source, network: nn.Module) -> tuple[int, int, i
 
 
 def _build_torchvision(source: Source, weights: str | None) -> nn.Module:
+    """A network of torchvision."""
     from torchvision import models
 
     name = _known(source, models.list_models())
@@ -75,6 +76,7 @@ def _build_torchvision(source: Source, weights: str | None) -> nn.Module:
 
 
 def _build_timm(source: Source, weights: str | None) -> nn.Module:
+    """A network of timm."""
     try:
         import timm
     except ModuleNotFoundError as error:
@@ -90,6 +92,7 @@ def _build_timm(source: Source, weights: str | None) -> nn.Module:
 
 
 def _build_embedded(source: Source, weights: str | None) -> nn.Module:
+    """A network of ours."""
     name = _known(source, ["digits_resnet"])
     if weights not in (None, "DEFAULT"):
         raise SourceError(f"pruneport:{name} has no weights {weights!r}; expected DEFAULT.")
@@ -100,6 +103,7 @@ def _build_embedded(source: Source, weights: str | None) -> nn.Module:
 
 
 def _fetch(factory: Factory, source: Source, weights: str | None) -> nn.Module:
+    """Call a factory that may download weights."""
     try:
         return call_factory(factory, source)
     except SourceError as error:
@@ -112,6 +116,7 @@ def _fetch(factory: Factory, source: Source, weights: str | None) -> nn.Module:
 
 
 def _known(source: Source, offered: list[str], tag_separator: str | None = None) -> str:
+    """The network's name, if the library has it."""
     name = source.spec.partition(":")[2]
     base = name.partition(tag_separator)[0] if tag_separator else name
     if base not in offered:
@@ -120,6 +125,7 @@ def _known(source: Source, offered: list[str], tag_separator: str | None = None)
 
 
 def _refuse_fetching_args(source: Source) -> None:
+    """Raise where arguments would fetch weights that the plan knows nothing of."""
     if refused := sorted(_FETCHING_ARGS & set(source.model_args)):
         raise SourceError(
             f"--model-arg {', '.join(refused)} would fetch files behind the plan's back; "

@@ -111,6 +111,7 @@ def takes_several(network: nn.Module, shape: tuple[int, int, int]) -> bool:
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All values without parts, with the names that lead to each."""
     parts = _parts(value)
     if parts is None:
         yield path, value
@@ -145,6 +146,7 @@ def _structseq_names(value: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def _free(name: str, taken: Collection[str]) -> str:
+    """The name, or with a number where it is taken."""
     free, number = name, 1
     while free in taken:
         number += 1

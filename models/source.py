@@ -7,7 +7,6 @@ package.module:factory · path/to/file.py:factory
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
 import warnings
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 
 from pruneport.errors import CheckpointError, ModelError, SourceError
+from pruneport.files import file_sha256
 from pruneport.models.checkpoints.checkpoint import load_weights, read_checkpoint
 from pruneport.models.factories import call_factory, load_factory
 from pruneport.models.libraries import build_from_library, library_input_shape
@@ -26,7 +26,7 @@ from pruneport.models.options import SourceOptions
 from pruneport.models.output_layer import replace_output_layers
 from pruneport.models.record import Factory, Scalar, Source
 
-__all__ = ["build", "build_dense", "give_heads", "open_source"]
+__all__ = ["build", "build_dense", "open_source", "renew_output_layers"]
 
 
 def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
@@ -54,7 +54,7 @@ def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
     network = build(draft)
     if state is not None and options.checkpoint is not None:
         load_weights(network, state, options.checkpoint)
-        draft = replace(draft, checkpoint_sha256=_sha256(options.checkpoint))
+        draft = replace(draft, checkpoint_sha256=file_sha256(options.checkpoint))
     shape = options.input_shape or library_input_shape(draft, network)
     if shape is None:
         raise ModelError(f"the input shape of {draft.spec} is not known; give --input-shape C H W, such as 3 224 224.")
@@ -75,14 +75,14 @@ def build_dense(source: Source, factory: Factory | None = None) -> nn.Module:
     if source.checkpoint is not None:
         path = Path(source.checkpoint)
         state = read_checkpoint(path)
-        digest = _sha256(path)
+        digest = file_sha256(path)
         if digest != source.checkpoint_sha256:
             raise CheckpointError(
                 f"checkpoint {path} is not the file that was compressed: its sha256 is {digest}, "
                 f"the plan records {source.checkpoint_sha256}. Restore the original file and try again."
             )
         load_weights(network, state, path)
-    give_heads(network, source)
+    renew_output_layers(network, source)
     return network
 
 
@@ -114,12 +114,12 @@ def build(source: Source, factory: Factory | None = None, *, initialise: bool = 
             if ":" not in source.spec:
                 raise SourceError(not_a_source(source.spec))
             network = call_factory(load_factory(source.spec), source)
-    give_heads(network, source)
+    renew_output_layers(network, source)
     return network.eval()
 
 
-def give_heads(network: nn.Module, source: Source) -> None:
-    """Replace the heads that the source records, with initial weights that follow from its seed.
+def renew_output_layers(network: nn.Module, source: Source) -> None:
+    """Replace the output layers that the source records, with initial weights that follow from its seed.
 
     Raises:
         SourceError: No such layer, or one of another kind.
@@ -130,6 +130,7 @@ def give_heads(network: nn.Module, source: Source) -> None:
 
 
 def _parse_model_args(items: Iterable[str]) -> dict[str, Scalar]:
+    """Values of key=value as Python writes them; other text is a string."""
     parsed: dict[str, Scalar] = {}
     for item in items:
         key, equals, text = item.partition("=")
@@ -146,6 +147,7 @@ def _parse_model_args(items: Iterable[str]) -> dict[str, Scalar]:
 
 
 def _check_finite(network: nn.Module) -> None:
+    """Raise where a weight is not a finite number."""
     bad = [
         name
         for name, tensor in network.state_dict().items()
@@ -154,8 +156,3 @@ def _check_finite(network: nn.Module) -> None:
     if bad:
         shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
         raise ModelError(f"NaN or infinite weights in {shown}; expected finite numbers. Use an undamaged checkpoint.")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import msgspec
 import pytest
 
-from pruneport.documents import MOST_BYTES, MOST_PARTS, Count, Size, fit_document, load_document
-from pruneport.errors import BundleError
+from pruneport.documents import MOST_BYTES, MOST_PARTS, Count, Size, check_format, fit_document, load_document
+from pruneport.errors import BundleError, StoreError
 
 _NAME = ("x.json is not a thing", "Make it anew.")
 
@@ -78,3 +79,16 @@ def test_other_formats_are_told_to_upgrade(version: Any) -> None:
 )
 def test_half_characters_are_replaced(escaped: str, text: str) -> None:
     assert _read(f'{{"format_version": 1, "text": "{escaped}"}}').text == text
+
+
+@pytest.mark.parametrize("version", [0, 3, "1", 1.0, None, True])
+def test_other_formats_are_refused(version: object) -> None:
+    message = "x has format .*; this pruneport reads formats 1 to 2. Upgrade with: pip install --upgrade pruneport"
+    with pytest.raises(BundleError, match=message):
+        check_format(version, (1, 2), "x")
+
+
+def test_the_error_of_a_format_is_the_callers() -> None:
+    with pytest.raises(StoreError, match=re.escape("reads format 1. Upgrade") + ".*, or choose another --out."):
+        check_format(2, (1,), "x", error=StoreError, otherwise=", or choose another --out")
+    check_format(1, (1,), "x", error=StoreError)

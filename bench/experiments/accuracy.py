@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneport.bench.devices import describe_device, library_versions
+from pruneport.bench.devices import describe_device, latency_versions
 from pruneport.bench.experiments.accuracy_plot import draw_accuracy
 from pruneport.compress.activations.calibration import BATCH, Calibration, in_memory
 from pruneport.compress.activations.synthetic import ENOUGH, synthesise
@@ -30,6 +30,7 @@ from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune
 from pruneport.compress.records import Calibrated
 from pruneport.compress.recovery.recover import recover
+from pruneport.files import write_whole
 from pruneport.models.images.images import ImageSet, open_images
 from pruneport.models.options import ImageOptions, SourceOptions
 from pruneport.models.source import open_source
@@ -122,8 +123,8 @@ def main() -> None:
         for row in _measure(name, _CASES[name], recipes, arguments.kept, arguments.data, done):
             rows.append(row)
             print(json.dumps(row), flush=True)
-            content = {"rows": rows, "versions": library_versions(), "device": describe_device("cpu", 0)}
-            arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            content = {"rows": rows, "versions": latency_versions(), "device": describe_device("cpu", 0)}
+            write_whole(arguments.out, json.dumps(content, indent=1) + "\n")
     draw_accuracy(rows, arguments.out.with_suffix(".svg"))
 
 
@@ -162,7 +163,7 @@ def _measure(
             yield {
                 "network": name,
                 "target": kept,
-                "macs_kept": round(pruned.plan.pruned.macs / pruned.plan.dense.macs, 4),
+                "macs_kept": round(pruned.plan.macs_kept, 4),
                 "criterion": criterion,
                 "ranking": ranking,
                 "scope": "filters",

@@ -24,14 +24,17 @@ from matplotlib.figure import Figure
 from sklearn.linear_model import RidgeClassifierCV
 from torch import Tensor, nn
 
-from pruneport.bench.devices import describe_device, library_versions
+from pruneport.bench.devices import describe_device, latency_versions
 from pruneport.compress.activations.calibration import BATCH, Calibration, in_memory
 from pruneport.compress.assessment import assess
+from pruneport.compress.hooks import inputs_recorded
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune
 from pruneport.compress.records import Calibrated
+from pruneport.files import write_whole
 from pruneport.models.images.images import open_images
 from pruneport.models.options import ImageOptions, SourceOptions
+from pruneport.models.parts import set_part
 from pruneport.models.source import open_source
 
 __all__ = ["main"]
@@ -89,10 +92,10 @@ def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
         "rows": rows,
         "summary": _summary(rows),
         "setting": {"shape": _SHAPE, "train": _TRAIN, "test": _TEST, "calibration": _CALIBRATION},
-        "versions": library_versions(),
+        "versions": latency_versions(),
         "device": describe_device("cpu", 0),
     }
-    out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_whole(out, json.dumps(content, indent=1) + "\n")
 
 
 def _measure(
@@ -118,7 +121,7 @@ def _measure(
         for share, asked in zip(wanted, options, strict=True):
             pruned = prune(network, source, asked, assessment=assessment)
             yield dict(zip(_KEYS, (name, share, criterion, task, seed), strict=True)) | {
-                "macs_kept": round(pruned.plan.pruned.macs / pruned.plan.dense.macs, 4),
+                "macs_kept": round(pruned.plan.macs_kept, 4),
                 "top1": _test(pruned.network, head, tasks),
             }
 
@@ -130,8 +133,7 @@ def _on_task(dense: nn.Module, head: str, task: _Task, seed: int) -> tuple[nn.Mo
     layer = nn.Linear(classifier.coef_.shape[1], task.classes)
     layer.weight.data = torch.from_numpy(classifier.coef_).float()
     layer.bias.data = torch.from_numpy(classifier.intercept_).float()
-    owner, _, attribute = head.rpartition(".")
-    setattr(network.get_submodule(owner), attribute, layer)
+    set_part(network, head, layer)
     chosen = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))[:_CALIBRATION]
     return network.eval(), Calibration(
         batches=in_memory(torch.split(task.train[chosen], BATCH)),
@@ -158,14 +160,10 @@ def _ridge(features: np.ndarray, labels: Tensor) -> RidgeClassifierCV:
 @torch.inference_mode()
 def _features(network: nn.Module, head: str, images: Tensor) -> np.ndarray:
     """What the head reads: (images, features)."""
-    caught: list[Tensor] = []
-    handle = network.get_submodule(head).register_forward_pre_hook(lambda layer, inputs: caught.append(inputs[0]))
-    try:
-        for part in torch.split(images, 100):
-            network(part.contiguous(memory_format=torch.channels_last))
-    finally:
-        handle.remove()
-    return torch.cat(caught).double().numpy()
+    with inputs_recorded(network, head) as seen:
+        for batch in torch.split(images, 100):
+            network(batch.contiguous(memory_format=torch.channels_last))
+    return torch.cat(seen).double().numpy()
 
 
 def _open(folder: Path) -> _Task:

@@ -21,7 +21,8 @@ import torch
 import torch_pruning as tp
 import torchvision
 
-from pruneport.bench.devices import describe_device, library_versions
+from pruneport.bench.devices import describe_device, latency_versions
+from pruneport.files import write_whole
 
 __all__ = ["main"]
 
@@ -38,19 +39,19 @@ def main() -> None:
     result = measure_overhead(arguments.repeats)
     print(json.dumps(result, indent=1))
     if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_whole(arguments.out, json.dumps(result, indent=1) + "\n")
 
 
 def measure_overhead(repeats: int) -> dict[str, Any]:
     """Time both, A B A B, after one run of each that is not counted."""
     jobs: dict[str, Callable[[Path], float]] = {"pruneport": _ours, "recipe": _recipe}
     seconds: dict[str, list[float]] = {"pruneport": [], "recipe": [], "recipe_pruned_only": []}
-    kept: dict[str, float] = {}
+    macs_kept: dict[str, float] = {}
     for repeat in range(repeats + 1):
         for name, job in jobs.items():
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
-                kept[name] = job(Path(folder))
+                macs_kept[name] = job(Path(folder))
                 elapsed = time.perf_counter() - start
             if repeat:
                 seconds[name].append(elapsed)
@@ -62,13 +63,13 @@ def measure_overhead(repeats: int) -> dict[str, Any]:
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
     return {
         "network": "torchvision:resnet50",
-        "macs_kept": kept,
+        "macs_kept": macs_kept,
         "seconds": seconds,
         "median_s": medians,
         "ratio": medians["pruneport"] / medians["recipe"],
         "ratio_to_recipe_without_dense": medians["pruneport"] / medians["recipe_pruned_only"],
         "device": describe_device("cpu", 0),
-        "versions": library_versions(),
+        "versions": latency_versions(),
     }
 
 
@@ -77,7 +78,7 @@ def _ours(folder: Path) -> float:
 
     result = compress(CompressConfig(source="torchvision:resnet50", flops=0.5, out=folder / "bundle"))
     export(ExportConfig(folder=folder / "bundle"))
-    return result.plan.pruned.macs / result.plan.dense.macs
+    return result.plan.macs_kept
 
 
 def _recipe(folder: Path, *, dense: bool = True) -> float:

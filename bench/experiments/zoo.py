@@ -26,15 +26,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruneport.bench.devices import available_cores, library_versions
+from pruneport.bench.devices import available_cores, latency_versions
 from pruneport.bench.experiments.zoo_networks import NETWORKS, family, input_size
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import Pruned, prune
 from pruneport.errors import InputError, ParityError, PruneportError
-from pruneport.export.bundle.bundle import Bundle
-from pruneport.export.bundle.weights import rebuild, same_bits, write_network
+from pruneport.export.bundle.weights import check_reload, write_network
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.export.parity import check_seeded, open_cpu_session
+from pruneport.files import write_whole
 from pruneport.models.options import SourceOptions
 from pruneport.models.outputs import tensor_leaves
 from pruneport.models.record import Source
@@ -69,7 +69,7 @@ def main() -> None:
         said = f"{row['network']}: {row['outcome']} ({row['seconds']:.0f} s) {row.get('error', '')}"
         print(f"{number}/{len(waiting)} {said}"[:240], flush=True)
     if arguments.summary:
-        arguments.summary.write_text(_summary([done[spec] for spec in specs if spec in done]), encoding="utf-8")
+        write_whole(arguments.summary, _summary([done[spec] for spec in specs if spec in done]))
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
@@ -131,7 +131,7 @@ def compress_one(spec: str) -> dict[str, Any]:
         ``outcome`` is ``ok``, or the step that failed, with ``error``; then what was measured.
     """
     warnings.simplefilter("ignore")
-    row: dict[str, Any] = {"outcome": "build", "versions": library_versions()}
+    row: dict[str, Any] = {"outcome": "build", "versions": latency_versions()}
     seconds: dict[str, float] = {}
 
     def timed(step: str, work: Callable[[], Any]) -> Any:
@@ -152,7 +152,7 @@ def compress_one(spec: str) -> dict[str, Any]:
             "scope": plan.request.scope,
             "macs": plan.dense.macs,
             "params": plan.dense.params,
-            "macs_kept": round(plan.pruned.macs / plan.dense.macs, 4),
+            "macs_kept": round(plan.macs_kept, 4),
             "masked_error": plan.masked_error,
             "groups": len(plan.groups),
             "pruned_groups": sum(group.kept is not None for group in plan.groups),
@@ -233,12 +233,12 @@ def _forward_seconds(network: nn.Module, shape: tuple[int, int, int]) -> float:
 
 def _reload(folder: Path, network: nn.Module, plan: Any) -> None:
     write_network(folder, network, plan)
-    again = rebuild(Bundle(folder=folder, plan=plan, files={}), trust_source=True)
+    again = check_reload(folder, network, plan)
     inputs = torch.randn(2, *plan.source.input_shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         ours, theirs = tensor_leaves(network(inputs)), tensor_leaves(again(inputs))
-        if not same_bits(network, again) or not all(map(torch.equal, ours, theirs)):
-            raise ParityError("the network read back from disk is not the pruned one, bit for bit.")
+        if not all(map(torch.equal, ours, theirs)):
+            raise ParityError("the network read back from disk does not compute what the pruned one does, bit for bit.")
 
 
 def _reason(text: str) -> str:

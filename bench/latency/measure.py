@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from pruneport.bench.devices import cpu_in_use_by_others, describe_device, library_versions, sample_device
+from pruneport.bench.devices import cpu_in_use_by_others, describe_device, latency_versions, sample_device
 from pruneport.bench.latency.onnx_input import read_input
 from pruneport.bench.latency.sessions import BoundRun, Session, open_session
 from pruneport.bench.latency.stats import paired_speedup, summarise
@@ -90,7 +90,7 @@ def measure(
             "bootstrap_resamples": _RESAMPLES,
             "bootstrap_seed": _SEED,
         },
-        "versions": library_versions(),
+        "versions": latency_versions(),
         "method": _METHOD,
         "batches": batches,
     }
@@ -181,6 +181,7 @@ def _at(fixed: int, options: BenchOptions) -> BenchOptions:
 
 
 def _option_faults(options: BenchOptions) -> list[str]:
+    """All that is wrong with the options."""
     rules = {
         f"provider must be one of {', '.join(get_args(ProviderName))}; got '{options.provider}'": (
             options.provider in get_args(ProviderName)
@@ -219,6 +220,7 @@ def _listed(batches: tuple[int, ...]) -> str:
 def _measure_batch(
     sessions: dict[str, Session], batch: int, options: BenchOptions, progress: Progress
 ) -> dict[str, Any]:
+    """Time both networks at one batch size."""
     images = _random_images(sessions["dense"], batch)
     runs = {name: session.bind(images) for name, session in sessions.items()}
     progress(f"batch {batch}: {options.warmup} warm-up runs of each network")
@@ -261,6 +263,7 @@ def _interleave(runs: dict[str, BoundRun], repeats: int) -> dict[str, list[float
 
 
 def _time_ms(run: BoundRun) -> float:
+    """Wall time of one run in ms."""
     start_ns = time.perf_counter_ns()
     try:
         run.run()

@@ -18,6 +18,8 @@ _Details = dict[str, _Leaf | list[_Leaf] | dict[str, _Leaf | list[_Leaf] | _Name
 
 
 class _Latency(msgspec.Struct):
+    """Times of one network at one batch size."""
+
     samples_ms: Annotated[list[_Milliseconds], msgspec.Meta(min_length=1)]
     p50_ms: _Milliseconds
     p90_ms: _Milliseconds
@@ -26,6 +28,8 @@ class _Latency(msgspec.Struct):
 
 
 class _Speedup(msgspec.Struct):
+    """How many times as fast the pruned network is, with its interval."""
+
     ratio: _Times
     low: _Times
     high: _Times
@@ -33,6 +37,8 @@ class _Speedup(msgspec.Struct):
 
 
 class _Batch(msgspec.Struct):
+    """Both networks at one batch size."""
+
     batch: Size
     dense: _Latency
     pruned: _Latency

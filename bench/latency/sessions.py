@@ -184,6 +184,7 @@ def open_session(path: Path, options: BenchOptions, *, batch: int | None = None)
 
 
 def _create(path: Path, options: BenchOptions, fixed: dict[str, int], config: dict[str, str]) -> Any:
+    """Open a session on the provider that was asked for, or on none."""
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -216,6 +217,7 @@ def _errors_only_raised() -> Iterator[None]:
 
 
 def _settings(session: Any, options: BenchOptions, config: dict[str, str], fixed: dict[str, int]) -> dict[str, Any]:
+    """The settings that a session has, as bench.json records them."""
     used = session.get_session_options()
     return {
         "graph_optimization_level": used.graph_optimization_level.name,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,12 +12,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from pruneport.bench.report.svg import DENSE, INK, KEPT, MUTED, REMOVED, inline_svg, quiet, styled, width_inches, write
+from pruneport.documents import Json
 from pruneport.errors import OutputError
 from pruneport.export.card.summary import milliseconds, shorten
 
 __all__ = ["check_plot", "groups_plot", "latency_plot", "sensitivity_plot"]
 
-Json = Mapping[str, Any]
 
 _ROW_INCHES = 0.165
 _NAME_CHARS, _NARROW_NAME_CHARS = 46, 24
@@ -145,6 +144,7 @@ def sensitivity_plot(groups: Sequence[Json]) -> str:
 
 
 def _draw_groups(axes: Axes, groups: Sequence[Json], narrow: bool) -> None:
+    """Draw one bar a group."""
     for row, group in enumerate(groups):
         width = max(1, int(group["width"]))
         if group["kept"] is None:

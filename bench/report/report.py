@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
-from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
 
 from pruneport.bench.report.plots import groups_plot, latency_plot
 from pruneport.bench.report.svg import for_screens
+from pruneport.documents import Json
 from pruneport.export.card.summary import (
     OWN_CODE,
     clean,
@@ -28,7 +28,6 @@ from pruneport.export.card.verdict import verdict, warnings_for
 
 __all__ = ["environment", "render_report"]
 
-Json = Mapping[str, Any]
 
 _TEMPLATE = "report.html.jinja"
 

@@ -129,6 +129,7 @@ def write(axes: Axes, text: str, x: float, y: float, *, points_up: float = 0, **
 
 
 def _restyle(key: str, value: str, prefix: str) -> str:
+    """The value of an attribute, with ids of the plot's own and colours of the page."""
     if key == "id":
         return prefix + value
     if key == "href":

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pruneport.bench.transfer.curves import Cell, Means, cells, measured, stream
-from pruneport.bench.transfer.law import FORMS, Check, Law, Point, best_kept, check_law, fit_law
+from pruneport.bench.transfer.law import FORMS, Check, Law, Point, best_macs_kept, check_law, fit_law
 from pruneport.bench.transfer.store import Finished
 from pruneport.bench.transfer.study import names
 from pruneport.errors import InputError
@@ -71,9 +71,9 @@ def _answer(
     else:
         law, runs = laws[form], sorted({point.budget for point in points})
         tasks = [only] if only else sorted(law.floors)
-        shares = sorted({point.kept for point in points})
+        shares = sorted({point.macs_kept for point in points})
         errors = {share: float(np.mean([law.error(name, share, budget) for name in tasks])) for share in shares}
-        answer |= {"kept": best_kept(law, shares, budget), "predicted": _by_share(errors), "law": form}
+        answer |= {"kept": best_macs_kept(law, shares, budget), "predicted": _by_share(errors), "law": form}
         answer |= figures_of(checks[form])
     answer["expected_error"] = errors.get(answer["kept"])
     answer["extrapolated"] = bool(runs) and not runs[0] <= budget <= runs[-1]
@@ -90,6 +90,7 @@ def least(errors: dict[float, float]) -> float:
 
 
 def _named(given: str | None, known: Sequence[str], what: str, flag: str) -> str:
+    """The study's only one of this name, long or short, or its only one where none was given."""
     short = names(list(known))
     found = [name for name in known if given in (None, name, short[name])]
     if len(found) != 1:
@@ -101,7 +102,7 @@ def _named(given: str | None, known: Sequence[str], what: str, flag: str) -> str
 def points_of(mine: Sequence[Cell], scope: str, recipe: str) -> list[Point]:
     """What a law of one way of pruning is fitted to: that way's cells and the dense network's."""
     return [
-        Point(task=cell.task, kept=cell.way.kept, budget=cell.budget, error=cell.mean)
+        Point(task=cell.task, macs_kept=cell.way.kept, budget=cell.budget, error=cell.mean)
         for cell in mine
         if cell.way.kept == 1 or (cell.way.scope, cell.way.recipe) == (scope, recipe)
     ]

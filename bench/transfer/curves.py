@@ -6,10 +6,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from pruneport.arrays import AnyArray
 from pruneport.bench.transfer.store import Finished
 
 __all__ = [
@@ -206,7 +207,7 @@ def crossing(means: Means, way: Way) -> float | None:
     return math.exp(low + share * (high - low))
 
 
-def _area(x: np.ndarray[Any, Any], y: Sequence[float]) -> float:
+def _area(x: AnyArray, y: Sequence[float]) -> float:
     if len(x) == 1:
         return float(y[0])
     return float(np.trapezoid(y, x) / (x[-1] - x[0]))

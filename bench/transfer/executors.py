@@ -140,6 +140,7 @@ def _begin(threads: int) -> None:
 
 
 def _timed(work: Work, todo: Any) -> Outcome:
+    """Do the work, and note how long it took and what went wrong."""
     start = time.monotonic()
     try:
         result, error = work(todo), None

@@ -21,37 +21,36 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares, nnls
 
+from pruneport.arrays import FloatArray
 from pruneport.errors import InputError
 
-__all__ = ["FORMS", "Check", "Law", "Point", "best_kept", "check_law", "fit_law"]
+__all__ = ["FORMS", "Check", "Law", "Point", "best_macs_kept", "check_law", "fit_law"]
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
-Shape = Callable[[Array, Array, Array], Array]
+Shape = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
 _STARTS = (-2.0, -1.0, 0.0)  # of every parameter's logarithm
 
 
-def _sparse(p: Array, k: Array, c: Array) -> Array:
+def _sparse(p: FloatArray, k: FloatArray, c: FloatArray) -> FloatArray:
     return np.asarray(np.exp(p[0]) * (1 - k) ** np.exp(p[1]) + (c / k) ** -np.exp(p[2]))
 
 
-def _additive(p: Array, k: Array, c: Array) -> Array:
+def _additive(p: FloatArray, k: FloatArray, c: FloatArray) -> FloatArray:
     return np.asarray(np.exp(p[0]) * k ** -np.exp(p[1]) + (c / k) ** -np.exp(p[2]))
 
 
-def _product(p: Array, k: Array, c: Array) -> Array:
+def _product(p: FloatArray, k: FloatArray, c: FloatArray) -> FloatArray:
     return np.asarray(k ** -np.exp(p[0]) * (c / k) ** -np.exp(p[1]))
 
 
-def _joint(p: Array, k: Array, c: Array) -> Array:
+def _joint(p: FloatArray, k: FloatArray, c: FloatArray) -> FloatArray:
     return np.asarray(np.exp(p[0]) * (1 - k) ** np.exp(p[1]) * c ** np.exp(p[3]) + (c / k) ** -np.exp(p[2]))
 
 
-def _offset(p: Array, k: Array, c: Array) -> Array:
+def _offset(p: FloatArray, k: FloatArray, c: FloatArray) -> FloatArray:
     return np.asarray(np.exp(p[0]) * (1 - k) ** np.exp(p[1]) + (1 + c / k / np.exp(p[3])) ** -np.exp(p[2]))
 
 
@@ -71,7 +70,7 @@ class Point:
     """One measured error: of a task, at a share of the MACs, with a budget of training FLOPs."""
 
     task: str
-    kept: float
+    macs_kept: float
     budget: float
     error: float
 
@@ -96,14 +95,14 @@ class Law:
     scales: Mapping[str, float]
     rms: float
 
-    def shape(self, kept: float, budget: float) -> float:
+    def shape(self, macs_kept: float, budget: float) -> float:
         """The part that all tasks share; the best share of MACs has the least."""
         _, shape = FORMS[self.form]
-        return float(shape(np.array(self.parameters), np.array(kept), np.array(budget / self.unit)))
+        return float(shape(np.array(self.parameters), np.array(macs_kept), np.array(budget / self.unit)))
 
-    def error(self, task: str, kept: float, budget: float) -> float:
+    def error(self, task: str, macs_kept: float, budget: float) -> float:
         """The error of a fitted task."""
-        return self.floors[task] + self.scales[task] * self.shape(kept, budget)
+        return self.floors[task] + self.scales[task] * self.shape(macs_kept, budget)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +133,7 @@ def fit_law(points: Sequence[Point], form: str) -> Law:
         InputError: There are too few points: fewer than a law has parameters, one share, or one budget.
     """
     count, _ = FORMS[form]
-    tasks, shares, budgets = ({getattr(point, axis) for point in points} for axis in ("task", "kept", "budget"))
+    tasks, shares, budgets = ({getattr(point, axis) for point in points} for axis in ("task", "macs_kept", "budget"))
     least = count + 2 * len(tasks) + 1  # each task has a floor and a scale
     if len(points) < least or len(shares) < 2 or len(budgets) < 2:
         raise InputError(
@@ -158,9 +157,9 @@ def fit_law(points: Sequence[Point], form: str) -> Law:
     )
 
 
-def best_kept(law: Law, shares: Sequence[float], budget: float) -> float:
+def best_macs_kept(law: Law, shares: Sequence[float], budget: float) -> float:
     """The share of MACs with the least predicted error at a budget."""
-    return min(shares, key=lambda kept: law.shape(kept, budget))
+    return min(shares, key=lambda macs_kept: law.shape(macs_kept, budget))
 
 
 def check_law(points: Sequence[Point], form: str) -> Check:
@@ -189,6 +188,7 @@ def check_law(points: Sequence[Point], form: str) -> Check:
 
 
 def _fitted(points: Sequence[Point], form: str) -> Law | None:
+    """The law, or None where there are too few points."""
     try:
         return fit_law(points, form)
     except InputError:
@@ -203,14 +203,14 @@ def _mean(values: Sequence[float], *, root: bool = False) -> float | None:
 
 def _squares(law: Law, own: Sequence[Point]) -> list[float]:
     """Squared errors of prediction for the pruned networks of a task of which the dense curve alone is known."""
-    dense = [point for point in own if point.kept == 1]
+    dense = [point for point in own if point.macs_kept == 1]
     if not dense:
         return []
     floors, scales = _linear(dense, law.form, np.array(law.parameters), law.unit)
     return [
-        (floors[point.task] + scales[point.task] * law.shape(point.kept, point.budget) - point.error) ** 2
+        (floors[point.task] + scales[point.task] * law.shape(point.macs_kept, point.budget) - point.error) ** 2
         for point in own
-        if point.kept < 1
+        if point.macs_kept < 1
     ]
 
 
@@ -218,28 +218,30 @@ def _regrets(points: Sequence[Point], law: Law | None) -> list[float]:
     """Error above the best, at every budget of one task, by the law's share; without one, of the dense network."""
     found = []
     for budget in sorted({point.budget for point in points}):
-        errors = {point.kept: point.error for point in points if point.budget == budget}
-        chosen = 1.0 if law is None else best_kept(law, sorted(errors), budget)
+        errors = {point.macs_kept: point.error for point in points if point.budget == budget}
+        chosen = 1.0 if law is None else best_macs_kept(law, sorted(errors), budget)
         if chosen in errors:
             found.append(errors[chosen] - min(errors.values()))
     return found
 
 
-def _residuals(points: Sequence[Point], form: str, unit: float) -> Callable[[Array], Array]:
-    def residuals(parameters: Array) -> Array:
+def _residuals(points: Sequence[Point], form: str, unit: float) -> Callable[[FloatArray], FloatArray]:
+    """The gaps between the law and the points, as a function of its parameters."""
+
+    def residuals(parameters: FloatArray) -> FloatArray:
         floors, scales = _linear(points, form, parameters, unit)
         shapes = _shapes(points, form, parameters, unit)
         predicted = [
             floors[point.task] + scales[point.task] * value for point, value in zip(points, shapes, strict=True)
         ]
-        gaps: Array = np.array(predicted) - np.array([point.error for point in points])
+        gaps: FloatArray = np.array(predicted) - np.array([point.error for point in points])
         return gaps
 
     return residuals
 
 
 def _linear(
-    points: Sequence[Point], form: str, parameters: Array, unit: float
+    points: Sequence[Point], form: str, parameters: FloatArray, unit: float
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Floor and scale of each task, by non-negative least squares."""
     shapes = _shapes(points, form, parameters, unit)
@@ -251,7 +253,7 @@ def _linear(
     return floors, scales
 
 
-def _shapes(points: Sequence[Point], form: str, parameters: Array, unit: float) -> Array:
-    kept = np.array([point.kept for point in points])
+def _shapes(points: Sequence[Point], form: str, parameters: FloatArray, unit: float) -> FloatArray:
+    macs_kept = np.array([point.macs_kept for point in points])
     budgets = np.array([point.budget for point in points]) / unit
-    return FORMS[form][1](parameters, kept, budgets)
+    return FORMS[form][1](parameters, macs_kept, budgets)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from pruneport.bench.report.svg import DENSE, INK, KEPT, MUTED, inline_svg, quiet, styled, width_inches, write
+from pruneport.documents import Json
 
 __all__ = ["frontier_plot", "stream_plot", "tasks_plot"]
 
-Json = Mapping[str, Any]
 
 _COLUMNS = 2
 _ROW_INCHES = 2.4
@@ -76,6 +75,7 @@ def frontier_plot(network: Json, *, narrow: bool = False) -> str:
 
 
 def _panels(count: int, narrow: bool) -> tuple[Figure, list[Axes]]:
+    """A figure of that many plots, side by side or, where it is narrow, below each other."""
     columns = 1 if narrow else _COLUMNS
     rows = -(-count // columns)
     figure = Figure(figsize=(width_inches(narrow), _ROW_INCHES * rows), layout="constrained")
@@ -88,6 +88,7 @@ def _name_axes(figure: Figure) -> None:
 
 
 def _draw_curves(axes: Axes, entries: Sequence[Json]) -> None:
+    """Draw the error by budget, with its spread over the seeds."""
     for entry in entries:
         points = entry["points"]
         if not points:
@@ -106,6 +107,7 @@ def _draw_curves(axes: Axes, entries: Sequence[Json]) -> None:
 
 
 def _scales(axes: Axes) -> None:
+    """Budgets on a logarithmic axis, errors as percentages."""
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+", "e")))
     axes.xaxis.set_minor_locator(NullLocator())

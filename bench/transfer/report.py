@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from markupsafe import Markup
 
 from pruneport.bench.report.report import environment
 from pruneport.bench.report.svg import for_screens
 from pruneport.bench.transfer.plots import frontier_plot, stream_plot, tasks_plot
+from pruneport.documents import Json
 
 __all__ = ["claim", "render_transfer"]
-
-Json = Mapping[str, Any]
 
 
 def render_transfer(summary: Json, title: str) -> str:
@@ -32,6 +28,7 @@ def render_transfer(summary: Json, title: str) -> str:
 
 
 def _plots(network: Json) -> dict[str, Markup]:
+    """The plots of one network, for wide and narrow screens."""
     return {
         "stream": Markup(for_screens(lambda narrow: stream_plot(network, narrow=narrow))),
         "tasks": Markup(for_screens(lambda narrow: tasks_plot(network, narrow=narrow))),
@@ -55,6 +52,7 @@ def claim(network: Json) -> str:
 
 
 def _gain(row: Json) -> str:
+    """How much better the best pruned network is at one budget, in words."""
     gain = "from nothing" if row["gain"] is None else f"{row['gain']:+.0%}"
     spread = "one seed" if row["deviation"] is None else f"± {row['deviation']:.1%}"
     return (

@@ -69,6 +69,7 @@ def _needed(options: StudyOptions, folder: Path, missing: Sequence[Trial]) -> li
 
 
 def _prepare(options: StudyOptions, todo: Sequence[Preparation], progress: Progress) -> None:
+    """Write the pruned networks, several at a time."""
     progress(Stage(f"pruning {len({item.network for item in todo})} networks to {len(options.kept)} shares"))
     for number, outcome in enumerate(
         run_local(functools.partial(prepare, options=options), todo, _workers(options, len(todo))), start=1
@@ -92,6 +93,7 @@ def _check_budgets(options: StudyOptions, prepared: Sequence[Preparation], least
 
 
 def _run(options: StudyOptions, folder: Path, missing: Sequence[Trial], store: Store, progress: Progress) -> None:
+    """Train all trials that are missing, and store each when it is done."""
     progress(Stage(f"training {len(missing)} trials"))
     begun, busy = time.monotonic(), 0.0
     finished = store.finished()

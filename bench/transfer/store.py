@@ -15,6 +15,7 @@ from typing import Any
 
 from pruneport.bench.transfer.study import Trial
 from pruneport.compress.finetune.state import Event
+from pruneport.documents import check_format
 from pruneport.errors import OutputError, StoreError
 from pruneport.files import held
 
@@ -138,16 +139,14 @@ def open_store(folder: Path, study: dict[str, Any] | None) -> Iterator[Store]:
 
 
 def _check(connection: sqlite3.Connection, path: Path, study: dict[str, Any] | None) -> None:
+    """Raise where the store is of another study; begin one where it is empty."""
     known = dict(connection.execute("SELECT key, value FROM study"))
     if not known and study is not None:
         _begin(connection, study)
         return
-    version = known.get("format_version")
-    if version != str(_FORMAT_VERSION):
-        raise StoreError(
-            f"{path} has format {version}; this pruneport reads format {_FORMAT_VERSION}. Upgrade with: "
-            "pip install --upgrade pruneport, or choose another --out."
-        )
+    stored = known.get("format_version")  # as text
+    version = int(stored) if stored is not None and stored.isdecimal() else stored
+    check_format(version, (_FORMAT_VERSION,), path, error=StoreError, otherwise=", or choose another --out")
     before = json.loads(known["study"])
     if study is None or study == before:
         return

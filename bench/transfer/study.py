@@ -83,6 +83,7 @@ def check_study(options: StudyOptions) -> None:
 
 
 def _check_recipe(recipe: str) -> None:
+    """Raise where a recipe is no CRITERION/RANKING/RECOVERY."""
     parts = recipe.split("/")
     known = [get_args(names) for names in (CriterionName, RankingName, RecoverName)]
     if len(parts) != len(known) or any(part not in names for part, names in zip(parts, known, strict=True)):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pruneport.bench.devices import describe_device, library_versions
+from pruneport.bench.devices import describe_device, latency_versions
 from pruneport.bench.transfer.advice import figures_of, fit_all, least, points_of
 from pruneport.bench.transfer.curves import (
     Cell,
@@ -22,7 +22,7 @@ from pruneport.bench.transfer.curves import (
     measured,
     stream,
 )
-from pruneport.bench.transfer.law import Law, best_kept
+from pruneport.bench.transfer.law import Law, best_macs_kept
 from pruneport.bench.transfer.store import Finished
 from pruneport.bench.transfer.study import Trial, names
 from pruneport.errors import InputError
@@ -52,12 +52,13 @@ def summarise(finished: Sequence[Finished], wanted: Sequence[Trial]) -> dict[str
             "wall_s": round(sum(item.wall_s for item in finished), 1),
         },
         "networks": [_network(of, finished, name, short) for name in sorted({cell.network for cell in of})],
-        "versions": library_versions(),
+        "versions": latency_versions(),
         "device": describe_device("cpu", 0),
     }
 
 
 def _network(of: Sequence[Cell], finished: Sequence[Finished], network: str, short: dict[str, str]) -> dict[str, Any]:
+    """All that the study says of one network."""
     mine = [cell for cell in of if cell.network == network]
     tasks = sorted({cell.task for cell in mine})
     means = stream(mine, network)
@@ -136,12 +137,12 @@ def _law(mine: Sequence[Cell], means: Means, scope: str, recipe: str) -> dict[st
             for form in laws
         ]
         entry["chosen"], law = chosen, laws[chosen]
-    shares, best = sorted({point.kept for point in points}), measured(means, scope, recipe)
+    shares, best = sorted({point.macs_kept for point in points}), measured(means, scope, recipe)
     entry["advice"] = [
         {
             "budget": budget,
             "measured": least(best[budget]) if budget in best else None,
-            "law": None if law is None else best_kept(law, shares, budget),
+            "law": None if law is None else best_macs_kept(law, shares, budget),
         }
         for budget in sorted({point.budget for point in points})
     ]

@@ -9,14 +9,14 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from multiprocessing.util import Finalize
 from pathlib import Path
 
 from pruneport.bench.transfer.options import StudyOptions
 from pruneport.bench.transfer.study import DENSE, DIGITS, Trial, train_options
-from pruneport.compress.finetune.setup import dense_plan, with_head
+from pruneport.compress.finetune.setup import dense_plan, with_output_layer
 from pruneport.compress.finetune.state import Event, TrainState, write_state
 from pruneport.compress.finetune.training import Job, train
 from pruneport.compress.options import CompressOptions
@@ -28,6 +28,7 @@ from pruneport.models.digits.tasks import write_digits_task
 from pruneport.models.images.tasks import Task, open_task
 from pruneport.models.options import SourceOptions
 from pruneport.models.source import open_source
+from pruneport.progress import Progress, silent
 
 __all__ = ["Preparation", "check_tasks", "preparations", "prepare", "run_trial"]
 
@@ -77,6 +78,7 @@ def check_tasks(missing: Iterable[Trial], options: StudyOptions) -> None:
 
 
 def _input_shape(network: str, options: StudyOptions) -> tuple[int, int, int]:
+    """The study's input shape, or else the network's own."""
     if options.input_shape is not None:
         return options.input_shape
     try:
@@ -104,7 +106,7 @@ def _settings(options: StudyOptions) -> str:
     return json.dumps({name: getattr(options, name) for name in _PRUNING}, default=str)
 
 
-def prepare(todo: Preparation, options: StudyOptions, progress: Callable[[str], None] = lambda message: None) -> None:
+def prepare(todo: Preparation, options: StudyOptions, progress: Progress = silent) -> None:
     """Write the bundles that are not there yet.
 
     Raises:
@@ -140,9 +142,7 @@ def prepare(todo: Preparation, options: StudyOptions, progress: Callable[[str], 
             write_network(staging, pruned.network, pruned.plan)
 
 
-def run_trial(
-    trial: Trial, options: StudyOptions, folder: Path, progress: Callable[[str], None] = lambda message: None
-) -> list[Event]:
+def run_trial(trial: Trial, options: StudyOptions, folder: Path, progress: Progress = silent) -> list[Event]:
     """Train the trial's network on its task.
 
     Args:
@@ -166,7 +166,7 @@ def run_trial(
     plan = replace(bundle.plan, source=replace(bundle.plan.source, seed=trial.seed))
     with tempfile.TemporaryDirectory() as scratch:
         task = _task(trial.task, options, plan.source.input_shape)
-        network, plan = with_head(rebuild(bundle, trust_source=True), plan, task)
+        network, plan = with_output_layer(rebuild(bundle, trust_source=True), plan, task)
         state = Path(scratch) / "state"
         write_state(state, TrainState(plan=plan, weights=dict(network.state_dict()), config={}))
         job = Job(
@@ -179,6 +179,7 @@ def run_trial(
 
 
 def _source_options(network: str, shape: tuple[int, int, int] | None) -> SourceOptions:
+    """The source that a network of the study names, as SPEC, SPEC@WEIGHTS or SPEC=CHECKPOINT."""
     source, _, checkpoint = network.partition("=")
     source, _, weights = source.partition("@")
     return SourceOptions(

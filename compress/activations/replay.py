@@ -107,6 +107,7 @@ class Replay:
             self._step(self._frontier + 1)
 
     def _step(self, target: int) -> None:
+        """Carry every batch from the last cut to the next, and store what is there in files."""
         caught: list[Tensor] = []
 
         def stop(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -125,6 +126,7 @@ class Replay:
         self._frontier = target
 
     def _input(self, index: int) -> Tensor:
+        """The batch, or zeros of its shape where nothing that runs reads it."""
         known = self._inputs[index]
         if self._frontier >= 0 and known is not None:
             return _zeros(known)  # nothing that runs reads it
@@ -133,6 +135,7 @@ class Replay:
         return loaded
 
     def _stand_ins(self, index: int) -> dict[str, Tensor]:
+        """What takes the place of the outputs of all modules up to the last cut."""
         if self._frontier < 0:
             return {}
         stored = torch.load(self._file(index, self._frontier), weights_only=True)
@@ -148,6 +151,7 @@ def _zeros(shape: torch.Size) -> Tensor:
 
 
 def _blocks(network: nn.Module, prefix: str = "") -> list[str]:
+    """Names of the modules that containers hold, in their order."""
     names = []
     for name, child in network.named_children():
         if isinstance(child, nn.Sequential | nn.ModuleList):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from pruneport.compress.activations.calibration import BATCH, Calibration, in_memory
 from pruneport.compress.records import Calibrated
 from pruneport.errors import PruningError
-from pruneport.progress import Step
+from pruneport.progress import Progress, Step, silent
 
 __all__ = ["ENOUGH", "dead_leaves", "has_statistics", "require_statistics", "synthesise"]
 
@@ -53,7 +52,7 @@ def synthesise(
     shape: tuple[int, int, int],
     count: int,
     seed: int,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
     *,
     held_out: int = 0,
 ) -> Calibration:
@@ -148,6 +147,7 @@ def _matched(network: nn.Module, start: Tensor, generator: torch.Generator) -> T
 
 
 def _descend(network: nn.Module, pixels: Tensor, gain: Tensor, offset: Tensor, generator: torch.Generator) -> float:
+    """Fit pixels and colours to the BatchNorm statistics by gradient descent, in place; returns what is left."""
     rates = [{"params": [pixels], "lr": _PIXEL_RATE}, {"params": [gain, offset], "lr": _COLOUR_RATE}]
     optimiser = torch.optim.Adam(rates)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _STEPS)
@@ -184,6 +184,7 @@ class _Mismatch:
         return torch.stack(self._terms).mean()
 
     def _add(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        """Note how far one BatchNorm's inputs are from what it remembers."""
         places = [0, *range(2, inputs[0].ndim)]
         mean, variance = inputs[0].mean(places), inputs[0].var(places, correction=0)
         wanted = norm.running_var + norm.eps

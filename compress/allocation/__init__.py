@@ -1,6 +1,8 @@
 """How many units each group keeps, so that the network meets its target.
 
-- ``cost``: MACs and parameters, counted by fvcore once, then known for any widths
+- ``cost``: MACs and parameters of a network, counted by fvcore
+- ``cost_model``: the same for any widths, from one count of the dense network
 - ``knapsack``: the widths of least damage, solved for
+- ``approach``: from widths near the target to the nearest
 - ``search``: widths searched to the target
 """

@@ -9,20 +9,20 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from pruneport.compress.allocation.cost import Quadratic
+from pruneport.arrays import FloatArray
+from pruneport.compress.allocation.cost_model import Quadratic
 from pruneport.errors import PruningError
 
 __all__ = ["solve_knapsack"]
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
 _SECONDS = 60
 _GAP = 1e-3
 _NEGLIGIBLE = 1e-9  # of the dense cost
 
 
 def solve_knapsack(
-    widths: Mapping[int, Array], damage: Mapping[int, Array], cost: Quadratic, dense: Array, limit: float
-) -> Array:
+    widths: Mapping[int, FloatArray], damage: Mapping[int, FloatArray], cost: Quadratic, dense: FloatArray, limit: float
+) -> FloatArray:
     """Choose one width a group with HiGHS, to proven optimality within 0.1 %.
 
     A layer's cost is the product of two groups' widths, so the cost is quadratic; each product of two choices is
@@ -61,7 +61,7 @@ def solve_knapsack(
         total += len(widths[one]) * len(widths[other])
 
     objective, price = np.zeros(total), np.zeros(total)
-    rows: list[tuple[Any, Array]] = []  # columns and coefficients
+    rows: list[tuple[Any, FloatArray]] = []  # columns and coefficients
     right: list[float] = []
     for index, options in widths.items():
         own = np.arange(start[index], start[index] + len(options))

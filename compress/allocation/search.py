@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pruneport.compress.allocation.cost import CostModel, Quadratic
+from pruneport.arrays import FloatArray
+from pruneport.compress.allocation.approach import Measure, bisect, polish, refine
+from pruneport.compress.allocation.cost_model import CostModel, Quadratic
 from pruneport.compress.allocation.knapsack import solve_knapsack
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import Scores, possible_widths, width_step
@@ -17,21 +20,10 @@ from pruneport.compress.importance.sensitivity import Curve
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import PruningError, TargetError
 
-__all__ = [
-    "Allocation",
-    "allocate",
-    "check_round_to",
-    "lowest_share",
-    "missed_target",
-    "target_of",
-    "why_dense",
-]
+__all__ = ["Allocation", "allocate", "check_round_to", "lowest_share", "missed_target", "target_of", "why_dense"]
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
-Measure = Callable[[Array], float]
+
 _TOLERANCE = 0.01
-_BISECTIONS = 40
-_PAIRED_STEPS = 128
 _MOST_OPTIONS = 17  # widths a group offers the solver; the last steps are taken after it
 _FEW_GROUPS = 40
 
@@ -83,15 +75,15 @@ def target_of(options: PruneOptions) -> tuple[str, float]:
 
 def why_dense(group: Group, options: PruneOptions, kept_by: str | None = None) -> str:
     """Why the group is left dense whatever the target, or an empty string."""
-    if group.scope == "output":
+    if group.role == "output":
         return "the network's outputs always stay"
-    if group.scope == "representation" and not options.prune_representation:
+    if group.role == "representation" and not options.prune_representation:
         return "the representation (the head's input) keeps its width"
     if kept_by is not None:
         return f"kept by --keep {kept_by}"
     if group.reason:
         return group.reason
-    if group.scope == "channels" and options.scope == "filters":
+    if group.role == "stream" and options.scope == "filters":
         return "a residual stream, outside --scope filters"
     if len(possible_widths(group, options)) < 2:
         step = width_step(group, options)
@@ -139,7 +131,7 @@ def allocate(
 
     requested_widths = _requested_widths(groups, scores, free, options)
 
-    def rounded(ratio: float) -> Array:
+    def rounded(ratio: float) -> FloatArray:
         kept, asked = dense.copy(), requested_widths(ratio)
         for index in free:
             kept[index] = widths[index][np.abs(widths[index] - asked[index]).argmin()]
@@ -153,13 +145,13 @@ def allocate(
         asked, kept = requested_widths(value), rounded(value)
         note = missed_target(float(kept[free].sum()) / counted, 1 - value, options)
     else:
-        measure: Measure = cost.macs if name == "flops" else cost.params
-        total = cost.dense.macs if name == "flops" else cost.dense.params
-        ratio = _bisect(lambda s: measure(rounded(s)) / total, value)
+        measure: Measure = partial(cost.counted, target=name)
+        total = cost.dense.counted(name)
+        ratio = bisect(lambda s: cost.share_of_dense(rounded(s), name), value)
         asked = requested_widths(ratio)
-        kept = _refine(rounded, ratio, asked, measure, value * total, free)
-        kept = _polish(kept, measure, value * total, _TOLERANCE * total, widths)
-        note = missed_target(measure(kept) / total, value, options)
+        kept = refine(rounded, ratio, asked, measure, value * total, free)
+        kept = polish(kept, measure, value * total, _TOLERANCE * total, widths)
+        note = missed_target(cost.share_of_dense(kept, name), value, options)
     return Allocation(
         kept=tuple(int(count) for count in kept),
         asked=tuple(float(width) for width in asked),
@@ -173,7 +165,7 @@ def allocate(
 
 def _requested_widths(
     groups: Sequence[Group], scores: Sequence[Scores], free: Sequence[int], options: PruneOptions
-) -> Callable[[float], Array]:
+) -> Callable[[float], FloatArray]:
     """What the ranking asks of every group, from pruning ratio 0 (dense) to 1 (nothing left)."""
     dense = np.array([group.width for group in groups], dtype=np.float64)
     if options.ranking in ("auto", "uniform"):  # nothing was measured: see ``resolve_auto``
@@ -187,7 +179,7 @@ def _requested_widths(
         owner = np.concatenate([np.full(groups[index].width, index) for index in members])
         classes.append(owner[np.argsort(np.concatenate([scores[index] for index in members]), kind="stable")])
 
-    def requested_widths(ratio: float) -> Array:
+    def requested_widths(ratio: float) -> FloatArray:
         """Remove the share ``ratio`` of the units of every class of rivals, the lowest scores first."""
         removed = np.concatenate([order[: round(ratio * len(order))] for order in classes])
         return dense - np.bincount(removed, minlength=len(groups))
@@ -200,10 +192,10 @@ def _least_damage(
     cost: CostModel,
     name: str,
     value: float,
-    widths: dict[int, Array],
-    dense: Array,
+    widths: dict[int, FloatArray],
+    dense: FloatArray,
     options: PruneOptions,
-) -> tuple[Array, str | None]:
+) -> tuple[FloatArray, str | None]:
     """Solve for the widths, and say how far from the target they are."""
     if name == "ratio":
         counted = np.isin(np.arange(len(dense)), list(widths)).astype(np.float64)
@@ -220,29 +212,22 @@ def _least_damage(
     offered = {index: _spread(possible, most) for index, possible in widths.items()}
     damage = {index: _curve(curves, index).damage(possible) for index, possible in offered.items()}
     kept = solve_knapsack(offered, damage, price, dense, max(target * total, price.of(lowest)))
-    kept = _polish(kept, price.of, target * total, _TOLERANCE * total, widths)
+    kept = polish(kept, price.of, target * total, _TOLERANCE * total, widths)
     return kept, missed_target(price.of(kept) / total, target, options)
 
 
 def _curve(curves: Sequence[Curve | None], index: int) -> Curve:
+    """The measured sensitivity of a group that can be pruned."""
     curve = curves[index]
     assert curve is not None
     return curve
 
 
-def _spread(possible: Array, most: int) -> Array:
+def _spread(possible: FloatArray, most: int) -> FloatArray:
+    """At most so many of the possible widths, evenly spread, with both ends."""
     chosen = np.unique(np.linspace(0, len(possible) - 1, most).round().astype(int))
-    found: Array = possible[chosen]
+    found: FloatArray = possible[chosen]
     return found
-
-
-def _bisect(share: Callable[[float], float], target: float) -> float:
-    """Return the smallest ratio at which the rounded allocation costs at most the target."""
-    low, high = 0.0, 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if share(middle) <= target else (middle, high)
-    return high
 
 
 def lowest_share(
@@ -257,9 +242,7 @@ def lowest_share(
         lowest[index] = possible_widths(groups[index], options)[0]
     if name == "ratio":
         return float(lowest[free].sum() / dense[free].sum())
-    if name == "flops":
-        return cost.macs(lowest) / cost.dense.macs
-    return cost.params(lowest) / cost.dense.params
+    return cost.share_of_dense(lowest, name)
 
 
 def _out_of_reach(lowest: float, options: PruneOptions, wider: Mapping[str, float]) -> str:
@@ -282,55 +265,6 @@ def _out_of_reach(lowest: float, options: PruneOptions, wider: Mapping[str, floa
     )
 
 
-def _refine(
-    rounded: Callable[[float], Array],
-    ratio: float,
-    asked: Array,
-    measure: Measure,
-    target: float,
-    free: Sequence[int],
-) -> Array:
-    """Walk from the allocation just above the target to the one below it; stop where it is nearest."""
-    below = rounded(ratio)
-    above = rounded(max(0.0, ratio - 2.0 ** (1 - _BISECTIONS)))
-    if measure(above) <= target:
-        above = rounded(0.0)
-    overdue = sorted((i for i in free if above[i] != below[i]), key=lambda i: asked[i] - above[i])
-    best, current = above, above
-    for index in overdue:
-        current = current.copy()
-        current[index] = below[index]
-        if abs(measure(current) - target) < abs(measure(best) - target):
-            best = current
-    return best if abs(measure(best) - target) <= abs(measure(below) - target) else below
-
-
-def _polish(kept: Array, measure: Measure, target: float, tolerance: float, widths: dict[int, Array]) -> Array:
-    """Where the cost is still out of tolerance, step one group or a pair of groups up or down, best first."""
-    gap = abs(measure(kept) - target)
-    while gap > tolerance:
-        steps = [(index, width) for index in widths for width in _neighbours(widths[index], kept[index])]
-        moves = [[step] for step in steps]
-        if len(steps) <= _PAIRED_STEPS:
-            moves += [[one, two] for one in steps for two in steps if one[0] < two[0]]
-        candidates = []
-        for move in moves:
-            moved = kept.copy()
-            for index, width in move:
-                moved[index] = width
-            candidates.append((abs(measure(moved) - target), moved))
-        best, nearest = min(candidates, key=lambda candidate: candidate[0])
-        if best >= gap:
-            break
-        gap, kept = best, nearest
-    return kept
-
-
-def _neighbours(widths: Array, current: float) -> Array:
-    position = int(np.searchsorted(widths, current))
-    return widths[[index for index in (position - 1, position + 1) if 0 <= index < len(widths)]]
-
-
 def missed_target(achieved: float, target: float, options: PruneOptions) -> str | None:
     """A sentence where the share that is kept is not the target's; both as in ``lowest_share``."""
     if abs(achieved - target) <= _TOLERANCE:
@@ -349,6 +283,7 @@ def missed_target(achieved: float, target: float, options: PruneOptions) -> str 
 
 
 def _difference(group: Group, asked: float, kept: int, options: PruneOptions) -> str:
+    """Why the width is not the one that was asked for, or an empty string."""
     if abs(asked - kept) < 0.5:
         return f"left dense: {asked:.1f} of {group.width} asked" if kept == group.width else ""
     step = width_step(group, options)
@@ -362,6 +297,7 @@ def _difference(group: Group, asked: float, kept: int, options: PruneOptions) ->
 
 
 def _nothing_prunable(groups: Sequence[Group], reasons: Sequence[str]) -> str:
+    """Say of every group why it is left dense."""
     lines = [f"  {group.name} ({group.width}): {reason}" for group, reason in zip(groups, reasons, strict=True)]
     shown = lines[:12] + ([f"  … and {len(lines) - 12} more"] if len(lines) > 12 else [])
     if any("outside --scope filters" in reason for reason in reasons):

@@ -1,31 +1,29 @@
 """Distillation from the dense network: its representation, which has the same width in the pruned one.
 
-The representation is what the head reads, whatever the classes, so that a dense network trained on others can teach.
+The output layer reads it, whatever the classes, so that a dense network trained on others can teach.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pruneport.compress.allocation.cost import count_cost
-from pruneport.compress.hooks import hooks_restored
+from pruneport.compress.hooks import inputs_recorded
 from pruneport.models.record import Factory, Source
 from pruneport.models.source import build_dense
 
-__all__ = ["Teacher", "representation"]
+__all__ = ["Teacher"]
 
 
 class Teacher:
     """The dense network as its source builds it, in eval mode.
 
     Args:
-        source: Its heads are those that it was trained with.
-        head: Reads the representation.
+        source: Its output layers are those that it was trained with.
+        output_layer: Reads the representation.
         factory: Builds the architecture in place of the source's.
         device: Where it runs.
 
@@ -33,14 +31,14 @@ class Teacher:
         CheckpointError: Its checkpoint is not where it was.
     """
 
-    def __init__(self, source: Source, head: str, factory: Factory | None, device: torch.device) -> None:
+    def __init__(self, source: Source, output_layer: str, factory: Factory | None, device: torch.device) -> None:
         dense = build_dense(replace(source, heads={}), factory)
         self.macs = count_cost(dense, source.input_shape).macs
-        self._dense, self._head = dense.to(device), head
+        self._dense, self._output_layer = dense.to(device), output_layer
 
     @torch.no_grad()
     def _represent(self, inputs: Tensor) -> Tensor:
-        with representation(self._dense, self._head) as seen:
+        with inputs_recorded(self._dense, self._output_layer) as seen:
             self._dense(inputs)
         return seen[-1]
 
@@ -48,12 +46,3 @@ class Teacher:
         """Mean squared distance to the teacher's representation, over its variance."""
         wanted = self._represent(inputs)
         return (student.float() - wanted).square().mean() / wanted.var().clamp_min(1e-12)
-
-
-@contextmanager
-def representation(network: nn.Module, head: str) -> Iterator[list[Tensor]]:
-    """Yield a list that fills with what the head reads."""
-    seen: list[Tensor] = []
-    with hooks_restored(network):
-        network.get_submodule(head).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        yield seen

@@ -28,9 +28,9 @@ def learning_rate_at(share: float, warmup: float) -> float:
 
 
 def make_optimizer(
-    network: nn.Module, options: TrainOptions, heads: tuple[str, ...], device: torch.device
+    network: nn.Module, options: TrainOptions, output_layers: tuple[str, ...], device: torch.device
 ) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW; heads learn faster, and only weights decay.
+    """SGD with Nesterov momentum or AdamW; output layers learn faster, and only weights decay.
 
     Each group of parameters remembers its highest learning rate as ``highest``. On a CPU the step is torch's fused one:
     for a small network the default, a loop over the parameters, takes a tenth of the training.
@@ -40,9 +40,9 @@ def make_optimizer(
     head_rate = rate * (1 if options.keep_head else options.head_rate)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        is_head = any(name.startswith(f"{head}.") for head in heads)
+        makes_outputs = any(name.startswith(f"{layer}.") for layer in output_layers)
         decay = options.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((head_rate if is_head else rate, decay), []).append(parameter)
+        groups.setdefault((head_rate if makes_outputs else rate, decay), []).append(parameter)
     listed = [
         {"params": parameters, "lr": highest, "highest": highest, "weight_decay": decay}
         for (highest, decay), parameters in groups.items()

@@ -6,7 +6,7 @@ The first paper names pruning that adapts to the target loss as future work (arX
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -19,8 +19,10 @@ from pruneport.compress.importance.criteria import resolve_auto, wants_inputs
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune
 from pruneport.compress.records import Calibrated
-from pruneport.compress.surgery.plan import Plan, apply_plan, compose
+from pruneport.compress.surgery.compose import compose
+from pruneport.compress.surgery.plan import Plan, apply_plan
 from pruneport.models.images.images import ImageSet
+from pruneport.progress import Progress, silent
 
 __all__ = ["average_loss", "cut", "is_due"]
 
@@ -59,7 +61,7 @@ def cut(
     options: PruneOptions,
     share: float,
     images: ImageSet,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
 ) -> tuple[nn.Module, Plan, dict[str, Tensor]]:
     """Prune a network in training to a share of its present compute.
 
@@ -89,6 +91,7 @@ def cut(
 
 
 def _calibration(images: ImageSet) -> Calibration:
+    """Training images for the scores, spread over the whole set."""
     count = min(_CALIBRATION, len(images))
     parts = images.part([row * len(images) // count for row in range(count)]).spread(BATCH)
     loaded = [next(part.batches(len(part))) for part in parts]

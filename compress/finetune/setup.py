@@ -1,4 +1,4 @@
-"""Where a training starts and what it ends as: the plan of a dense network, a new head, what training did."""
+"""Where a training starts and what it ends as: the plan of a dense network, a new output layer, what training did."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from torch import nn
 from pruneport.compress.allocation.cost import count_cost
 from pruneport.compress.finetune.state import TrainState
 from pruneport.compress.graph.output_layers import find_output_layers
-from pruneport.compress.prune import library_versions
+from pruneport.compress.prune import PLAN_LIBRARIES
 from pruneport.compress.records import Cost, Trained
 from pruneport.compress.surgery.plan import GroupPlan, Plan, Request
 from pruneport.errors import InputError
 from pruneport.models.images.tasks import Task
 from pruneport.models.record import Source
-from pruneport.models.source import give_heads
+from pruneport.models.source import renew_output_layers
+from pruneport.versions import library_versions
 
-__all__ = ["dense_plan", "trained_plan", "with_head"]
+__all__ = ["dense_plan", "trained_plan", "with_output_layer"]
 
 
 def dense_plan(network: nn.Module, source: Source) -> Plan:
@@ -39,22 +40,22 @@ def dense_plan(network: nn.Module, source: Source) -> Plan:
         dense=cost,
         pruned=cost,
         groups=(),
-        libraries=library_versions(),
+        libraries=library_versions(*PLAN_LIBRARIES),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def with_head(network: nn.Module, plan: Plan, task: Task, keep: bool = False) -> tuple[nn.Module, Plan]:
-    """A copy of the network with a fresh head for the task's classes, and its plan.
+def with_output_layer(network: nn.Module, plan: Plan, task: Task, keep: bool = False) -> tuple[nn.Module, Plan]:
+    """A copy of the network with a fresh output layer for the task's classes, and its plan.
 
     Args:
         network: In eval mode.
         plan: How it came from its source.
-        task: What the head is for.
-        keep: Leave the head that is there, and only record it.
+        task: What the output layer is for.
+        keep: Leave the output layer that is there, and only record it.
 
     Raises:
-        InputError: The head is to be kept, and has another number of outputs.
+        InputError: The output layer is to be kept, and has another number of outputs.
         PruningError: The outputs are no layer's.
     """
     found, classes = find_output_layers(network, plan.source.input_shape), len(task.classes)
@@ -65,14 +66,14 @@ def with_head(network: nn.Module, plan: Plan, task: Task, keep: bool = False) ->
         )
     if keep:
         return network, replace(plan, source=replace(plan.source, heads=found))
-    heads = dict.fromkeys(found, classes)
-    network, source = copy.deepcopy(network), replace(plan.source, heads=heads)
-    give_heads(network, source)
+    outputs = dict.fromkeys(found, classes)
+    network, source = copy.deepcopy(network), replace(plan.source, heads=outputs)
+    renew_output_layers(network, source)
     pruned = count_cost(network, plan.source.input_shape)
     more = Cost(macs=pruned.macs - plan.pruned.macs, params=pruned.params - plan.pruned.params)
-    # The head reads the representation, whose width is the dense network's: both gain the same.
+    # The output layer reads the representation, whose width is the dense network's: both gain the same.
     dense = Cost(macs=plan.dense.macs + more.macs, params=plan.dense.params + more.params)
-    groups = tuple(_resized(group, classes) if group.name in heads else group for group in plan.groups)
+    groups = tuple(_resized(group, classes) if group.name in outputs else group for group in plan.groups)
     return network, replace(plan, source=source, dense=dense, pruned=pruned, groups=groups)
 
 
@@ -96,7 +97,7 @@ def trained_plan(state: TrainState, task: Task) -> Plan:
 
 
 def _resized(group: GroupPlan, classes: int) -> GroupPlan:
-    """The head's own group, whose every unit is one output."""
+    """The output layer's own group, whose every unit is one output."""
     members = tuple(
         replace(member, size=classes, positions=np.arange(classes, dtype=np.int64)[:, None]) for member in group.members
     )

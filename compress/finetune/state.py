@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pruneport.compress.surgery.plan import Plan, parse_plan
+from pruneport.documents import check_format
 from pruneport.errors import CheckpointError
 from pruneport.files import replacing
 
@@ -107,12 +108,13 @@ def read_state(path: Path) -> TrainState:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         content = json.loads(metadata["state"])
-        version = content["format_version"]
-        if version != _FORMAT_VERSION:
-            raise CheckpointError(
-                f"{path} has format {version}; this pruneport reads format {_FORMAT_VERSION}. "
-                "Upgrade with: pip install --upgrade pruneport, or delete the file to start anew."
-            )
+        check_format(
+            content["format_version"],
+            (_FORMAT_VERSION,),
+            path,
+            error=CheckpointError,
+            otherwise=", or delete the file to start anew",
+        )
         weights = _below("weights/", tensors)
         return TrainState(
             plan=parse_plan(metadata["plan"], {name: tuple(tensor.shape) for name, tensor in weights.items()}),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.allocation.cost import count_cost
-from pruneport.compress.finetune.distill import Teacher, representation
+from pruneport.compress.finetune.distill import Teacher
 from pruneport.compress.finetune.optimizers import learning_rate_at, make_optimizer
 from pruneport.compress.finetune.schedule import average_loss, cut, is_due
 from pruneport.compress.finetune.state import (
@@ -29,6 +29,7 @@ from pruneport.compress.finetune.state import (
     restore_optimizer,
     write_state,
 )
+from pruneport.compress.hooks import inputs_recorded
 from pruneport.compress.options import PruneOptions, TrainOptions
 from pruneport.compress.surgery.plan import Plan
 from pruneport.compress.surgery.rebuild import rebuild_network
@@ -36,7 +37,7 @@ from pruneport.errors import InputError, PruningError, TargetError, TrainingErro
 from pruneport.models.factories import load_factory
 from pruneport.models.images.tasks import Pictures, Task, images_a_step, mix, test_batches, train_batches
 from pruneport.models.outputs import tensor_leaves
-from pruneport.progress import Step
+from pruneport.progress import Progress, Step, silent
 
 __all__ = ["Job", "check_training", "train", "training_flops"]
 
@@ -49,7 +50,7 @@ class Job:
     """One training, as each of its processes gets it.
 
     Attributes:
-        state: The state file that it begins with, and goes on writing; its plan records the heads.
+        state: The state file that it begins with, and goes on writing; its plan records the output layers.
         task: The images.
         options: How it is trained.
         pruning: What the schedule cuts; None where nothing is cut.
@@ -101,7 +102,7 @@ def check_training(options: TrainOptions) -> None:
 
 def _check_representation(plan: Plan, pruning: PruneOptions | None) -> None:
     """Raise where the network's representation is, or will be, narrower than its teacher's."""
-    narrower = any(group.scope == "representation" and group.kept is not None for group in plan.groups)
+    narrower = any(group.role == "representation" and group.kept is not None for group in plan.groups)
     if narrower or (pruning is not None and pruning.prune_representation):
         raise TrainingError(
             "--distill compares representations, and this network's is pruned; leave out --distill, or prune without "
@@ -114,7 +115,7 @@ def training_flops(macs: int, teacher_macs: int = 0) -> float:
     return 2.0 * (3 * macs + teacher_macs)
 
 
-def train(job: Job, progress: Callable[[str], None] = lambda message: None) -> TrainState:
+def train(job: Job, progress: Progress = silent) -> TrainState:
     """Train from the state on disk to the end.
 
     Returns:
@@ -145,24 +146,26 @@ def train(job: Job, progress: Callable[[str], None] = lambda message: None) -> T
 def _train(fabric: Any, job: Job) -> str | None:
     """One of several processes; says what went wrong where it went wrong in all of them alike."""
     try:
-        _Training(fabric, job, lambda message: None).run()
+        _Training(fabric, job, silent).run()
     except TrainingError as error:
         return str(error)
     return None
 
 
 class _Training:
-    def __init__(self, fabric: Any, job: Job, progress: Callable[[str], None]) -> None:
+    """One training in one of its processes: the network, the optimizer and the state that is saved."""
+
+    def __init__(self, fabric: Any, job: Job, progress: Progress) -> None:
         self._fabric, self._job, self._options, self._progress = fabric, job, job.options, progress
         self._state = read_state(job.state)
-        self._heads = tuple(self._state.plan.source.heads)
+        self._output_layers = tuple(self._state.plan.source.heads)
         self._factory = load_factory(job.factory) if job.factory else None
         self._images = images_a_step(job.task.train, self._options.batch_size)
         self._test = Pictures(job.task.test)
         self._teacher: Teacher | None = None
         if self._options.distill:
             _check_representation(self._state.plan, job.pruning)
-            self._teacher = Teacher(self._state.plan.source, self._heads[0], self._factory, fabric.device)
+            self._teacher = Teacher(self._state.plan.source, self._output_layers[0], self._factory, fabric.device)
         self._said = -math.inf
         self._set_up(rebuild_network(self._state.plan, self._state.weights, self._factory), self._state.momenta)
 
@@ -207,7 +210,7 @@ class _Training:
         teacher_macs = self._teacher.macs if self._teacher else 0
         self._step_flops = self._images * training_flops(self._state.plan.pruned.macs, teacher_macs)
         self._network = network.to(memory_format=torch.channels_last)
-        optimizer = make_optimizer(network, self._options, self._heads, self._fabric.device)
+        optimizer = make_optimizer(network, self._options, self._output_layers, self._fabric.device)
         self._model, self._wrapped = self._fabric.setup(self._network.train(), optimizer)
         restore_optimizer(self._network, optimizer, momenta)
         self._optimizer = optimizer
@@ -222,13 +225,14 @@ class _Training:
         return (state.step + ahead) / steps
 
     def _step(self, inputs: Tensor, labels: Tensor) -> None:
+        """One step of the optimizer."""
         state, start = self._state, time.monotonic()
         device = self._fabric.device
         inputs = inputs.to(device, memory_format=torch.channels_last)
         self._seed(mix(self._job.seed, state.step))  # drop-outs, too, follow from the step
         for group in self._optimizer.param_groups:
             group["lr"] = group["highest"] * learning_rate_at(self._share(0.5), self._options.warmup)
-        with representation(self._network, self._heads[0]) as seen:
+        with inputs_recorded(self._network, self._output_layers[0]) as seen:
             outputs = tensor_leaves(self._model(inputs))[0]
         loss = nn.functional.cross_entropy(outputs.float(), labels.to(device))
         if self._teacher is not None:
@@ -259,6 +263,7 @@ class _Training:
             torch.cuda.manual_seed(seed)
 
     def _measure(self) -> None:
+        """Add an event: the loss since the last one, and the error on the test images."""
         state = self._state
         total, count = state.losses
         state.events.append(
@@ -275,6 +280,7 @@ class _Training:
 
     @torch.no_grad()
     def _error(self) -> float:
+        """Share of the test images that are classified wrong."""
         self._progress(f"step {self._state.step}: measuring accuracy")
         self._model.eval()
         wrong = sum(
@@ -285,14 +291,15 @@ class _Training:
         return wrong / len(self._test.images)
 
     def _cut(self) -> None:
+        """Prune once, by as much as makes equal cuts of what is left to the schedule's target."""
         state, pruning = self._state, self._job.pruning
         assert pruning is not None
         assert pruning.flops is not None
-        now = state.plan.pruned.macs / state.plan.dense.macs
-        if now <= pruning.flops:  # a coarse step got there before its turn
+        macs_kept = state.plan.macs_kept
+        if macs_kept <= pruning.flops:  # a coarse step got there before its turn
             state.cuts = self._options.cuts
             return
-        share = (pruning.flops / now) ** (1 / (self._options.cuts - state.cuts))
+        share = (pruning.flops / macs_kept) ** (1 / (self._options.cuts - state.cuts))
         state.level, state.cuts, state.cut_step = state.average, state.cuts + 1, state.step
         self._take()
         try:
@@ -303,7 +310,7 @@ class _Training:
             if state.cuts == 1 and isinstance(error, PruningError):
                 raise  # nothing could be pruned from the start
             note = (
-                f"the schedule ended at {now:.3f} of the dense multiply-accumulates, short of --flops "
+                f"the schedule ended at {macs_kept:.3f} of the dense multiply-accumulates, short of --flops "
                 f"{pruning.flops:g}: no widths are left for a cut to {share:.3f} of that. A smaller --round-to, a "
                 "larger --max-pruning-ratio or --scope channels reaches lower."
             )
@@ -321,6 +328,7 @@ class _Training:
         self._state.momenta = {name: value.detach().cpu() for name, value in self._state.momenta.items()}
 
     def _save(self) -> None:
+        """Write the state, by one of the processes."""
         self._take()
         if self._fabric.global_rank == 0:
             write_state(self._job.state, self._state)

@@ -1,8 +1,9 @@
 """Which channels of which layers depend on each other, found in one forward pass.
 
 - ``tracer``: one forward pass in which every tensor carries whose channels its entries are
+- ``forward_sizes``: sizes that forwards give and ask for, noted on the way
 - ``trace``: what the pass found, noted by the handlers and frozen
-- ``channel_ids``: numbers for channels, joined step by step into units
+- ``channel_ids``: numbers for channels, joined step by step into units; those of a tensor's entries
 - ``op_table``: one table: operator -> what it does to channels
 - ``op_elementwise``: operators that combine entries at the same place
 - ``op_shape``: operators that move entries

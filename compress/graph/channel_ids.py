@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,10 +10,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-__all__ = ["ChannelIds"]
+from pruneport.arrays import IntArray
+
+__all__ = ["ChannelIds", "ChannelLabels", "varying_dimensions"]
 
 Key = tuple[str, str]
-"""Layer and axis; of an unwrapped parameter or buffer the axis is "flat": every entry is an element."""
+"""Layer and axis; of an unwrapped parameter or buffer the axis is "flat": every entry has an id."""
 
 
 class ChannelIds:
@@ -33,20 +35,20 @@ class ChannelIds:
         start = self.offsets[key]
         return torch.arange(start, start + self.sizes[key])
 
-    def of(self, key: Key) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def of(self, key: Key) -> IntArray:
         """The unit of every position of an axis: (size,), equal numbers for what goes together."""
         return self._roots[self.offsets[key] : self.offsets[key] + self.sizes[key]]
 
     def roots(self, labels: Tensor) -> Tensor:
-        """The unit of each element: the number of one that stands for all."""
+        """The unit of each id: the id of one channel that stands for all."""
         return torch.from_numpy(self._roots)[labels]
 
-    def key_of(self, element: int) -> Key:
-        """The axis that an element is on."""
-        return next(key for key, start in self.offsets.items() if start <= element < start + self.sizes[key])
+    def key_of(self, channel_id: int) -> Key:
+        """The axis that a channel is on."""
+        return next(key for key, start in self.offsets.items() if start <= channel_id < start + self.sizes[key])
 
     def join(self, left: Tensor, right: Tensor) -> None:
-        """Elements that go with elements, place by place of the broadcast shape; zeros join nothing."""
+        """Join two arrays of ids, place by place of their broadcast shape; zeros join nothing."""
         pairs = self._roots[np.stack([side.ravel() for side in np.broadcast_arrays(left.numpy(), right.numpy())])]
         pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs != 0).all(0)]
         if not pairs.size:
@@ -60,3 +62,48 @@ class ChannelIds:
         renamed = np.arange(len(self._roots))
         renamed[nodes] = first[component]
         self._roots = renamed[self._roots]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelLabels:
+    """Channel ids of a tensor's entries, int64; ``unwrapped``: those of a parameter that no layer owns.
+
+    The units of a parameter that a layer owns change along one dimension only.
+    """
+
+    labels: Tensor
+    unwrapped: bool = False
+
+    def compact(self) -> Tensor:
+        """The labels with every dimension along which they were expanded narrowed to one."""
+        labels = self.labels
+        for dim, stride in enumerate(labels.stride()):
+            labels = labels.narrow(dim, 0, 1) if stride == 0 and labels.shape[dim] > 1 else labels
+        return labels
+
+    def line(self, dim: int) -> Tensor:
+        """One id for each place along a dimension: (size,); 0 where the whole place belongs to no channel."""
+        compact = self.compact()
+        dim %= compact.ndim
+        first = compact
+        for other in reversed(range(compact.ndim)):
+            if other != dim:
+                first = first.select(other, 0)
+        if not first.all():  # padding lies there
+            others = [other for other in range(compact.ndim) if other != dim]
+            first = compact.amax(others) if others else compact
+        return first.expand(self.labels.shape[dim])
+
+    def rows(self, dim: int) -> Tensor:
+        """All ids at each place along a dimension: (size, n)."""
+        compact = self.compact().movedim(dim, 0)
+        return compact.reshape(compact.shape[0], -1).expand(self.labels.shape[dim], -1)
+
+
+def varying_dimensions(numbers: Tensor) -> tuple[int, ...]:
+    """The dimensions along which the numbers are not all the same."""
+    return tuple(
+        dim
+        for dim, size in enumerate(numbers.shape)
+        if size > 1 and bool((numbers != numbers.select(dim, 0).unsqueeze(dim)).any())
+    )

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.graph.channel_ids import ChannelIds
+from pruneport.arrays import IntArray
+from pruneport.compress.graph.channel_ids import ChannelIds, varying_dimensions
 from pruneport.compress.graph.op_table import LEAVES, operate
 from pruneport.compress.graph.trace import Trace
 from pruneport.compress.graph.tracer import Tracer
-from pruneport.compress.resize.layers import LAYERS, unwrapped_tensor
+from pruneport.compress.resize.layer_types import LAYERS
+from pruneport.compress.resize.layers import unwrapped_tensor
 from pruneport.compress.sizes.traced_sizes import Expression, QueriedSize
 from pruneport.errors import PruningError
 
 __all__ = ["Coupling", "find_coupling"]
 
 Key = tuple[str, str]
-Array = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +88,18 @@ class CountedSize:
     stop: int
 
 
-def find_coupling(network: nn.Module, example: Tensor, whole_heads: bool = False) -> Coupling:
+def find_coupling(network: nn.Module, example: Tensor, whole_attention_heads: bool = False) -> Coupling:
     """Run the network once on ``example`` (B, C, H, W) and follow its channels; nothing is changed.
 
     Args:
         network: In eval mode.
         example: Its input.
-        whole_heads: Whether heads of attention go as a whole, or lose width.
+        whole_attention_heads: Whether attention heads go as a whole, or lose width.
 
     Raises:
         PruningError: The network does not run.
     """
-    tracer = Tracer(network, operate, LAYERS, LEAVES, whole_heads)
+    tracer = Tracer(network, operate, LAYERS, LEAVES, whole_attention_heads)
     try:
         trace = tracer.trace(example)
     except Exception as error:
@@ -184,6 +184,7 @@ def _inputs(elements: ChannelIds, layers: Iterable[str]) -> list[Tensor]:
 
 
 def _roots(elements: ChannelIds, labels: Iterable[Tensor]) -> frozenset[int]:
+    """The units of all labelled entries."""
     found: set[int] = set()
     for part in labels:
         found.update(torch.unique(elements.roots(part)).tolist())
@@ -197,7 +198,7 @@ def _with_biases(rows: Tensor, biases: Iterable[tuple[Tensor, Tensor]]) -> Tenso
 
 
 def _places(elements: ChannelIds, labels: Tensor) -> dict[int, tuple[tuple[Key, int], ...]]:
-    """For each unit of a key the places of its elements on their axes."""
+    """For each unit of a key the places of its channels on their axes."""
     found: dict[int, set[tuple[Key, int]]] = defaultdict(set)
     for element in torch.unique(labels).tolist():
         if element:
@@ -229,13 +230,14 @@ def _scattered_parameters(network: nn.Module, elements: ChannelIds) -> Iterator[
             yield torch.from_numpy(roots[roots != 0]), f"the entries of {name} do not follow one of its dimensions"
 
 
-def _dimension(roots: Array) -> int | None:
+def _dimension(roots: IntArray) -> int | None:
     """The dimension along which the unit changes, if it is one alone."""
-    varying = [d for d, size in enumerate(roots.shape) if size > 1 and (roots != roots.take([0], axis=d)).any()]
+    varying = varying_dimensions(torch.from_numpy(roots))
     return varying[0] if len(varying) == 1 else None
 
 
 def _units(elements: ChannelIds, network: nn.Module) -> tuple[dict[int, dict[Key, list[int]]], dict[Key, int]]:
+    """Every unit that can be removed: its positions by layer and axis; and the size of every axis."""
     units: dict[int, dict[Key, list[int]]] = defaultdict(dict)
     sizes: dict[Key, int] = {}
     flat: list[Key] = []

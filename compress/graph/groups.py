@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from pruneport.arrays import IntArray
 from pruneport.compress.graph.coupling import Coupling, find_coupling
-from pruneport.compress.records import Member, Scope
+from pruneport.compress.records import Member, Role
 from pruneport.compress.resize.layers import block_count, parts_by_name
 from pruneport.errors import PruningError
 
-__all__ = ["Group", "Member", "Scope", "find_groups", "group_units"]
+__all__ = ["Group", "Member", "Role", "find_groups", "group_units"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,30 +32,28 @@ class Group:
         name: The first layer that produces the group's channels.
         width: Number of units.
         members: Every axis that shrinks with the group.
-        scope: ``filters`` ends inside a block; ``channels`` is a residual stream or feeds one;
-            ``representation`` is the input of the head; ``output`` leaves the network.
+        role: ``filters`` ends inside a block; ``stream`` is a residual stream or feeds one; ``representation`` is what
+            the output layer reads; ``output`` leaves the network.
         blocks: Units fall into this many equal runs that must keep the same count (grouped convolutions).
         reason: Why no unit can be removed correctly, or an empty string.
         units: Their numbers in the coupling.
-        normalised_over: Whether its channels are normalised_over over, so that removing one differs from zeroing it.
-        heads: Whether its units are whole heads of an attention.
+        whole_attention_heads: Whether its units are whole attention heads.
         structure: Layer type and axis of every member, sorted: groups that share it are isomorphic.
     """
 
     name: str
     width: int
     members: tuple[Member, ...]
-    scope: Scope
+    role: Role
     blocks: int = 1
     reason: str = ""
     structure: tuple[tuple[str, str], ...] = ()
     units: tuple[int, ...] = ()
-    normalised_over: bool = False
-    heads: bool = False
+    whole_attention_heads: bool = False
 
     @property
     def span(self) -> int:
-        """Channels in a row that every unit is made of in every layer: a channel group of a convolution, a head."""
+        """Channels in a row that a unit is made of in every layer: a convolution's channel group, an attention head."""
         return math.gcd(*(_run(m.positions) for m in self.members if not m.axis.startswith("dim"))) or 1
 
     @property
@@ -94,7 +93,7 @@ def group_units(network: nn.Module, coupling: Coupling) -> list[Group]:
     by_axes: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for unit, axes in coupling.units.items():
         by_axes[tuple((key, len(positions)) for key, positions in axes.items())].append(unit)
-    groups = _assign_scopes([_group(units, coupling, layers) for units in by_axes.values()], coupling)
+    groups = _assign_roles([_group(units, coupling, layers) for units in by_axes.values()], coupling)
     return sorted(groups, key=lambda group: order.get(group.name, len(order)))
 
 
@@ -103,6 +102,7 @@ def _group(
     coupling: Coupling,
     layers: Mapping[str, nn.Module | Tensor],
 ) -> Group:
+    """The group of units that are coupled in the same layers."""
     members = tuple(
         Member(
             module=name,
@@ -119,24 +119,23 @@ def _group(
         name=min(producers, key=lambda name: coupling.order.get(name, len(coupling.order))),
         width=len(units),
         members=members,
-        scope=_end(coupling, units),
+        role=_end(coupling, units),
         units=tuple(units),
-        normalised_over=bool(coupling.normalised_over.intersection(units)),
-        heads=coupling.attention_heads.issuperset(units),
+        whole_attention_heads=coupling.attention_heads.issuperset(units),
         blocks=blocks,
         reason=reason or block_reason,
         structure=tuple(sorted((_kind(layers[m.module]), m.axis) for m in members)),
     )
 
 
-def _end(coupling: Coupling, units: list[int]) -> Scope:
+def _end(coupling: Coupling, units: list[int]) -> Role:
     """Whether the group's channels leave the network; else it is taken to end inside a block."""
     if coupling.output.intersection(units):
         return "output"
     return "representation" if coupling.representation.intersection(units) else "filters"
 
 
-def _run(positions: np.ndarray[Any, np.dtype[np.int64]]) -> int:
+def _run(positions: IntArray) -> int:
     """The length that all runs of positions in a row are multiples of."""
     ends = np.flatnonzero(np.diff(positions, axis=1, append=-1) != 1) + 1
     return int(np.gcd.reduce(np.diff(ends, prepend=0)))
@@ -148,6 +147,7 @@ def _kind(layer: nn.Module | Tensor) -> str:
 
 
 def _blocks(members: tuple[Member, ...], layers: Mapping[str, nn.Module | Tensor], width: int) -> tuple[int, str]:
+    """How many equal runs the units fall into, as grouped convolutions need; and why they cannot, else ""."""
     counts = {member: block_count(layers[member.module], member.axis) for member in members}
     needed = {member: count for member, count in counts.items() if count > 1}
     blocks = max(needed.values(), default=1)
@@ -161,30 +161,33 @@ def _blocks(members: tuple[Member, ...], layers: Mapping[str, nn.Module | Tensor
     return blocks, ""
 
 
-def _assign_scopes(groups: list[Group], coupling: Coupling) -> list[Group]:
+def _assign_roles(groups: list[Group], coupling: Coupling) -> list[Group]:
     """Tell inside of blocks, residual streams, the representation and the outputs apart.
 
     We define: a group is a residual stream where its channels pass an addition of two tensors, or where it
     forks into a projection shortcut and the branch that the shortcut is added to.
     """
-    heads = {name for group in groups if group.scope == "output" and not group.consumers for name in group.producers}
+    output_layers = {
+        name for group in groups if group.role == "output" and not group.consumers for name in group.producers
+    }
     streams = {i for i, group in enumerate(groups) if coupling.added.intersection(group.units)}
     made_by = defaultdict(set)
     for index, group in enumerate(groups):
         for name in group.producers:
             made_by[name].add(index)
-    scoped = []
+    with_roles = []
     for index, group in enumerate(groups):
-        scope: Scope = group.scope
-        if scope == "filters" and heads & set(group.consumers):
-            scope = "representation"
-        elif scope == "filters" and (index in streams or _feeds_shortcut(index, groups, made_by, streams)):
-            scope = "channels"
-        scoped.append(replace(group, scope=scope))
-    return scoped
+        role: Role = group.role
+        if role == "filters" and output_layers & set(group.consumers):
+            role = "representation"
+        elif role == "filters" and (index in streams or _feeds_shortcut(index, groups, made_by, streams)):
+            role = "stream"
+        with_roles.append(replace(group, role=role))
+    return with_roles
 
 
 def _feeds_shortcut(index: int, groups: list[Group], made_by: Mapping[str, set[int]], streams: set[int]) -> bool:
+    """Whether one of the group's consumers is a shortcut: its output is added to what the other consumers lead to."""
     consumers = set(groups[index].consumers)
     for shortcut in consumers:
         joined = made_by[shortcut] & streams

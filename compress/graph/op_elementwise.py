@@ -1,4 +1,4 @@
-"""Operations in which tensors meet: what lies at the same place stands or falls together (see ``tracer``)."""
+"""Operators that combine tensors entry by entry: channels at the same place are removed together (see ``tracer``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pruneport.compress.graph.tracer import ChannelLabels, OpCall, Tracer
+from pruneport.compress.graph.channel_ids import ChannelLabels
+from pruneport.compress.graph.tracer import OpCall, Tracer
 from pruneport.compress.sizes.arguments import tensors_in
 
 __all__ = ["MEETS_FIXED", "combine", "concatenate", "meeting", "put", "share", "stack", "write"]
@@ -30,7 +31,7 @@ def combine(tracer: Tracer, call: OpCall) -> None:
 
 def _note_added(tracer: Tracer, tensors: Sequence[Tensor], shape: Sequence[int]) -> None:
     """Sums of channels that were made in different places; x + f(x) with x's own channels is no residual stream,
-    and neither are the heads of logits and of a bias.
+    and neither are the attention heads of logits and of a bias.
     """
     wide = [entry for tensor in tensors for entry, _ in _broadcast(tracer, tensor, shape)[1]]
     maps = [entry for entry in wide if not entry.unwrapped]
@@ -41,14 +42,14 @@ def _note_added(tracer: Tracer, tensors: Sequence[Tensor], shape: Sequence[int])
                     tracer.notes.bias(entry.line(dim), bias.rows(dim))
             others = [other for other in maps if other is not entry and tracer.varies(other) == (dim,)]
             unlike = any(not torch.equal(entry.line(dim), other.line(dim)) for other in others)
-            if unlike and not tracer.is_heads(entry.line(dim)):
+            if unlike and not tracer.are_attention_heads(entry.line(dim)):
                 tracer.notes.added(entry.compact())
 
 
 def meeting(
     tracer: Tracer, tensors: Sequence[Tensor], shape: Sequence[int], output: Tensor | None = None
 ) -> list[ChannelLabels]:
-    """Join what meets at the same place of the broadcast shape; return the maps of the result.
+    """Join what meets at the same place of the broadcast shape; return the labels of the result.
 
     Where several tensors are of a single channel each, one is shown; ``output`` depends on the others, too.
     """
@@ -64,14 +65,14 @@ def meeting(
             shown = result.setdefault(dims, entry)
             if not dims and shown is not entry and output is not None:
                 tracer.lose([output], entry.compact())
-    bare = [entry for _, maps in wide for entry, _ in maps if entry.unwrapped]
-    return list(result.values()) or bare
+    unwrapped = [entry for _, maps in wide for entry, _ in maps if entry.unwrapped]
+    return list(result.values()) or unwrapped
 
 
 def _broadcast(
     tracer: Tracer, tensor: Tensor, shape: Sequence[int]
 ) -> tuple[list[int], list[tuple[ChannelLabels, tuple[int, ...]]]]:
-    """The tensor's own sizes, one where it was expanded, and its maps, on the dimensions of the result."""
+    """The tensor's own sizes, one where it was expanded, and its labels, on the dimensions of the result."""
     own = [1 if stride == 0 else size for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
     sizes = [1] * (len(shape) - tensor.ndim) + own
     maps = [ChannelLabels(entry.labels.expand(tuple(shape)), entry.unwrapped) for entry in tracer.labels_of(tensor)]
@@ -81,6 +82,7 @@ def _broadcast(
 def _meet(
     tracer: Tracer, entry: ChannelLabels, dim: int, others: Sequence[tuple[ChannelLabels, tuple[int, ...]]]
 ) -> None:
+    """Join the channels of one tensor with those at the same places of the others; without any, they must stay."""
     line, partners = entry.line(dim), 0
     for other, dims in others:
         if other.unwrapped and dim in dims:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pruneport.compress.graph.tracer import ChannelLabels, OpCall, Tracer
+from pruneport.compress.graph.channel_ids import ChannelLabels
+from pruneport.compress.graph.tracer import OpCall, Tracer
 from pruneport.compress.sizes.arguments import tensors_in
 
 __all__ = ["fold", "glu", "normalise", "order", "pool", "reduce", "sample"]
@@ -86,7 +87,7 @@ def order(tracer: Tracer, call: OpCall) -> None:
 
 
 def sample(tracer: Tracer, call: OpCall) -> None:
-    """Regions of a map, pooled: each channel by itself, at places that other values say."""
+    """Regions of an image, pooled: each channel by itself, at places that other values say."""
     source = call.args[0]
     tracer.give(call.output, [])
     for other in tensors_in((call.args[1:], call.kwargs)):

@@ -1,4 +1,4 @@
-"""Operations that move entries, and with them the map (see ``tracer``)."""
+"""Operators that move entries, and with them the labels (see ``tracer``)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from pruneport.compress.graph.tracer import ChannelLabels, OpCall, Tracer
-from pruneport.compress.resize.attention import head_counts
+from pruneport.compress.graph.channel_ids import ChannelLabels
+from pruneport.compress.graph.tracer import OpCall, Tracer
+from pruneport.compress.resize.attention import attention_head_counts
 from pruneport.compress.sizes.arguments import operator_name, tensors_in
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
 
 
 def move(tracer: Tracer, call: OpCall) -> None:
-    """Entries go elsewhere, and the map with them."""
+    """Entries go elsewhere, and their labels with them."""
     tensor = call.inputs[0]
     outputs = call.outputs
     view = tracer.weight_view(tensor)
@@ -48,10 +49,11 @@ def move(tracer: Tracer, call: OpCall) -> None:
             ],
         )
         for entry in tracer.labels_of(out):
-            _settle(tracer, entry)
+            _keep_one_dimension(tracer, entry)
 
 
 def _moved(function: Any, args: Any, kwargs: Any, tensor: Tensor, labels: Tensor) -> list[Tensor]:
+    """The labels after the operator has moved them as it moved the tensor."""
     name = operator_name(function)
     call = torch.ops.aten.reshape.default if name in ("view", "_unsafe_view") else function
     given = labels
@@ -71,7 +73,7 @@ def _moved(function: Any, args: Any, kwargs: Any, tensor: Tensor, labels: Tensor
 
 
 def pad(tracer: Tracer, call: OpCall) -> None:
-    """Places around the others belong to the same channels; channels beside the others belong to nobody."""
+    """Places around the others belong to the same channels; channels beside the others belong to no layer."""
     source, sides = call.args[0], call.args[1]
     maps = []
     for entry in tracer.labels_of(source):
@@ -100,7 +102,7 @@ def pick(tracer: Tracer, call: OpCall) -> None:
 
 
 def known(tracer: Tracer, tensor: Tensor) -> list[ChannelLabels]:
-    """The maps of a tensor's channels, without those of unwrapped parameters."""
+    """The labels of a tensor's channels, without those of unwrapped parameters."""
     return [entry for entry in tracer.labels_of(tensor) if not entry.unwrapped]
 
 
@@ -150,20 +152,20 @@ def share_memory(tracer: Tracer, call: OpCall) -> None:
         tracer.carry([twin], [call.output])
 
 
-def _settle(tracer: Tracer, entry: ChannelLabels) -> None:
-    """Where channels lie on several dimensions, such as heads and their width, keep the longest: the last of equals.
+def _keep_one_dimension(tracer: Tracer, entry: ChannelLabels) -> None:
+    """Of several dimensions with channels, such as attention heads and width, keep the longest: the last of equals.
 
     A removal must leave a full grid, so what shares a place on the dimension that is kept goes together. Where whole
-    heads go, it is the dimension as long as the module has heads, which their width lies within.
+    attention heads go, it is the dimension as long as the module has them, which their width lies within.
     """
     dims = () if entry.unwrapped else tracer.varies(entry)
     if len(dims) > 1:
-        counts = head_counts(tracer.modules[tracer.place]) if tracer.whole_heads else set()
-        heads = [dim for dim in dims[:-1] if entry.labels.shape[dim] in counts]
-        kept = heads[-1] if heads else max(dims, key=lambda dim: (entry.labels.shape[dim], dim))
+        counts = attention_head_counts(tracer.modules[tracer.place]) if tracer.whole_attention_heads else set()
+        head_dims = [dim for dim in dims[:-1] if entry.labels.shape[dim] in counts]
+        kept = head_dims[-1] if head_dims else max(dims, key=lambda dim: (entry.labels.shape[dim], dim))
         rows = entry.rows(kept)
         tracer.channel_ids.join(rows[:, :1], rows)
-        if heads:
+        if head_dims:
             tracer.notes.attention_heads(rows[:, 0])
 
 

@@ -1,4 +1,4 @@
-"""What each operation of torch does to the maps of channels (see ``tracer``): one table, by the operator's name."""
+"""What each operation of torch does to the labels of channels (see ``tracer``): one table, by the operator's name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BatchNorm = nn.modules.batchnorm._NormBase
 
 
 def operate(tracer: Tracer, call: OpCall) -> None:
-    """Follow one operation: give its outputs their maps and join what it couples."""
+    """Follow one operation: give its outputs their labels and join what it couples."""
     inputs, outputs = call.inputs, call.outputs
     name = call.name
     handler = _TABLE.get(name) or _TABLE.get(name.removesuffix("_"))
@@ -53,6 +53,7 @@ def operate(tracer: Tracer, call: OpCall) -> None:
 
 
 def _unknown(tracer: Tracer, call: OpCall) -> None:
+    """What an operator does that is not in the table: the channels of its inputs must stay."""
     for tensor in call.inputs:
         for entry in tracer.labels_of(tensor):
             if not entry.unwrapped:
@@ -74,6 +75,7 @@ def _read(tracer: Tracer, call: OpCall) -> None:
 
 
 def _table() -> dict[str, Operation]:
+    """Every operator that is known by name, and its handler."""
     table: dict[str, Operation] = {}
     for handler, names in (
         (move, "permute transpose t expand unsqueeze squeeze select unbind roll flip clone _to_copy contiguous alias "
@@ -131,7 +133,7 @@ def _table() -> dict[str, Operation]:
 
 _TABLE = _table()
 _JOINS = frozenset({concatenate, stack, write})
-"""Handlers of operations in which some channels may be shown by the outputs' maps, and others not."""
+"""Handlers of operations in which some channels may be shown by the outputs' labels, and others not."""
 _ENDS = frozenset({convolve, multiply, attend, reduce, pick})
 """Handlers that say themselves which channels end in the operation."""
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.graph.channel_ids import ChannelLabels
 from pruneport.compress.graph.op_elementwise import meeting, share
 from pruneport.compress.graph.trace import Product
-from pruneport.compress.graph.tracer import ChannelLabels, OpCall, Operation, Tracer
-from pruneport.compress.resize.layers import removed_whole
+from pruneport.compress.graph.tracer import OpCall, Operation, Tracer
+from pruneport.compress.resize.layer_types import removed_whole
 from pruneport.compress.sizes.arguments import tensors_in
 
 __all__ = ["attend", "attend_by_layer", "convolve", "multiply", "norm", "prelu"]
@@ -22,7 +23,7 @@ _Conv = nn.modules.conv._ConvNd
 
 
 def _read(tracer: Tracer, tensor: Tensor, dim: int, elements: Callable[[], Tensor], label: str) -> bool:
-    """Join a tensor's channels along ``dim`` with a layer's elements; False where it has none there."""
+    """Join a tensor's channels along ``dim`` with a layer's channel ids; False where it has none there."""
     entry = tracer.labels_along(tensor, dim)
     if entry is None:
         return False
@@ -156,6 +157,7 @@ def _widths(layer: Any) -> tuple[int, int]:
 
 
 def _multiply_unwrapped(tracer: Tracer, source: Tensor) -> None:
+    """A product with a weight that was computed: the channels must stay."""
     entry = tracer.labels_along(source, 1)
     if entry is not None:
         tracer.notes.unprunable(entry.compact(), f"{tracer.here} multiplies its channels by a computed weight")
@@ -169,6 +171,7 @@ def _weigh(tracer: Tracer, weights: list[Tensor], output: Tensor) -> None:
 
 
 def _linear(tracer: Tracer, name: str, source: Tensor, output: Tensor, bias: Tensor | None) -> None:
+    """A linear layer, or an operation with its weight: it reads the last dimension's channels and makes its own."""
     layer: Any = tracer.modules[name]
     tracer.give(output, [])
     tracer.end(output)
@@ -240,7 +243,7 @@ def _along(labels: Tensor, dim: int) -> bool:
 
 
 def _entries_along(entry: ChannelLabels, dim: int) -> Tensor:
-    """The elements at each place along a dimension, (size, n); one of a map whose units change along it alone."""
+    """The channel ids at each place along a dimension, (size, n); one where the units change along it alone."""
     return entry.rows(dim) if entry.unwrapped else entry.line(dim)[:, None]
 
 
@@ -261,7 +264,7 @@ def attend(tracer: Tracer, call: OpCall) -> None:
         for found in tracer.labels_of(read):
             if not found.unwrapped:
                 tracer.lose([out], found.compact())
-    heads, last = range(query.ndim - 2), query.ndim - 1
+    head_dims, last = range(query.ndim - 2), query.ndim - 1
     width, other = tracer.labels_along(query, last), tracer.labels_along(key, last)
     if width is not None and other is not None and not width.unwrapped and not other.unwrapped:
         tracer.channel_ids.join(width.line(last), other.line(last))
@@ -271,11 +274,11 @@ def attend(tracer: Tracer, call: OpCall) -> None:
                 tracer.notes.unprunable(
                     entry.compact(), f"{tracer.here} multiplies its channels by an unwrapped parameter"
                 )
-    for dim in heads:
+    for dim in head_dims:
         share(tracer, [query, key, value], dim, out, dim)
     entry = tracer.labels_along(value, last)
     places = query.numel() // query.shape[-1] * key.shape[-2]
-    lines = [_line(tracer.labels_along(query, dim), dim) for dim in heads]
+    lines = [_line(tracer.labels_along(query, dim), dim) for dim in head_dims]
     for size, line in ((query.shape[-1], _line(width, last)), (value.shape[-1], _line(entry, last))):
         tracer.add_product(Product(places * size, _known((line, *lines))))
     if entry is not None:
@@ -287,7 +290,7 @@ def attend(tracer: Tracer, call: OpCall) -> None:
         tracer.give(
             wide, [ChannelLabels(entry.labels.expand(wide.shape), entry.unwrapped) for entry in tracer.labels_of(mask)]
         )
-        for dim in heads:
+        for dim in head_dims:
             own = dim - (query.ndim - mask.ndim)
             if own >= 0 and mask.shape[own] > 1:
                 share(tracer, [query, wide], dim, out, dim)
@@ -334,7 +337,7 @@ def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) 
 
 
 def _normed(tracer: Tracer, name: str, line: Tensor) -> Tensor:
-    """A norm's elements along ``line``; torch's instance norms lay the channels of all images side by side."""
+    """A norm's channel ids along ``line``; torch's instance norms lay the channels of all images side by side."""
     width = getattr(tracer.modules[name], "num_features", len(line))
     if len(line) > width and len(line) % width == 0 and (images := line.reshape(-1, width)).eq(images[:1]).all():
         return tracer.channel_ids.register((name, "channels"), width).repeat(len(images))
@@ -356,7 +359,7 @@ def prelu(tracer: Tracer, call: OpCall) -> None:
 
 
 def attend_by_layer(tracer: Tracer, name: str, layer: Any, inputs: Any, output: Any) -> None:
-    """Torch's attention layer: its embedding follows the stream; its heads go, or shrink in width, all alike."""
+    """Torch's attention layer: the embedding follows the stream; the attention heads go, or all lose the same width."""
     out, width = output[0], layer.embed_dim
     tracer.give(out, [])
     projected = [tensor.numel() // tensor.shape[-1] * width * tensor.shape[-1] for tensor in inputs[:3]]
@@ -376,19 +379,19 @@ def attend_by_layer(tracer: Tracer, name: str, layer: Any, inputs: Any, output: 
         tracer.notes.unprunable(rows, f"{name} has separate or additional projections, so its heads keep their width")
     else:
         mixed = tracer.channel_ids.register((f"{name}.out_proj", "in"), width)
-        _join_heads(tracer, name, torch.cat([rows, mixed]).reshape(4, layer.num_heads, -1))
+        _join_attention_heads(tracer, name, torch.cat([rows, mixed]).reshape(4, layer.num_heads, -1))
     for macs, line in zip(projected, read, strict=True):
         tracer.add_product(Product(macs, _known((rows, line)), layer=name))
     tracer.add_product(Product(out.numel() * width, _known((mixed, made)), layer=name))
     tracer.give_line(out, out.ndim - 1, made)
 
 
-def _join_heads(tracer: Tracer, name: str, grid: Tensor) -> None:
-    """Couple the channels (queries, keys, values and the projection's inputs; heads; width) of an attention layer."""
-    if tracer.whole_heads:
-        heads = grid.transpose(0, 1).flatten(1)
-        tracer.channel_ids.join(heads[:, :1], heads)
-        tracer.notes.attention_heads(heads[:, 0])
-        tracer.notes.counted(name, "num_heads", heads[:, 0])
+def _join_attention_heads(tracer: Tracer, name: str, grid: Tensor) -> None:
+    """Couple an attention layer's channels: (queries, keys, values and inputs of the projection; heads; width)."""
+    if tracer.whole_attention_heads:
+        by_head = grid.transpose(0, 1).flatten(1)
+        tracer.channel_ids.join(by_head[:, :1], by_head)
+        tracer.notes.attention_heads(by_head[:, 0])
+        tracer.notes.counted(name, "num_heads", by_head[:, 0])
     else:
         tracer.channel_ids.join(grid[:1, :1], grid)

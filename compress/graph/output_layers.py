@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pruneport.compress.graph.groups import find_groups
 from pruneport.errors import PruningError
+from pruneport.models.parts import part
 
 __all__ = ["find_output_layers"]
 
@@ -19,26 +20,20 @@ def find_output_layers(network: nn.Module, shape: tuple[int, int, int]) -> dict[
         shape: C, H, W of its input.
 
     Raises:
-        PruningError: The outputs are no layer's, so there is no head to replace.
+        PruningError: The outputs are no layer's, so there is none to replace.
     """
     groups = find_groups(network, torch.zeros(1, *shape))
-    heads = {
+    outputs = {
         member.module: member.size
         for group in groups
-        if group.scope == "output" and not group.consumers
+        if group.role == "output" and not group.consumers
         for member in group.members
         if member.axis == "out"
     }
-    layers = {name: layer for name in heads if isinstance(layer := _layer(network, name), nn.Linear | nn.Conv2d)}
-    if not heads or len(layers) != len(heads):
+    layers = {name: layer for name in outputs if isinstance(layer := part(network, name), nn.Linear | nn.Conv2d)}
+    if not outputs or len(layers) != len(outputs):
         raise PruningError(
             "the network's outputs are not made by a linear layer or a convolution, so there is no head to replace; "
             "give a factory that builds it for your classes, and train that head with --keep-head."
         )
-    return heads
-
-
-def _layer(network: nn.Module, name: str) -> nn.Module | Tensor:
-    owner, _, attribute = name.rpartition(".")
-    found: nn.Module | Tensor = getattr(network.get_submodule(owner), attribute)
-    return found
+    return outputs

@@ -1,9 +1,10 @@
 """The tracer of channels: one forward pass in which every tensor carries, beside its values, whose channels they are.
 
-A *map* has the shape of its tensor and names for every entry the element (an output of a layer, an entry of a bare
-parameter) that the entry stands or falls with, or 0. What only moves entries moves the map the same way; what
-combines tensors joins the elements that meet; a layer takes its inputs from the map and starts a new one. So views,
-windows, shuffles and attention need no rules of their own, and nothing depends on how a forward is written.
+A tensor's *labels* have its shape, and hold for each entry the id of the channel that it belongs to (an output of a
+layer, an entry of an unwrapped parameter), or 0. An operator that only moves entries moves the labels the same way. One
+that combines tensors joins the ids that lie at the same place. A layer reads its inputs' labels and gives its outputs
+new ones. So views, windows, shuffles and attention need no rules of their own, and nothing depends on how a forward is
+written.
 """
 
 from __future__ import annotations
@@ -19,55 +20,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pruneport.compress.graph.channel_ids import ChannelIds
+from pruneport.compress.graph.channel_ids import ChannelIds, ChannelLabels, varying_dimensions
+from pruneport.compress.graph.forward_sizes import ForwardSizes
 from pruneport.compress.graph.trace import Notes, Product, Trace
 from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.sizes.arguments import argument, operator_name, tensors_in
-from pruneport.compress.sizes.elementwise_counts import elementwise_macs
-from pruneport.compress.sizes.size_calls import SIZE_CALLS, SizeCall
-from pruneport.compress.sizes.size_trace import AskedSize, SizeTracer
-from pruneport.compress.sizes.traced_sizes import QueriedSize, attributes_traced
+from pruneport.compress.sizes.traced_sizes import attributes_traced
 from pruneport.models.outputs import tensor_leaves
 
-__all__ = ["ChannelLabels", "OpCall", "Operation", "Tracer"]
+__all__ = ["OpCall", "Operation", "Tracer"]
 
 _LARGEST_PARAMETER = 2_000_000  # entries; a larger unwrapped parameter is a matrix, not a bias of some kind
-
-
-@dataclass(frozen=True, eq=False)
-class ChannelLabels:
-    """Channel ids of a tensor's entries, int64; ``unwrapped``: those of a parameter that no layer owns.
-
-    The units of a parameter that a layer owns change along one dimension only.
-    """
-
-    labels: Tensor
-    unwrapped: bool = False
-
-    def compact(self) -> Tensor:
-        """The labels with every dimension along which they were expanded narrowed to one."""
-        labels = self.labels
-        for dim, stride in enumerate(labels.stride()):
-            labels = labels.narrow(dim, 0, 1) if stride == 0 and labels.shape[dim] > 1 else labels
-        return labels
-
-    def line(self, dim: int) -> Tensor:
-        """One element for each place along a dimension: (size,); 0 where the whole place belongs to nobody."""
-        compact = self.compact()
-        dim %= compact.ndim
-        first = compact
-        for other in reversed(range(compact.ndim)):
-            if other != dim:
-                first = first.select(other, 0)
-        if not first.all():  # padding lies there
-            others = [other for other in range(compact.ndim) if other != dim]
-            first = compact.amax(others) if others else compact
-        return first.expand(self.labels.shape[dim])
-
-    def rows(self, dim: int) -> Tensor:
-        """All elements at each place along a dimension: (size, n)."""
-        compact = self.compact().movedim(dim, 0)
-        return compact.reshape(compact.shape[0], -1).expand(self.labels.shape[dim], -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +52,14 @@ class WeightView:
 
 @dataclass(frozen=True)
 class Lost:
-    """Channel ids that values depend on while no map shows it; ``contracted``: as the inputs of a layer do."""
+    """Channel ids that values depend on while no labels show it; ``contracted``: as the inputs of a layer do."""
 
     key: bytes
     contracted: bool
 
 
 _ENDED = Lost(b"", True)
-"""That values depend on elements which are the inputs of no layer any more."""
+"""That values depend on channels which are the inputs of no layer any more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +99,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operate: What an operation does to labels.
         layers: Types whose parameters are theirs to shrink; other parameters are unwrapped.
         leaves: Types that are not looked into, and what they do: (tracer, name, module, inputs, output).
-        whole_heads: Whether heads of attention go as a whole, where a module says how many it has; else their width.
+        whole_attention_heads: Whether attention heads go as a whole, where a module says how many it has;
+            else their width.
         channel_ids: Of an earlier pass of the same network, whose numbers are taken over.
 
     Attributes:
@@ -151,16 +115,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operate: Callable[..., None],
         layers: tuple[type[nn.Module], ...],
         leaves: Mapping[type[nn.Module], Callable[..., None]],
-        whole_heads: bool = False,
+        whole_attention_heads: bool = False,
         channel_ids: ChannelIds | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.network = network
-        self.whole_heads = whole_heads
+        self.whole_attention_heads = whole_attention_heads
         self.channel_ids = channel_ids or ChannelIds()
         self.modules = dict(network.named_modules())
         self.notes = Notes()
-        self.sizes = _Calls(self, layers)
+        self.sizes = ForwardSizes(self, layers)
         self._calls: list[str] = []
         self._operate, self._leaves = operate, leaves
         self._stack: list[str] = [""]
@@ -211,7 +175,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
     def labels_of(self, tensor: Tensor) -> list[ChannelLabels]:
-        """What is known of a tensor's entries; empty where they stand and fall with nothing."""
+        """The labels of a tensor's entries; empty where they belong to no channel."""
         found: list[ChannelLabels] | None = self._maps.get(tensor)
         if found is None and id(tensor) in self._unwrapped:
             labels = self.channel_ids.register((self._unwrapped[id(tensor)], "flat"), tensor.numel())
@@ -219,17 +183,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found or []
 
     def labels_along(self, tensor: Tensor, dim: int) -> ChannelLabels | None:
-        """The map whose units change along the dimension, or the one of a single channel."""
+        """The labels whose units change along the dimension, or those of a single channel."""
         dim %= tensor.ndim
         found = [entry for entry in self.labels_of(tensor) if self._fits(entry, dim)]
         return next((entry for entry in found if not entry.unwrapped), found[0] if found else None)
 
     def give(self, tensor: Tensor, maps: Sequence[ChannelLabels]) -> None:
-        """Set a tensor's maps."""
+        """Set a tensor's labels."""
         self._maps[tensor] = list(maps)
 
     def give_line(self, tensor: Tensor, dim: int, line: Tensor) -> ChannelLabels:
-        """Add a map that changes along one dimension: line (size,)."""
+        """Add labels that change along one dimension: line (size,)."""
         shape = [1] * tensor.ndim
         shape[dim] = -1
         added = ChannelLabels(line.reshape(shape).expand(tensor.shape))
@@ -237,12 +201,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return added
 
     def varies(self, entry: ChannelLabels) -> tuple[int, ...]:
-        """The dimensions along which the unit changes; where all have become one unit, along which the element does."""
+        """The dimensions along which the unit changes; where all have become one unit, those of the ids."""
         compact = entry.compact()
-        units = _varies(self.channel_ids.roots(compact))
+        units = varying_dimensions(self.channel_ids.roots(compact))
         if units or entry.unwrapped:
             return units
-        elements = _varies(compact)
+        elements = varying_dimensions(compact)
         return (max(elements, key=lambda dim: (compact.shape[dim], dim)),) if elements else ()
 
     def add_product(self, product: Product) -> None:
@@ -251,16 +215,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.notes.product(product)
 
     def is_parameter(self, entry: ChannelLabels) -> bool:
-        """Whether the map is of a parameter that is no layer's, and not of a buffer."""
+        """Whether the labels are of a parameter that is no layer's, and not of a buffer."""
         elements = entry.labels[entry.labels != 0]
         return entry.unwrapped and len(elements) > 0 and self.channel_ids.key_of(int(elements[0]))[0] in self._learned
 
-    def is_heads(self, line: Tensor) -> bool:
+    def are_attention_heads(self, line: Tensor) -> bool:
         """Whether the units along a line are whole attention heads, one at each place."""
-        units, heads = (
+        units, attention_heads = (
             torch.unique(self.channel_ids.roots(part)) for part in (line, self.notes.known_attention_heads())
         )
-        return len(units) == len(line) and bool(torch.isin(units, heads).all())
+        return len(units) == len(line) and bool(torch.isin(units, attention_heads).all())
 
     @property
     def place(self) -> str:
@@ -296,16 +260,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights[tensor] = view
 
     def lost(self, tensor: Tensor) -> frozenset[Lost]:
-        """Channel ids that the tensor's values depend on, though no entry's map says so."""
+        """Channel ids that the tensor's values depend on, though no entry's label says so."""
         found: frozenset[Lost] = self._lost.get(tensor, frozenset())
         return found
 
     def lose(self, outputs: Sequence[Tensor], labels: Tensor, contracted: bool = False) -> None:
-        """Note that values were computed from these elements, and that the maps of the outputs do not show it.
+        """Note that values were computed from these channels, and that the labels of the outputs do not show it.
 
         Args:
             outputs: What was computed.
-            labels: The elements, of any shape.
+            labels: Their ids, of any shape.
             contracted: Whether they were summed over in a product with a learned matrix, as the inputs of a layer are.
         """
         part = torch.unique(labels[labels != 0])
@@ -332,7 +296,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._lost[output] = frozenset()
 
     def ids_lost(self, tensor: Tensor, contracted: bool) -> list[Tensor]:
-        """The elements behind ``lost``."""
+        """The channel ids behind ``lost``."""
         return [self._parts[one.key] for one in self.lost(tensor) if one.contracted == contracted]
 
     def same_memory(self, tensor: Tensor) -> Tensor | None:
@@ -361,6 +325,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
+        """Know in the block which module is running."""
         with hooks_restored(self.network):
             for name, module in self.modules.items():
                 module.register_forward_pre_hook(self._entering(name), with_kwargs=True)
@@ -368,6 +333,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             yield
 
     def _entering(self, name: str) -> Callable[..., None]:
+        """A hook that notes that a module has begun."""
         leaf = isinstance(self.modules[name], tuple(self._leaves))
 
         def hook(module: nn.Module, inputs: Any, named: Any) -> None:
@@ -378,6 +344,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return hook
 
     def _leaving(self, name: str) -> Callable[..., None]:
+        """A hook that notes that a module has ended, and says what one does that is not looked into."""
         leaf = next((leaf for kind, leaf in self._leaves.items() if isinstance(self.modules[name], kind)), None)
 
         def hook(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
@@ -392,15 +359,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return hook
 
 
-def _varies(labels: Tensor) -> tuple[int, ...]:
-    return tuple(
-        dim
-        for dim, size in enumerate(labels.shape)
-        if size > 1 and bool((labels != labels.select(dim, 0).unsqueeze(dim)).any())
-    )
-
-
 def _memory(tensor: Tensor) -> tuple[Any, ...]:
+    """Where a tensor lies in memory: equal for two views of the same entries."""
     return tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride()
 
 
@@ -419,57 +379,3 @@ def _places_of(weight: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
 
 Operation = Callable[[Tracer, OpCall], None]
 """What an operation does to the labels of its tensors."""
-
-
-class _Calls(SizeTracer):
-    """Notes what no operation shows: the sizes that forwards give and ask for, and attentions that take their scale
-    from their own width.
-    """
-
-    def __init__(self, tracer: Tracer, layers: tuple[type[nn.Module], ...]) -> None:
-        super().__init__(tracer.network, layers, self._line, self._fixed)
-        self._tracer = tracer
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = super().__torch_function__(function, types, args, kwargs)
-        if macs := elementwise_macs(function, args, kwargs or {}, output):
-            self._note_counted(macs, output)
-        return output
-
-    def _note_used(self, call: SizeCall, name: str, number: str, args: Any, kwargs: Any, output: Any) -> None:
-        super()._note_used(call, name, number, args, kwargs, output)
-        if call is SIZE_CALLS[nn.functional.scaled_dot_product_attention] and kwargs.get("scale") is None:
-            self._note_scaled(QueriedSize(name, number, 0), args[1] if len(args) > 1 else kwargs["key"])
-
-    def _note_scaled(self, leaf: QueriedSize, key: Tensor) -> None:
-        """An attention takes its scale from its own width: the keys' weights make up for it, where each entry is one
-        row of them, and else the dense network's scale is given in the call.
-        """
-        tracer, found = self._tracer, self._tracer.labels_along(key, -1)
-        line = self._line(key, -1)
-        if found is not None and found.unwrapped:
-            tracer.notes.unprunable(found.compact(), f"the keys of {tracer.here} are an unwrapped parameter")
-        elif found is not None and len(torch.unique(found.compact())) == found.compact().numel():
-            tracer.notes.scaled_key(found.rows(key.ndim - 1))
-        elif line is not None:
-            self.asked[leaf] = AskedSize(key.shape[-1], line)
-            self.numbers.append(leaf)
-
-    def _note_counted(self, macs: int, output: Tensor) -> None:
-        tracer = self._tracer
-        if not isinstance(tracer.modules[tracer.place], tracer.layers):
-            lines = [line for dim in range(output.ndim) if (line := self._line(output, dim)) is not None]
-            tracer.add_product(Product(macs, tuple(lines[:2])))
-
-    def _line(self, tensor: Tensor, dim: int) -> Tensor | None:
-        found = self._tracer.labels_along(tensor, dim) if tensor.ndim and tensor.numel() else None
-        varies = found is not None and not found.unwrapped and self._tracer.varies(found) == (dim % tensor.ndim,)
-        return found.line(dim) if found is not None and varies else None
-
-    def _fixed(self, tensor: Tensor, dim: int) -> bool:
-        maps = [entry for entry in self._tracer.labels_of(tensor) if not entry.unwrapped]
-        return bool(maps) and tensor.stride(dim) != 0 and all(dim not in self._tracer.varies(entry) for entry in maps)
-
-    def _follow(self, output: Tensor, dim: int, line: Tensor) -> None:
-        if self._tracer.labels_along(output, dim) is None:
-            self._tracer.give_line(output, dim, line)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
+from pruneport.arrays import FloatArray
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.options import PruneOptions
 
 __all__ = ["Scores", "choose_units", "possible_widths", "width_step"]
 
-Scores = np.ndarray[Any, np.dtype[np.float64]]
+Scores = FloatArray
 """One number a unit of a group, (units,); the highest are kept."""
 
 
@@ -21,7 +21,7 @@ def width_step(group: Group, options: PruneOptions) -> int:
     return math.lcm(options.round_to // math.gcd(options.round_to, group.span), group.blocks)
 
 
-def possible_widths(group: Group, options: PruneOptions) -> Scores:
+def possible_widths(group: Group, options: PruneOptions) -> FloatArray:
     """Widths the group may have, ascending: multiples of the step from its floor up, and the dense width."""
     step = width_step(group, options)
     floor = max(step, math.ceil(group.width * (1 - options.max_pruning_ratio) / step - 1e-9) * step)

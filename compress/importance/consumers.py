@@ -191,6 +191,7 @@ class _Inputs:
 def _collect(
     replay: Replay, readers: Sequence[Member], calls: Sequence[str], norms: Mapping[str, Any]
 ) -> list[Consumer]:
+    """Run the batches, and make the consumers of what their layers read."""
     network = replay.network
     watched = {m.module: _Inputs(network.get_submodule(m.module), m.size, len(replay)) for m in readers}
     order = [name for name in calls if name in watched]
@@ -209,6 +210,7 @@ def _stop(layer: nn.Module, arguments: Any, output: Any) -> None:
 
 
 def _consumer(network: nn.Module, member: Member, inputs: _Inputs, norm: Any) -> Consumer:
+    """One consumer: weights, covariance and mean of its inputs, and what an error in its outputs counts."""
     covariance, mean = inputs.moments()
     positions = torch.from_numpy(member.positions)
     if inputs.plain:
@@ -237,6 +239,7 @@ def _consumer(network: nn.Module, member: Member, inputs: _Inputs, norm: Any) ->
 
 
 def _importance(norm: Any, variance: Tensor) -> Tensor:
+    """What a squared error in each output counts: the next norm's gain, else one for all."""
     if norm is None:
         return torch.full_like(variance, 1 / float(variance.mean().clamp_min(1e-12)))
     gain: Tensor = norm.weight.detach().double().square() / (norm.running_var.double() + norm.eps)
@@ -255,6 +258,7 @@ def _dense_weight(layer: Any) -> Tensor:
 
 
 def _same_channel_group(layer: Any, kernel: int) -> Tensor | float:
+    """1 where two inputs are of the same channel group, else 0."""
     groups = getattr(layer, "groups", 1)
     if groups == 1:
         return 1.0

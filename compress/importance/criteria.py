@@ -21,16 +21,15 @@ from pruneport.compress.importance.group_scores import reduce_group, sum_of_squa
 from pruneport.compress.importance.obs import unit_errors, weight_shares
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import ImageFolderError, PruningError
-from pruneport.progress import Step
+from pruneport.progress import Progress, Step, silent
 
 __all__ = ["CRITERIA", "Criterion", "resolve_auto", "score_groups", "wants_inputs"]
 
-Progress = Callable[[str], None]
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Task:
+class _Scoring:
     """What a criterion may look at; ``calibration`` is there for those that need it."""
 
     network: nn.Module
@@ -59,7 +58,7 @@ class Criterion:
             mean size before groups compete.
     """
 
-    score: Callable[[_Task], list[Tensor]]
+    score: Callable[[_Scoring], list[Tensor]]
     needs: Literal["weights", "inputs", "images"] = "weights"
     comparable: bool = False
 
@@ -99,7 +98,7 @@ def score_groups(
     shape: tuple[int, int, int],
     calibration: Calibration | None = None,
     labels: str = "auto",
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> list[Scores]:
     """Score every unit of every group that may be pruned.
 
@@ -123,7 +122,7 @@ def score_groups(
     """
     entry = CRITERIA[criterion]
     prunable = [group for group, is_free in zip(groups, free, strict=True) if is_free]
-    task = _Task(
+    scoring = _Scoring(
         network=network,
         groups=prunable,
         shape=shape,
@@ -132,7 +131,7 @@ def score_groups(
         seed=seed,
         progress=progress,
     )
-    raw = iter(entry.score(task) if prunable else [])
+    raw = iter(entry.score(scoring) if prunable else [])
     return [
         _scaled(next(raw).numpy(), entry.comparable) if is_free else np.ones(group.width)
         for group, is_free in zip(groups, free, strict=True)
@@ -140,18 +139,21 @@ def score_groups(
 
 
 def _scaled(raw: Scores, comparable: bool) -> Scores:
+    """Scores over their mean size, where groups could not be compared; equal ones where there is none."""
     size = float(np.abs(raw).mean())
     if not np.isfinite(size) or size == 0:
         return np.ones_like(raw)
     return raw if comparable else raw / size
 
 
-def _weights_only(score: Callable[[Tensor], Tensor]) -> Callable[[_Task], list[Tensor]]:
-    def every_group(task: _Task) -> list[Tensor]:
-        found = [reduce_group(task.network, group, score) for group in task.groups]
+def _weights_only(score: Callable[[Tensor], Tensor]) -> Callable[[_Scoring], list[Tensor]]:
+    """A criterion that reads weights alone; all units are equal where a group has none."""
+
+    def every_group(scoring: _Scoring) -> list[Tensor]:
+        found = [reduce_group(scoring.network, group, score) for group in scoring.groups]
         return [
             torch.ones(group.width, dtype=torch.float64) if scores is None else scores
-            for group, scores in zip(task.groups, found, strict=True)
+            for group, scores in zip(scoring.groups, found, strict=True)
         ]
 
     return every_group
@@ -162,14 +164,14 @@ def _l1(weight: Tensor) -> Tensor:
     return weight.abs().sum(1, dtype=torch.float64)
 
 
-def _lamp(task: _Task) -> list[Tensor]:
+def _lamp(scoring: _Scoring) -> list[Tensor]:
     """The unit's sum of w squared, divided by that of all units of the group that are at least as large (LAMP).
 
     Lee et al. 2021, arXiv 2010.07611, equation 5, with a unit in the place of a weight and its group in that of a
     layer: within a group the order is that of l2.
     """
     found = []
-    for squares in _weights_only(sum_of_squares)(task):
+    for squares in _weights_only(sum_of_squares)(scoring):
         order = squares.argsort(descending=True, stable=True)
         scores = torch.empty_like(squares)
         scores[order] = squares[order] / squares[order].cumsum(0).clamp_min(1e-300)
@@ -186,13 +188,13 @@ def _fpgm(weight: Tensor) -> Tensor:
     return torch.cdist(flat, flat).sum(1)
 
 
-def _bn_scale(task: _Task) -> list[Tensor]:
+def _bn_scale(scoring: _Scoring) -> list[Tensor]:
     """|gamma| of the BatchNorms that the unit passes (network slimming, Liu et al. 2017, arXiv 1708.06519)."""
-    modules = dict(task.network.named_modules())
+    modules = dict(scoring.network.named_modules())
     found = []
-    for group in task.groups:
+    for group in scoring.groups:
         scores = reduce_group(
-            task.network, group, _l1, lambda member: isinstance(modules.get(member.module), _BatchNorm)
+            scoring.network, group, _l1, lambda member: isinstance(modules.get(member.module), _BatchNorm)
         )
         if scores is None:
             raise PruningError(
@@ -203,7 +205,7 @@ def _bn_scale(task: _Task) -> list[Tensor]:
     return found
 
 
-def _activation(task: _Task) -> list[Tensor]:
+def _activation(scoring: _Scoring) -> list[Tensor]:
     """Mean |activation| of the unit where its consumers read it (Molchanov et al. 2017, arXiv 1611.06440).
 
     Where none is seen to (see ``weight_shares``), its weights decide.
@@ -217,45 +219,47 @@ def _activation(task: _Task) -> list[Tensor]:
 
         return hook
 
-    with hooks_restored(task.network), torch.inference_mode():
-        for name in {name for group in task.groups for name in group.consumers}:
-            task.network.get_submodule(name).register_forward_pre_hook(add(name))
-        for load in task.inputs.batches:
-            task.network(load())
-    for group in task.groups:
+    with hooks_restored(scoring.network), torch.inference_mode():
+        for name in {name for group in scoring.groups for name in group.consumers}:
+            scoring.network.get_submodule(name).register_forward_pre_hook(add(name))
+        for load in scoring.inputs.batches:
+            scoring.network(load())
+    for group in scoring.groups:
         rows = [sums[m.module][m.positions].mean(1) for m in group.members if m.axis == "in" and m.module in sums]
-        found.append(torch.stack(rows).mean(0) if rows else weight_shares(task.network, group))
+        found.append(torch.stack(rows).mean(0) if rows else weight_shares(scoring.network, group))
     return found
 
 
-def _block_hessian(task: _Task) -> list[Tensor]:
+def _block_hessian(scoring: _Scoring) -> list[Tensor]:
     """Squared error of the consumers' outputs once the unit has gone, by structured optimal brain surgery."""
     found: dict[int, Tensor] = {}
-    everything = range(len(task.groups))
-    visits = visit_consumers(task.network, task.groups, everything, task.inputs.batches)
+    everything = range(len(scoring.groups))
+    visits = visit_consumers(scoring.network, scoring.groups, everything, scoring.inputs.batches)
     for number, (index, consumers, _) in enumerate(visits, start=1):
-        said = f"scoring group {number} of {len(task.groups)}: {task.groups[index].name}"
-        task.progress(Step(said, number - 1, len(task.groups)))
-        found[index] = unit_errors(task.network, task.groups[index], consumers)
+        said = f"scoring group {number} of {len(scoring.groups)}: {scoring.groups[index].name}"
+        scoring.progress(Step(said, number - 1, len(scoring.groups)))
+        found[index] = unit_errors(scoring.network, scoring.groups[index], consumers)
     return [found[index] for index in everything]
 
 
-def _by_loss(score: Callable[..., list[Tensor]]) -> Callable[[_Task], list[Tensor]]:
-    def every_group(task: _Task) -> list[Tensor]:
-        labels = labels_for(task.network, task.inputs, task.labels)
-        return score(task.network, task.groups, task.inputs.batches, labels)
+def _by_loss(score: Callable[..., list[Tensor]]) -> Callable[[_Scoring], list[Tensor]]:
+    """A criterion that reads the gradients of a loss."""
+
+    def every_group(scoring: _Scoring) -> list[Tensor]:
+        labels = labels_for(scoring.network, scoring.inputs, scoring.labels)
+        return score(scoring.network, scoring.groups, scoring.inputs.batches, labels)
 
     return every_group
 
 
-def _synflow(task: _Task) -> list[Tensor]:
-    return synflow(task.network, task.groups, task.shape)
+def _synflow(scoring: _Scoring) -> list[Tensor]:
+    return synflow(scoring.network, scoring.groups, scoring.shape)
 
 
-def _random(task: _Task) -> list[Tensor]:
+def _random(scoring: _Scoring) -> list[Tensor]:
     """Uniform in [0, 1), seeded: the baseline that every criterion has to beat."""
-    generator = torch.Generator().manual_seed(task.seed)
-    return [torch.rand(group.width, generator=generator, dtype=torch.float64) for group in task.groups]
+    generator = torch.Generator().manual_seed(scoring.seed)
+    return [torch.rand(group.width, generator=generator, dtype=torch.float64) for group in scoring.groups]
 
 
 CRITERIA: Mapping[str, Criterion] = MappingProxyType(

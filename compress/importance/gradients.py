@@ -143,6 +143,7 @@ def _gradients(
 
 
 def _mean_gradient(network: nn.Module, batches: Batches, labels: Labels) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights, and the gradient of the mean loss over all images."""
     images = sum(len(part) for part in labels)
     total: dict[str, Tensor] = {}
     weights: dict[str, Tensor] = {}
@@ -153,6 +154,7 @@ def _mean_gradient(network: nn.Module, batches: Batches, labels: Labels) -> tupl
 
 
 def _finite(parameters: dict[str, Tensor], gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    """Gradients by name, zeros where the loss does not depend on a parameter."""
     found = {}
     for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
         found[name] = torch.zeros_like(parameter) if gradient is None else gradient
@@ -176,6 +178,7 @@ def _reduced(shadow: nn.Module, group: Group) -> Tensor:
 
 
 def _logits(network: nn.Module, inputs: Tensor) -> Tensor:
+    """The network's main output, which must be one that a loss can be taken of."""
     logits = main_output(network(inputs))
     if logits.ndim < 2 or not logits.is_floating_point():
         raise PruningError(

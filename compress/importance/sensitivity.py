@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor, nn
 
+from pruneport.arrays import FloatArray
 from pruneport.compress.activations.calibration import Batches
 from pruneport.compress.activations.replay import Replay
 from pruneport.compress.graph.groups import Group
@@ -25,11 +26,10 @@ from pruneport.compress.records import Member
 from pruneport.compress.resize.layers import parts_by_name, zero_channels
 from pruneport.compress.surgery.plan import positions_kept
 from pruneport.models.outputs import main_output
-from pruneport.progress import Step
+from pruneport.progress import Progress, Step, silent
 
 __all__ = ["Curve", "measure_sensitivity", "relative_error"]
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
 _LEVELS = 6
 _INPUTS = 32  # in whole batches, one at least: the outputs are averaged over all of their entries
 
@@ -46,32 +46,32 @@ class Curve:
             that group removed and its consumers solved anew, (points,).
     """
 
-    widths: Array
-    local_error: Array
-    output_error: Array
+    widths: FloatArray
+    local_error: FloatArray
+    output_error: FloatArray
 
     def to_dict(self) -> dict[str, list[float]]:
         """Plain data."""
         return {key: [float(value) for value in column] for key, column in vars(self).items()}
 
-    def damage(self, widths: Array) -> Array:
+    def damage(self, widths: FloatArray) -> FloatArray:
         """The geometric mean of both errors at the given widths, between the points by monotone cubics.
 
         The output error alone overrates early groups, as the layers behind them, which would be solved anew too,
         are left as they are; the local error alone does not know what the network makes of it.
         """
         points = np.sqrt(np.maximum.accumulate(self.local_error) * np.maximum.accumulate(self.output_error))
-        found: Array = PchipInterpolator(-self.widths, points)(-widths)
+        found: FloatArray = PchipInterpolator(-self.widths, points)(-widths)
         return found
 
 
 def measure_sensitivity(
     network: nn.Module,
     groups: Sequence[Group],
-    widths: Sequence[Array | None],
+    widths: Sequence[FloatArray | None],
     batches: Batches,
     scores: Sequence[Scores] | None,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
 ) -> tuple[list[Scores], list[Curve | None]]:
     """Remove more and more of each group alone, let its consumers make up for it, and compare the outputs.
 
@@ -152,7 +152,7 @@ def _removed(
             for consumer, weight in zip(consumers, weights, strict=True):
                 layer: Any = network.get_submodule(consumer.name)
                 if not consumer.plain:
-                    layer.register_forward_pre_hook(_silence(consumer, removed))
+                    layer.register_forward_pre_hook(_hold_at_mean(consumer, removed))
                     continue
                 layer.register_forward_hook(_shift((consumer.weight - weight).T @ consumer.mean))
                 before.append((layer, layer.weight.data))
@@ -187,6 +187,7 @@ def _silenced(network: nn.Module, members: Sequence[Member], kept: Sequence[int]
 
 
 def _as_weight(dense: Tensor, layer: Any) -> Tensor:
+    """A matrix (inputs, outputs) in the shape of the layer's weight."""
     groups = getattr(layer, "groups", 1)
     runs = [
         block.chunk(groups, 1)[number] for number, block in enumerate(dense.chunk(groups, 0))
@@ -195,6 +196,8 @@ def _as_weight(dense: Tensor, layer: Any) -> Tensor:
 
 
 def _shift(amount: Tensor) -> Any:
+    """A hook that adds a number to each output channel."""
+
     def hook(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         places = [-1] if isinstance(layer, nn.Linear) else [-1, 1, 1]
         return output + amount.to(output.dtype).reshape(places)
@@ -202,7 +205,8 @@ def _shift(amount: Tensor) -> Any:
     return hook
 
 
-def _silence(consumer: Consumer, removed: Sequence[int]) -> Any:
+def _hold_at_mean(consumer: Consumer, removed: Sequence[int]) -> Any:
+    """A hook that holds the removed inputs at their means."""
     channels = consumer.columns[torch.as_tensor(removed, dtype=torch.long)].flatten()
 
     def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ lies on what it is added to, so that the sum, and not the branch, is fitted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
 from pruneport.compress.hooks import calls_recorded, norms_recorded
 from pruneport.compress.importance.consumers import is_plain, rows_of
 from pruneport.errors import ImageFolderError
-from pruneport.progress import Step
+from pruneport.progress import Progress, Step, silent
 
 __all__ = ["reconstruct", "solvable_layers"]
 
@@ -59,7 +59,7 @@ def reconstruct(
     kept: Mapping[str, Mapping[str, Sequence[int]]],
     batches: Batches,
     ridge: float = 1e-3,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
     strict: bool = True,
 ) -> list[str]:
     """Solve the layers of ``pruned`` behind its first pruned one, in order of execution and in place.
@@ -100,6 +100,7 @@ def reconstruct(
 def _solve(
     ours: Replay, theirs: Replay, name: str, norm: Any, kept: Sequence[int] | None, ridge: float, strict: bool
 ) -> bool:
+    """Solve one layer anew; False where the inputs are too few and that is allowed."""
     layer: Any = ours.network.get_submodule(name)
     start = layer.weight.detach().flatten(1).T
     equations = Equations(*start.shape)
@@ -136,6 +137,7 @@ def _solve(
 
 
 def _gain(norm: Any, ndim: int) -> Tensor:
+    """What a BatchNorm multiplies its channels by, kept away from zero."""
     gain: Tensor = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
     least = _LEAST_GAIN * gain.abs().median().clamp_min(1e-6)
     gain = torch.where(gain.abs() < least, torch.where(gain < 0, -least, least), gain)

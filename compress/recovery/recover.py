@@ -16,16 +16,16 @@ from pruneport.compress.importance.sensitivity import relative_error
 from pruneport.compress.options import RecoveryOptions
 from pruneport.compress.records import Recovered
 from pruneport.compress.recovery.reconstruct import reconstruct
+from pruneport.compress.recovery.statistics import estimate_statistics
 from pruneport.compress.surgery.plan import GroupPlan, positions_kept
 from pruneport.errors import ImageFolderError, PruningError
 from pruneport.models.outputs import main_output
-from pruneport.progress import Step
+from pruneport.progress import Progress, silent
 
-__all__ = ["RECOVERIES", "choose_recovery", "output_error", "recover"]
+__all__ = ["RECOVERIES", "choose_recovery", "recover"]
 
-_BatchNorm = nn.modules.batchnorm._BatchNorm
 Kept = Mapping[str, Mapping[str, Sequence[int]]]
-Recovery = Callable[[nn.Module, nn.Module, Kept, Batches, Callable[[str], None]], None]
+Recovery = Callable[[nn.Module, nn.Module, Kept, Batches, Progress], None]
 
 
 def choose_recovery(options: RecoveryOptions, network: nn.Module, trained: bool, data_free: bool = True) -> str:
@@ -64,7 +64,7 @@ def recover(
     pruned: nn.Module,
     groups: Sequence[GroupPlan],
     batches: Batches,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
     heldout: Batches = (),
 ) -> Recovered:
     """Change the weights or statistics of ``pruned`` in place so that it computes more of what ``dense`` does.
@@ -145,51 +145,29 @@ class _Wanted:
         return _Compared(error, same / self.count)
 
 
-def output_error(dense: nn.Module, pruned: nn.Module, batches: Batches) -> float:
-    """Mean squared difference of the outputs, divided by the variance of the dense ones."""
-    return relative_error(_outputs(dense, batches), _outputs(pruned, batches))
-
-
 @torch.inference_mode()
 def _outputs(network: nn.Module, batches: Batches) -> list[torch.Tensor]:
+    """The main output on every batch."""
     return [main_output(network(load())) for load in batches]
 
 
-def _estimate_statistics(
-    dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Callable[[str], None]
-) -> None:
-    """Measure the mean and variance of every BatchNorm anew, as the average over the batches."""
-    norms = [m for m in pruned.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    momenta = [norm.momentum for norm in norms]
-    try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # torch then keeps the plain average
-            norm.train()
-        with torch.no_grad():
-            for number, load in enumerate(batches, start=1):
-                progress(Step(f"measuring statistics, batch {number} of {len(batches)}", number - 1, len(batches)))
-                pruned(load())
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.eval()
+def _estimate(dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Progress) -> None:
+    """Measure the BatchNorm statistics anew; the weights stay."""
+    estimate_statistics(pruned, batches, progress)
 
 
-def _reconstruct(
-    dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Callable[[str], None]
-) -> None:
+def _reconstruct(dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Progress) -> None:
     """Solve every layer behind the first pruned one by least squares; the statistics stay the dense network's."""
     reconstruct(dense, pruned, kept, batches, progress=progress)
 
 
 def _reconstruct_data_free(
-    dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Callable[[str], None]
+    dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Progress
 ) -> None:
     """The same on synthetic inputs; a layer that they are too few for keeps its weights."""
     reconstruct(dense, pruned, kept, batches, progress=progress, strict=False)
 
 
 RECOVERIES: Mapping[str, Recovery] = MappingProxyType(
-    {"bn": _estimate_statistics, "reconstruct": _reconstruct, "data-free": _reconstruct_data_free}
+    {"bn": _estimate, "reconstruct": _reconstruct, "data-free": _reconstruct_data_free}
 )

@@ -1,4 +1,4 @@
-"""torch's own attention layer, in a form whose heads may be narrower than its embedding."""
+"""torch's own attention layer, in a form whose attention heads may be narrower than its embedding."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["HEAD_COUNTS", "NarrowAttention", "head_counts", "narrow_attention"]
+__all__ = ["HEAD_COUNTS", "NarrowAttention", "attention_head_counts", "narrow_attention"]
 
 HEAD_COUNTS = ("num_heads", "heads", "nhead", "n_heads", "num_kv_heads")
-"""Attributes in which modules keep how many heads they have."""
+"""Attributes in which modules keep how many attention heads they have."""
 
 
-def head_counts(module: nn.Module) -> set[int]:
-    """How many heads the module says it has."""
+def attention_head_counts(module: nn.Module) -> set[int]:
+    """How many attention heads the module says it has."""
     values = [getattr(module, name, None) for name in HEAD_COUNTS]
     return {int(value) for value in values if isinstance(value, int)}
 
@@ -89,7 +89,7 @@ class NarrowAttention(nn.MultiheadAttention):
 def narrow_attention(layer: Any, keep: Mapping[str, Sequence[int]]) -> None:
     """Keep the given inputs ("in") and rows of the three projections ("channels", equally many a head), in place.
 
-    Where whole heads go, ``num_heads`` is the caller's to set.
+    Where whole attention heads go, ``num_heads`` is the caller's to set.
     """
     if not isinstance(layer, NarrowAttention):
         layer.scale = layer.head_dim**-0.5

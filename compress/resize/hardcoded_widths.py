@@ -1,6 +1,6 @@
 """Forwards with a width written into them: a pruned network runs them with the sizes that are there.
 
-Many attentions read a width off their input where they mean that of their own heads: ``reshape(B, N, C)`` and
+Many attentions read a width off their input where they mean that of their own attention heads: ``reshape(B, N, C)`` and
 ``C // num_heads``. The plan names such sizes call by call (see ``size_calls``), and ``replace_sizes`` puts the new
 ones in their place while the forward runs. Plans of format 1 do not: for them a table names the types whose
 reshapes are given their last size open.
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruneport.compress.sizes.size_calls import QUERIES, SIZE_CALLS, call_site
+from pruneport.compress.sizes.call_sites import call_site
+from pruneport.compress.sizes.size_calls import SIZE_CALLS
+from pruneport.compress.sizes.size_queries import QUERIES
 
 __all__ = ["ADAPTED", "adapt", "replace_sizes"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-__all__ = ["argument", "operator_name", "tensors_in"]
+__all__ = ["argument", "argument_at", "operator_name", "tensors_in"]
 
 
 def argument(function: Any, args: Any, kwargs: Any, name: str, default: Any = None) -> Any:
@@ -16,6 +16,11 @@ def argument(function: Any, args: Any, kwargs: Any, name: str, default: Any = No
         if known.name == name:
             return args[place] if place < len(args) and not known.kwarg_only else kwargs.get(name, default)
     return default
+
+
+def argument_at(args: Any, kwargs: Any, place: int, name: str, default: Any = None) -> Any:
+    """An argument of a function without a schema, by its place or its name."""
+    return args[place] if len(args) > place else kwargs.get(name, default)
 
 
 def operator_name(function: Any) -> str:

@@ -1,4 +1,4 @@
-"""Functions that a forward gives sizes to, or asks for sizes: where the numbers stand in a call, and what they measure.
+"""Functions that a forward gives sizes to: where the numbers stand in a call, and what they measure.
 
 A *slot* is one such number. The tracer reads the slots of every call of a module; a pruned network runs the same
 forward with the slots of some calls replaced (see ``hardcoded_widths``).
@@ -6,18 +6,18 @@ forward with the slots of some calls replaced (see ``hardcoded_widths``).
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from types import CodeType, FrameType, MappingProxyType
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["QUERIES", "SIZE_CALLS", "Measured", "SizeCall", "SizeQuery", "Slots", "call_site"]
+from pruneport.compress.sizes.arguments import argument_at
+
+__all__ = ["SIZE_CALLS", "Measured", "SizeCall", "Slots"]
 
 Slots = Mapping[int, int]
 """New numbers by their slot."""
@@ -48,47 +48,6 @@ class SizeCall:
     measure: Callable[[Any, Any, Any], list[Measured]]
     replace: Callable[[Any, Any, Slots], tuple[Any, Any]]
     new: bool = False
-
-
-@dataclass(frozen=True)
-class SizeQuery:
-    """A function that returns sizes.
-
-    Attributes:
-        dims: The tensor's dimension behind each number returned: (args, kwargs); None stands for all of them at once.
-        replace: The returned value with other numbers: (value, slots).
-    """
-
-    dims: Callable[[Any, Any], Sequence[int | None]]
-    replace: Callable[[Any, Slots], Any]
-
-
-def call_site(function: Any) -> tuple[nn.Module | None, str]:
-    """Who calls a function of torch, by the interpreter's stack.
-
-    Returns:
-        The innermost module that is being called, and where it calls: the innermost function outside torch, its line of
-        code (comments and blank lines do not count) and the function called, as in "Attention.forward 7 reshape".
-    """
-    frame: FrameType | None = sys._getframe(1)
-    place = ""
-    while frame is not None and frame.f_code is not _CALL:
-        library = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        inlined = frame.f_code.co_name in ("<listcomp>", "<dictcomp>", "<setcomp>")  # as Python 3.12 does
-        if not place and not inlined and library not in ("torch", "pruneport"):
-            place = f"{frame.f_code.co_qualname} {_code_lines(frame.f_code).get(frame.f_lineno, 0)}"
-        frame = frame.f_back
-    return (None if frame is None else frame.f_locals["self"]), f"{place} {_NAMES.get(function, '')}".strip()
-
-
-@lru_cache(maxsize=1000)
-def _code_lines(code: CodeType) -> dict[int, int]:
-    """Numbers of the lines that hold code, by their place in the file."""
-    lines = sorted({line for _, _, line in code.co_lines() if line is not None and line > code.co_firstlineno})
-    return {line: number for number, line in enumerate(lines, start=1)}
-
-
-_CALL = nn.Module._call_impl.__code__
 
 
 def _whole(slot: int, value: Any, tensor: Tensor, dim: int) -> Measured:
@@ -136,11 +95,8 @@ def _measure_repeat(args: Any, kwargs: Any, output: Any) -> list[Measured]:
     return [part for part in _REPEAT.measure(args, kwargs, output) if before[part.dim] == 1]
 
 
-def _at(args: Any, kwargs: Any, place: int, keyword: str, default: Any = None) -> Any:
-    return args[place] if len(args) > place else kwargs.get(keyword, default)
-
-
 def _split_sizes(args: Any, kwargs: Any) -> Any:
+    """The sizes that a split is given, by any of their names."""
     for keyword in ("split_size_or_sections", "split_size", "split_sizes"):
         if keyword in kwargs:
             return kwargs[keyword]
@@ -148,13 +104,14 @@ def _split_sizes(args: Any, kwargs: Any) -> Any:
 
 
 def _measure_split(args: Any, kwargs: Any, output: Any) -> list[Measured]:
-    given, dim = _split_sizes(args, kwargs), _at(args, kwargs, 2, "dim", 0)
+    given, dim = _split_sizes(args, kwargs), argument_at(args, kwargs, 2, "dim", 0)
     values = given if isinstance(given, tuple | list) else [given] * len(output)
     return [_whole(slot, value, part, dim) for slot, (value, part) in enumerate(zip(values, output, strict=True))]
 
 
 def _replace_split(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
-    given, dim = _split_sizes(args, kwargs), _at(args, kwargs, 2, "dim", 0)
+    """A split into parts that may have become unequal."""
+    given, dim = _split_sizes(args, kwargs), argument_at(args, kwargs, 2, "dim", 0)
     if isinstance(given, tuple | list):
         return (args[0], [slots.get(slot, value) for slot, value in enumerate(given)], dim), {}
     size = args[0].shape[dim]
@@ -185,6 +142,7 @@ def _indexed_dims(tensor: Tensor, indices: Sequence[Any]) -> list[int | None]:
 
 
 def _measure_getitem(args: Any, kwargs: Any, output: Any) -> list[Measured]:
+    """The bounds of slices; their slots are two an index."""
     tensor, indices = args[0], _indices(args)
     found = []
     for number, (index, dim) in enumerate(zip(indices, _indexed_dims(tensor, indices), strict=True)):
@@ -198,6 +156,7 @@ def _measure_getitem(args: Any, kwargs: Any, output: Any) -> list[Measured]:
 
 
 def _replace_getitem(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
+    """The same slices with other bounds."""
     indices = list(_indices(args))
     for number, index in enumerate(indices):
         if isinstance(index, slice):
@@ -207,8 +166,9 @@ def _replace_getitem(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
 
 
 def _measure_narrow(args: Any, kwargs: Any, output: Any) -> list[Measured]:
-    dim, start = _at(args, kwargs, 1, "dim"), _at(args, kwargs, 2, "start")
-    length = _at(args, kwargs, 3, "length")
+    """Start and length, which a narrowed tensor is given."""
+    dim, start = argument_at(args, kwargs, 1, "dim"), argument_at(args, kwargs, 2, "start")
+    length = argument_at(args, kwargs, 3, "length")
     if not isinstance(start, int) or start < 0:
         return []
     return [
@@ -218,24 +178,25 @@ def _measure_narrow(args: Any, kwargs: Any, output: Any) -> list[Measured]:
 
 
 def _replace_narrow(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
-    dim, start = _at(args, kwargs, 1, "dim"), _at(args, kwargs, 2, "start")
-    return (args[0], dim, slots.get(0, start), slots.get(1, _at(args, kwargs, 3, "length"))), {}
+    dim, start = argument_at(args, kwargs, 1, "dim"), argument_at(args, kwargs, 2, "start")
+    return (args[0], dim, slots.get(0, start), slots.get(1, argument_at(args, kwargs, 3, "length"))), {}
 
 
 def _measure_normalized(args: Any, kwargs: Any, output: Any) -> list[Measured]:
-    given = _at(args, kwargs, 1, "normalized_shape")
+    given = argument_at(args, kwargs, 1, "normalized_shape")
     return [_whole(slot, value, output, slot - len(given)) for slot, value in enumerate(given)]
 
 
 def _replace_normalized(args: Any, kwargs: Any, slots: Slots) -> tuple[Any, Any]:
-    given = [slots.get(slot, value) for slot, value in enumerate(_at(args, kwargs, 1, "normalized_shape"))]
+    """A norm over other widths."""
+    given = [slots.get(slot, value) for slot, value in enumerate(argument_at(args, kwargs, 1, "normalized_shape"))]
     if len(args) > 1:
         return (args[0], given, *args[2:]), kwargs
     return args, {**kwargs, "normalized_shape": given}
 
 
 def _measure_groups(args: Any, kwargs: Any, output: Any) -> list[Measured]:
-    groups = _at(args, kwargs, 6, "groups", 1)
+    groups = argument_at(args, kwargs, 6, "groups", 1)
     depthwise = groups == args[0].shape[-3] == output.shape[-3] and groups > 1
     return [_whole(0, groups, output, output.ndim - 3)] if depthwise else []
 
@@ -291,37 +252,3 @@ SIZE_CALLS: Mapping[Any, SizeCall] = MappingProxyType(
         Tensor.new_full: _shape_call("size", last=2, new=True),
     }
 )
-
-
-def _all_dims(args: Any, kwargs: Any) -> Sequence[int | None]:
-    return range(args[0].ndim)
-
-
-def _asked_dims(args: Any, kwargs: Any) -> Sequence[int | None]:
-    dim = _at(args, kwargs, 1, "dim")
-    return range(args[0].ndim) if dim is None else (dim % args[0].ndim,)
-
-
-def _replace_sizes(value: Any, slots: Slots) -> Any:
-    if not isinstance(value, tuple):  # a tensor where torch.jit traces
-        return slots.get(0, value)
-    sizes = [slots.get(slot, size) for slot, size in enumerate(value)]
-    return torch.Size(sizes) if all(isinstance(size, int) for size in sizes) else tuple(sizes)
-
-
-_NUMBER = SizeQuery(lambda args, kwargs: (None,), _replace_sizes)
-
-QUERIES: Mapping[Any, SizeQuery] = MappingProxyType(
-    {
-        Tensor.shape.__get__: SizeQuery(_all_dims, _replace_sizes),  # type: ignore[attr-defined]
-        Tensor.size: SizeQuery(_asked_dims, _replace_sizes),
-        Tensor.__len__: SizeQuery(lambda args, kwargs: (0,), _replace_sizes),
-        Tensor.numel: _NUMBER,
-        Tensor.nelement: _NUMBER,
-        torch.numel: _NUMBER,
-    }
-)
-
-_NAMES = {function: getattr(function, "__name__", "").strip("_") for function in (*SIZE_CALLS, *QUERIES)} | {
-    Tensor.shape.__get__: "shape"  # type: ignore[attr-defined]
-}

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pruneport.compress.sizes.arguments import tensors_in
-from pruneport.compress.sizes.size_calls import QUERIES, SIZE_CALLS, SizeCall, SizeQuery, call_site
+from pruneport.compress.sizes.call_sites import call_site
+from pruneport.compress.sizes.size_calls import SIZE_CALLS, SizeCall
+from pruneport.compress.sizes.size_queries import QUERIES, SizeQuery
 from pruneport.compress.sizes.traced_sizes import Expression, QueriedSize, TracedSize, expression_of
 
 __all__ = ["AskedSize", "SizeTracer", "UsedSize"]
@@ -124,6 +126,7 @@ class SizeTracer(TorchFunctionMode):
         return self._note_asked(query, name, number, args, named, output)
 
     def _note_used(self, call: SizeCall, name: str, number: str, args: Any, kwargs: Any, output: Any) -> None:
+        """Note the sizes that a call was given, and which channels each counts."""
         for part in call.measure(args, kwargs, output) if output is None or tensors_in(output) else ():
             whole = not part.start and part.stop == part.tensor.shape[part.dim]
             if not isinstance(part.value, int) or (part.value < 0 and whole):  # torch computes it
@@ -142,6 +145,7 @@ class SizeTracer(TorchFunctionMode):
         """A new dimension has the size of a known one, channel by channel."""
 
     def _note_asked(self, query: SizeQuery, name: str, number: str, args: Any, kwargs: Any, output: Any) -> Any:
+        """Note the sizes that a forward asked for; returns them as numbers that remember it."""
         tensor, traced = args[0], {}
         sizes = [output] if isinstance(output, int) else list(output)
         for slot, (dim, value) in enumerate(zip(query.dims(args, kwargs), sizes, strict=True)):

@@ -120,6 +120,7 @@ class TracedSize(int):
         return int(self)
 
     def _as_number(self, function: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+        """The result as a plain number, which is noted."""
         other = right if left is self else left
         if not isinstance(other, int | float):
             return NotImplemented
@@ -129,6 +130,7 @@ class TracedSize(int):
         return function(*(int(part) if isinstance(part, int) else part for part in (left, right)))
 
     def _combined(self, function: Callable[..., int], *parts: Any) -> Any:
+        """The result as a number that remembers how it was made."""
         if any(isinstance(part, float) for part in parts):
             return self._as_number(function, *parts)
         if not all(isinstance(part, int) for part in parts):
@@ -138,6 +140,8 @@ class TracedSize(int):
 
 
 def _give_operators() -> None:
+    """Give traced sizes Python's operators on whole numbers."""
+
     def binary(function: Callable[[Any, Any], Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
         return (
             lambda self, other: self._combined(function, self, other),

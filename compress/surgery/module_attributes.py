@@ -45,7 +45,7 @@ def fit_forwards(
 
     An attribute is set anew where the forward uses it as one width and as nothing else. A size that the pruned network
     would compute otherwise (from the width of another tensor, say) is replaced in its call. Where a real number is
-    computed from a size, such as the root of a head's width, it stays the dense network's.
+    computed from a size, such as the root of an attention head's width, it stays the dense network's.
 
     Args:
         network: The dense network.
@@ -164,6 +164,7 @@ def _scale_rows(
     factor: float,
     kept: Callable[[int], bool],
 ) -> None:
+    """Multiply the kept ones of a layer's positions by a factor, in place."""
     axis = next(axis for owner, axis in coupling.sizes if owner == name and axis != "in")
     left = sorted(
         position for unit, axes in coupling.units.items() if kept(unit) for position in axes.get((name, axis), ())

@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
 
-from pruneport.compress.records import Axis, Calibrated, Cost, GroupPlan, Member, Recovered, Request, Trained
+from pruneport.compress.records import (
+    Axis,
+    Calibrated,
+    Cost,
+    GroupPlan,
+    Member,
+    Recovered,
+    Request,
+    Trained,
+    scope_in_files,
+)
 from pruneport.compress.resize.hardcoded_widths import adapt, replace_sizes
 from pruneport.compress.resize.layers import axis_size, narrow, parts_by_name, ties_kept
 from pruneport.compress.surgery.plan_schema import PlanDocument, check_sizes, read_groups, unknown_keys
@@ -23,21 +33,11 @@ from pruneport.models.record import Source
 if TYPE_CHECKING:
     from pruneport.compress.graph.groups import Group
 
-__all__ = [
-    "FORMAT_VERSION",
-    "GroupPlan",
-    "Plan",
-    "Request",
-    "apply_plan",
-    "compose",
-    "group_plan",
-    "parse_plan",
-    "positions_kept",
-]
+__all__ = ["FORMAT_VERSION", "GroupPlan", "Plan", "Request", "apply_plan", "group_plan", "parse_plan", "positions_kept"]
 
 FORMAT_VERSION = 2
 _NO_PLAN = ("plan.json is not a well-formed plan", "Compress again.")
-_Sizes = Mapping[str, Mapping[str, Mapping[int, int]]]
+Sizes = Mapping[str, Mapping[str, Mapping[int, int]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,16 @@ class Plan:
     calibration: Calibrated | None = None
     recovery: Recovered | None = None
     training: Trained | None = None
+
+    @property
+    def macs_kept(self) -> float:
+        """The share of the dense network's multiply-accumulates that is left."""
+        return self.pruned.share_of(self.dense, "flops")
+
+    @property
+    def params_kept(self) -> float:
+        """The share of the dense network's parameters that is left."""
+        return self.pruned.share_of(self.dense, "params")
 
     @property
     def trained(self) -> bool:
@@ -123,7 +133,7 @@ def apply_plan(
     network: nn.Module,
     groups: Sequence[GroupPlan],
     attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]] = MappingProxyType({}),
-    sizes: _Sizes | None = None,
+    sizes: Sizes | None = None,
 ) -> None:
     """Shrink the dense ``network`` in place, and set its modules' attributes and the sizes that they compute.
 
@@ -219,72 +229,11 @@ def parse_plan(content: str | bytes, shapes: Mapping[str, Sequence[int]] | None 
     )
 
 
-def compose(plan: Plan, further: Plan) -> Plan:
-    """The plan that does both: ``further`` prunes what ``plan`` left, and knows no other layers.
-
-    Args:
-        plan: Of the dense network, or of none of its groups.
-        further: Of the network that ``plan`` makes.
-
-    Raises:
-        BundleError: ``plan`` is of format 1 and the further pruning changes how forwards compute sizes.
-    """
-    if plan.sizes is None and further.sizes and any(group.kept is not None for group in plan.groups):
-        raise BundleError(
-            "this bundle is of an older pruneport, and its network cannot be pruned further. Compress it again from "
-            "its source with this version."
-        )
-    before = {group.name: group for group in plan.groups}
-    after = {group.name for group in further.groups}
-    groups = (
-        *(_composed(before[group.name], group) if group.name in before else group for group in further.groups),
-        *(group for group in plan.groups if group.name not in after),
-    )
-    attributes = {
-        name: {**plan.attributes.get(name, {}), **further.attributes.get(name, {})}
-        for name in (*plan.attributes, *further.attributes)
-    }
-    errors = [error for error in (plan.masked_error, further.masked_error) if error is not None]
-    return replace(
-        further,
-        source=plan.source,
-        dense=plan.dense,
-        groups=groups,
-        attributes=attributes,
-        sizes=None
-        if plan.sizes is None and not further.sizes
-        else _composed_sizes(plan.sizes or {}, further.sizes or {}),
-        recovery=plan.recovery,
-        note=None,
-        masked_error=max(errors, default=None),
-    )
-
-
-def _composed_sizes(before: _Sizes | None, after: _Sizes | None) -> dict[str, dict[str, dict[int, int]]] | None:
-    if before is None and not after:
-        return None
-    before, after = before or {}, after or {}
-    return {
-        module: {
-            call: {**before.get(module, {}).get(call, {}), **after.get(module, {}).get(call, {})}
-            for call in (*before.get(module, {}), *after.get(module, {}))
-        }
-        for module in (*before, *after)
-    }
-
-
-def _composed(before: GroupPlan, after: GroupPlan) -> GroupPlan:
-    if after.kept is None:
-        return before
-    kept = after.kept if before.kept is None else tuple(before.kept[unit] for unit in after.kept)
-    return replace(before, kept=kept, asked=after.asked, reason=after.reason)
-
-
 def group_plan(group: Group, kept: Sequence[int] | None, asked: float, reason: str, cost: Cost) -> GroupPlan:
     """Record what was decided for a group."""
     return GroupPlan(
         name=group.name,
-        scope=group.scope,
+        role=group.role,
         width=group.width,
         asked=asked,
         kept=None if kept is None else tuple(kept),
@@ -292,14 +241,22 @@ def group_plan(group: Group, kept: Sequence[int] | None, asked: float, reason: s
         macs=cost.macs,
         params=cost.params,
         members=group.members,
-        heads=group.heads,
+        whole_attention_heads=group.whole_attention_heads,
     )
 
 
 def _group_to_dict(group: GroupPlan) -> dict[str, Any]:
-    content = {key: getattr(group, key) for key in ("name", "scope", "width", "asked", "reason", "macs", "params")}
-    content["asked"] = round(group.asked, 3)
-    if group.heads:
+    """A group as plan.json has it."""
+    content: dict[str, Any] = {
+        "name": group.name,
+        "scope": scope_in_files(group.role),
+        "width": group.width,
+        "asked": round(group.asked, 3),
+        "reason": group.reason,
+        "macs": group.macs,
+        "params": group.params,
+    }
+    if group.whole_attention_heads:
         content["heads"] = True
     content["kept"] = None if group.kept is None else list(group.kept)
     content["members"] = [

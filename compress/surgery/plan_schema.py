@@ -10,7 +10,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from pruneport.compress.records import Axis, Calibrated, Cost, GroupPlan, Member, Recovered, Request, Scope, Trained
+from pruneport.compress.records import (
+    Axis,
+    Calibrated,
+    Cost,
+    GroupPlan,
+    Member,
+    Recovered,
+    Request,
+    ScopeInFiles,
+    Trained,
+    role_of,
+)
 from pruneport.documents import Count, Size
 from pruneport.errors import BundleError
 from pruneport.models.record import Source
@@ -42,8 +53,10 @@ class _MemberEntry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _GroupEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """One group, with the keys of plan.json."""
+
     name: str
-    scope: Scope
+    scope: ScopeInFiles
     width: Size
     asked: float
     kept: list[int] | None
@@ -105,7 +118,7 @@ def read_groups(entries: Sequence[_GroupEntry], shapes: Shapes | None) -> tuple[
 
 
 def check_sizes(document: PlanDocument, shapes: Shapes | None) -> None:
-    """Refuse sizes of forwards and outputs of heads that cannot be this network's.
+    """Refuse sizes of forwards and widths of output layers that cannot be this network's.
 
     Raises:
         BundleError: Names the first of them.
@@ -186,6 +199,7 @@ def _positions_named(group: _GroupEntry, member: _MemberEntry) -> int:
 
 
 def _group(entry: _GroupEntry) -> GroupPlan:
+    """Make a group of its entry; its kept units must be ascending."""
     kept = entry.kept
     if kept is not None and (not kept or kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= entry.width):
         raise BundleError(
@@ -194,7 +208,7 @@ def _group(entry: _GroupEntry) -> GroupPlan:
         )
     return GroupPlan(
         name=entry.name,
-        scope=entry.scope,
+        role=role_of(entry.scope),
         width=entry.width,
         asked=entry.asked,
         kept=None if kept is None else tuple(kept),
@@ -202,11 +216,12 @@ def _group(entry: _GroupEntry) -> GroupPlan:
         macs=entry.macs,
         params=entry.params,
         members=tuple(_member(member, entry.width, entry.name) for member in entry.members),
-        heads=entry.heads,
+        whole_attention_heads=entry.heads,
     )
 
 
 def _member(entry: _MemberEntry, width: int, group: str) -> Member:
+    """Make a member of its entry; its positions must lie on the axis, each once."""
     if entry.positions is not None:
         listed, run = entry.positions, len(entry.positions[0]) if entry.positions else 0
         fits = len(listed) == width and run > 0 and all(len(unit) == run for unit in listed)

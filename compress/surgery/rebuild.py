@@ -11,6 +11,7 @@ from pruneport.compress.surgery.plan import Plan, apply_plan
 from pruneport.compress.surgery.plan_schema import Shapes, dense_elements
 from pruneport.errors import BundleError
 from pruneport.models.checkpoints.checkpoint import with_versions
+from pruneport.models.parts import set_part
 from pruneport.models.record import Factory
 from pruneport.models.size_limit import SizeLimit
 from pruneport.models.source import build
@@ -54,7 +55,7 @@ def rebuild_network(plan: Plan, weights: Mapping[str, Tensor], factory: Factory 
 def _most_numbers(plan: Plan, shapes: Shapes) -> int:
     """What building the dense network may make: several times its weights, but no network far beyond what is left.
 
-    Factories make some tensors twice, and heads that are replaced.
+    Factories make some tensors twice, and output layers that are replaced.
     """
     left = dense_elements((), shapes)
     return min(4 * dense_elements(plan.groups, shapes), _MOST_GROWTH * left) + _FREE
@@ -86,5 +87,4 @@ def _take_values(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     network.load_state_dict(with_versions(network, state), assign=True)
     for first, *others in names.values():
         for other in others:
-            owner, _, attribute = other.rpartition(".")
-            setattr(network.get_submodule(owner), attribute, network.get_parameter(first))
+            set_part(network, other, network.get_parameter(first))

@@ -14,14 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from pruneport.compress.graph.coupling import Coupling
-from pruneport.compress.graph.op_table import LEAVES, operate
-from pruneport.compress.graph.tracer import Tracer
 from pruneport.compress.hooks import hooks_restored, running
-from pruneport.compress.resize.layers import LAYERS, zero_channels
-from pruneport.compress.sizes.arguments import argument, operator_name
+from pruneport.compress.resize.layers import zero_channels
+from pruneport.compress.surgery.kept_tracer import KeptTracer
 from pruneport.compress.surgery.plan import GroupPlan, positions_kept
 from pruneport.errors import PruningError
 from pruneport.models.outputs import tensor_leaves
@@ -52,7 +49,8 @@ def check_against_masked(
     Returns:
         The largest difference of an output, relative to the largest masked output. Those of the layers whose channels
         leave the network count too, and so do their inputs: what is made of them (classes, boxes that passed a
-        threshold, zeros of an untrained head) may hide a difference. None where all are zero, which proves nothing.
+        threshold, zeros of an untrained output layer) may hide a difference. None where all are zero,
+            which proves nothing.
 
     Raises:
         ForwardError: The pruned network does not run.
@@ -87,6 +85,7 @@ def check_against_masked(
 
 
 def _check_shapes(actual: Sequence[Tensor], expected: Sequence[Tensor], unmasked: Sequence[Tensor]) -> None:
+    """Raise where the pruned network makes other outputs, or outputs of other shapes, than the masked one."""
     if not len(actual) == len(expected) == len(unmasked):
         raise OutputError(f"makes {len(actual)} outputs of {len(unmasked)}")
     for ours, masked, whole in zip(actual, expected, unmasked, strict=True):
@@ -101,6 +100,7 @@ def _spoilt(expected: Sequence[Tensor], unmasked: Sequence[Tensor]) -> bool:
 
 
 def _largest_error(actual: Sequence[Tensor], expected: Sequence[Tensor], unmasked: Sequence[Tensor]) -> float | None:
+    """Largest difference of a real output, relative to its largest entry; None where there is nothing to compare."""
     errors = []
     for ours, masked, whole in zip(actual, expected, unmasked, strict=True):
         if not masked.is_floating_point() or ours.shape != masked.shape or not whole.isfinite().any():
@@ -116,6 +116,7 @@ def _largest_error(actual: Sequence[Tensor], expected: Sequence[Tensor], unmaske
 
 
 def _same_values(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Whether all outputs that are whole numbers or truth values are the same."""
     return all(
         ours.is_floating_point() or torch.equal(ours, masked) for ours, masked in zip(actual, expected, strict=True)
     )
@@ -146,14 +147,14 @@ def masked_outputs(
         zero_channels(masked, name, axes)
     if coupling is None or not (filled or coupling.normalised_over & lost):
         return _outputs(masked, groups, example)
-    return _outputs(masked, groups, example, _KeptTracer(masked, coupling, lost, filled).run)
+    return _outputs(masked, groups, example, KeptTracer(masked, coupling, lost, filled).run)
 
 
 def _outputs(
     network: nn.Module, groups: Sequence[GroupPlan], example: Tensor, run: Callable[[Tensor], Any] | None = None
 ) -> list[Tensor]:
     """What the network returns, then what its output layers compute, and what they read where that is whole."""
-    ends = [member for group in groups if group.scope == "output" for member in group.members]
+    ends = [member for group in groups if group.role == "output" for member in group.members]
     layers = {member.module for member in ends if member.axis != "in"}
     narrower = {m.module for group in groups if group.kept is not None for m in group.members if m.axis == "in"}
     seen: list[Tensor] = []
@@ -170,154 +171,6 @@ def _outputs(
             torch.manual_seed(0)  # of a forward that draws numbers
             returned = tensor_leaves((run or network)(example))
     return [*returned, *seen]
-
-
-class _KeptTracer(Tracer):  # type: ignore[no-untyped-call]
-    """Runs a network whose averages over channels leave out those that were removed.
-
-    Channels are followed as in the pass that found the coupling, and have the numbers that they had there.
-    """
-
-    def __init__(self, network: nn.Module, coupling: Coupling, lost: frozenset[int], filled: bool) -> None:
-        super().__init__(network, operate, LAYERS, LEAVES, channel_ids=copy.deepcopy(coupling.channel_ids))
-        self._lost_units = torch.tensor(sorted(lost))
-        self._filled = filled
-
-    def compute(self, function: Any, args: Any, kwargs: Any) -> Any:
-        if self._filled and not self.silent and all(made.alias_info is None for made in function._schema.returns):
-            args, kwargs = tree_map(self._with_zeros, (args, kwargs))
-        handler = None if self.silent else _AVERAGES.get(operator_name(function))
-        if handler is None:
-            return self._without_lost_weights(function, args, kwargs)
-        for dim in handler(function, args, kwargs):
-            kept = self._kept_along(args[0], dim)
-            if kept is not None:
-                return self._of_kept(function, args, kwargs, dim, kept)
-        return function(*args, **kwargs)
-
-    def _with_zeros(self, value: Any) -> Any:
-        """Zeros where a tensor's entries of removed units are no numbers."""
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.isfinite().all():
-            return value
-        gone = torch.zeros_like(value, dtype=torch.bool)
-        for entry in self.labels_of(value):
-            gone |= torch.isin(self.channel_ids.roots(entry.labels), self._lost_units)
-        view = self.weight_view(value)
-        for axis in ("out", "channels"):
-            if view is not None and (view.layer, axis) in self.channel_ids.offsets:
-                units = torch.from_numpy(self.channel_ids.of((view.layer, axis)))
-                gone |= torch.isin(units[view.outputs - 1], self._lost_units) & (view.outputs > 0)
-        return value.masked_fill(gone & ~value.isfinite(), 0)
-
-    def _kept_along(self, tensor: Tensor, dim: int) -> Tensor | None:
-        """The places along a dimension that were not removed, (n,); None where none were."""
-        view = self.weight_view(tensor)
-        if view is not None:
-            return self._kept_inputs(view.layer, view.inputs, dim)
-        entry = self.labels_along(tensor, dim)
-        if entry is None or entry.unwrapped:
-            return None
-        gone = torch.isin(self.channel_ids.roots(entry.line(dim).contiguous()), self._lost_units)
-        return (~gone).nonzero()[:, 0] if gone.any() else None
-
-    def _kept_inputs(self, layer: str, places: Tensor, dim: int) -> Tensor | None:
-        if (layer, "in") not in self.channel_ids.offsets:
-            return None
-        line = places.movedim(dim, 0).reshape(places.shape[dim], -1)[:, 0]
-        if bool((line == line[0]).all()):  # the inputs do not lie along it
-            return None
-        if getattr(self.modules[layer], "groups", 1) > 1:  # whole channel groups go, with their outputs
-            return None
-        units = torch.from_numpy(self.channel_ids.of((layer, "in")))
-        if not line.all() or int(line.max()) > len(units):
-            return None
-        gone = torch.isin(units[line - 1], self._lost_units)
-        return (~gone).nonzero()[:, 0] if gone.any() else None
-
-    def _of_kept(self, function: Any, args: Any, kwargs: Any, dim: int, kept: Tensor) -> Any:
-        """The operation on the kept places; where its outputs have the dimension, the others are zero.
-
-        Whole numbers that it returns are places among the kept ones, and become those among all.
-        """
-        size = args[0].shape[dim]
-        chosen = _on_kept(function, args, kwargs, dim, kept)
-        output = function(*chosen, **kwargs)
-
-        def widened(part: Any) -> Any:
-            if isinstance(part, Tensor) and part.dtype == torch.long:
-                return kept[part]
-            if not isinstance(part, Tensor) or part.ndim != args[0].ndim or part.shape[dim] != len(kept):
-                return part
-            shape = [size if d == dim else length for d, length in enumerate(part.shape)]
-            return part.new_zeros(shape).index_copy_(dim, kept, part)
-
-        return type(output)(map(widened, output)) if isinstance(output, tuple) else widened(output)
-
-    def _without_lost_weights(self, function: Any, args: Any, kwargs: Any) -> Any:
-        """A layer whose weight was computed anew has none for removed inputs."""
-        if not self.silent and operator_name(function) == "convolution":
-            view = self.weight_view(args[1])
-            if view is not None and not view.moved:
-                kept = self._kept_inputs(view.layer, view.inputs, 1)
-                if kept is not None:
-                    mask = args[1].new_zeros(args[1].shape[1])
-                    mask[kept] = 1
-                    args = (args[0], args[1] * mask[:, None, None], *args[2:])
-        return function(*args, **kwargs)
-
-
-def _last_dims(function: Any, args: Any, kwargs: Any) -> list[int]:
-    over = args[1]
-    return [args[0].ndim - 1] if len(over) == 1 else []
-
-
-def _channel_dim(function: Any, args: Any, kwargs: Any) -> list[int]:
-    return [1]
-
-
-def _reduced_dims(function: Any, args: Any, kwargs: Any) -> list[int]:
-    dims = argument(function, args, kwargs, "dim")
-    listed = range(args[0].ndim) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
-    return [dim % max(1, args[0].ndim) for dim in listed] if args[0].ndim else []
-
-
-def _listed_dims(function: Any, args: Any, kwargs: Any) -> list[int]:
-    """Those that are reduced, unless it is all of them at once."""
-    dim = argument(function, args, kwargs, "dim")
-    return [] if dim is None else [dim % max(1, args[0].ndim)]
-
-
-def _measured_dims(function: Any, args: Any, kwargs: Any) -> list[int]:
-    """Those that a BatchNorm which measures its statistics averages over; one that remembers them averages nothing."""
-    measures = argument(function, args, kwargs, "training", True)
-    return [dim for dim in range(args[0].ndim) if dim != 1] if measures else []
-
-
-_AVERAGES: dict[str, Callable[[Any, Any, Any], list[int]]] = {
-    "native_layer_norm": _last_dims,
-    "_fused_rms_norm": _last_dims,
-    "native_group_norm": _channel_dim,
-    "native_batch_norm": _measured_dims,
-    "_native_batch_norm_legit": _measured_dims,
-    **dict.fromkeys(("_softmax", "_log_softmax", "softmax", "logsumexp"), _reduced_dims),
-    **dict.fromkeys(("argmax", "argmin"), _listed_dims),
-    **dict.fromkeys(("mean", "var", "std", "var_mean", "amax", "amin", "max", "min", "prod"), _reduced_dims),
-}
-"""Operations that average over channels, and the dimensions that they do it along."""
-
-
-def _on_kept(function: Any, args: Any, kwargs: Any, dim: int, kept: Tensor) -> tuple[Any, ...]:
-    """The arguments with the kept places of the first, and what belongs to them of the others."""
-    source = args[0].index_select(dim, kept)
-    name = operator_name(function)
-    if name in ("native_layer_norm", "_fused_rms_norm"):
-        tables = [None if table is None else table[kept] for table in args[2:] if isinstance(table, Tensor | None)]
-        return (source, [len(kept)], *tables, *args[2 + len(tables) :])
-    if name == "native_group_norm":
-        weight, bias, batch, _, places, groups, eps = args[1:8]
-        weight, bias = (None if table is None else table[kept] for table in (weight, bias))
-        return (source, weight, bias, batch, len(kept), places, groups, eps)
-    return (source, *args[1:])
 
 
 class ForwardError(PruningError):

@@ -6,7 +6,6 @@ It appears whole or not at all, and changes wholly or not at all, one process at
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -36,7 +35,7 @@ from pruneport.export.bundle.unfinished import (
     take_back,
     update_lock,
 )
-from pruneport.files import check_free, held, made_folder
+from pruneport.files import check_free, file_sha256, held, made_folder
 
 __all__ = [
     "BENCH",
@@ -111,6 +110,7 @@ def check_output(folder: Path, overwrite: bool) -> None:
 
 
 def _check_place(folder: Path, overwrite: bool) -> None:
+    """Raise where a bundle cannot be made in this place."""
     try:
         folder.exists()
     except OSError as error:
@@ -220,6 +220,7 @@ def open_bundle(folder: Path) -> Bundle:
 
 
 def _read(folder: Path) -> Bundle:
+    """Read manifest and plan, once plan and weights are known to be those of the manifest."""
     if not folder.is_dir():
         raise BundleError(f"no bundle at {folder}; expected a folder written by: pruneport compress … --out {folder}")
     if not (folder / MANIFEST).is_file():
@@ -274,6 +275,7 @@ def _shapes(weights: Path) -> dict[str, list[int]]:
 
 
 def _check(folder: Path, files: Mapping[str, Mapping[str, Any]], names: tuple[str, ...]) -> None:
+    """Raise where one of the named files is not the one in the manifest."""
     faults = []
     for name in names:
         if name not in files:
@@ -290,8 +292,7 @@ def _check(folder: Path, files: Mapping[str, Mapping[str, Any]], names: tuple[st
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+    return {"sha256": file_sha256(path), "bytes": path.stat().st_size}
 
 
 def _write_manifest(folder: Path, files: Mapping[str, Mapping[str, Any]], commands: Sequence[str]) -> None:
@@ -300,6 +301,7 @@ def _write_manifest(folder: Path, files: Mapping[str, Mapping[str, Any]], comman
 
 
 def _reraise(error: BaseException, folder: Path) -> None:
+    """Raise an error of writing as one that a user understands; any other as it is."""
     text = str(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if full or "os error 28" in text or "os error 27" in text or "No space left" in text:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
+
+from pruneport.versions import library_versions
 
 __all__ = ["manifest_header"]
 
@@ -16,9 +17,7 @@ def manifest_header(commands: Sequence[str]) -> dict[str, object]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "commands": list(commands),
         "versions": {
-            "pruneport": importlib.metadata.version("pruneport"),
-            "torch": importlib.metadata.version("torch"),
-            "onnx": importlib.metadata.version("onnx"),
+            **library_versions("pruneport", "torch", "onnx"),
             "python": platform.python_version(),
         },
         "machine": {"system": platform.platform(), "processor": platform.machine()},

@@ -50,11 +50,6 @@ def place_lock(folder: Path) -> Path:
     return beside(folder, "lock")
 
 
-def staging_beside(folder: Path) -> Path:
-    """Where a new bundle is filled."""
-    return beside(folder, "unfinished")
-
-
 def settle(folder: Path) -> None:
     """Take back what killed processes left unfinished, a few names looked up where there is nothing to do.
 
@@ -102,6 +97,7 @@ def move_in(folder: Path, names: Sequence[str], outdated: Sequence[str]) -> None
 
 
 def _save(path: Path, copy: Path) -> None:
+    """Keep a file under a second name."""
     try:
         os.link(path, copy)
     except OSError:  # a file system without hard links

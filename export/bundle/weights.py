@@ -16,7 +16,7 @@ from pruneport.export.bundle.bundle import PLAN, WEIGHTS, Bundle, plan_hash
 from pruneport.files import process_umask
 from pruneport.models.record import Factory
 
-__all__ = ["rebuild", "same_bits", "write_network"]
+__all__ = ["check_reload", "rebuild", "same_bits", "write_network"]
 
 
 def write_network(folder: Path, network: nn.Module, plan: Plan) -> None:
@@ -49,6 +49,26 @@ def rebuild(bundle: Bundle, factory: Factory | None = None, *, trust_source: boo
         raise BundleError(
             f"{bundle.folder / WEIGHTS} does not fit the network of {source.spec} after its plan: {error}"
         ) from error
+
+
+def check_reload(folder: Path, network: nn.Module, plan: Plan) -> nn.Module:
+    """Load the network back from disk, by running its source, and compare it bit for bit with the one in memory.
+
+    Args:
+        folder: What ``write_network`` wrote.
+        network: What was written.
+        plan: Its plan.
+
+    Returns:
+        The network from disk.
+
+    Raises:
+        BundleError: They differ.
+    """
+    reloaded = rebuild(Bundle(folder=folder, plan=plan, files={}), trust_source=True)
+    if not same_bits(reloaded, network):
+        raise BundleError(f"{plan.source.spec} does not build the same network twice; make its factory deterministic.")
+    return reloaded
 
 
 def same_bits(one: nn.Module, other: nn.Module) -> bool:

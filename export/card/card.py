@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
+from pruneport.documents import Json
 from pruneport.export.card.summary import (
     OWN_CODE,
     clean,
@@ -20,7 +19,6 @@ from pruneport.export.card.verdict import verdict, warnings_for
 
 __all__ = ["model_card"]
 
-Json = Mapping[str, Any]
 
 _UNTRAINED = (
     "**Architecture only.** No `--checkpoint` and no `--weights` were given: latency is meaningful, accuracy is not, "
@@ -67,6 +65,7 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int |
 
 
 def _limits(plan: Json, verify: Json | None, bench: Json | None) -> list[str]:
+    """Sentences on what was not measured, and what the figures hold for."""
     accuracy = (verify or {}).get("accuracy")
     training = plan.get("training")
     sentences = ["`plan.json` says which filters were removed; pruning itself trains nothing."]

@@ -6,10 +6,13 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from pruneport.compress.records import Cost
+from pruneport.documents import Json
 from pruneport.export.card.intervals import Interval, change_interval, share_interval
 from pruneport.models.record import LIBRARIES
+from pruneport.units import scaled
 
 __all__ = [
     "OWN_CODE",
@@ -27,7 +30,6 @@ __all__ = [
     "shorten",
 ]
 
-Json = Mapping[str, Any]
 
 _WORDS = {
     "l1": "L1 magnitude of the weights",
@@ -95,7 +97,7 @@ def milliseconds(value: float) -> str:
 
 def headline(plan: Json, verify: Json | None, bench: Json | None) -> str:
     """Say in one sentence what was done and what it brought, as plain text."""
-    share = plan["pruned"]["macs"] / plan["dense"]["macs"]
+    macs_kept = _share_kept(plan, "flops")
     parts = []
     if bench and bench["batches"]:
         first = min(bench["batches"], key=lambda entry: int(entry["batch"]))
@@ -111,7 +113,7 @@ def headline(plan: Json, verify: Json | None, bench: Json | None) -> str:
         known = [accuracy.get(name) for name in ("pruned_onnx", "pruned_torch") if accuracy.get(name) is not None]
         if known and accuracy.get("dense_torch") is not None:
             parts.append(f"top-1 {percent(accuracy['dense_torch'])} → {percent(known[0])}")
-    return clean(f"{plan['source']['spec']} at {percent(share, 0)} of its compute: {', '.join(parts)}")
+    return clean(f"{plan['source']['spec']} at {percent(macs_kept, 0)} of its compute: {', '.join(parts)}")
 
 
 def device_name(bench: Json) -> str:
@@ -173,8 +175,8 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
         targets.get(request["target"], f"{request['target']} {share}") if request["value"] < 1 else "nothing removed"
     )
     achieved = (
-        f"{percent(plan['pruned']['macs'] / plan['dense']['macs'], 2)} of the MACs, "
-        f"{percent(plan['pruned']['params'] / plan['dense']['params'], 2)} of the parameters"
+        f"{percent(_share_kept(plan, 'flops'), 2)} of the MACs, "
+        f"{percent(_share_kept(plan, 'params'), 2)} of the parameters"
     )
     pairs = [
         ("Source", source["spec"]),
@@ -213,6 +215,11 @@ def onnx_example(plan: Json, batch: int | None = None) -> str:
     )
 
 
+def _share_kept(plan: Json, target: str) -> float:
+    """What is left of the dense network's cost, for a target ``flops`` or ``params``."""
+    return Cost(**plan["pruned"]).share_of(Cost(**plan["dense"]), target)
+
+
 def _top1(share: float, images: int) -> str:
     """Return an accuracy with its 95 % interval."""
     return f"{percent(share)} ({_ends(share_interval(round(share * images), images))})"
@@ -224,18 +231,11 @@ def _ends(interval: Interval) -> str:
 
 def _cost(label: str, dense: float, pruned: float, unit: str = "") -> Comparison:
     change = _signed(pruned / dense - 1, "%") if dense else ""
-    return Comparison(label, _scaled(dense, unit), _scaled(pruned, unit), change)
+    return Comparison(label, scaled(dense, unit), scaled(pruned, unit), change)
 
 
 def _signed(share: float, unit: str) -> str:
     return f"{100 * share:+.1f} {unit}".replace("-", "−")
-
-
-def _scaled(number: float, unit: str) -> str:
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= factor:
-            return f"{number / factor:.2f} {prefix}{unit}"
-    return f"{number:.0f} {unit}".strip()
 
 
 def _speedup(entry: Json) -> str:
@@ -249,6 +249,7 @@ def _speedup(entry: Json) -> str:
 
 
 def _calibration(used: Json | None) -> str:
+    """Which inputs were used, or nothing."""
     if not used:
         return ""
     kind = "images" if used["inputs"] == "images" else "synthetic inputs that match the BatchNorm statistics"
@@ -257,6 +258,7 @@ def _calibration(used: Json | None) -> str:
 
 
 def _training(done: Json | None) -> str:
+    """How the network was fine-tuned, or nothing."""
     if not done:
         return ""
     return (
@@ -272,6 +274,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _recovery(done: Json | None) -> str:
+    """What was done after pruning, and what it brought."""
     if not done:
         return "none: plain pruning"
     words = {

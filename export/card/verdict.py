@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from pruneport.documents import Json
 from pruneport.export.card.intervals import change_interval
 from pruneport.export.card.summary import clean, percent
 
 __all__ = ["verdict", "warnings_for"]
 
-Json = Mapping[str, Any]
 
 _LEAST_FALL = 0.05  # of top-1; a smaller one is what compression costs
 _LEAST_AGREEMENT = 0.9
@@ -80,6 +79,7 @@ def _accuracy_warnings(plan: Json, verify: Json | None) -> list[str]:
 
 
 def _held_out(plan: Json) -> str:
+    """The inputs that a recovery was measured on."""
     synthetic = (plan.get("calibration") or {}).get("inputs") == "synthetic"
     return (
         f"{plan['recovery']['heldout']} {'synthetic inputs' if synthetic else 'calibration images'} that were held out"
@@ -87,6 +87,7 @@ def _held_out(plan: Json) -> str:
 
 
 def _parity_warnings(verify: Json | None) -> list[str]:
+    """Outputs that parity says nothing of."""
     entries: Sequence[Json] = (verify or {}).get("parity") or ()
     constant = []
     for network in ("dense", "pruned"):
@@ -104,6 +105,7 @@ def _parity_warnings(verify: Json | None) -> list[str]:
 
 
 def _load_warnings(bench: Json | None) -> list[str]:
+    """That others used the machine while it was timed."""
     if not bench:
         return []
     device = bench["device"]

@@ -123,6 +123,7 @@ def export_network(network: nn.Module, shape: tuple[int, int, int], batch: int |
 
 
 def _capture(network: nn.Module, shape: tuple[int, int, int], batch: int | None) -> tuple[Any, Outputs]:
+    """Export by torch's exporter; returns the program and the outputs that it saw."""
     example = torch.zeros(batch or 2, *shape)
     seen: list[Outputs] = []
     with _silence(), PlainAttention():
@@ -164,6 +165,7 @@ def _names_for_one(network: nn.Module, shape: tuple[int, int, int]) -> tuple[str
 
 
 def _why_not(network: nn.Module, shape: tuple[int, int, int], batch: int | None, error: Exception) -> str:
+    """Say why torch cannot export the network, and what can be done."""
     reason = (str(error.__cause__ or error).strip().splitlines() or [repr(error)])[0]
     if len(reason) > _REASON:
         reason = f"{reason[:_REASON]} …"

@@ -52,6 +52,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def _metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """What pruneport has written into a model."""
     return {
         entry.key.removeprefix("pruneport."): entry.value
         for entry in model.metadata_props

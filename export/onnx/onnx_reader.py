@@ -53,6 +53,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 
 def _faults(model: onnx.ModelProto, path: Path) -> Iterator[str]:
+    """What in a model is not of a network for images."""
     graph = model.graph
     if model.functions:
         yield f"{len(model.functions)} functions"
@@ -80,6 +81,7 @@ def _faults(model: onnx.ModelProto, path: Path) -> Iterator[str]:
 
 
 def _tensor_faults(tensor: TensorProto, path: Path) -> Iterator[str]:
+    """What is wrong with a tensor: strings, or values in another place than the file beside it."""
     if tensor.data_type == TensorProto.STRING:
         yield "strings"
     if tensor.data_location != TensorProto.EXTERNAL and not tensor.external_data:
@@ -144,6 +146,7 @@ def _is_size(value: str, producers: Mapping[str, onnx.NodeProto]) -> bool:
 
 
 def _all_positive(tensor: TensorProto) -> bool:
+    """Whether all numbers of a small tensor are above zero."""
     try:
         return bool(np.all(numpy_helper.to_array(tensor) > 0))
     except Exception:  # sizes that are not so, or external
@@ -152,16 +155,16 @@ def _all_positive(tensor: TensorProto) -> bool:
 
 def _kinds(model: onnx.ModelProto) -> dict[str, int]:
     """Element types by value, inferred from a copy without the weights' content."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    for weight in bare.graph.initializer:
+    without_values = onnx.ModelProto()
+    without_values.CopyFrom(model)
+    for weight in without_values.graph.initializer:
         if weight.data_type not in _INTEGERS:
             weight.ClearField("raw_data")
             weight.ClearField("float_data")
     try:
-        graph = onnx.shape_inference.infer_shapes(bare).graph
+        graph = onnx.shape_inference.infer_shapes(without_values).graph
     except Exception:  # the checker says it better
-        graph = bare.graph
+        graph = without_values.graph
     values = (*graph.value_info, *graph.input, *graph.output)
     return {value.name: value.type.tensor_type.elem_type for value in values} | {
         weight.name: weight.data_type for weight in graph.initializer

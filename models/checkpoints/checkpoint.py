@@ -157,6 +157,7 @@ def with_versions(network: nn.Module, state: Mapping[str, Any]) -> dict[str, Any
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
+    """Tensors by name."""
     try:
         return dict(load_file(path))
     except Exception as error:  # sizes that are not so raise what Python raises
@@ -167,6 +168,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _read_torch(path: Path) -> Any:
+    """Whatever torch.save wrote, if it holds nothing but tensors and plain values."""
     try:
         check_endless(path)
         with warnings.catch_warnings():
@@ -195,6 +197,7 @@ def _not_a_checkpoint(path: Path) -> str:
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    """Tensors by name, out of the usual mappings around them."""
     opened: list[Any] = []
     found = f"a {type(content).__name__}"
     while isinstance(content, Mapping) and content:

@@ -115,6 +115,7 @@ def decode(path: Path, mode: str) -> Image.Image:
 
 
 def _decoded(path: Path, mode: str) -> Image.Image:
+    """The image in the given mode, turned as its EXIF orientation says."""
     if found := not_a_file(path):
         raise ImageFolderError(f"image {path} {found}; expected a file. Remove it from {path.parent} or replace it.")
     if path.stat().st_size > _BYTES:

@@ -88,6 +88,7 @@ class ImageSet:
         return replace(self, paths=tuple(self.paths[row] for row in rows), labels=labels)
 
     def _decode(self, path: Path) -> Image.Image:
+        """Read an image, if it will not be too large after resizing."""
         image = decode(path, "L" if self.shape[0] == 1 else "RGB")
         width, height = self._shrunk_size(image)
         if width * height > PIXELS:
@@ -176,6 +177,7 @@ def open_images(options: ImageOptions, shape: tuple[int, int, int]) -> ImageSet 
 
 
 def _per_channel(options: ImageOptions, name: str, channels: int) -> tuple[float, ...]:
+    """Numbers of an option, one a channel."""
     values: tuple[float, ...] = getattr(options, name)
     if len(values) == 3 and channels == 1 and values == getattr(ImageOptions, name):
         values = (sum(values) / 3,)

@@ -81,6 +81,7 @@ def open_task(folder: Path, options: PreparationOptions, shape: tuple[int, int, 
 
 
 def _split(folder: Path, options: PreparationOptions, shape: tuple[int, int, int]) -> ImageSet:
+    """Labelled images of one folder, all of them readable, and some of every class."""
     found = open_images(ImageOptions(images=folder, resize=options.resize, mean=options.mean, std=options.std), shape)
     assert found is not None
     if found.labels is None:

@@ -72,6 +72,7 @@ def _with_study(arguments: list[str]) -> list[str]:
 
 
 def _failed(error: PruneportError, console: Console) -> int:
+    """Print an error; returns its exit code."""
     kind = "check failed" if isinstance(error, CheckFailed) else "error"
     console.print(f"[bold red]{kind}:[/] ", end="")
     console.print(str(error), markup=False, soft_wrap=True)

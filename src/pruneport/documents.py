@@ -11,18 +11,33 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from pruneport.errors import BundleError
+from pruneport.errors import BundleError, PruneportError
 
-__all__ = ["MOST_BYTES", "MOST_PARTS", "Count", "Path", "Share", "Size", "fit_document", "load_document", "read_start"]
+__all__ = [
+    "MOST_BYTES",
+    "MOST_PARTS",
+    "Count",
+    "Json",
+    "Path",
+    "Share",
+    "Size",
+    "check_format",
+    "fit_document",
+    "load_document",
+    "read_start",
+]
 
 MOST_BYTES = 32 * 2**20
 MOST_PARTS = 10**6
 """Of the largest document: bytes, and objects and arrays, of which a few bytes each take much more memory."""
+
+Json = Mapping[str, Any]
+"""One that was read, or is about to be written, for those who only look into it."""
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -57,14 +72,36 @@ def load_document(content: bytes | str, versions: Sequence[int], name: str, advi
         raise BundleError(f"{name}: {error}. {advice}") from error
     if not isinstance(loaded, dict) or "format_version" not in loaded:
         raise BundleError(f"{name}: expected JSON with a format_version. {advice}")
-    version = loaded["format_version"]
+    check_format(loaded["format_version"], versions, name.partition(" is not ")[0])
+    return loaded
+
+
+def check_format(
+    version: object,
+    versions: Sequence[int],
+    name: object,
+    *,
+    error: type[PruneportError] = BundleError,
+    otherwise: str = "",
+) -> None:
+    """Refuse what a newer pruneport wrote.
+
+    Args:
+        version: As it was read.
+        versions: The formats that are understood.
+        name: Of what has it, for the message.
+        error: What is raised.
+        otherwise: What to do in place of an upgrade, such as ", or delete the file".
+
+    Raises:
+        PruneportError: An ``error``, where the version is another or is no number.
+    """
     if type(version) is not int or version not in versions:
         reads = f"format {versions[0]}" if len(versions) == 1 else f"formats {versions[0]} to {versions[-1]}"
-        raise BundleError(
-            f"{name.partition(' is not ')[0]} has format {str(version)[:40]}; this pruneport reads {reads}. Upgrade "
-            "with: pip install --upgrade pruneport."
+        raise error(
+            f"{name} has format {str(version)[:40]}; this pruneport reads {reads}. Upgrade with: pip install --upgrade "
+            f"pruneport{otherwise}."
         )
-    return loaded
 
 
 def read_start(file: pathlib.Path) -> bytes:

@@ -1,8 +1,9 @@
-"""Files that more than one process may want and that outlive a crash: locks, whole replacements, flushing to disk."""
+"""Files that more than one process may want and that outlive a crash: locks, whole replacements, flushing, digests."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import platform
 import re
@@ -15,6 +16,7 @@ from pruneport.errors import InUseError
 __all__ = [
     "beside",
     "check_free",
+    "file_sha256",
     "flush",
     "flush_all",
     "held",
@@ -168,6 +170,16 @@ def _synchronise(path: Path, mode: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def process_umask() -> int:

@@ -16,7 +16,7 @@ from pruneport.bench.devices import (
     available_cores,
     cpu_in_use_by_others,
     describe_device,
-    library_versions,
+    latency_versions,
     sample_device,
 )
 from pruneport.errors import ProviderError
@@ -199,7 +199,7 @@ def test_missing_nvml_says_what_to_do(provider: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_versions_name_the_libraries_that_matter() -> None:
-    versions = library_versions()
+    versions = latency_versions()
     assert set(versions) == {"onnxruntime", "torch", "numpy", "onnx"}
     assert versions["numpy"] == np.__version__
 

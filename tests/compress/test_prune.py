@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from pruneport.compress.assessment import describe_groups
 from pruneport.compress.graph.coupling import find_coupling
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.prune import Pruned, library_versions, prune
+from pruneport.compress.prune import PLAN_LIBRARIES, Pruned, prune
+from pruneport.compress.records import scope_in_files
 from pruneport.compress.surgery.plan import Plan, apply_plan, parse_plan
 from pruneport.compress.surgery.zeroing_check import check_against_masked, masked_outputs
 from pruneport.errors import ModelError, PruningError, TargetError
 from pruneport.models.digits.network import digits_resnet
 from pruneport.models.record import Source
+from pruneport.versions import library_versions
 
 SHAPE = (3, 8, 8)
 SOURCE = Source(spec="tests:network", model_args={}, input_shape=SHAPE)
@@ -143,7 +145,7 @@ def test_every_pruned_network(
     for group in pruned.plan.groups:
         assert group.kept_width % fields["round_to"] == 0 or group.kept is None
         assert group.reason or round(group.asked) == group.kept_width
-        assert (group.scope in ("filters", fields["scope"])) or group.kept is None
+        assert (scope_in_files(group.role) in ("filters", fields["scope"])) or group.kept is None
 
 
 def assert_same_plan(parsed: Plan, plan: Plan) -> None:
@@ -185,8 +187,8 @@ def test_the_representation_keeps_its_width(digits: nn.Module, scope: Any, ranki
 
 def test_the_scopes_of_the_embedded_network(digits: nn.Module) -> None:
     dense, views = describe_groups(digits, DIGITS, PruneOptions(ratio=0.5))
-    assert {view.group.name: (view.group.scope, view.group.width) for view in views} == {
-        "stem.0": ("channels", 32),
+    assert {view.group.name: (view.group.role, view.group.width) for view in views} == {
+        "stem.0": ("stream", 32),
         "blocks.0.conv1": ("filters", 32),
         "blocks.1.conv1": ("filters", 64),
         "blocks.1.conv2": ("representation", 64),
@@ -253,7 +255,7 @@ def test_the_versions_name_the_onnx_runtime_that_is_installed(installed: str, mo
         return "1.31.1"
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert library_versions() == {installed: "1.31.1"}
+    assert library_versions(*PLAN_LIBRARIES) == {installed: "1.31.1"}
 
 
 def test_random_pruning_follows_the_seed(digits: nn.Module) -> None:

@@ -62,6 +62,7 @@ class Display:
             self._print(message + self._left(message))
 
     def _begin_stage(self, stage: Stage) -> None:
+        """Show a stage that begins."""
         self._stage, self._began = stage, time.monotonic()
         if self._console.is_terminal and not stage.still:
             self._start(_titled(stage))
@@ -70,6 +71,7 @@ class Display:
             self._print(_titled(stage))
 
     def _end_stage(self, done: bool = True) -> None:
+        """Note how long the stage took, and show that it ended."""
         if self._stage is None:
             return
         took = time.monotonic() - self._began
@@ -105,6 +107,7 @@ class Display:
         return f" (about {spoken((now - since) / (message.done - before) * (message.total - message.done))} left)"
 
     def _table(self) -> Table:
+        """The stages, and how long each took."""
         total = sum(took for _, took in self._taken)
         table = Table(box=None, header_style="bold", pad_edge=False)
         table.add_column("stage", overflow="fold")

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from pruneport.commands.artifacts import write_card, write_json
 from pruneport.commands.configs import FinetuneConfig
 from pruneport.commands.results import FinetuneResult
-from pruneport.commands.steps import write_card, write_json
 from pruneport.compress.allocation.search import target_of
-from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_head
+from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_output_layer
 from pruneport.compress.finetune.state import TrainState, read_state, write_state
 from pruneport.compress.finetune.training import Job, check_training, train
 from pruneport.compress.importance.criteria import resolve_auto
@@ -88,7 +88,7 @@ def _begin_or_go_on(config: FinetuneConfig, state_file: Path, factory: Factory |
     if network is not None:
         if plan.source.trained:  # else the seed stands for the weights themselves
             plan = replace(plan, source=replace(plan.source, seed=config.seed))
-        network, plan = with_head(network, plan, task, config.keep_head)
+        network, plan = with_output_layer(network, plan, task, config.keep_head)
         _check_above(plan, config)
         write_state(state_file, TrainState(plan=plan, weights=dict(network.state_dict()), config=settings))
     return Job(
@@ -137,11 +137,10 @@ def _check_schedule(config: FinetuneConfig) -> None:
 
 def _check_above(plan: Plan, config: FinetuneConfig) -> None:
     """The schedule can only remove."""
-    kept = plan.pruned.macs / plan.dense.macs
-    if config.schedule != "none" and config.flops is not None and kept <= config.flops:
+    if config.schedule != "none" and config.flops is not None and plan.macs_kept <= config.flops:
         raise TargetError(
-            f"--flops is {config.flops:g} of the dense network, and {config.source} with the new head keeps {kept:.3g} "
-            "of it already; give a smaller --flops, or leave out --schedule and --flops."
+            f"--flops is {config.flops:g} of the dense network, and {config.source} with the new head keeps "
+            f"{plan.macs_kept:.3g} of it already; give a smaller --flops, or leave out --schedule and --flops."
         )
 
 
@@ -154,6 +153,7 @@ def _settings(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def _check_same(state: TrainState, settings: dict[str, Any], file: Path) -> None:
+    """Raise where a state is of a training with other settings."""
     changed = [
         f"--{name.replace('_', '-')} ({state.config.get(name)}, now {value})"
         for name, value in settings.items()

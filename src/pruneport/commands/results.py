@@ -10,6 +10,7 @@ from typing import Any
 from pruneport.compress.allocation.cost import Cost
 from pruneport.compress.assessment import GroupView
 from pruneport.compress.finetune.state import Event
+from pruneport.compress.records import scope_in_files
 from pruneport.compress.surgery.plan import Plan
 from pruneport.export.verify import Verification
 
@@ -48,8 +49,8 @@ class InspectResult:
                 {
                     "name": view.group.name,
                     "width": view.group.width,
-                    "heads": view.group.heads,
-                    "scope": view.group.scope,
+                    "heads": view.group.whole_attention_heads,
+                    "scope": scope_in_files(view.group.role),
                     "macs": view.cost.macs,
                     "params": view.cost.params,
                     "prunable": not view.reason,

@@ -6,29 +6,21 @@ import json
 from pathlib import Path
 
 from pruneport.bench.latency.measure import check_required, measure, preflight
+from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_pair, write_report
 from pruneport.commands.configs import ShipConfig
 from pruneport.commands.results import ShipResult
-from pruneport.commands.steps import (
-    export_dense,
-    prune_source,
-    write_card,
-    write_json,
-    write_onnx_pair,
-    write_report,
-)
+from pruneport.commands.steps import prune_source
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.prune import Pruned
-from pruneport.errors import BundleError
 from pruneport.export.bundle.bundle import (
     BENCH,
     DENSE_ONNX,
     MODEL_ONNX,
     VERIFY,
-    Bundle,
     new_bundle,
     plan_hash,
 )
-from pruneport.export.bundle.weights import rebuild, same_bits, write_network
+from pruneport.export.bundle.weights import check_reload, write_network
 from pruneport.export.card.verdict import warnings_for
 from pruneport.export.verify import Check, require_parity, verify_files
 from pruneport.progress import Progress, Stage, numbered, silent
@@ -79,9 +71,5 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
 
 def _check_reload(folder: Path, pruned: Pruned) -> Check:
     """Load the network back from disk and compare it bit for bit with the one in memory."""
-    reloaded = rebuild(Bundle(folder=folder, plan=pruned.plan, files={}), trust_source=True)
-    if not same_bits(reloaded, pruned.network):
-        raise BundleError(
-            f"{pruned.plan.source.spec} does not build the same network twice; make its factory deterministic."
-        )
+    check_reload(folder, pruned.network, pruned.plan)
     return Check(name="reload", ok=True, detail="the network read back from disk is the pruned one, bit for bit")

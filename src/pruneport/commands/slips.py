@@ -71,6 +71,7 @@ def check_words(
 
 
 def _begin_flag(reading: _Reading, word: str, flags: Mapping[str, Flag], see: str) -> None:
+    """Read a flag, with its value where it has one after =."""
     typed, equals, value = word.partition("=")
     name = typed.replace("_", "-")
     if name not in flags:

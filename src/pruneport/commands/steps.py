@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from pruneport.bench.latency.measure import check_required, measure
 from pruneport.bench.latency.onnx_input import read_input
 from pruneport.bench.report.plots import check_plot, sensitivity_plot
-from pruneport.bench.report.report import render_report
+from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_pair, write_report
 from pruneport.commands.configs import (
     BenchConfig,
     BundleOptions,
@@ -32,7 +31,6 @@ from pruneport.compress.options import PruneOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.pipeline import calibration_inputs, check_inputs, compress_network
 from pruneport.compress.prune import Pruned
-from pruneport.compress.surgery.plan import Plan
 from pruneport.errors import BundleError, CheckpointError, OutputError, SourceError
 from pruneport.export.bundle.bundle import (
     BENCH,
@@ -49,36 +47,23 @@ from pruneport.export.bundle.bundle import (
     update_bundle,
 )
 from pruneport.export.bundle.weights import rebuild, write_network
-from pruneport.export.card.card import model_card
 from pruneport.export.card.verdict import warnings_for
-from pruneport.export.onnx.exporter import OnnxNetwork, check_fixed_batch, export_network, listed
+from pruneport.export.onnx.exporter import OnnxNetwork, check_fixed_batch
 from pruneport.export.options import ExportOptions, ParityOptions
-from pruneport.export.parity import check_classes, check_other_batches
+from pruneport.export.parity import check_classes
 from pruneport.export.verify import Check, open_parity_images, require_parity, verify_files
 from pruneport.files import write_whole
 from pruneport.models.factories import load_factory
 from pruneport.models.outputs import main_output
-from pruneport.models.record import Factory, Source
+from pruneport.models.record import Factory
 from pruneport.models.source import build_dense, open_source
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
-__all__ = [
-    "bench",
-    "compress",
-    "export",
-    "export_dense",
-    "inspect",
-    "prune_source",
-    "verify",
-    "write_card",
-    "write_json",
-    "write_onnx_pair",
-    "write_report",
-]
+__all__ = ["bench", "compress", "export", "inspect", "prune_source", "verify"]
 
 
 def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult:
-    """Find the network's coupled groups and what hangs on each; with ``sensitivity``, draw what removal costs.
+    """Find the network's coupled groups and what would go with each; with ``sensitivity``, draw what removal costs.
 
     Raises:
         InputError: The source, its weights or the input shape cannot be used, or it cannot be traced; nothing is
@@ -288,65 +273,8 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     return dense, exported, compress_network(dense, source, config, progress)
 
 
-def export_dense(dense: nn.Module, source: Source, fixed: int | None, progress: Progress) -> OnnxNetwork:
-    """Export the dense network, in memory, and say what is left out of the ONNX file.
-
-    Raises:
-        ExportError: torch cannot export it, or not for any batch where no one batch size was asked for.
-        ModelError: It refuses the input shape.
-    """
-    progress(f"exporting {DENSE_ONNX}")
-    run_once(dense, source.input_shape)
-    exported = export_network(dense, source.input_shape, fixed)
-    check_other_batches(dense, exported, source.input_shape)
-    if exported.left_out:
-        left_out = listed(exported.left_out)
-        progress(Note(f"what the network returns besides tensors is not in its ONNX file: {left_out}"))
-    return exported
-
-
-def write_onnx_pair(
-    folder: Path, plan_sha256: str, plan: Plan, dense: OnnxNetwork, pruned: nn.Module, progress: Progress
-) -> None:
-    """Export the pruned network as the dense one was, and write both, with source, plan hash, cost and versions."""
-    progress(f"exporting {MODEL_ONNX}")
-    smaller = export_network(pruned, plan.source.input_shape, dense.batch)
-    for name, network, cost in ((DENSE_ONNX, dense, plan.dense), (MODEL_ONNX, smaller, plan.pruned)):
-        metadata = {
-            "source": plan.source.spec,
-            "plan_sha256": plan_sha256,
-            "macs": str(cost.macs),
-            "params": str(cost.params),
-            "pruneport": plan.libraries["pruneport"],
-            "torch": str(torch.__version__),
-        }
-        network.save(folder / name, metadata)
-
-
-def write_card(
-    folder: Path,
-    plan: Plan,
-    verify: dict[str, Any] | None = None,
-    bench: dict[str, Any] | None = None,
-    batch: int | None = None,
-) -> None:
-    """Write the bundle's README.md; ``batch`` is the one batch size that the ONNX files take, if they do."""
-    (folder / "README.md").write_text(model_card(json.loads(plan.to_json()), verify, bench, batch), encoding="utf-8")
-
-
-def write_report(
-    folder: Path, plan: Plan, verify: dict[str, Any] | None, bench: dict[str, Any], batch: int | None = None
-) -> None:
-    """Write the bundle's report.html; ``batch`` is the one batch size that the ONNX files take, if they do."""
-    (folder / REPORT).write_text(render_report(json.loads(plan.to_json()), verify, bench, batch), encoding="utf-8")
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file."""
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
 def _open(config: BundleOptions) -> tuple[Bundle, nn.Module, Factory | None]:
+    """The bundle, its pruned network, and the factory that builds the dense one."""
     bundle = _bundle_at(config.folder)
     factory = load_factory(config.factory) if config.factory else None
     if factory is None and config.trust_source and bundle.plan.source.library is None:

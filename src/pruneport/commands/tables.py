@@ -25,11 +25,13 @@ from pruneport.commands.results import (
 )
 from pruneport.compress.assessment import GroupView
 from pruneport.compress.graph.groups import Group
+from pruneport.compress.records import scope_in_files
 from pruneport.compress.surgery.plan import GroupPlan, Plan
 from pruneport.export.card.intervals import share_interval
 from pruneport.export.card.summary import recovery_figures, shorten
 from pruneport.export.parity import TOLERANCES
 from pruneport.export.verify import Verification
+from pruneport.units import scaled
 
 __all__ = ["show"]
 
@@ -45,8 +47,8 @@ def show(result: Any, console: Console) -> None:
 @show.register
 def _(result: InspectResult, console: Console) -> None:
     measured = result.plot is not None
-    heads = ("group", ">width", "scope", ">MACs", ">params", ">members", "prunable")
-    table = _table(*heads, *([">error at half"] if measured else []), one_line=True)
+    columns = ("group", ">width", "scope", ">MACs", ">params", ">members", "prunable")
+    table = _table(*columns, *([">error at half"] if measured else []), one_line=True)
     reasons: list[str] = []
     rows = []
     for view in result.groups:
@@ -54,9 +56,9 @@ def _(result: InspectResult, console: Console) -> None:
             reasons.append(view.reason)
         cells = (
             _width(view.group, view.group.width),
-            view.group.scope,
-            _scaled(view.cost.macs),
-            _scaled(view.cost.params),
+            scope_in_files(view.group.role),
+            _count(view.cost.macs),
+            _count(view.cost.params),
             str(len(view.group.members)),
             f"no ({reasons.index(view.reason) + 1})" if view.reason else "yes",
             *([_error_at_half(view)] if measured else []),
@@ -67,8 +69,8 @@ def _(result: InspectResult, console: Console) -> None:
     for number, reason in enumerate(reasons, start=1):
         console.print(f"({number}) {reason}", markup=False, soft_wrap=True)
     console.print(
-        f"{result.source}: {len(result.groups)} groups, {_scaled(result.dense.macs)} MACs, "
-        f"{_scaled(result.dense.params)} parameters; prunable in scope {result.scope}",
+        f"{result.source}: {len(result.groups)} groups, {_count(result.dense.macs)} MACs, "
+        f"{_count(result.dense.params)} parameters; prunable in scope {result.scope}",
         markup=False,
         soft_wrap=True,
     )
@@ -107,7 +109,7 @@ def _(result: ExportResult, console: Console) -> None:
 def _(result: FinetuneResult, console: Console) -> None:
     table = _table(">step", ">training FLOPs", ">MACs", ">loss", ">top-1", ">seconds")
     for event in result.events:
-        macs = _scaled(event.macs)
+        macs = _count(event.macs)
         table.add_row(
             str(event.step),
             f"{event.flops:.3g}",
@@ -150,8 +152,8 @@ def _(result: ShipResult, console: Console) -> None:
 def _(result: TransferResult, console: Console) -> None:
     trials = result.summary["trials"]
     for network in result.summary["networks"]:
-        heads = [network["name"], ">kept", ">area under the curve"]
-        table = _table(*heads, *([">dense is better from, FLOPs"] if network["dense"] else []))
+        columns = [network["name"], ">kept", ">area under the curve"]
+        table = _table(*columns, *([">dense is better from, FLOPs"] if network["dense"] else []))
         crossings = {(entry["scope"], entry["recipe"], entry["kept"]): entry for entry in network["stream"]}
         for row in network["areas"]:
             if not row["task"]:
@@ -217,7 +219,7 @@ def _inputs(plan: Plan) -> str:
 
 
 def _width(group: Group | GroupPlan, width: int) -> str:
-    return f"{width} heads" if group.heads else str(width)
+    return f"{width} heads" if group.whole_attention_heads else str(width)
 
 
 def _error_at_half(view: GroupView) -> str:
@@ -236,11 +238,11 @@ def _show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
             table.add_row(Text(group.name), *widths, why)
         console.print(table)
     table = _table("", ">dense", ">pruned", ">kept")
-    for name, dense, pruned in (
-        ("MACs", plan.dense.macs, plan.pruned.macs),
-        ("parameters", plan.dense.params, plan.pruned.params),
+    for name, dense, pruned, share in (
+        ("MACs", plan.dense.macs, plan.pruned.macs, plan.macs_kept),
+        ("parameters", plan.dense.params, plan.pruned.params, plan.params_kept),
     ):
-        table.add_row(name, _scaled(dense), _scaled(pruned), f"{pruned / dense:.1%}")
+        table.add_row(name, _count(dense), _count(pruned), f"{share:.1%}")
     console.print(table)
     if plan.recovery is not None:
         done = plan.recovery
@@ -326,8 +328,8 @@ def _table(*columns: str, one_line: bool = False) -> Table:
 
 def _add_fitting(table: Table, rows: Sequence[tuple[str, ...]], width: int) -> None:
     """Add rows, their first cells cut in the middle to what the console leaves beside the others, which are whole."""
-    heads = [str(column.header) for column in table.columns]
-    others = [max(len(row[place]) for row in (heads, *rows)) for place in range(1, len(heads))]
+    titles = [str(column.header) for column in table.columns]
+    others = [max(len(row[place]) for row in (titles, *rows)) for place in range(1, len(titles))]
     room = width - sum(others) - 2 * len(others)
     for column, needed in zip(table.columns[1:], others, strict=True):
         column.min_width = needed
@@ -335,8 +337,5 @@ def _add_fitting(table: Table, rows: Sequence[tuple[str, ...]], width: int) -> N
         table.add_row(Text(shorten(name, max(_LEAST_NAME, room))), *cells)
 
 
-def _scaled(number: int) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)
+def _count(number: int) -> str:
+    return scaled(number, digits=".3g")

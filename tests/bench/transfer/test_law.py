@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pruneport.bench.transfer.law import FORMS, Point, best_kept, check_law, fit_law
+from pruneport.bench.transfer.law import FORMS, Point, best_macs_kept, check_law, fit_law
 from pruneport.errors import InputError
 
 _SHARES = (1.0, 0.75, 0.5, 0.35)
@@ -25,7 +25,7 @@ def _points(noise: float = 0.0) -> list[Point]:
     return [
         Point(
             task=task,
-            kept=kept,
+            macs_kept=kept,
             budget=budget,
             error=_sparse_error(*_TASKS[task], kept, budget) + noise * float(generator.standard_normal()),
         )
@@ -44,7 +44,7 @@ def test_it_finds_what_made_the_data() -> None:
 
 def test_it_advises_little_for_little_and_all_for_much() -> None:
     law = fit_law(_points(0.003), "sparse")
-    chosen = [best_kept(law, _SHARES, budget) for budget in (1e10, 1e12, 1e15)]
+    chosen = [best_macs_kept(law, _SHARES, budget) for budget in (1e10, 1e12, 1e15)]
     true = [
         min(_SHARES, key=lambda kept, at=budget: _sparse_error(0, 1, kept, at))  # type: ignore[misc]
         for budget in (1e10, 1e12, 1e15)
@@ -70,7 +70,7 @@ def test_what_cannot_be_left_out_is_not_checked() -> None:
     two_budgets = check_law([point for point in _points() if point.budget < 1e12], "sparse")
     assert two_budgets.budget_regret is None
     assert two_budgets.regret is not None
-    pruned = check_law([point for point in _points() if point.kept < 1], "sparse")
+    pruned = check_law([point for point in _points() if point.macs_kept < 1], "sparse")
     assert pruned.dense_regret is pruned.error_rms is None
 
 

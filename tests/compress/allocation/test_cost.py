@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
-from pruneport.compress.allocation.cost import Cost, CostModel, count_cost, count_macs_by_module
+from pruneport.compress.allocation.cost import Cost, count_cost, count_macs_by_module
+from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.graph.groups import find_groups
 from pruneport.compress.graph.widths import choose_units
 from pruneport.compress.surgery.plan import apply_plan, group_plan
@@ -50,7 +51,6 @@ def test_linear_layers_and_their_sum() -> None:
     }
     cost = count_cost(network, (2, 8, 8))
     assert cost.params == 4 * 18 + 4 + 1440 + 10
-    assert cost.flops == 2 * cost.macs
 
 
 class Attention(nn.Module):
@@ -177,7 +177,7 @@ def test_predictions_are_what_a_pruned_network_counts(
     model = CostModel(network, groups, count_macs_by_module(network, SHAPE))
     kept = [
         group.width
-        if group.scope == "output" or group.reason
+        if group.role == "output" or group.reason
         else data.draw(st.integers(1, group.width // group.blocks)) * group.blocks
         for group in groups
     ]

@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruneport.compress.allocation.cost import Cost
+from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.allocation.search import Allocation, allocate, target_of, why_dense
-from pruneport.compress.graph.groups import Group, Scope
+from pruneport.compress.graph.groups import Group, Role
 from pruneport.compress.graph.widths import choose_units
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import PruningError, TargetError
 
 
-class ChainCost:
+class ChainCost(CostModel):
     """Cost of a chain of layers, each as wide as its group: what a plain network of convolutions costs."""
 
     def __init__(self, widths: list[int], areas: list[int]) -> None:
@@ -34,8 +35,8 @@ class ChainCost:
         return float(np.sum(np.append(3.0, kept) * np.append(kept, 5.0) * self.areas) * 9)
 
 
-def group(width: int, name: str = "layer", blocks: int = 1, scope: Scope = "filters", reason: str = "") -> Group:
-    return Group(name=name, width=width, members=(), scope=scope, blocks=blocks, reason=reason)
+def group(width: int, name: str = "layer", blocks: int = 1, role: Role = "filters", reason: str = "") -> Group:
+    return Group(name=name, width=width, members=(), role=role, blocks=blocks, reason=reason)
 
 
 def run(
@@ -46,7 +47,7 @@ def run(
     scores = [generator.random(width) for width in widths]
     cost = ChainCost(widths, [2 ** (len(widths) - i) for i in range(len(widths) + 1)])
     reasons = [why_dense(one, options) for one in groups]
-    return allocate(groups, scores, cost, options, reasons), cost, groups  # type: ignore[arg-type]
+    return allocate(groups, scores, cost, options, reasons), cost, groups
 
 
 def allowed(width: int, blocks: int, options: PruneOptions) -> list[int]:
@@ -179,7 +180,7 @@ def test_global_ranking_removes_the_lowest_scores() -> None:
     groups = [group(4, "low"), group(4, "high")]
     scores = [np.array([0.1, 0.2, 0.3, 2.0]), np.array([1.0, 1.1, 0.25, 1.3])]
     options = PruneOptions(ratio=0.5, round_to=1, ranking="global")
-    allocation = allocate(groups, scores, ChainCost([4, 4], [1, 1, 1]), options, ["", ""])  # type: ignore[arg-type]
+    allocation = allocate(groups, scores, ChainCost([4, 4], [1, 1, 1]), options, ["", ""])
     assert allocation.kept == (1, 3)
 
 
@@ -187,7 +188,7 @@ def test_dense_groups_stay_and_keep_their_reason() -> None:
     groups = [group(16), group(16), group(16)]
     options = PruneOptions(flops=0.7, round_to=4)
     cost = ChainCost([16] * 3, [1] * 4)
-    allocation = allocate(groups, [np.ones(16)] * 3, cost, options, ["", "kept by someone", ""])  # type: ignore[arg-type]
+    allocation = allocate(groups, [np.ones(16)] * 3, cost, options, ["", "kept by someone", ""])
     assert allocation.kept[1] == allocation.asked[1] == 16
     assert allocation.reasons[1] == "kept by someone"
     assert allocation.kept[0] + allocation.kept[2] < 32
@@ -251,16 +252,16 @@ def test_nothing_prunable_lists_every_reason() -> None:
     options = PruneOptions(flops=0.5)
     groups = [
         group(7, "small"),
-        group(64, "stream", scope="channels"),
-        group(64, "features", scope="representation"),
-        group(10, "head", scope="output"),
+        group(64, "stream", role="stream"),
+        group(64, "features", role="representation"),
+        group(10, "head", role="output"),
         group(64, "odd", reason="odd is a Mystery, which cannot be resized"),
     ]
     reasons = [why_dense(one, options) for one in groups] + ["kept by --keep 'x*'"]
     groups.append(group(64, "kept"))
     cost = ChainCost([one.width for one in groups], [1] * 7)
     with pytest.raises(PruningError, match="nothing can be pruned with these options:") as caught:
-        allocate(groups, [np.ones(one.width) for one in groups], cost, options, reasons)  # type: ignore[arg-type]
+        allocate(groups, [np.ones(one.width) for one in groups], cost, options, reasons)
     assert str(caught.value).splitlines()[1:] == [
         "  small (7): its width 7 leaves no smaller multiple of 8 within --max-pruning-ratio",
         "  stream (64): a residual stream, outside --scope filters",
@@ -275,9 +276,9 @@ def test_nothing_prunable_lists_every_reason() -> None:
 
 def test_scope_channels_frees_streams_but_not_the_representation() -> None:
     options = PruneOptions(flops=0.5, scope="channels")
-    assert why_dense(group(64, scope="channels"), options) == ""
-    assert "representation" in why_dense(group(64, scope="representation"), options)
-    assert why_dense(group(64, scope="channels"), options, "layer*") == "kept by --keep layer*"
+    assert why_dense(group(64, role="stream"), options) == ""
+    assert "representation" in why_dense(group(64, role="representation"), options)
+    assert why_dense(group(64, role="stream"), options, "layer*") == "kept by --keep layer*"
 
 
 @given(runs=st.integers(1, 4), length=st.integers(1, 8), data=st.data(), seed=st.integers(0, 1000))

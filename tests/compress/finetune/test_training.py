@@ -21,13 +21,14 @@ from torch import nn
 from pruneport.compress.allocation.cost import count_cost
 from pruneport.compress.finetune.distill import Teacher
 from pruneport.compress.finetune.schedule import cut, is_due
-from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_head
+from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_output_layer
 from pruneport.compress.finetune.state import TrainState, optimizer_tensors, read_state, write_state
 from pruneport.compress.finetune.training import Job, check_training, train
 from pruneport.compress.graph.output_layers import find_output_layers
 from pruneport.compress.options import PruneOptions, TrainOptions
 from pruneport.compress.prune import prune
-from pruneport.compress.surgery.plan import apply_plan, compose
+from pruneport.compress.surgery.compose import compose
+from pruneport.compress.surgery.plan import apply_plan
 from pruneport.compress.surgery.rebuild import rebuild_network
 from pruneport.errors import CheckpointError, InputError, TrainingError
 from pruneport.models.digits.tasks import write_digits_task
@@ -58,7 +59,7 @@ def job(tmp_path: Path, folder: Path, task: Task) -> Callable[..., Job]:
 
     def make(name: str = "state", pruning: PruneOptions | None = None, **options: Any) -> Job:
         network, source = open_source(_DIGITS)
-        network, plan = with_head(network, dense_plan(network, source), task)
+        network, plan = with_output_layer(network, dense_plan(network, source), task)
         path = tmp_path / name
         write_state(path, TrainState(plan=plan, weights=dict(network.state_dict()), config={}))
         chosen = {"task": folder, "augment": "crop", "evaluations": 1, "optimizer": "sgd"} | options
@@ -284,7 +285,7 @@ def test_a_new_head_is_counted_in_both(task: Task) -> None:
     three = replace(task, train=replace(task.train, classes=("a", "b", "c")))
     network, source = open_source(_DIGITS)
     pruned = prune(network, source, PruneOptions(flops=0.5))
-    smaller, plan = with_head(pruned.network, pruned.plan, three)
+    smaller, plan = with_output_layer(pruned.network, pruned.plan, three)
     assert plan.source.heads == {"head": 3}
     assert count_cost(smaller, (1, 8, 8)) == plan.pruned
     dense = build_dense(plan.source)
@@ -293,7 +294,7 @@ def test_a_new_head_is_counted_in_both(task: Task) -> None:
     assert next(group.width for group in plan.groups if group.name == "head") == 3
     assert torch.equal(dense.stem[0].weight, network.stem[0].weight)  # type: ignore[index]
     with pytest.raises(InputError, match=r"--keep-head: the network has 10 outputs and .* has 3 classes"):
-        with_head(network, pruned.plan, three, keep=True)
+        with_output_layer(network, pruned.plan, three, keep=True)
 
 
 class _TwoHeads(nn.Module):

@@ -65,7 +65,7 @@ def test_a_plain_chain() -> None:
     )
     groups = by_name(network)
     assert list(groups) == ["a", "b", "fc"]
-    assert [group.scope for group in groups.values()] == ["filters", "representation", "output"]
+    assert [group.role for group in groups.values()] == ["filters", "representation", "output"]
     assert [group.width for group in groups.values()] == [4, 6, 5]
     assert positions(groups["a"]) == {
         ("a", "out"): singles(0, 4),
@@ -88,8 +88,8 @@ def test_a_residual_with_identity() -> None:
 
     network = Net(forward, stem=conv(3, 8), first=conv(8, 6), second=conv(6, 8), last=conv(8, 4), fc=nn.Linear(4, 2))
     groups = by_name(network)
-    assert {name: group.scope for name, group in groups.items()} == {
-        "stem": "channels",
+    assert {name: group.role for name, group in groups.items()} == {
+        "stem": "stream",
         "first": "filters",
         "last": "representation",
         "fc": "output",
@@ -123,10 +123,10 @@ def test_a_residual_with_projection() -> None:
     stream = next(group for group in groups.values() if "shortcut" in group.producers)
     assert set(stream.producers) == {"second", "shortcut"}
     assert set(stream.consumers) == {"last"}
-    assert stream.scope == "channels"
-    assert groups["stem"].scope == "channels", "it feeds a projection shortcut: a residual stream"
+    assert stream.role == "stream"
+    assert groups["stem"].role == "stream", "it feeds a projection shortcut: a residual stream"
     assert set(groups["stem"].consumers) == {"first", "shortcut"}
-    assert groups["first"].scope == "filters"
+    assert groups["first"].role == "filters"
 
 
 def test_a_representation_inside_a_stream_is_a_representation() -> None:
@@ -136,8 +136,8 @@ def test_a_representation_inside_a_stream_is_a_representation() -> None:
         return out
 
     groups = by_name(Net(forward, stem=conv(3, 8), first=conv(8, 6), second=conv(6, 8), fc=nn.Linear(8, 2)))
-    assert groups["stem"].scope == "representation"
-    assert groups["first"].scope == "filters"
+    assert groups["stem"].role == "representation"
+    assert groups["first"].role == "filters"
 
 
 def test_a_concatenation_of_uneven_branches() -> None:
@@ -152,7 +152,7 @@ def test_a_concatenation_of_uneven_branches() -> None:
     )
     groups = by_name(network)
     for name, start, stop in (("a", 0, 2), ("b", 2, 7), ("c", 7, 10)):
-        assert groups[name].scope == "filters"
+        assert groups[name].role == "filters"
         assert positions(groups[name]) == {
             (name, "out"): singles(0, stop - start),
             ("norm", "channels"): singles(start, stop),
@@ -270,8 +270,8 @@ def test_flatten_before_linear() -> None:
         ("a", "out"): singles(0, 4),
         ("hidden", "in"): [list(range(4 * unit, 4 * unit + 4)) for unit in range(4)],
     }
-    assert groups["a"].scope == "filters"
-    assert groups["hidden"].scope == "representation"
+    assert groups["a"].role == "filters"
+    assert groups["hidden"].role == "representation"
 
 
 def test_a_grouped_convolution_needs_equal_counts() -> None:
@@ -377,7 +377,7 @@ def test_squeeze_and_excite() -> None:
         ("last", "in"): singles(0, 8),
     }
     assert positions(groups["squeeze"]) == {("squeeze", "out"): singles(0, 2), ("excite", "in"): singles(0, 2)}
-    assert groups["a"].scope == groups["squeeze"].scope == "filters"
+    assert groups["a"].role == groups["squeeze"].role == "filters"
 
 
 @pytest.mark.parametrize("container", [tuple, list, lambda pair: {"kind": pair[0], "place": pair[1]}])
@@ -395,7 +395,7 @@ def test_two_heads(container: Callable[[Any], Any]) -> None:
         place=nn.Linear(8, 4),
     )
     groups = by_name(network)
-    assert {name: group.scope for name, group in groups.items()} == {
+    assert {name: group.role for name, group in groups.items()} == {
         "a": "filters",
         "b": "representation",
         "kind": "output",
@@ -413,13 +413,13 @@ def test_a_convolution_as_head() -> None:
         c=conv(3, 2),
         head=conv(8, 5, 1),
     )
-    scopes = {name: group.scope for name, group in by_name(network).items()}
-    assert scopes == {"a": "filters", "b": "representation", "c": "representation", "head": "output"}
+    roles = {name: group.role for name, group in by_name(network).items()}
+    assert roles == {"a": "filters", "b": "representation", "c": "representation", "head": "output"}
 
 
 def test_a_network_without_a_head_keeps_its_features() -> None:
     groups = by_name(Net(lambda n, x: n.b(torch.relu(n.a(x))), a=conv(3, 4), b=conv(4, 6)))
-    assert {name: group.scope for name, group in groups.items()} == {"a": "representation", "b": "output"}
+    assert {name: group.role for name, group in groups.items()} == {"a": "representation", "b": "output"}
 
 
 @pytest.mark.parametrize(("slopes", "member"), [(1, False), (6, True)])
@@ -536,7 +536,7 @@ def test_parts_that_are_compiled_are_followed_like_others() -> None:
     plain = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Sequential(nn.Conv2d(8, 12, 3), nn.ReLU()), nn.Conv2d(12, 4, 1)).eval()
     compiled = nn.Sequential(plain[0], torch.compile(plain[1], backend="eager"), plain[2]).eval()
     widths = [
-        [(group.width, group.scope) for group in find_groups(net, torch.zeros(2, 1, 8, 8))] for net in (plain, compiled)
+        [(group.width, group.role) for group in find_groups(net, torch.zeros(2, 1, 8, 8))] for net in (plain, compiled)
     ]
     assert widths[0] == widths[1]
     assert {(8, "filters"), (4, "output")} <= set(widths[0])

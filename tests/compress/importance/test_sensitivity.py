@@ -12,7 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches, Calibration, in_memory
-from pruneport.compress.allocation.cost import CostModel, count_macs_by_module
+from pruneport.compress.allocation.cost import count_macs_by_module
+from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.assessment import assess
 from pruneport.compress.graph.groups import Group, find_groups
 from pruneport.compress.graph.widths import choose_units, possible_widths
@@ -325,7 +326,7 @@ def test_a_network_is_pruned_to_its_target_by_sensitivity(name: str, value: floa
     inputs = Calibration(batches=in_memory([images(48, (1, 8, 8))]), record=Calibrated(inputs="images", count=48))
     assessment = assess(network, source((1, 8, 8)), options, inputs)
     plan = prune(network, source((1, 8, 8)), options, assessment=assessment).plan
-    inside = [group for group in plan.groups if group.scope == "filters"]
+    inside = [group for group in plan.groups if group.role == "filters"]
     reached = {
         "flops": plan.pruned.macs / plan.dense.macs,
         "params": plan.pruned.params / plan.dense.params,
@@ -338,6 +339,6 @@ def test_a_network_is_pruned_to_its_target_by_sensitivity(name: str, value: floa
 
 
 def test_possible_widths_end_with_the_dense_one() -> None:
-    group = Group(name="x", width=20, members=(), scope="filters")
+    group = Group(name="x", width=20, members=(), role="filters")
     found = possible_widths(group, PruneOptions(round_to=8, max_pruning_ratio=0.7))
     assert found.tolist() == [8, 16, 20]

@@ -19,7 +19,7 @@ from pruneport.compress.activations.replay import Replay, find_cuts
 from pruneport.compress.options import PruneOptions, RecoveryOptions
 from pruneport.compress.prune import Pruned, prune
 from pruneport.compress.recovery.reconstruct import reconstruct
-from pruneport.compress.recovery.recover import choose_recovery, output_error, recover
+from pruneport.compress.recovery.recover import choose_recovery, recover
 from pruneport.compress.resize.layers import narrow
 from pruneport.compress.surgery.plan import positions_kept
 from pruneport.errors import ImageFolderError, PruningError
@@ -53,6 +53,11 @@ def batches_of(inputs: Tensor, size: int) -> Batches:
 def kept_of(pruned: Pruned) -> dict[str, dict[str, list[int]]]:
     groups = [group for group in pruned.plan.groups if group.kept is not None]
     return positions_kept([(member, group.kept or ()) for group in groups for member in group.members])
+
+
+def output_error(dense: nn.Module, pruned: nn.Module, batches: Batches) -> float:
+    """What is only measured, without a recovery."""
+    return recover("none", dense, pruned, (), batches).error_after
 
 
 def images(count: int = 96) -> Tensor:

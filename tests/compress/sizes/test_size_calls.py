@@ -15,7 +15,9 @@ from torch.overrides import TorchFunctionMode
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune
 from pruneport.compress.resize.hardcoded_widths import replace_sizes
-from pruneport.compress.sizes.size_calls import QUERIES, SIZE_CALLS, call_site
+from pruneport.compress.sizes.call_sites import call_site
+from pruneport.compress.sizes.size_calls import SIZE_CALLS
+from pruneport.compress.sizes.size_queries import QUERIES
 from pruneport.compress.surgery.plan import apply_plan, parse_plan
 from pruneport.models.record import Source
 

@@ -57,6 +57,12 @@ def test_the_file_says_what_a_reader_needs(content: dict[str, Any]) -> None:
     assert {"module": "blocks.0.conv1", "axis": "out", "size": 32, "start": 0, "run": 1} in group["members"]
 
 
+def test_the_shares_kept_are_of_what_was_counted(plan: Plan, content: dict[str, Any]) -> None:
+    assert 0 < plan.macs_kept == content["pruned"]["macs"] / content["dense"]["macs"] < 1
+    assert 0 < plan.params_kept == content["pruned"]["params"] / content["dense"]["params"] < 1
+    assert plan.macs_kept != plan.params_kept
+
+
 @pytest.mark.parametrize("text", ["", "not JSON", "[]", "3", "{}", '{"format": 1}', "null"])
 def test_what_is_no_plan(text: str) -> None:
     with pytest.raises(

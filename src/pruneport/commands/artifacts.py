@@ -1,0 +1,80 @@
+"""What the verbs put into a bundle: ONNX files, card, report and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruneport.bench.report.report import render_report
+from pruneport.compress.allocation.cost import run_once
+from pruneport.compress.surgery.plan import Plan
+from pruneport.export.bundle.bundle import DENSE_ONNX, MODEL_ONNX, REPORT
+from pruneport.export.card.card import model_card
+from pruneport.export.onnx.exporter import OnnxNetwork, export_network, listed
+from pruneport.export.parity import check_other_batches
+from pruneport.models.record import Source
+from pruneport.progress import Note, Progress
+
+__all__ = ["export_dense", "write_card", "write_json", "write_onnx_pair", "write_report"]
+
+
+def export_dense(dense: nn.Module, source: Source, fixed: int | None, progress: Progress) -> OnnxNetwork:
+    """Export the dense network, in memory, and say what is left out of the ONNX file.
+
+    Raises:
+        ExportError: torch cannot export it, or not for any batch where no one batch size was asked for.
+        ModelError: It refuses the input shape.
+    """
+    progress(f"exporting {DENSE_ONNX}")
+    run_once(dense, source.input_shape)
+    exported = export_network(dense, source.input_shape, fixed)
+    check_other_batches(dense, exported, source.input_shape)
+    if exported.left_out:
+        left_out = listed(exported.left_out)
+        progress(Note(f"what the network returns besides tensors is not in its ONNX file: {left_out}"))
+    return exported
+
+
+def write_onnx_pair(
+    folder: Path, plan_sha256: str, plan: Plan, dense: OnnxNetwork, pruned: nn.Module, progress: Progress
+) -> None:
+    """Export the pruned network as the dense one was, and write both, with source, plan hash, cost and versions."""
+    progress(f"exporting {MODEL_ONNX}")
+    smaller = export_network(pruned, plan.source.input_shape, dense.batch)
+    for name, network, cost in ((DENSE_ONNX, dense, plan.dense), (MODEL_ONNX, smaller, plan.pruned)):
+        metadata = {
+            "source": plan.source.spec,
+            "plan_sha256": plan_sha256,
+            "macs": str(cost.macs),
+            "params": str(cost.params),
+            "pruneport": plan.libraries["pruneport"],
+            "torch": str(torch.__version__),
+        }
+        network.save(folder / name, metadata)
+
+
+def write_card(
+    folder: Path,
+    plan: Plan,
+    verify: dict[str, Any] | None = None,
+    bench: dict[str, Any] | None = None,
+    batch: int | None = None,
+) -> None:
+    """Write the bundle's README.md; ``batch`` is the one batch size that the ONNX files take, if they do."""
+    (folder / "README.md").write_text(model_card(json.loads(plan.to_json()), verify, bench, batch), encoding="utf-8")
+
+
+def write_report(
+    folder: Path, plan: Plan, verify: dict[str, Any] | None, bench: dict[str, Any], batch: int | None = None
+) -> None:
+    """Write the bundle's report.html; ``batch`` is the one batch size that the ONNX files take, if they do."""
+    (folder / REPORT).write_text(render_report(json.loads(plan.to_json()), verify, bench, batch), encoding="utf-8")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file."""
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
