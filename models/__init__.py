@@ -1,7 +1,7 @@
 """Where networks come from: sources, checkpoints, images, tasks.
 
 - ``options``: what a user says about source and images
-- ``records``: the record of a source, from which the dense network can be built again
+- ``record``: the record of a source, from which the dense network can be built again
 - ``source``: from source options to the dense network with its weights
 - ``factories``: user's factories, found by file or module name
 - ``libraries``: networks of torchvision, timm and ourselves

@@ -1,7 +1,64 @@
-"""One thread a test process: two of them fill two cores, and times do not depend on who else is at work."""
+"""What tests of all rooms share; one thread a test process, so that two of them fill two cores, and times do not depend
+on who else is at work.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the processes that tests start
+
+_DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def plan() -> Any:
+    """What a plan.json says."""
+    return json.loads((_DATA / "sample_plan.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def bench() -> Any:
+    """What a bench.json says."""
+    return json.loads((_DATA / "sample_bench.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def verify() -> Any:
+    """What a verify.json says."""
+    return json.loads((_DATA / "sample_verify.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def rehash() -> Callable[..., None]:
+    """Make a bundle's manifest agree with its files, as a forger would."""
+
+    def write(folder: Path, **changes: Any) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for name in manifest["files"]:
+            if (folder / name).is_file():
+                content = (folder / name).read_bytes()
+                manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def listing() -> Callable[[Path], dict[str, Any]]:
+    """Everything below a folder, hidden files too: kind and permissions, when it was written, content."""
+
+    def entry(path: Path) -> Any:
+        mode = oct(path.lstat().st_mode)
+        if path.is_symlink():
+            return mode, path.readlink()
+        return (mode, path.lstat().st_mtime_ns, path.read_bytes()) if path.is_file() else mode
+
+    return lambda folder: {str(path.relative_to(folder)): entry(path) for path in sorted(folder.rglob("*"))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -15,15 +16,25 @@ import pruneport
 _ROOT = Path(__file__).parents[1]
 
 
-def test_the_package_carries_its_data_files() -> None:
-    assert importlib.resources.files("pruneport").joinpath("py.typed").is_file()
-    assert importlib.resources.files("pruneport.models.digits").joinpath("digits_resnet.safetensors").is_file()
-    assert importlib.resources.files("pruneport.bench.report").joinpath("report.html.jinja").is_file()
+@pytest.mark.parametrize(
+    ("package", "file"),
+    [
+        ("pruneport", "py.typed"),
+        ("pruneport.models.digits", "digits_resnet.safetensors"),
+        ("pruneport.bench.report", "report.css"),
+        ("pruneport.bench.report", "report.html.jinja"),
+        ("pruneport.bench.report", "transfer.html.jinja"),
+    ],
+)
+def test_the_package_carries_its_data_files(package: str, file: str) -> None:
+    assert importlib.resources.files(package).joinpath(file).is_file()
 
 
 @pytest.mark.skipif("PRUNEPORT_EXPECT_WHEEL" not in os.environ, reason="the checkout is installed in place")
-def test_the_wheel_is_what_is_tested() -> None:
+def test_the_wheel_is_what_is_tested_and_has_no_experiments() -> None:
     assert not Path(pruneport.__file__).is_relative_to(_ROOT / "src")
+    assert importlib.util.find_spec("pruneport.bench.report") is not None
+    assert importlib.util.find_spec("pruneport.bench.experiments") is None
 
 
 def test_version_is_in_the_changelog() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pruneport.arrays import IntArray
 from pruneport.compress.graph.channel_ids import ChannelIds, varying_dimensions
+from pruneport.compress.graph.forward_sizes import ForwardSizes
 from pruneport.compress.graph.op_table import LEAVES, operate
 from pruneport.compress.graph.trace import Trace
 from pruneport.compress.graph.tracer import Tracer
@@ -99,7 +100,7 @@ def find_coupling(network: nn.Module, example: Tensor, whole_attention_heads: bo
     Raises:
         PruningError: The network does not run.
     """
-    tracer = Tracer(network, operate, LAYERS, LEAVES, whole_attention_heads)
+    tracer = Tracer(network, operate, LAYERS, LEAVES, ForwardSizes, whole_attention_heads)
     try:
         trace = tracer.trace(example)
     except Exception as error:

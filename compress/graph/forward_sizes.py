@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pruneport.compress.graph.trace import Product
+from pruneport.compress.graph.tracer import Tracer
 from pruneport.compress.sizes.elementwise_counts import elementwise_macs
 from pruneport.compress.sizes.size_calls import SIZE_CALLS, SizeCall
 from pruneport.compress.sizes.size_trace import AskedSize, SizeTracer
 from pruneport.compress.sizes.traced_sizes import QueriedSize
-
-if TYPE_CHECKING:
-    from pruneport.compress.graph.tracer import Tracer
 
 __all__ = ["ForwardSizes"]
 
@@ -24,8 +22,8 @@ class ForwardSizes(SizeTracer):
     from their own width.
     """
 
-    def __init__(self, tracer: Tracer, layers: tuple[type[nn.Module], ...]) -> None:
-        super().__init__(tracer.network, layers, self._line, self._fixed)
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__(tracer.network, tracer.layers, self._line, self._fixed)
         self._tracer = tracer
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

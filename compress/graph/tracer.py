@@ -21,10 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pruneport.compress.graph.channel_ids import ChannelIds, ChannelLabels, varying_dimensions
-from pruneport.compress.graph.forward_sizes import ForwardSizes
 from pruneport.compress.graph.trace import Notes, Product, Trace
 from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.sizes.arguments import argument, operator_name, tensors_in
+from pruneport.compress.sizes.size_trace import SizeTracer
 from pruneport.compress.sizes.traced_sizes import attributes_traced
 from pruneport.models.outputs import tensor_leaves
 
@@ -99,6 +99,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operate: What an operation does to labels.
         layers: Types whose parameters are theirs to shrink; other parameters are unwrapped.
         leaves: Types that are not looked into, and what they do: (tracer, name, module, inputs, output).
+        sizes: Makes what watches the sizes that forwards give and ask for.
         whole_attention_heads: Whether attention heads go as a whole, where a module says how many it has;
             else their width.
         channel_ids: Of an earlier pass of the same network, whose numbers are taken over.
@@ -115,6 +116,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operate: Callable[..., None],
         layers: tuple[type[nn.Module], ...],
         leaves: Mapping[type[nn.Module], Callable[..., None]],
+        sizes: Callable[[Tracer], SizeTracer],
         whole_attention_heads: bool = False,
         channel_ids: ChannelIds | None = None,
     ) -> None:
@@ -123,8 +125,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.whole_attention_heads = whole_attention_heads
         self.channel_ids = channel_ids or ChannelIds()
         self.modules = dict(network.named_modules())
+        self.layers = layers
         self.notes = Notes()
-        self.sizes = ForwardSizes(self, layers)
+        self.sizes = sizes(self)
         self._calls: list[str] = []
         self._operate, self._leaves = operate, leaves
         self._stack: list[str] = [""]
@@ -133,7 +136,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights: Any = WeakTensorKeyDictionary()
         self._lost: Any = WeakTensorKeyDictionary()
         self._parts = {_ENDED.key: torch.zeros(0, dtype=torch.long)}
-        self.layers = layers
         self._owners: dict[int, str] = {}
         self._unwrapped: dict[int, str] = {}
         self._learned = {name for name, _ in network.named_parameters(remove_duplicate=False)}

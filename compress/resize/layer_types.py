@@ -110,9 +110,11 @@ def _narrow_conv(layer: nn.Module, keep: Keep) -> None:
 def _second_in_groups(layer: nn.modules.conv._ConvNd, keep: Sequence[int], size: int) -> nn.Parameter:
     """The weight with the kept ones of ``size`` positions on its second dimension, which is numbered in each group."""
     width = size // layer.groups
-    kept = torch.as_tensor(keep, dtype=torch.long, device=layer.weight.device).reshape(layer.groups, -1) % width
+    kept = (torch.as_tensor(keep, dtype=torch.long).reshape(layer.groups, -1) % width).to(layer.weight.device)
     rows = layer.weight.detach().chunk(layer.groups)
-    chosen = torch.cat([run.index_select(1, columns) for run, columns in zip(rows, kept, strict=True)])
+    parts = [run.index_select(1, columns) for run, columns in zip(rows, kept.unbind(), strict=True)]
+    # On a meta device, which bundles are loaded through, torch imports its compiler to join parts: that takes seconds.
+    chosen = parts[0] if len(parts) == 1 else torch.cat(parts)
     return nn.Parameter(chosen, requires_grad=layer.weight.requires_grad)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pruneport.compress.graph.coupling import Coupling
+from pruneport.compress.graph.forward_sizes import ForwardSizes
 from pruneport.compress.graph.op_table import LEAVES, operate
 from pruneport.compress.graph.tracer import Tracer
 from pruneport.compress.resize.layer_types import LAYERS
@@ -26,7 +27,9 @@ class KeptTracer(Tracer):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, network: nn.Module, coupling: Coupling, lost: frozenset[int], filled: bool) -> None:
-        super().__init__(network, operate, LAYERS, LEAVES, channel_ids=copy.deepcopy(coupling.channel_ids))
+        super().__init__(
+            network, operate, LAYERS, LEAVES, ForwardSizes, channel_ids=copy.deepcopy(coupling.channel_ids)
+        )
         self._lost_units = torch.tensor(sorted(lost))
         self._filled = filled
 

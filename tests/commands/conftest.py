@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -61,29 +59,3 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bundle(shipped: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shipped, tmp_path / "bundle"))
-
-
-@pytest.fixture(scope="session")
-def rehash() -> Callable[..., None]:
-    """Make the manifest agree with the files, as a forger would."""
-
-    def write(folder: Path, **changes: Any) -> None:
-        manifest = json.loads((folder / "manifest.json").read_text()) | changes
-        for name in manifest["files"]:
-            if (folder / name).is_file():
-                content = (folder / name).read_bytes()
-                manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-
-    return write
-
-
-@pytest.fixture(scope="session")
-def listing() -> Callable[[Path], dict[str, Any]]:
-    """Everything below a folder, hidden files too."""
-
-    def entry(path: Path) -> Any:
-        stat = path.lstat()
-        return oct(stat.st_mode), stat.st_size, stat.st_mtime_ns if path.is_file() else 0
-
-    return lambda folder: {str(path.relative_to(folder)): entry(path) for path in sorted(folder.rglob("*"))}

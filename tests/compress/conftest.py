@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-
-@pytest.fixture(autouse=True, scope="package")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from small_networks import randomise_norms
 
 
 class RandomNetwork(nn.Module):
@@ -36,12 +30,7 @@ class RandomNetwork(nn.Module):
             getattr(self, f"_{step}")(len(self.widths) - 1)
         last = self._conv(self._concat(len(self.widths) - 1), 8)
         self.head = nn.Linear(self.widths[last], 5)
-        for layer in self.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                nn.init.normal_(layer.running_mean)
-                nn.init.uniform_(layer.running_var, 0.5, 2)
-                nn.init.uniform_(layer.weight, -1, 1)
-                nn.init.normal_(layer.bias)
+        randomise_norms(self, shift=1, gains=(-1, 1), variances=(0.5, 2))
 
     def _add(self, kind: str, sources: tuple[int, ...], width: int, *layers: nn.Module) -> int:
         start = len(self.layers)

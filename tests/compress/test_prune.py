@@ -28,6 +28,7 @@ from pruneport.errors import ModelError, PruningError, TargetError
 from pruneport.models.digits.network import digits_resnet
 from pruneport.models.record import Source
 from pruneport.versions import library_versions
+from small_networks import Net, randomise_norms, same_state, zeroed
 
 SHAPE = (3, 8, 8)
 SOURCE = Source(spec="tests:network", model_args={}, input_shape=SHAPE)
@@ -40,42 +41,12 @@ def digits() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = digits_resnet().eval()
-        for layer in network.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                nn.init.normal_(layer.running_mean)
-                nn.init.uniform_(layer.running_var, 0.5, 2)
-                nn.init.normal_(layer.bias)
-    return network
-
-
-def zeroed(dense: nn.Module, plan: Plan) -> nn.Module:
-    """The dense network whose weights for removed inputs are zero: what pruning must be equal to."""
-    network = copy.deepcopy(dense)
-    with torch.no_grad():
-        for group in plan.groups:
-            removed = sorted(set(range(group.width)) - set(group.kept or range(group.width)))
-            for member in group.members:
-                layer = network.get_submodule(member.module)
-                gone = [int(position) for unit in removed for position in member.positions[unit]]
-                if member.axis != "in" or not gone:
-                    continue
-                if isinstance(layer, nn.Linear):
-                    layer.weight[:, gone] = 0
-                    continue
-                inputs, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
-                for position in gone:
-                    run = position // inputs
-                    layer.weight[run * outputs : (run + 1) * outputs, position % inputs] = 0
+        randomise_norms(network, shift=1, gains=(1, 1), variances=(0.5, 2))
     return network
 
 
 def state_of(network: nn.Module) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in network.state_dict().items()}
-
-
-def same_state(one: nn.Module, other: nn.Module) -> bool:
-    first, second = one.state_dict(), other.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 def sizes(network: nn.Module) -> list[tuple[str, str]]:
@@ -116,7 +87,7 @@ def test_every_pruned_network(
     # It computes what zeroing computes.
     images = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
-        expected, actual = zeroed(dense, pruned.plan)(images), pruned.network(images)
+        expected, actual = zeroed(dense, pruned.plan, only_inputs=True)(images), pruned.network(images)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
     assert pruned.plan.masked_error is not None
     assert pruned.plan.masked_error < 1e-4
@@ -310,24 +281,13 @@ def test_a_search_needs_no_forward_passes(digits: nn.Module) -> None:
 # Networks of other kinds
 
 
-class Net(nn.Module):
-    def __init__(self, forward: Callable[[Any, Tensor], Any], **layers: nn.Module) -> None:
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self, x)
-
-
 def check(network: nn.Module, **options: Any) -> Pruned:
     """Prune and compare with the zeroed network."""
     network.eval()
     pruned = prune(network, SOURCE, PruneOptions(**{"ratio": 0.5, "round_to": 2} | options))
     images = torch.randn(2, *SHAPE)
     with torch.inference_mode():
-        expected, actual = zeroed(network, pruned.plan)(images), pruned.network(images)
+        expected, actual = zeroed(network, pruned.plan, only_inputs=True)(images), pruned.network(images)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
     assert any(group.kept for group in pruned.plan.groups)
     assert_counted(pruned)
@@ -391,7 +351,7 @@ def test_two_outputs() -> None:
     pruned = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1))
     images = torch.randn(2, *SHAPE)
     with torch.inference_mode():
-        expected, actual = zeroed(network, pruned.plan)(images), pruned.network(images)
+        expected, actual = zeroed(network, pruned.plan, only_inputs=True)(images), pruned.network(images)
     for key in ("kind", "place"):
         torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=1e-5)
     assert pruned.network.a.out_channels == 4
@@ -474,7 +434,7 @@ def test_masked_outputs_are_those_of_zeroed_weights(digits: nn.Module) -> None:
     plan = prune(digits, DIGITS, PruneOptions(ratio=0.5, scope="channels")).plan
     images = torch.randn(2, 1, 8, 8)
     with torch.inference_mode():
-        expected = zeroed(digits, plan)(images)
+        expected = zeroed(digits, plan, only_inputs=True)(images)
         assert not torch.allclose(expected, digits(images), atol=1e-3)
     actual = masked_outputs(digits, plan.groups, images)[0]
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
@@ -503,7 +463,7 @@ def test_shared_parameters_stay_shared() -> None:
     untied, images = copy.deepcopy(network), torch.randn(2, *SHAPE)
     untied[2].weight = nn.Parameter(untied[2].weight.detach().clone())  # so that each layer is zeroed on its own
     with torch.inference_mode():
-        expected, actual = zeroed(untied, pruned.plan)(images), pruned.network(images)
+        expected, actual = zeroed(untied, pruned.plan, only_inputs=True)(images), pruned.network(images)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     assert pruned.network[1].weight is pruned.network[2].weight  # type: ignore[index]
     assert pruned.plan.note is None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +19,6 @@ from pruneport.export.bundle.weights import write_network
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.models.options import SourceOptions
 from pruneport.models.source import open_source
-
-Rehash = Callable[..., None]
-Listing = Callable[[Path], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -66,33 +61,6 @@ def digits_onnx(digits: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(digits: Made, tmp_path: Path) -> Path:
     """A copy to damage."""
     return Path(shutil.copytree(digits.folder, tmp_path / "bundle"))
-
-
-@pytest.fixture
-def rehash() -> Rehash:
-    """Make the manifest agree with the files, as a forger would."""
-
-    def write(folder: Path, **changes: Any) -> None:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        for name in manifest["files"]:
-            if (folder / name).is_file():
-                content = (folder / name).read_bytes()
-                digest = hashlib.sha256(content).hexdigest()
-                manifest["files"][name] = {"sha256": digest, "bytes": len(content)}
-        (folder / "manifest.json").write_text(json.dumps(manifest | changes))
-
-    return write
-
-
-@pytest.fixture
-def listing() -> Listing:
-    """Everything below a folder, hidden files too: kind, permissions, content."""
-
-    def entry(path: Path) -> Any:
-        mode = oct(path.lstat().st_mode)
-        return mode, path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else None
-
-    return lambda folder: {str(path.relative_to(folder)): entry(path) for path in sorted(folder.rglob("*"))}
 
 
 @pytest.fixture

@@ -1,5 +1,18 @@
 """The verbs of the command line as Python functions, each with its frozen configuration.
 
+- ``configs``: the configurations, composed of the rooms' options
+- ``flags``: the command line's arguments and their help, made from the configurations
+- ``slips``: what is wrong with the words of a command line
+- ``steps``: inspect, compress, export, verify and bench
+- ``shipping``: ship: all steps in one
+- ``finetuning``: finetune
+- ``transferring``: transfer: the study, its report and its advice
+- ``records``: what earlier commands wrote into a bundle, read for card and report
+- ``results``: what the commands return, typed and as JSON
+- ``console``: the terminal, or the log, that a person reads
+- ``tables``: results as tables
+- ``display``: progress, as it is shown while a command runs
+
 Example:
     >>> from pruneport.commands import ShipConfig, ship  # doctest: +SKIP
     >>> ship(ShipConfig(source="torchvision:resnet50", flops=0.5, out=Path("half")))  # doctest: +SKIP

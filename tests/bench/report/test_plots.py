@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,7 @@ from pruneport.bench.report.plots import check_plot, groups_plot, latency_plot, 
 from pruneport.bench.transfer.plots import frontier_plot
 from pruneport.errors import OutputError
 
-_DATA = Path(__file__).parents[2] / "data"
 _SVG = "{http://www.w3.org/2000/svg}"
-
-
-@pytest.fixture
-def plan() -> Any:
-    return json.loads((_DATA / "sample_plan.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def bench() -> Any:
-    return json.loads((_DATA / "sample_bench.json").read_text(encoding="utf-8"))
 
 
 def _texts(svg: str) -> list[str]:

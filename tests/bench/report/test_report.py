@@ -15,7 +15,6 @@ from PIL import Image
 
 from pruneport.bench.report.report import render_report
 
-_DATA = Path(__file__).parents[2] / "data"
 _HOSTILE = "x:</title><script>alert(1)</script><img src=\"http://evil.example/\" onerror='alert(1)'>&amp;{{ 7*7 }}"
 _BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _BROWSER_FLAGS = (
@@ -29,25 +28,6 @@ _BROWSER_FLAGS = (
     "--disable-sync",
     "--hide-scrollbars",
 )
-
-
-def _load(name: str) -> Any:
-    return json.loads((_DATA / f"sample_{name}.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def plan() -> Any:
-    return _load("plan")
-
-
-@pytest.fixture
-def bench() -> Any:
-    return _load("bench")
-
-
-@pytest.fixture
-def verify() -> Any:
-    return _load("verify")
 
 
 def _parse(page: str) -> ElementTree.Element:
@@ -91,8 +71,8 @@ def test_a_busy_machine_is_said_on_top(plan: Any, verify: Any, bench: Any) -> No
     assert "The machine was busy before the timed rounds: others used 87 %" in said
 
 
-def test_what_training_counted_is_the_accuracy_where_nothing_else_is(plan: Any, bench: Any) -> None:
-    verify = _load("verify") | {"accuracy": None}
+def test_what_training_counted_is_the_accuracy_where_nothing_else_is(plan: Any, verify: Any, bench: Any) -> None:
+    verify["accuracy"] = None
     plan["training"] = {
         "task": "birds",
         "classes": ["a", "b"],

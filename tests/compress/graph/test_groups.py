@@ -15,30 +15,9 @@ from torch import Tensor, nn
 
 from pruneport.compress.graph.groups import Group, find_groups
 from pruneport.errors import PruningError
+from small_networks import Net, conv, pooled
 
 SHAPE = (3, 8, 8)
-Forward = Callable[[Any, Tensor], Any]
-
-
-class Net(nn.Module):
-    """Layers by name and a forward function that uses them."""
-
-    def __init__(self, forward: Forward, **layers: nn.Module) -> None:
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self, x)
-
-
-def conv(inputs: int, outputs: int, kernel: int = 3, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups)
-
-
-def pooled(x: Tensor) -> Tensor:
-    return x.mean((2, 3))
 
 
 def by_name(network: nn.Module, shape: tuple[int, int, int] = SHAPE) -> dict[str, Group]:

@@ -24,25 +24,12 @@ from torchvision.ops import StochasticDepth
 from pruneport.compress.assessment import assess
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import Pruned, prune
-from pruneport.compress.surgery.plan import Plan, apply_plan, parse_plan
+from pruneport.compress.surgery.plan import apply_plan, parse_plan
 from pruneport.models.record import Source
+from small_networks import Net, conv, parameter, pooled, zeroed
 
 SHAPE = (3, 8, 8)
 SOURCE = Source(spec="tests:odd", model_args={}, seed=0, input_shape=SHAPE)
-Forward = Callable[[Any, Tensor], Any]
-
-
-class Net(nn.Module):
-    """Layers and parameters by name, and a forward function that uses them."""
-
-    def __init__(self, forward: Forward, **parts: nn.Module | nn.Parameter) -> None:
-        super().__init__()
-        self.function = forward
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self, x)
 
 
 def folded(layer: nn.Conv2d) -> nn.Conv2d:
@@ -51,18 +38,6 @@ def folded(layer: nn.Conv2d) -> nn.Conv2d:
     nn.init.uniform_(norm.running_mean, -1, 1)  # type: ignore[arg-type]
     nn.init.uniform_(norm.running_var, 0.5, 2)  # type: ignore[arg-type]
     return fuse_conv_bn_eval(layer.eval(), norm.eval())  # type: ignore[type-var]
-
-
-def conv(inputs: int, outputs: int, kernel: int = 3, **options: Any) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **options)
-
-
-def parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.rand(*shape) + 0.5)
-
-
-def pooled(x: Tensor) -> Tensor:
-    return x.mean((2, 3))
 
 
 class Attention(nn.Module):
@@ -189,8 +164,8 @@ class Channels(nn.Sequential):
 
 def alive(module: nn.Module) -> nn.Module:
     """With tables and biases that do something."""
-    for parameter in module.parameters():
-        nn.init.uniform_(parameter, -0.5, 0.5)
+    for tensor in module.parameters():
+        nn.init.uniform_(tensor, -0.5, 0.5)
     return module
 
 
@@ -405,49 +380,6 @@ def leaves(output: Any) -> list[Tensor]:
     return list(output.values()) if isinstance(output, dict) else [output]
 
 
-def zeroed(dense: nn.Module, plan: Plan) -> nn.Module:
-    """In float64, with zeros in all that is removed."""
-    network = copy.deepcopy(dense).double()
-    for group in plan.groups:
-        removed = sorted(set(range(group.width)) - set(group.kept or range(group.width)))
-        for member in group.members if removed else ():
-            gone = member.positions[removed].ravel()
-            owner, _, attribute = member.module.rpartition(".")
-            part = getattr(network.get_submodule(owner), attribute)
-            if isinstance(part, Tensor):
-                part.data.index_fill_(int(member.axis[-1]), torch.from_numpy(gone), 0)
-                continue
-            if isinstance(part, nn.MultiheadAttention):
-                part.in_proj_weight.data[gone] = 0
-                assert part.in_proj_bias is not None
-                part.in_proj_bias.data[gone] = 0
-                continue
-            if torch.nn.utils.parametrize.is_parametrized(part):
-                plain = nn.Conv2d(part.in_channels, part.out_channels, 3, padding=1, dtype=torch.float64)
-                plain.weight.data, plain.bias = part.weight.detach(), part.bias
-                setattr(network.get_submodule(owner), attribute, part := plain)
-            zero(part, member.axis, gone.tolist())
-    return network
-
-
-def zero(layer: Any, axis: str, gone: list[int]) -> None:
-    weight = layer.weight.data
-    if axis == "in":
-        for position in gone:
-            if isinstance(layer, nn.ConvTranspose2d):
-                weight[position] = 0
-            elif isinstance(layer, nn.Conv2d):
-                inputs, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
-                run = position // inputs
-                weight[run * outputs : (run + 1) * outputs, position % inputs] = 0
-            else:
-                weight[:, position] = 0
-        return
-    weight.index_fill_(1 if isinstance(layer, nn.ConvTranspose2d) else 0, torch.tensor(gone), 0)
-    if layer.bias is not None:
-        layer.bias.data[gone] = 0
-
-
 @pytest.fixture(params=CASES, ids=[name.replace(" ", "-") for name in CASES])
 def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Callable[[], nn.Module], dict[str, int]]:
     build, widths = CASES[request.param]
@@ -469,7 +401,7 @@ def check(dense: nn.Module, pruned: Pruned, build: Callable[[], nn.Module]) -> N
     """Removing is zeroing, in float64, and the plan makes the pruned network again."""
     inputs = torch.randn(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        expected = leaves(zeroed(dense, pruned.plan)(inputs))
+        expected = leaves(zeroed(copy.deepcopy(dense).double(), pruned.plan)(inputs))
         actual = leaves(copy.deepcopy(pruned.network).double()(inputs))
     for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6 * float(theirs.abs().max()))

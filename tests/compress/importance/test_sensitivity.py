@@ -27,6 +27,7 @@ from pruneport.compress.resize.layers import narrow
 from pruneport.errors import TargetError
 from pruneport.models.digits.network import digits_resnet
 from pruneport.models.record import Source
+from small_networks import randomise_norms
 
 SHAPE = (3, 8, 8)
 
@@ -35,12 +36,7 @@ def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build()
-        for norm in network.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.weight.data.uniform_(0.5, 1.5)
-                norm.bias.data.normal_(0, 0.2)
-                norm.running_mean.normal_(0, 0.2)
-                norm.running_var.uniform_(0.5, 1.5)
+        randomise_norms(network)
     return network.eval()
 
 

@@ -25,6 +25,7 @@ from pruneport.compress.surgery.plan import positions_kept
 from pruneport.errors import ImageFolderError, PruningError
 from pruneport.models.digits.network import digits_resnet
 from pruneport.models.record import Source
+from small_networks import randomise_norms, same_state
 
 SHAPE = (1, 8, 8)
 
@@ -33,12 +34,7 @@ def network(seed: int = 0) -> nn.Module:
     """The embedded architecture with random weights and statistics that are alive."""
     torch.manual_seed(seed)
     built = digits_resnet()
-    for module in built.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.normal_(0, 0.2)
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.5, 1.5)
+    randomise_norms(built)
     return built.eval()
 
 
@@ -62,11 +58,6 @@ def output_error(dense: nn.Module, pruned: nn.Module, batches: Batches) -> float
 
 def images(count: int = 96) -> Tensor:
     return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(5))
-
-
-def same_state(one: nn.Module, other: nn.Module) -> bool:
-    ours, theirs = one.state_dict(), other.state_dict()
-    return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 # The equations

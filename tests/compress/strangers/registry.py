@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from small_networks import conv, parameter, pooled
 
 __all__ = ["STRANGERS", "ConvBN", "Must", "Stranger", "add", "conv", "parameter", "pooled"]
 
@@ -99,19 +101,14 @@ def _enliven(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and isinstance(module.weight, nn.Parameter):
             module.weight.data *= 3**0.5  # to the variance of LeCun's initialisation, 1 / inputs
-    for parameter in network.parameters():
-        if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
-            parameter.data += torch.empty_like(parameter).uniform_(-0.5, 0.5)
+    for tensor in network.parameters():
+        if tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
+            tensor.data += torch.empty_like(tensor).uniform_(-0.5, 0.5)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
             assert module.running_var is not None
             nn.init.normal_(module.running_mean, 0, 0.3)
             nn.init.uniform_(module.running_var, 0.2, 0.6)
-
-
-def conv(inputs: int, outputs: int, kernel: int = 3, **options: Any) -> nn.Conv2d:
-    """A convolution that keeps the size."""
-    return nn.Conv2d(inputs, outputs, kernel, **{"padding": kernel // 2, **options})
 
 
 class ConvBN(nn.Sequential):
@@ -128,13 +125,3 @@ class ConvBN(nn.Sequential):
     ) -> None:
         layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
         super().__init__(layer, nn.BatchNorm2d(outputs), *([] if act is None else [act()]))
-
-
-def parameter(*shape: int) -> nn.Parameter:
-    """Random entries about one."""
-    return nn.Parameter(torch.rand(*shape) + 0.5)
-
-
-def pooled(x: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, C)."""
-    return x.mean((2, 3))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +11,9 @@ from onnx import TensorProto, helper
 from pruneport.export.card.card import model_card
 from pruneport.export.card.summary import clean, comparisons, device_name, headline, onnx_example, provenance
 
-_DATA = Path(__file__).parents[2] / "data"
 _HOSTILE = (
     "a|b `c` ``d`` <script>alert(1)</script> [x](http://evil.example) ![y](z) *e* _f_ \\ \n# g\n- h www.evil.example"
 )
-
-
-def _load(name: str) -> Any:
-    return json.loads((_DATA / f"sample_{name}.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def plan() -> Any:
-    return _load("plan")
-
-
-@pytest.fixture
-def bench() -> Any:
-    return _load("bench")
-
-
-@pytest.fixture
-def verify() -> Any:
-    return _load("verify")
 
 
 def _html(card: str) -> str:

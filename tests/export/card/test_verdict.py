@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pruneport.export.card.verdict import verdict, warnings_for
-
-_DATA = Path(__file__).parents[2] / "data"
-
-
-@pytest.fixture
-def plan() -> Any:
-    return json.loads((_DATA / "sample_plan.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def bench() -> Any:
-    return json.loads((_DATA / "sample_bench.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def verify() -> Any:
-    return json.loads((_DATA / "sample_verify.json").read_text(encoding="utf-8"))
 
 
 def _accuracy(dense: float, pruned: float, lost: int, won: int, images: int = 500) -> dict[str, Any]:
