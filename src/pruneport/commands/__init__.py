@@ -1,4 +1,4 @@
-"""The verbs of the command line as Python functions, each with its frozen configuration.
+"""The commands of the command line as Python functions, each with its frozen configuration.
 
 - ``configs``: the configurations, composed of the rooms' options
 - ``flags``: the command line's arguments and their help, made from the configurations
@@ -7,6 +7,7 @@
 - ``shipping``: ship: all steps in one
 - ``finetuning``: finetune
 - ``transferring``: transfer: the study, its report and its advice
+- ``artifacts``: what the commands put into a bundle
 - ``records``: what earlier commands wrote into a bundle, read for card and report
 - ``results``: what the commands return, typed and as JSON
 - ``console``: the terminal, or the log, that a person reads
