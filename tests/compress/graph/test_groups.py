@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pruneport.compress.graph.groups import Group, find_groups
-from pruneport.errors import PruningError
 from small_networks import Net, conv, pooled
 
 SHAPE = (3, 8, 8)
@@ -227,14 +224,6 @@ def test_a_split_whose_parts_are_read_twice_or_never() -> None:
         ("inner", "in"): singles(0, 5),
         ("b", "in"): singles(0, 5),
     }
-
-
-def test_the_network_sees_whole_batches_and_runs_once() -> None:
-    network = Net(lambda n, x: n.b(torch.relu(n.a(x))), a=conv(3, 4), b=conv(4, 6)).eval()
-    shapes: list[tuple[int, ...]] = []
-    network.a.register_forward_hook(lambda _, inputs, __: shapes.append(tuple(inputs[0].shape)))
-    find_groups(network, torch.randn(1, *SHAPE))
-    assert shapes == [(1, *SHAPE)]
 
 
 def test_flatten_before_linear() -> None:
@@ -484,51 +473,3 @@ def test_finding_groups_changes_nothing(random_network: Callable[..., nn.Module]
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
     assert [(group.name, positions(group)) for group in first] == [(group.name, positions(group)) for group in again]
-
-
-def test_the_users_own_hooks_stay() -> None:
-    network = Net(lambda n, x: n.fc(pooled(n.a(x))), a=conv(3, 4), fc=nn.Linear(4, 2)).eval()
-    calls = []
-    network.a.register_forward_hook(lambda *_: calls.append("after"))
-    network.a.register_forward_pre_hook(lambda *_: calls.append("before"))
-    find_groups(network, torch.randn(1, *SHAPE))
-    calls.clear()
-    network(torch.randn(1, *SHAPE))
-    assert calls == ["before", "after"]
-
-
-def test_a_forward_that_raises_leaves_no_hooks() -> None:
-    network = Net(lambda n, x: n.a(n.a(x)), a=conv(3, 4)).eval()
-    network.a.weight.requires_grad_(False)
-    with pytest.raises(PruningError, match=r"channels cannot be followed: RuntimeError: .* \(in a\)"):
-        find_groups(network, torch.randn(1, *SHAPE))
-    assert not network.a.weight.requires_grad
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
-
-
-def test_a_forward_need_not_be_differentiable() -> None:
-    network = Net(lambda n, x: n.fc(pooled(n.a(x).detach())), a=conv(3, 4), fc=nn.Linear(4, 2))
-    assert set(by_name(network)) == {"a", "fc"}
-
-
-def test_parts_that_are_compiled_are_followed_like_others() -> None:
-    plain = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Sequential(nn.Conv2d(8, 12, 3), nn.ReLU()), nn.Conv2d(12, 4, 1)).eval()
-    compiled = nn.Sequential(plain[0], torch.compile(plain[1], backend="eager"), plain[2]).eval()
-    widths = [
-        [(group.width, group.role) for group in find_groups(net, torch.zeros(2, 1, 8, 8))] for net in (plain, compiled)
-    ]
-    assert widths[0] == widths[1]
-    assert {(8, "filters"), (4, "output")} <= set(widths[0])
-
-
-def test_finding_groups_does_not_import_the_compiler() -> None:
-    """Which takes longer than all else that ``inspect`` does."""
-    script = """
-import sys, torch
-from torch import nn
-from pruneport.compress.graph.groups import find_groups
-
-assert find_groups(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1)).eval(), torch.zeros(1, 1, 8, 8))
-assert "torch._dynamo" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,0 +1,59 @@
+"""Least squares from streamed rows, against numpy's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from pruneport.compress.activations.least_squares import Equations, patch_rows
+
+
+@settings(deadline=None, max_examples=20, derandomize=True)
+@given(
+    seed=st.integers(0, 1000), unknowns=st.integers(1, 6), outputs=st.integers(1, 3), ridge=st.sampled_from([0.0, 0.1])
+)
+def test_streamed_equations_give_the_least_squares_solution(
+    seed: int, unknowns: int, outputs: int, ridge: float
+) -> None:
+    generator = np.random.default_rng(seed)
+    inputs = generator.normal(1, 2, (40, unknowns))
+    targets = inputs @ generator.normal(size=(unknowns, outputs)) + 3 + generator.normal(size=(40, outputs))
+    start = generator.normal(size=(unknowns, outputs))
+    equations = Equations(unknowns, outputs)
+    for first in range(0, 40, 7):
+        rows = slice(first, first + 7)
+        equations.add(*(torch.from_numpy(side[rows]).float() for side in (inputs, targets)))
+    weight, intercept = equations.solve(torch.from_numpy(start), ridge)
+
+    # The same problem as one tall system: centred rows, and one row an unknown for the ridge.
+    centred, wanted = inputs - inputs.mean(0), targets - targets.mean(0)
+    pull = np.sqrt(ridge * centred.var(0).mean() * 40)
+    tall = np.vstack([centred, pull * np.eye(unknowns)])
+    right = np.vstack([wanted, pull * start])
+    expected = np.linalg.lstsq(tall, right, rcond=None)[0]
+    np.testing.assert_allclose(weight.numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(intercept.numpy(), targets.mean(0) - inputs.mean(0) @ expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [
+        ((3, 3), (1, 1), (1, 1), (1, 1)),
+        ((3, 5), (2, 1), (0, 2), (1, 1)),
+        ((3, 3), (1, 2), (2, 2), (2, 2)),
+        ((1, 1), (2, 2), (0, 0), (1, 1)),
+    ],
+)
+def test_patch_rows_times_the_weight_is_the_convolution(
+    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    layer = nn.Conv2d(3, 4, kernel, stride, padding, dilation, bias=False)
+    inputs = torch.randn(2, 3, 9, 10)
+    outputs = layer(inputs).detach()
+    positions = torch.randperm(outputs.shape[2] * outputs.shape[3])[:7]
+    rows, targets = patch_rows(inputs, outputs, positions, kernel, stride, padding, dilation)
+    torch.testing.assert_close(rows @ layer.weight.detach().flatten(1).T, targets, atol=1e-5, rtol=1e-5)

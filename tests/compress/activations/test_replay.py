@@ -1,0 +1,71 @@
+"""Replay: passes from the middle of a network against whole ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruneport.compress.activations.replay import Replay, find_cuts
+from recovery_cases import batches_of, images, network
+
+
+def test_cuts_are_where_one_output_decides_the_rest() -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = (nn.Conv2d(2, 2, 1) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            first = self.first(x)
+            out: Tensor = self.third(self.second(first) + first)
+            return out
+
+    assert find_cuts(Around().eval(), torch.randn(2, 2, 4, 4)) == ["first", "third"]
+    cuts = find_cuts(network(), images(2))
+    assert cuts == ["stem.0", "stem.1", "stem.2", "blocks.0", "blocks.1", "blocks.2", "pool", "head"]
+
+
+def test_cuts_of_a_network_that_writes_in_place() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            first: Tensor = self.first(x).relu_()
+            out: Tensor = self.second(first).relu_()
+            return out
+
+    assert find_cuts(InPlace().eval(), torch.randn(2, 2, 4, 4)) == ["first", "second"]
+
+
+def test_replay_from_any_frontier_gives_the_same_activations() -> None:
+    dense, inputs = network(), images(10)
+    batches = batches_of(inputs, 4)
+    caught: list[Tensor] = []
+    handle = dense.blocks[2].conv2.register_forward_hook(lambda m, i, output: caught.append(output.clone()))
+    with torch.inference_mode():
+        dense(inputs)
+    expected = caught.pop()
+    loads = 0
+
+    def counted(load: Any) -> Any:
+        def call() -> Tensor:
+            nonlocal loads
+            loads += 1
+            return load()
+
+        return call
+
+    with Replay(dense, find_cuts(dense, inputs[:2]), [counted(load) for load in batches]) as replay:
+        caught.clear()
+        for frontier in ("stem.0", "blocks.1.conv1", "blocks.2.conv1"):
+            replay.advance(frontier)
+            before = loads
+            list(replay.passes())
+            torch.testing.assert_close(torch.cat(caught[-3:]), expected, atol=0, rtol=0)
+        assert loads == before  # behind the first frontier nothing is loaded again
+    handle.remove()
+    assert all("forward" not in vars(module) for module in dense.modules())

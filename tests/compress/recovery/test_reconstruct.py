@@ -1,0 +1,92 @@
+"""Reconstruction: the weights that are solved for, against an independent least squares."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+
+from pruneport.compress.recovery.reconstruct import reconstruct
+from pruneport.compress.resize.layers import narrow
+from recovery_cases import batches_of, images, kept_of, network, output_error, pruned_from
+from small_networks import same_state
+
+
+def test_removed_channels_that_were_copies_are_recovered_exactly() -> None:
+    dense = network()
+    block = dense.blocks[2]
+    with torch.no_grad():  # every second channel inside the block repeats the one before it
+        for tensor in (
+            block.conv1.weight,
+            block.norm1.weight,
+            block.norm1.bias,
+            block.norm1.running_mean,
+            block.norm1.running_var,
+        ):
+            tensor[1::2] = tensor[0::2]
+        block.conv2.weight[:, 1::2] *= 3  # so that the copies matter
+        block.conv1.weight[0::2] *= 1.0
+    pruned = copy.deepcopy(dense)
+    keep = list(range(0, 64, 2))
+    kept = {"blocks.2.conv1": {"out": keep}, "blocks.2.norm1": {"channels": keep}, "blocks.2.conv2": {"in": keep}}
+    for name, axes in kept.items():
+        narrow(pruned, name, axes)
+    batches = batches_of(images(), 32)
+    assert output_error(dense, pruned, batches) > 0.01
+    before = copy.deepcopy(dense)
+    solved = reconstruct(dense, pruned, kept, batches, ridge=1e-9)
+    assert solved == ["blocks.2.conv2"]
+    assert output_error(dense, pruned, batches) < 1e-6
+    assert same_state(dense, before)
+
+
+def test_the_batch_size_does_not_change_the_solution() -> None:
+    dense = network()
+    pruned = pruned_from(dense)
+    other = copy.deepcopy(pruned.network)
+    reconstruct(dense, pruned.network, kept_of(pruned), batches_of(images(), 96))
+    reconstruct(dense, other, kept_of(pruned), batches_of(images(), 48))
+    with torch.inference_mode():
+        torch.testing.assert_close(pruned.network(images(8)), other(images(8)), atol=1e-3, rtol=1e-3)
+
+
+def test_the_sum_with_the_shortcut_is_fitted_and_not_the_branch() -> None:
+    """Against an independent least squares on the last block: target = dense sum - pruned shortcut."""
+    dense = network()
+    pruned = pruned_from(dense)
+    inputs = images(256)
+    reconstruct(dense, pruned.network, kept_of(pruned), batches_of(inputs, 64), ridge=1e-8)
+    ours, theirs = pruned.network.blocks[2], dense.blocks[2]
+    with torch.inference_mode():
+        x = pruned.network.blocks[1](pruned.network.blocks[0](pruned.network.stem(inputs)))
+        wanted = theirs.norm2(
+            theirs.conv2(theirs.relu(theirs.norm1(theirs.conv1(dense.blocks[1](dense.blocks[0](dense.stem(inputs)))))))
+        ) + dense.blocks[1](dense.blocks[0](dense.stem(inputs)))
+        hidden = ours.relu(ours.norm1(ours.conv1(x)))
+        got = ours.norm2(ours.conv2(hidden)) + x
+    rows = nn.functional.unfold(hidden, 3, padding=1).transpose(1, 2).flatten(0, 1).double().numpy()
+    rows = np.hstack([rows, np.ones((len(rows), 1))])
+    target = (wanted - x).flatten(2).transpose(1, 2).flatten(0, 1).double().numpy()
+    best = np.linalg.lstsq(rows, target, rcond=None)[0]
+    least = float(np.square(rows @ best - target).mean())
+    reached = float((got - wanted).double().square().mean())
+    assert reached <= least * 1.01
+
+
+def test_a_layer_with_nothing_for_an_intercept_is_fitted_by_its_weights_alone() -> None:
+    """As a DenseNet's last convolution of a layer: no bias, and what comes behind reads others too."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        dense = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 1, bias=False), nn.Sigmoid()).eval()
+    pruned, keep, inputs = copy.deepcopy(dense), [0, 1, 2, 4, 7], images(64)
+    narrow(pruned, "0", {"out": keep})
+    narrow(pruned, "2", {"in": keep})
+    kept = {"0": {"out": keep}, "2": {"in": keep}}
+    assert reconstruct(dense, pruned, kept, batches_of(inputs, 32), ridge=1e-9) == ["2"]
+    with torch.inference_mode():
+        rows = pruned[:2](inputs).transpose(0, 1).flatten(1).T.double().numpy()
+        targets = dense[:3](inputs).transpose(0, 1).flatten(1).T.double().numpy()
+    fitted = np.linalg.lstsq(rows, targets, rcond=None)[0]
+    np.testing.assert_allclose(pruned[2].weight.detach().flatten(1).T.numpy(), fitted, atol=1e-4)
