@@ -144,14 +144,14 @@ def fitting_batches(options: ParityOptions, fixed: int | None) -> tuple[int, ...
     """
     asked = options.parity_batches
     if not asked or min(asked) < 1:
-        raise InputError(f"--parity-batches is {asked}; expected batch sizes of at least 1.")
+        raise InputError(f"`parity_batches` is {asked}; expected batch sizes of at least 1.")
     if fixed is None or set(asked) == {fixed}:
         return asked
     if asked != ParityOptions.parity_batches:
         listed = ", ".join(str(batch) for batch in asked if batch != fixed)
         raise InputError(
-            f"--parity-batches {listed}: the networks are exported for a batch of {fixed} alone. Leave it out, or "
-            f"give --parity-batches {fixed}."
+            f"`parity_batches` {listed}: the networks are exported for a batch of {fixed} alone. Leave it out, or "
+            f"give `parity_batches` {fixed}."
         )
     return (fixed,)
 

@@ -47,7 +47,9 @@ def test_every_option_has_its_row(command: str, command_line: ModuleType) -> Non
 
 def _said(text: str) -> str:
     """A message without what depends on who shows it: flags and option names read alike."""
-    return re.sub(r"\s+", " ", text.replace("--", "").replace("_", "-").replace("'", "").replace('"', ""))
+    return re.sub(
+        r"\s+", " ", text.replace("--", "").translate(str.maketrans("_=", "- ", "`")).replace("'", "").replace('"', "")
+    )
 
 
 def _messages() -> list[str]:
