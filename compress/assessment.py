@@ -199,7 +199,7 @@ def _dense_reasons(network: nn.Module, groups: Sequence[Group], options: PruneOp
     if unmatched:
         shown = ", ".join(names[:6])
         raise TargetError(
-            f"--keep {', '.join(unmatched)} matches no module; names look like {shown}, … (shell patterns, "
+            f"`keep` {', '.join(unmatched)} matches no module; names look like {shown}, … (shell patterns, "
             "such as 'layer4.*'). `pruneport inspect` lists them."
         )
     return [why_dense(group, options, _kept_by(group, options.keep)) for group in groups]

@@ -146,7 +146,7 @@ class TrainOptions(PreparationOptions):
     distill: float = 0
     """Weight of the squared distance to the dense network's representation, beside the loss on labels; 0: none."""
     schedule: ScheduleName = "none"
-    """loss: prune to --flops while training, in steps: each waits until the training loss has come back to where it was
+    """loss: prune to `flops` while training, in steps: each waits until the training loss has come back to where it was
     before the last."""
     cuts: int = 4
     """Steps in which the schedule reaches its target, all of them in the first two thirds of the training."""

@@ -57,7 +57,7 @@ def compress_to(
     name = choose_recovery(options, dense, source.trained, several and _measurable(outputs))
     progress(Stage("gathering calibration inputs"))
     if not several:
-        progress(Note("the network takes one image at a time: to export it, give --batch-size-fixed 1"))
+        progress(Note("the network takes one image at a time: to export it, give `batch_size_fixed=1`"))
     calibration = None
     if options.calibration is not None or wants_inputs(options, calibrated=False) or name == "data-free":
         _check_measurable(outputs)
@@ -105,7 +105,7 @@ def calibration_inputs(
     if not several:
         raise PruningError(
             "the network takes one image at a time, and synthetic inputs are made from the statistics of many: give "
-            "images with --calibration FOLDER, or choose --criterion l1 --ranking uniform --recover none."
+            "images with `calibration=FOLDER`, or choose `criterion=l1` `ranking=uniform` `recover=none`."
         )
     count = min(options.calibration_images, ENOUGH)
     held_out = held_out_count(count) if hold_out else 0
@@ -124,5 +124,5 @@ def _check_measurable(outputs: Outputs) -> None:
         raise ModelError(
             f"the network's outputs ({', '.join(outputs.tensors)}) hold no floating point numbers for each image, so "
             "no error can be measured on them. Let its forward return the scores that it decides by, or leave out "
-            "--calibration and choose --criterion l1 --ranking uniform --recover none."
+            "`calibration` and choose `criterion=l1` `ranking=uniform` `recover=none`."
         )

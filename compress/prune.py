@@ -193,12 +193,12 @@ def _wider(network: nn.Module, assessed: Assessment, options: PruneOptions) -> d
     if name == "ratio":
         return {}
     choices = {
-        "--scope channels": replace(options, scope="channels"),
-        "--prune-representation": replace(options, prune_representation=True),
+        "`scope=channels`": replace(options, scope="channels"),
+        "`prune_representation`": replace(options, prune_representation=True),
     }
     return {
-        flag: lowest_share(assessed.groups, assessed.cost, allowed, reasons_with(network, assessed, allowed))
-        for flag, allowed in choices.items()
+        option: lowest_share(assessed.groups, assessed.cost, allowed, reasons_with(network, assessed, allowed))
+        for option, allowed in choices.items()
         if allowed != options
     }
 

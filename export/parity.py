@@ -147,14 +147,14 @@ def fitting_batches(options: ParityOptions, fixed: int | None) -> tuple[int, ...
     """
     asked = options.parity_batches
     if not asked or min(asked) < 1:
-        raise InputError(f"--parity-batches is {asked}; expected batch sizes of at least 1.")
+        raise InputError(f"`parity_batches` is {asked}; expected batch sizes of at least 1.")
     if fixed is None or set(asked) == {fixed}:
         return asked
     if asked != ParityOptions.parity_batches:
         listed = ", ".join(str(batch) for batch in asked if batch != fixed)
         raise InputError(
-            f"--parity-batches {listed}: the networks are exported for a batch of {fixed} alone. Leave it out, or "
-            f"give --parity-batches {fixed}."
+            f"`parity_batches` {listed}: the networks are exported for a batch of {fixed} alone. Leave it out, or "
+            f"give `parity_batches` {fixed}."
         )
     return (fixed,)
 
@@ -217,7 +217,7 @@ def check_other_batches(network: nn.Module, exported: OnnxNetwork, shape: tuple[
         raise ExportError(
             f"the ONNX file of {type(network).__name__} is right for a batch of two alone, from which it was made: its "
             "forward turns the batch size into a number. Take it from the input's shape wherever it is needed, and as "
-            f"a torch size, or export for one batch size alone with --batch-size-fixed N. At a batch of three: {fault}"
+            f"a torch size, or export for one batch size alone with `batch_size_fixed=N`. At a batch of three: {fault}"
         )
 
 

@@ -55,7 +55,7 @@ def call_factory(factory: Factory, source: Source) -> nn.Module:
     except (Exception, SystemExit) as error:
         given, check = "", ""
         if source.model_args:
-            given, check = f" called with {source.model_args}", " (Its arguments are those of --model-arg.)"
+            given, check = f" called with {source.model_args}", " (Its arguments are those of `model_arg`.)"
         raise SourceError(
             f"the factory of {source.spec}{given} raised {type(error).__name__}: {error}{check}"
         ) from error

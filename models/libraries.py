@@ -110,7 +110,7 @@ def _fetch(factory: Factory, source: Source, weights: str | None) -> nn.Module:
         if weights is not None and isinstance(error.__cause__, OSError):
             raise SourceError(
                 f"the weights {weights} of {source.spec} could not be downloaded ({error.__cause__}). "
-                "Download them where there is a network and give the file with --checkpoint."
+                "Download them where there is a network and give the file with `checkpoint`."
             ) from error
         raise
 
@@ -128,6 +128,6 @@ def _refuse_fetching_args(source: Source) -> None:
     """Raise where arguments would fetch weights that the plan knows nothing of."""
     if refused := sorted(_FETCHING_ARGS & set(source.model_args)):
         raise SourceError(
-            f"--model-arg {', '.join(refused)} would fetch files behind the plan's back; "
-            "give weights with --weights or --checkpoint."
+            f"`model_arg` {', '.join(refused)} would fetch files behind the plan's back; "
+            "give weights with `weights` or `checkpoint`."
         )

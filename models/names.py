@@ -28,7 +28,7 @@ def not_a_source(spec: str) -> str:
     if suffix in SUFFIXES:
         return (
             f"source {spec!r} is a file of weights, which do not say how the network is built: name the network and use"
-            f" --checkpoint, such as torchvision:resnet50 --checkpoint {spec}. A source is one of {_KINDS}."
+            f" `checkpoint`, such as torchvision:resnet50 with `checkpoint` {spec}. A source is one of {_KINDS}."
         )
     if suffix == ".onnx":
         return (

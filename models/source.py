@@ -41,7 +41,7 @@ def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
         ModelError: Weights are not finite, or the input shape is not known.
     """
     if options.checkpoint is not None and options.weights is not None:
-        raise SourceError("--checkpoint and --weights were both given; weights come from one of the two.")
+        raise SourceError("`checkpoint` and `weights` were both given; weights come from one of the two.")
     state = read_checkpoint(options.checkpoint) if options.checkpoint else None
     draft = Source(
         spec=options.source,
@@ -57,9 +57,9 @@ def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
         draft = replace(draft, checkpoint_sha256=file_sha256(options.checkpoint))
     shape = options.input_shape or library_input_shape(draft, network)
     if shape is None:
-        raise ModelError(f"the input shape of {draft.spec} is not known; give --input-shape C H W, such as 3 224 224.")
+        raise ModelError(f"the input shape of {draft.spec} is not known; give `input_shape` C H W, such as 3 224 224.")
     if len(shape) != 3 or min(shape) < 1:
-        raise ModelError(f"--input-shape is {shape}; expected three positive numbers C H W, such as 3 224 224.")
+        raise ModelError(f"`input_shape` is {shape}; expected three positive numbers C H W, such as 3 224 224.")
     _check_finite(network)
     return network, replace(draft, input_shape=shape)
 
@@ -108,8 +108,8 @@ def build(source: Source, factory: Factory | None = None, *, initialise: bool = 
         else:
             if weights is not None:
                 raise SourceError(
-                    f"--weights {weights} cannot be used with {source.spec}: weight names belong to a library. "
-                    "Give the file with --checkpoint."
+                    f"`weights` {weights} cannot be used with {source.spec}: weight names belong to a library. "
+                    "Give the file with `checkpoint`."
                 )
             if ":" not in source.spec:
                 raise SourceError(not_a_source(source.spec))
@@ -135,13 +135,13 @@ def _parse_model_args(items: Iterable[str]) -> dict[str, Scalar]:
     for item in items:
         key, equals, text = item.partition("=")
         if not equals or not key.isidentifier():
-            raise SourceError(f"--model-arg {item!r} is not understood; expected key=value, such as num_classes=10.")
+            raise SourceError(f"`model_arg` {item!r} is not understood; expected key=value, such as num_classes=10.")
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
         if not isinstance(value, bool | int | float | str | None):
-            raise SourceError(f"--model-arg {item!r}: the value must be a number, a string, true, false or none.")
+            raise SourceError(f"`model_arg` {item!r}: the value must be a number, a string, true, false or none.")
         parsed[key] = value
     return parsed
 

@@ -101,16 +101,16 @@ def latency_plot(bench: Json, *, narrow: bool = False) -> str:
 def check_plot(path: Path) -> None:
     """Raise an ``OutputError`` where no plot can be written, before anything is measured for it."""
     if path.suffix.lower() != ".svg":
-        raise OutputError(f"--plot {path}: expected a file ending in .svg.")
+        raise OutputError(f"`plot` {path}: expected a file ending in .svg.")
     if not path.parent.is_dir():
-        raise OutputError(f"--plot {path}: there is no folder {path.parent}; make it first.")
+        raise OutputError(f"`plot` {path}: there is no folder {path.parent}; make it first.")
 
 
 def sensitivity_plot(groups: Sequence[Json]) -> str:
     """Draw the output error of every measured group against the share of it removed; the worst are named.
 
     Args:
-        groups: As ``pruneport inspect --sensitivity --json`` prints them.
+        groups: As ``InspectResult.to_dict`` gives them where sensitivities were measured.
 
     Returns:
         An ``<svg>`` element.

@@ -25,6 +25,7 @@ from pruneport.export.card.summary import (
     runs_own_code,
 )
 from pruneport.export.card.verdict import verdict, warnings_for
+from pruneport.text import OPTION
 
 __all__ = ["environment", "render_report"]
 
@@ -57,7 +58,7 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None, batch: in
             training=plan.get("training"),
             verdict=_unbroken(verdict(plan, verify, bench)),
             headline=_unbroken(headline(plan, verify, bench)),
-            warnings=[_unbroken(sentence) for sentence in warnings_for(plan, verify, bench)],
+            warnings=[_coded(_unbroken(sentence)) for sentence in warnings_for(plan, verify, bench)],
             comparisons=comparisons(plan, verify, bench),
             provenance=provenance(plan),
             groups=[_group_cells(group) for group in plan["groups"]],
@@ -86,6 +87,7 @@ def environment() -> jinja2.Environment:
     environment.filters["percent"] = percent
     environment.filters["ms"] = milliseconds
     environment.filters["small"] = _small
+    environment.filters["coded"] = _coded
     environment.filters["count"] = lambda value: f"{value:,}"
     return environment
 
@@ -96,10 +98,15 @@ def _small(value: float | None) -> str:
 
 
 def _unbroken(text: str) -> Markup:
-    """Escape a sentence; keep its figures in one line with what they count, and flags whole."""
+    """Escape a sentence; keep its figures in one line with what they count."""
     joined = re.sub(r"(?<=\d) (?=%|points|times|images)", "\xa0", text)
-    escaped = str(escape(joined.replace("batch ", "batch\xa0")))
-    return Markup(re.sub(r"--[a-z]+(-[a-z]+)*", r'<span class="flag">\g<0></span>', escaped))
+    return escape(joined.replace("batch ", "batch\xa0"))
+
+
+def _coded(text: str) -> Markup:
+    """Escape a sentence; set the options that it names as code."""
+    escaped = escape(_finalize(text))
+    return Markup(OPTION.sub(lambda found: f"<code>{found[0].strip('`')}</code>", str(escaped)))
 
 
 def _finalize(value: object) -> object:

@@ -32,10 +32,10 @@ def advise(finished: Sequence[Finished], budget: float, task: str | None, networ
     """
     of = cells(finished)
     if not 0 < budget < math.inf:
-        raise InputError(f"--budget is {budget:g}; expected a finite number of training FLOPs above 0, such as 1e12.")
-    chosen = _named(network, sorted({cell.network for cell in of}), "network", "--network")
+        raise InputError(f"`budget` is {budget:g}; expected a finite number of training FLOPs above 0, such as 1e12.")
+    chosen = _named(network, sorted({cell.network for cell in of}), "network")
     mine = [cell for cell in of if cell.network == chosen]
-    only = _named(task, sorted({cell.task for cell in mine}), "task", "--task") if task else None
+    only = _named(task, sorted({cell.task for cell in mine}), "task") if task else None
     ways = sorted({(cell.way.scope, cell.way.recipe) for cell in mine if cell.way.kept < 1})
     if not ways:
         raise InputError(f"only the dense network has results for {names([chosen])[chosen]}: let the study run on.")
@@ -45,7 +45,7 @@ def advise(finished: Sequence[Finished], budget: float, task: str | None, networ
     if not known:
         raise InputError(
             f"there is nothing to compare: with no budget have two shares of {names([chosen])[chosen]} results on "
-            f"{'the task' if only else 'every task'}. Let the study run on, or give it more --kept."
+            f"{'the task' if only else 'every task'}. Let the study run on, or give it more `kept`."
         )
     best = min(known, key=lambda answer: (answer["law"] is None, answer["expected_error"]))
     return {"budget": budget, "network": chosen, "task": only, "advice": best, "others": known}
@@ -89,13 +89,13 @@ def least(errors: dict[float, float]) -> float:
     return min(sorted(errors), key=lambda share: errors[share])
 
 
-def _named(given: str | None, known: Sequence[str], what: str, flag: str) -> str:
+def _named(given: str | None, known: Sequence[str], what: str) -> str:
     """The study's only one of this name, long or short, or its only one where none was given."""
     short = names(list(known))
     found = [name for name in known if given in (None, name, short[name])]
     if len(found) != 1:
         listed = ", ".join(short.values()) or "none yet"
-        raise InputError(f"{flag} {given or 'was not given'}: expected one {what} of the study's ({listed}).")
+        raise InputError(f"`{what}` {given or 'was not given'}: expected one {what} of the study's ({listed}).")
     return found[0]
 
 

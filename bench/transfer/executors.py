@@ -102,12 +102,12 @@ def run_ray(work: Work, todo: Sequence[Any], memory: float, address: str | None)
     try:
         import ray
     except ImportError as error:
-        raise InputError("--executor ray needs Ray: pip install ray, or use --executor local.") from error
+        raise InputError("`executor=ray` needs Ray: pip install ray, or use `executor=local`.") from error
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InputError(f"no Ray cluster at --address {address}: {error}. Start one with: ray start --head") from error
+        raise InputError(f"no Ray cluster at `address` {address}: {error}. Start one with: ray start --head") from error
     try:
         remote = ray.remote(num_cpus=1, memory=int(memory * 2**30), max_retries=_ATTEMPTS - 1)(_timed)
         running = {remote.remote(work, item): item for item in todo}

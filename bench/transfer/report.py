@@ -40,7 +40,7 @@ def claim(network: Json) -> str:
     """Say in one sentence whether the paper's claim holds for a network, as measured."""
     rows = network["low_budgets"]
     if not rows:
-        return "Not enough trials to compare dense and pruned at low budgets: add 1 to kept, or let the study run on."
+        return "Not enough trials to compare dense and pruned at low budgets: add 1 to `kept`, or let the study run on."
     held = [row for row in rows if row["claimed"]]
     gains = ", ".join(map(_gain, rows))
     verdict = "holds" if len(held) == len(rows) else "holds in part" if held else "does not hold"

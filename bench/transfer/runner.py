@@ -88,7 +88,7 @@ def _check_budgets(options: StudyOptions, prepared: Sequence[Preparation], least
             if step > least:
                 raise InputError(
                     f"a step of {options.batch_size} images costs {item.network} at {kept:g} {step:.2e} FLOPs, which "
-                    f"is more than the smallest budget, {least:.2e}; give larger --budgets or a smaller --batch-size."
+                    f"is more than the smallest budget, {least:.2e}; give larger `budgets` or a smaller `batch_size`."
                 )
 
 

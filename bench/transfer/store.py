@@ -114,7 +114,7 @@ def open_store(folder: Path, study: dict[str, Any] | None) -> Iterator[Store]:
     """
     path = folder / FILE
     if study is None and not path.is_file():
-        raise StoreError(f"there is no study at {folder}; run one with: pruneport transfer STUDY.yaml --out {folder}")
+        raise StoreError(f"there is no study at {folder}; run one there first: pruneport transfer.")
     try:
         with ExitStack() as stack:
             try:
@@ -123,7 +123,7 @@ def open_store(folder: Path, study: dict[str, Any] | None) -> Iterator[Store]:
                     stack.enter_context(held(folder / "study.lock", folder))
             except OSError as error:
                 reason = f"{error.strerror}; choose another folder."
-                raise OutputError(f"--out {folder} cannot be written: {reason}") from error
+                raise OutputError(f"`out` {folder} cannot be written: {reason}") from error
             connection = stack.enter_context(closing(sqlite3.connect(path)))
             if study is not None:
                 connection.execute("PRAGMA journal_mode=WAL")
@@ -135,7 +135,7 @@ def open_store(folder: Path, study: dict[str, Any] | None) -> Iterator[Store]:
     except sqlite3.OperationalError as error:
         raise OutputError(f"{path} cannot be used ({error}); nothing was lost of what it holds.") from error
     except sqlite3.DatabaseError as error:
-        raise StoreError(f"{path} is not a study's store ({error}); choose another --out.") from error
+        raise StoreError(f"{path} is not a study's store ({error}); choose another `out`.") from error
 
 
 def _check(connection: sqlite3.Connection, path: Path, study: dict[str, Any] | None) -> None:
@@ -146,7 +146,7 @@ def _check(connection: sqlite3.Connection, path: Path, study: dict[str, Any] | N
         return
     stored = known.get("format_version")  # as text
     version = int(stored) if stored is not None and stored.isdecimal() else stored
-    check_format(version, (_FORMAT_VERSION,), path, error=StoreError, otherwise=", or choose another --out")
+    check_format(version, (_FORMAT_VERSION,), path, error=StoreError, otherwise=", or choose another `out`")
     before = json.loads(known["study"])
     if study is None or study == before:
         return
@@ -160,7 +160,7 @@ def _check(connection: sqlite3.Connection, path: Path, study: dict[str, Any] | N
             if before.get(name) != study.get(name)
         )
         raise StoreError(
-            f"{path} holds another study, with other settings: {changed}. Give the same ones, or choose another --out. "
+            f"{path} holds another study, with other settings: {changed}. Give the same ones, or choose another `out`. "
             "(Networks, tasks, shares, budgets, seeds, scopes and recipes may be added.)"
         )
 

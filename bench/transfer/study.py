@@ -54,25 +54,25 @@ def check_study(options: StudyOptions) -> None:
     """
     for name in _AXES:
         if not getattr(options, name):
-            raise InputError(f"the study has no {name}: give --{name}, or {name} in its file.")
+            raise InputError(f"the study has no {name}: give `{name}`, or {name} in its file.")
         if len(set(getattr(options, name))) < len(getattr(options, name)):
-            raise InputError(f"--{name} names something twice: {', '.join(map(str, getattr(options, name)))}.")
+            raise InputError(f"`{name}` names something twice: {', '.join(map(str, getattr(options, name)))}.")
     if wrong := [kept for kept in options.kept if not 0 < kept <= 1]:
-        raise InputError(f"--kept is {wrong[0]:g}; expected shares above 0, and at most 1 for the dense network.")
+        raise InputError(f"`kept` is {wrong[0]:g}; expected shares above 0, and at most 1 for the dense network.")
     if wrong := [budget for budget in options.budgets if not 0 < budget < math.inf]:
-        raise InputError(f"--budgets has {wrong[0]:g}; expected a finite number of training FLOPs above 0, as 1e12.")
+        raise InputError(f"`budgets` has {wrong[0]:g}; expected a finite number of training FLOPs above 0, as 1e12.")
     for recipe in options.recipes:
         _check_recipe(recipe)
     if options.test_images is not None and options.test_images < 1:
-        raise InputError(f"--test-images is {options.test_images}; expected at least 1.")
+        raise InputError(f"`test_images` is {options.test_images}; expected at least 1.")
     check_count(options.calibration_images)
     check_round_to(options.round_to)
     if options.calibration is not None and not options.calibration.is_dir():
         raise InputError(f"no calibration folder {options.calibration}; expected images, in folders or not.")
     if options.jobs is not None and options.jobs < 1:
-        raise InputError(f"--jobs is {options.jobs}; expected at least 1.")
+        raise InputError(f"`jobs` is {options.jobs}; expected at least 1.")
     if not 0 < options.memory < math.inf:
-        raise InputError(f"--memory is {options.memory:g}; expected GiB above 0, such as 3.")
+        raise InputError(f"`memory` is {options.memory:g}; expected GiB above 0, such as 3.")
     check_training(train_options(options, Path(), options.budgets[0]))
     for task in options.tasks:
         if task.startswith(DIGITS):
@@ -88,7 +88,7 @@ def _check_recipe(recipe: str) -> None:
     known = [get_args(names) for names in (CriterionName, RankingName, RecoverName)]
     if len(parts) != len(known) or any(part not in names for part, names in zip(parts, known, strict=True)):
         raise InputError(
-            f"--recipes has {recipe!r}; expected CRITERION/RANKING/RECOVERY, such as l1/uniform/none or "
+            f"`recipes` has {recipe!r}; expected CRITERION/RANKING/RECOVERY, such as l1/uniform/none or "
             f"auto/auto/auto. Criteria: {', '.join(known[0])}; rankings: {', '.join(known[1])}; recoveries: "
             f"{', '.join(known[2])}."
         )

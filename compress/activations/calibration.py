@@ -59,7 +59,7 @@ class Calibration:
 def check_count(count: int) -> None:
     """Raise an ``ImageFolderError`` where so many calibration images cannot be used."""
     if count < 1:
-        raise ImageFolderError(f"--calibration-images is {count}; expected at least 1.")
+        raise ImageFolderError(f"`calibration_images` is {count}; expected at least 1.")
 
 
 def list_images(options: CalibrationOptions, shape: tuple[int, int, int]) -> ImageSet | None:
@@ -114,7 +114,7 @@ def open_calibration(
     unreadable = taken.unreadable()
     if unreadable and not options.skip_unreadable:
         shown = "; ".join(unreadable.values())
-        raise ImageFolderError(f"{shown} Or leave such images out with --skip-unreadable.")
+        raise ImageFolderError(f"{shown} Or leave such images out with `skip_unreadable`.")
     bad = {([*rows, *extra])[place] for place in unreadable}
     rows, extra = ([row for row in part if row not in bad] for part in (rows, extra))
     if not rows:

@@ -42,8 +42,9 @@ def require_statistics(network: nn.Module) -> None:
     """Raise a ``PruningError`` where there is nothing to make inputs from."""
     if not has_statistics(network):
         raise PruningError(
-            "the network has no BatchNorm statistics to make synthetic inputs from; give images with --calibration "
-            "FOLDER, or choose --recover none, --ranking uniform and a criterion of the weights, such as l1."
+            "the network has no BatchNorm statistics to make synthetic inputs from; give images with "
+            "`calibration=FOLDER`, or choose `recover=none`, `ranking=uniform` and a criterion of the weights, such as "
+            "l1."
         )
 
 

@@ -48,7 +48,7 @@ def run_once(network: nn.Module, shape: tuple[int, int, int]) -> Any:
     except Exception as error:
         raise ModelError(
             f"the network refuses an input of shape {(1, *shape)}: {error}. Give the shape it was made for with "
-            "--input-shape C H W."
+            "`input_shape` C H W."
         ) from error
 
 

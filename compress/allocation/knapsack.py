@@ -95,7 +95,7 @@ def solve_knapsack(
     )
     if answer.x is None:
         raise PruningError(
-            f"the solver found no widths for the target in {_SECONDS} s ({answer.message}); choose --ranking uniform."
+            f"the solver found no widths for the target in {_SECONDS} s ({answer.message}); choose `ranking=uniform`."
         )
     chosen = dense.copy()
     for index, options in widths.items():

@@ -22,7 +22,8 @@ from pruneport.errors import PruningError, TargetError
 
 __all__ = ["Allocation", "allocate", "check_round_to", "lowest_share", "missed_target", "target_of", "why_dense"]
 
-
+_STREAM = "a residual stream, outside `scope=filters`"
+_REPRESENTATION = "the representation (the head's input) keeps its width"
 _TOLERANCE = 0.01
 _MOST_OPTIONS = 17  # widths a group offers the solver; the last steps are taken after it
 _FEW_GROUPS = 40
@@ -49,7 +50,7 @@ class Allocation:
 def check_round_to(round_to: int) -> None:
     """Raise a ``TargetError`` where widths cannot be multiples of it."""
     if round_to < 1:
-        raise TargetError(f"--round-to is {round_to}; expected a whole number of at least 1, such as 8.")
+        raise TargetError(f"`round_to` is {round_to}; expected a whole number of at least 1, such as 8.")
 
 
 def target_of(options: PruneOptions) -> tuple[str, float]:
@@ -60,16 +61,16 @@ def target_of(options: PruneOptions) -> tuple[str, float]:
     """
     given = {name: value for name in ("flops", "params", "ratio") if (value := getattr(options, name)) is not None}
     if len(given) != 1:
-        said = " and ".join(f"--{name}" for name in given) if given else "none"
-        raise TargetError(f"exactly one of --flops, --params and --ratio is needed; given: {said}.")
+        said = " and ".join(f"`{name}`" for name in given) if given else "none"
+        raise TargetError(f"exactly one of `flops`, `params` and `ratio` is needed; given: {said}.")
     name, value = next(iter(given.items()))
     meaning = "share of filters to remove" if name == "ratio" else "share of dense to keep"
     if not 0 < value < 1:
         hint = f" Did you mean {value / 100:g}?" if 1 < value < 100 else ""
-        raise TargetError(f"--{name} is {value:g}; expected a {meaning} between 0 and 1, such as 0.5.{hint}")
+        raise TargetError(f"`{name}` is {value:g}; expected a {meaning} between 0 and 1, such as 0.5.{hint}")
     check_round_to(options.round_to)
     if not 0 < options.max_pruning_ratio < 1:
-        raise TargetError(f"--max-pruning-ratio is {options.max_pruning_ratio:g}; expected a share between 0 and 1.")
+        raise TargetError(f"`max_pruning_ratio` is {options.max_pruning_ratio:g}; expected a share between 0 and 1.")
     return name, value
 
 
@@ -78,16 +79,16 @@ def why_dense(group: Group, options: PruneOptions, kept_by: str | None = None) -
     if group.role == "output":
         return "the network's outputs always stay"
     if group.role == "representation" and not options.prune_representation:
-        return "the representation (the head's input) keeps its width"
+        return _REPRESENTATION
     if kept_by is not None:
-        return f"kept by --keep {kept_by}"
+        return f"kept by `keep` {kept_by}"
     if group.reason:
         return group.reason
     if group.role == "stream" and options.scope == "filters":
-        return "a residual stream, outside --scope filters"
+        return _STREAM
     if len(possible_widths(group, options)) < 2:
         step = width_step(group, options)
-        return f"its width {group.width} leaves no smaller multiple of {step} within --max-pruning-ratio"
+        return f"its width {group.width} leaves no smaller multiple of {step} within `max_pruning_ratio`"
     return ""
 
 
@@ -248,19 +249,21 @@ def lowest_share(
 def _out_of_reach(lowest: float, options: PruneOptions, wider: Mapping[str, float]) -> str:
     """Say how far it goes, and what goes further; shares to keep, as in ``lowest_share``."""
     name, value = target_of(options)
-    helps = [f"{flag} (reaches {reached:.4f})" for flag, reached in wider.items() if reached < lowest - _TOLERANCE / 10]
+    helps = [
+        f"{option} (reaches {reached:.4f})" for option, reached in wider.items() if reached < lowest - _TOLERANCE / 10
+    ]
     if options.round_to > 1:
-        helps.append(f"a smaller --round-to than {options.round_to}")
-    helps.append(f"a larger --max-pruning-ratio than {options.max_pruning_ratio:g}")
+        helps.append(f"a smaller `round_to` than {options.round_to}")
+    helps.append(f"a larger `max_pruning_ratio` than {options.max_pruning_ratio:g}")
     if options.keep:
-        helps.append("fewer --keep")
+        helps.append("fewer `keep`")
     if name == "ratio":  # a share of what may go, which other groups do not change
         return (
-            f"--ratio {value:g} cannot be reached: with these options at most {1 - lowest:.4f} of the prunable filters "
+            f"`ratio={value:g}` cannot be reached: with these options at most {1 - lowest:.4f} of the prunable filters "
             f"can be removed. What helps: {', '.join(helps)}."
         )
     return (
-        f"--{name} {value:g} cannot be reached: with these options the lowest is {lowest:.4f} of dense. What helps: "
+        f"`{name}={value:g}` cannot be reached: with these options the lowest is {lowest:.4f} of dense. What helps: "
         f"{', '.join(helps)}."
     )
 
@@ -275,7 +278,7 @@ def missed_target(achieved: float, target: float, options: PruneOptions) -> str 
             f"asked to remove {value:.4g} of the prunable filters, removed {1 - achieved:.4f}: widths are multiples of "
             f"{options.round_to}, and no group loses more than {options.max_pruning_ratio:g}."
         )
-    finer = "; a smaller --round-to does" if options.round_to > 1 else ""
+    finer = "; a smaller `round_to` does" if options.round_to > 1 else ""
     return (
         f"asked for {value:.4g} of the dense {name}, reached {achieved:.4f}: widths are multiples of "
         f"{options.round_to} and no step from here comes nearer{finer}."
@@ -290,7 +293,7 @@ def _difference(group: Group, asked: float, kept: int, options: PruneOptions) ->
     if kept == group.width:
         return f"left dense: {asked:.1f} of {group.width} asked, and a multiple of {step} nearer to it overshoots"
     if asked < possible_widths(group, options)[0]:
-        return f"{asked:.1f} asked; --max-pruning-ratio and multiples of {step} allow no less than {kept}"
+        return f"{asked:.1f} asked; `max_pruning_ratio` and multiples of {step} allow no less than {kept}"
     if abs(asked - kept) <= step / 2:
         return f"{asked:.1f} asked, rounded to a multiple of {step}"
     return f"{asked:.1f} asked, moved by multiples of {step} to meet the target"
@@ -300,8 +303,8 @@ def _nothing_prunable(groups: Sequence[Group], reasons: Sequence[str]) -> str:
     """Say of every group why it is left dense."""
     lines = [f"  {group.name} ({group.width}): {reason}" for group, reason in zip(groups, reasons, strict=True)]
     shown = lines[:12] + ([f"  … and {len(lines) - 12} more"] if len(lines) > 12 else [])
-    if any("outside --scope filters" in reason for reason in reasons):
-        shown.append("--scope channels prunes residual streams too.")
-    if any("the representation" in reason for reason in reasons):
-        shown.append("--prune-representation prunes the head's input too.")
+    if _STREAM in reasons:
+        shown.append("`scope=channels` prunes residual streams too.")
+    if _REPRESENTATION in reasons:
+        shown.append("`prune_representation` prunes the head's input too.")
     return "nothing can be pruned with these options:\n" + "\n".join(shown or ["  the network has no groups"])

@@ -61,7 +61,7 @@ def with_output_layer(network: nn.Module, plan: Plan, task: Task, keep: bool = F
     found, classes = find_output_layers(network, plan.source.input_shape), len(task.classes)
     if keep and set(found.values()) != {classes}:
         raise InputError(
-            f"--keep-head: the network has {next(iter(found.values()))} outputs and {task.name} has {classes} classes; "
+            f"`keep_head`: the network has {next(iter(found.values()))} outputs and {task.name} has {classes} classes; "
             "leave it out to train a new head."
         )
     if keep:

@@ -74,29 +74,31 @@ def check_training(options: TrainOptions) -> None:
     """
     lengths = [name for name in ("epochs", "steps", "budget") if getattr(options, name) is not None]
     if len(lengths) > 1:
-        raise InputError(f"--{' and --'.join(lengths)} were given; the training's length comes from one of them.")
+        raise InputError(
+            f"{' and '.join(f'`{name}`' for name in lengths)} were given; the training's length comes from one of them."
+        )
     for name in ("epochs", "budget"):
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
-            raise InputError(f"--{name} is {value:g}; expected a number above 0.")
+            raise InputError(f"`{name}` is {value:g}; expected a number above 0.")
     at_least = {"steps": 1, "evaluations": 0, "save_every": 0, "workers": 0, "distill": 0}
     at_least |= {"devices": 1, "cuts": 1, "weight_decay": 0, "learning_rate": 0, "head_rate": 0}
     for name, least in at_least.items():
         value = getattr(options, name)
         if value is not None and not least <= value < math.inf:
-            raise InputError(f"--{name.replace('_', '-')} is {value}; expected at least {least}.")
+            raise InputError(f"`{name}` is {value}; expected at least {least}.")
     if not 0 <= options.warmup < 1:
-        raise InputError(f"--warmup is {options.warmup}; expected a share of the training, from 0 to below 1.")
+        raise InputError(f"`warmup` is {options.warmup}; expected a share of the training, from 0 to below 1.")
     if options.batch_size < 2 * options.devices:
         raise InputError(
-            f"--batch-size is {options.batch_size} on {options.devices} device(s); expected at least 2 on each, "
+            f"`batch_size` is {options.batch_size} on {options.devices} device(s); expected at least 2 on each, "
             "since BatchNorm needs two."
         )
     gpus = torch.cuda.device_count()
     if (options.accelerator == "cuda" or (options.accelerator == "auto" and gpus)) and gpus < options.devices:
         raise InputError(
-            f"--accelerator {options.accelerator} --devices {options.devices}: torch sees {gpus} GPU(s). Use fewer, "
-            "--accelerator cpu, or a torch build and driver that see them."
+            f"`accelerator={options.accelerator}` `devices={options.devices}`: torch sees {gpus} GPU(s). Use fewer, "
+            "`accelerator=cpu`, or a torch build and driver that see them."
         )
 
 
@@ -105,8 +107,8 @@ def _check_representation(plan: Plan, pruning: PruneOptions | None) -> None:
     narrower = any(group.role == "representation" and group.kept is not None for group in plan.groups)
     if narrower or (pruning is not None and pruning.prune_representation):
         raise TrainingError(
-            "--distill compares representations, and this network's is pruned; leave out --distill, or prune without "
-            "--prune-representation."
+            "`distill` compares representations, and this network's is pruned; leave out `distill`, or prune without "
+            "`prune_representation`."
         )
 
 
@@ -186,7 +188,7 @@ class _Training:
         if not state.step and self._share(1) > 1 + 1e-9:
             raise TrainingError(
                 f"a step of {self._images} images costs {self._step_flops:.2e} FLOPs, which is more than the budget of "
-                f"{options.budget:.2e}; give a larger --budget or a smaller --batch-size."
+                f"{options.budget:.2e}; give a larger `budget` or a smaller `batch_size`."
             )
         saved = time.monotonic()
         while self._share(1) <= 1 + 1e-9:
@@ -243,8 +245,8 @@ class _Training:
         value = float(self._fabric.all_reduce(loss.detach()))
         if not math.isfinite(value):
             raise TrainingError(
-                f"the loss is {value} at step {state.step}; lower --learning-rate (now "
-                f"{self._optimizer.param_groups[0]['highest']:g}) or lengthen --warmup."
+                f"the loss is {value} at step {state.step}; lower `learning_rate` (now "
+                f"{self._optimizer.param_groups[0]['highest']:g}) or lengthen `warmup`."
             )
         state.step += 1
         state.flops += self._step_flops
@@ -310,9 +312,9 @@ class _Training:
             if state.cuts == 1 and isinstance(error, PruningError):
                 raise  # nothing could be pruned from the start
             note = (
-                f"the schedule ended at {macs_kept:.3f} of the dense multiply-accumulates, short of --flops "
-                f"{pruning.flops:g}: no widths are left for a cut to {share:.3f} of that. A smaller --round-to, a "
-                "larger --max-pruning-ratio or --scope channels reaches lower."
+                f"the schedule ended at {macs_kept:.3f} of the dense multiply-accumulates, short of "
+                f"`flops={pruning.flops:g}`: no widths are left for a cut to {share:.3f} of that. A smaller "
+                "`round_to`, a larger `max_pruning_ratio` or `scope=channels` reaches lower."
             )
             self._progress(note)
             state.plan, state.cuts = replace(state.plan, note=note), self._options.cuts

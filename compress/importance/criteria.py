@@ -84,7 +84,7 @@ def wants_inputs(options: PruneOptions, calibrated: bool) -> bool:
     if criterion.needs == "images" and not calibrated:
         without = ", ".join(name for name, entry in CRITERIA.items() if entry.needs != "images")
         raise ImageFolderError(
-            f"--criterion {options.criterion} needs images: give --calibration FOLDER, or choose one of {without}."
+            f"`criterion={options.criterion}` needs images: give `calibration=FOLDER`, or choose one of {without}."
         )
     return criterion.needs != "weights" or options.ranking == "sensitivity"
 
@@ -198,8 +198,8 @@ def _bn_scale(scoring: _Scoring) -> list[Tensor]:
         )
         if scores is None:
             raise PruningError(
-                f"--criterion bn-scale needs a BatchNorm with weights in every group; {group.name} has none. Leave it "
-                f"dense with --keep '{group.name}', or choose another criterion."
+                f"`criterion=bn-scale` needs a BatchNorm with weights in every group; {group.name} has none. Leave it "
+                f"dense with `keep` '{group.name}', or choose another criterion."
             )
         found.append(scores)
     return found

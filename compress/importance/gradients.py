@@ -39,8 +39,8 @@ def labels_for(network: nn.Module, calibration: Calibration, wanted: str) -> lis
     """
     if wanted == "folder" and calibration.labels is None:
         raise ImageFolderError(
-            "--calibration-labels folder needs FOLDER/CLASS/IMAGE; this folder has no class folders. "
-            "Use --calibration-labels predicted."
+            "`calibration_labels=folder` needs FOLDER/CLASS/IMAGE; this folder has no class folders. "
+            "Use `calibration_labels=predicted`."
         )
     with torch.no_grad():  # not inference_mode, whose tensors no loss can be differentiated with
         if calibration.labels is None or wanted == "predicted":
@@ -49,7 +49,7 @@ def labels_for(network: nn.Module, calibration: Calibration, wanted: str) -> lis
     if outputs != calibration.classes:
         raise ImageFolderError(
             f"the calibration folder has {calibration.classes} classes, the network's head {outputs}; expected as "
-            "many, in sorted order. Use --calibration-labels predicted to take the dense network's own answers."
+            "many, in sorted order. Use `calibration_labels=predicted` to take the dense network's own answers."
         )
     return list(calibration.labels)
 
@@ -160,7 +160,7 @@ def _finite(parameters: dict[str, Tensor], gradients: Sequence[Tensor | None]) -
         found[name] = torch.zeros_like(parameter) if gradient is None else gradient
         if not bool(torch.isfinite(found[name]).all()):
             raise PruningError(
-                f"the gradient at {name} is not finite: the loss overflows. Check --mean and --std, or choose a "
+                f"the gradient at {name} is not finite: the loss overflows. Check `mean` and `std`, or choose a "
                 "criterion without gradients, such as l1 or block-hessian."
             )
     return found

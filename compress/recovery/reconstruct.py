@@ -125,7 +125,7 @@ def _solve(
         raise ImageFolderError(
             f"{images} calibration images are too few to solve {name}: they give {equations.rows} equations for "
             f"{unknowns} unknowns. Give at least {needed} images to solve with, beside those held out to measure on (a "
-            "tenth as many, at least 16), or choose --recover bn."
+            "tenth as many, at least 16), or choose `recover=bn`."
         )
     weight, intercept = equations.solve(start, ridge, centred=layer.bias is not None or norm is not None)
     layer.weight.data = weight.T.reshape(layer.weight.shape).to(layer.weight.dtype)

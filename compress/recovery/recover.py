@@ -48,12 +48,12 @@ def choose_recovery(options: RecoveryOptions, network: nn.Module, trained: bool,
         return "data-free" if trained and data_free and has_statistics(network) else "none"
     if options.recover == "data-free":
         if options.calibration is not None:
-            raise ImageFolderError("--recover data-free uses no images: leave out --calibration, or use reconstruct.")
+            raise ImageFolderError("`recover=data-free` uses no images: leave out `calibration`, or use reconstruct.")
         require_statistics(network)
     elif options.recover != "none" and options.calibration is None:
         raise ImageFolderError(
-            f"--recover {options.recover} needs images: give --calibration FOLDER; no labels are needed. "
-            "Without images there is --recover data-free."
+            f"`recover={options.recover}` needs images: give `calibration=FOLDER`; no labels are needed. "
+            "Without images there is `recover=data-free`."
         )
     return options.recover
 
@@ -134,8 +134,8 @@ class _Wanted:
         if not math.isfinite(error):
             whose = "pruned" if all(bool(outputs.isfinite().any()) for outputs in self._outputs) else "dense"
             raise PruningError(
-                f"the {whose} network's outputs are not finite numbers on the calibration inputs. Check --mean and "
-                "--std, or prune less."
+                f"the {whose} network's outputs are not finite numbers on the calibration inputs. Check `mean` and "
+                "`std`, or prune less."
             )
         if any(outputs.ndim != 2 or outputs.shape[1] < 2 for outputs in self._outputs):
             return _Compared(error, None)

@@ -186,7 +186,7 @@ class ForwardError(PruningError):
         self.cause = (str(error).splitlines() or [type(error).__name__])[0][:200]
         super().__init__(
             f"the pruned network does not run: in {stack[-1] or 'the network itself'}: {self.cause}. Its forward "
-            "relies on a width that was pruned; leave the layers it names dense with --keep PATTERN."
+            "relies on a width that was pruned; leave the layers it names dense with `keep=PATTERN`."
         )
 
 
@@ -201,7 +201,7 @@ class OutputError(PruningError):
         self.change = change
         super().__init__(
             f"removing the chosen filters {change} (allowed {_TOLERANCE:g}): the network couples its layers in a way "
-            "that is not understood. Leave the unusual layers dense with --keep PATTERN."
+            "that is not understood. Leave the unusual layers dense with `keep=PATTERN`."
         )
 
 

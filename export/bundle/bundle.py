@@ -114,27 +114,27 @@ def _check_place(folder: Path, overwrite: bool) -> None:
     try:
         folder.exists()
     except OSError as error:
-        raise OutputError(f"--out {folder} cannot be used: {error.strerror}; choose another folder.") from error
+        raise OutputError(f"`out` {folder} cannot be used: {error.strerror}; choose another folder.") from error
     if folder.is_file() or (folder.is_symlink() and not folder.is_dir()):
-        raise OutputError(f"--out {folder} is a file; expected a folder that does not exist yet.")
+        raise OutputError(f"`out` {folder} is a file; expected a folder that does not exist yet.")
     if folder.is_dir() and any(folder.iterdir()):
         if not overwrite:
-            raise OutputError(f"--out {folder} is not empty; choose another folder, or replace it with --overwrite.")
+            raise OutputError(f"`out` {folder} is not empty; choose another folder, or replace it with `overwrite`.")
         if not (folder / MANIFEST).is_file():
             raise OutputError(
-                f"--out {folder} is not empty and is not a bundle (no {MANIFEST}); --overwrite replaces bundles only. "
+                f"`out` {folder} is not empty and is not a bundle (no {MANIFEST}); `overwrite` replaces bundles only. "
                 "Choose another folder."
             )
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise OutputError(f"--out {folder} is write-protected; choose another folder, or allow writing to it.")
+            raise OutputError(f"`out` {folder} is write-protected; choose another folder, or allow writing to it.")
     parent = next(path for path in folder.absolute().parents if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"--out {folder}: {parent} is not writable; choose a folder that you may write to.")
+        raise OutputError(f"`out` {folder}: {parent} is not writable; choose a folder that you may write to.")
     try:  # some folders say that they can be written to, and cannot
         os.rmdir(tempfile.mkdtemp(prefix=".", dir=parent))
     except OSError as error:
         raise OutputError(
-            f"--out {folder} cannot be written ({error.strerror}); choose a folder that you may write to."
+            f"`out` {folder} cannot be written ({error.strerror}); choose a folder that you may write to."
         ) from error
 
 
@@ -222,7 +222,7 @@ def open_bundle(folder: Path) -> Bundle:
 def _read(folder: Path) -> Bundle:
     """Read manifest and plan, once plan and weights are known to be those of the manifest."""
     if not folder.is_dir():
-        raise BundleError(f"no bundle at {folder}; expected a folder written by: pruneport compress … --out {folder}")
+        raise BundleError(f"no bundle at {folder}; expected a folder written by pruneport ship or compress.")
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}.")
     files, commands = _read_manifest(folder)
@@ -307,7 +307,7 @@ def _reraise(error: BaseException, folder: Path) -> None:
     if full or "os error 28" in text or "os error 27" in text or "No space left" in text:
         raise OutputError(
             f"{folder}: the disk is full, or the file size limit is reached ({text}); nothing was kept. "
-            "Make room or choose another --out."
+            "Make room or choose another `out`."
         ) from error
     if isinstance(error, OSError | safetensors.SafetensorError):
         raise OutputError(f"{folder} cannot be written: {text}. Nothing was kept.") from error

@@ -41,7 +41,7 @@ def rebuild(bundle: Bundle, factory: Factory | None = None, *, trust_source: boo
     if factory is None and source.library is None and not trust_source:
         raise BundleError(
             f"{bundle.folder} was made from {source.spec}; building it runs that code. If you trust it, give "
-            f"--factory {source.spec} (in Python: factory=, or trust_source=True)."
+            f"`factory` {source.spec}, or `trust_source=True` where it is taken."
         )
     try:
         return rebuild_network(bundle.plan, load((bundle.folder / WEIGHTS).read_bytes()), factory)

@@ -16,15 +16,17 @@ from pruneport.export.card.summary import (
     runs_own_code,
 )
 from pruneport.export.card.verdict import verdict, warnings_for
+from pruneport.text import OPTION
 
 __all__ = ["model_card"]
 
 
 _UNTRAINED = (
-    "**Architecture only.** No `--checkpoint` and no `--weights` were given: latency is meaningful, accuracy is not, "
+    "**Architecture only.** No `checkpoint` and no `weights` were given: latency is meaningful, accuracy is not, "
     "unless the source itself loads trained weights. Put trained weights through the same command before using the "
     "outputs."
 )
+_MARKUP = r"[\\`*_\[\]<>#|~!&$@]|:(?=//)|(?<=www)\."
 
 
 def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int | None = None) -> str:
@@ -46,7 +48,7 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int |
         f"# {_code(plan['source']['spec'])}, pruned",
         f"**{_escape(headline(plan, verify, bench))}**",
         f"{_escape(verdict(plan, verify, bench))}.",
-        *(f"> **Warning.** {_escape(sentence)}" for sentence in warnings_for(plan, verify, bench)),
+        *(f"> **Warning.** {_sentence(sentence)}" for sentence in warnings_for(plan, verify, bench)),
         *([] if plan["source"]["trained"] else [_UNTRAINED]),
         "## Before and after",
         "\n".join(table),
@@ -57,7 +59,7 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int |
         '```python\nimport pruneport\nnetwork = pruneport.load("DIR")\n```',
         *([_escape(OWN_CODE)] if runs_own_code(plan) else []),
         "## How it was made",
-        "\n".join(f"- {name}: {_escape(text)}" for name, text in provenance(plan)),
+        "\n".join(f"- {name}: {(_sentence if name == 'Note' else _escape)(text)}" for name, text in provenance(plan)),
         "## Limits",
         "\n".join(f"- {sentence}" for sentence in _limits(plan, verify, bench)),
     ]
@@ -75,7 +77,7 @@ def _limits(plan: Json, verify: Json | None, bench: Json | None) -> list[str]:
             "beside it has the same head, untrained: compare latency with it, not accuracy."
         )
     if not plan["source"]["trained"]:
-        sentences.append("Accuracy is left out: no `--checkpoint` and no `--weights` were given.")
+        sentences.append("Accuracy is left out: no `checkpoint` and no `weights` were given.")
     elif training and not accuracy:
         sentences.append(f"Accuracy was measured on {training['test_images']} test images of the task only.")
     elif accuracy:
@@ -98,7 +100,13 @@ def _limits(plan: Json, verify: Json | None, bench: Json | None) -> list[str]:
 
 def _escape(text: object) -> str:
     """Escape what Markdown, its autolinks and inline HTML would take for markup."""
-    return re.sub(r"([\\`*_\[\]<>#|~!&$@]|:(?=//))", r"\\\1", clean(text)).replace("www.", "www\\.")
+    return re.sub(_MARKUP, r"\\\g<0>", clean(text))
+
+
+def _sentence(text: str) -> str:
+    """Escape a sentence of ours; the options that it names stay code spans."""
+    either = f"{OPTION.pattern}|{_MARKUP}"
+    return re.sub(either, lambda found: found[0] if found["name"] else f"\\{found[0]}", clean(text))
 
 
 def _code(text: object) -> str:

@@ -74,8 +74,8 @@ def _accuracy_warnings(plan: Json, verify: Json | None) -> list[str]:
         said = f"On only {percent(share)} of {where} the pruned network's first choice is the dense network's."
     calibration = plan.get("calibration")
     images = "more calibration images" if calibration and calibration["inputs"] == "images" else "calibration images"
-    target = "a smaller --ratio" if plan["request"]["target"] == "ratio" else f"a higher --{plan['request']['target']}"
-    return [f"{said} What helps: {images} (--calibration FOLDER), {target}, or training with pruneport finetune."]
+    target = "a smaller `ratio`" if plan["request"]["target"] == "ratio" else f"a higher `{plan['request']['target']}`"
+    return [f"{said} What helps: {images} (`calibration=FOLDER`), {target}, or training with pruneport finetune."]
 
 
 def _held_out(plan: Json) -> str:
@@ -100,7 +100,7 @@ def _parity_warnings(verify: Json | None) -> list[str]:
     return [
         f"The comparison of torch and ONNX Runtime proves nothing for the {' and the '.join(constant)} network: its "
         "outputs for different inputs differ by less than the tolerance, as those of weights that are all zero do. "
-        "Give trained weights (--checkpoint FILE or --weights NAME) and verify again."
+        "Give trained weights (`checkpoint=FILE` or `weights=NAME`) and verify again."
     ]
 
 

@@ -67,7 +67,7 @@ class OnnxNetwork:
 def check_fixed_batch(batch: int | None) -> None:
     """Raise an ``InputError`` where so many images are no batch."""
     if batch is not None and batch < 1:
-        raise InputError(f"--batch-size-fixed is {batch}; expected at least 1, or leave it out for any batch size.")
+        raise InputError(f"`batch_size_fixed` is {batch}; expected at least 1, or leave it out for any batch size.")
 
 
 def listed(kinds: Mapping[str, str]) -> str:
@@ -100,7 +100,7 @@ def export_network(network: nn.Module, shape: tuple[int, int, int], batch: int |
     if batch is None and not takes_several(network, shape):
         raise ExportError(
             f"{kind} takes one image at a time: its forward fails on a batch of two. Take the batch size from the "
-            "input's shape wherever it is needed, or export for single images with --batch-size-fixed 1."
+            "input's shape wherever it is needed, or export for single images with `batch_size_fixed=1`."
         )
     try:
         program, outputs = _capture(network, shape, batch)
@@ -112,7 +112,7 @@ def export_network(network: nn.Module, shape: tuple[int, int, int], batch: int |
         raise ExportError(
             f"torch exports {kind} for a batch of {dimensions[0]} only: its forward turns the batch size into a "
             "number. Take it from the input's shape wherever it is needed, and as a torch size, or export for one "
-            "batch size alone with --batch-size-fixed N."
+            "batch size alone with `batch_size_fixed=N`."
         )
     graph = program.model.graph
     part_pads_from_pools(graph)
@@ -150,7 +150,7 @@ def _capture(network: nn.Module, shape: tuple[int, int, int], batch: int | None)
         raise ModelError(
             f"the network returns {', '.join(single or ())} for one image and {', '.join(outputs.tensors)} for two; an "
             "ONNX file has the same outputs for every batch. Return one tensor for all images, or export for one "
-            "batch size alone with --batch-size-fixed N."
+            "batch size alone with `batch_size_fixed=N`."
         )
     return program, outputs
 
@@ -171,7 +171,7 @@ def _why_not(network: nn.Module, shape: tuple[int, int, int], batch: int | None,
         reason = f"{reason[:_REASON]} …"
     kind = type(network).__name__
     if batch is not None and batch > 1 and not takes_several(network, shape):
-        return f"{kind} takes one image at a time, not {batch}: give --batch-size-fixed 1."
+        return f"{kind} takes one image at a time, not {batch}: give `batch_size_fixed=1`."
     if batch is not None:
         return (
             f"torch cannot export {kind} for a batch of {batch}: {reason}. Make its forward free of control flow that "
@@ -183,7 +183,7 @@ def _why_not(network: nn.Module, shape: tuple[int, int, int], batch: int | None,
     )
     with contextlib.suppress(Exception):
         _capture(network, shape, 1)
-        said += " For one batch size alone it can be exported: give --batch-size-fixed N."
+        said += " For one batch size alone it can be exported: give `batch_size_fixed=N`."
     return said
 
 

@@ -105,7 +105,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path) ->
         lines = [f"  {kind} ({len(keys)}): {_listed(keys)}" for kind, keys in faults.items() if keys]
         raise CheckpointError(
             f"checkpoint {path} does not fit the network:\n" + "\n".join(lines) + "\n"
-            "Check that the source is the architecture it was trained with (--model-arg num_classes=N, say)."
+            "Check that the source is the architecture it was trained with (`model_arg` num_classes=N, say)."
         )
     try:
         network.load_state_dict(with_versions(network, state), strict=False)

@@ -146,14 +146,14 @@ def open_images(options: ImageOptions, shape: tuple[int, int, int]) -> ImageSet 
         return None
     channels, height, width = shape
     if channels not in (1, 3):
-        raise ImageFolderError(f"the network takes {channels} channels; image files give 1 or 3. Leave out --images.")
+        raise ImageFolderError(f"the network takes {channels} channels; image files give 1 or 3. Leave out `images`.")
     mean, std = (_per_channel(options, name, channels) for name in ("mean", "std"))
     resize = options.resize or max(height, width)
     if resize < max(height, width):
-        raise ImageFolderError(f"--resize {resize} is smaller than the input of {height} x {width} pixels.")
+        raise ImageFolderError(f"`resize={resize}` is smaller than the input of {height} x {width} pixels.")
     classes, found = find_images(folder)
     if options.images_limit is not None and options.images_limit < 1:
-        raise ImageFolderError(f"--images-limit is {options.images_limit}; expected at least 1.")
+        raise ImageFolderError(f"`images_limit` is {options.images_limit}; expected at least 1.")
     count = min(options.images_limit or len(found), len(found))
     paths = tuple(found[index * len(found) // count] for index in range(count))
     labels = None
@@ -183,8 +183,8 @@ def _per_channel(options: ImageOptions, name: str, channels: int) -> tuple[float
         values = (sum(values) / 3,)
     if len(values) not in (1, channels):
         raise ImageFolderError(
-            f"--{name} has {len(values)} numbers; expected 1 or {channels}, as the input has channels."
+            f"`{name}` has {len(values)} numbers; expected 1 or {channels}, as the input has channels."
         )
     if name == "std" and min(values) <= 0:
-        raise ImageFolderError(f"--std is {values}; expected numbers above 0, of pixels in [0, 1].")
+        raise ImageFolderError(f"`std` is {values}; expected numbers above 0, of pixels in [0, 1].")
     return values * channels if len(values) == 1 else values

@@ -13,6 +13,7 @@ from rich.console import Console
 from pruneport import commands
 from pruneport.commands.console import SafeConsole
 from pruneport.commands.display import Display
+from pruneport.commands.flag_names import with_flags
 from pruneport.commands.flags import VERBS, parse, root_help
 from pruneport.errors import CheckFailed, InputError, PruneportError
 
@@ -75,7 +76,7 @@ def _failed(error: PruneportError, console: Console) -> int:
     """Print an error; returns its exit code."""
     kind = "check failed" if isinstance(error, CheckFailed) else "error"
     console.print(f"[bold red]{kind}:[/] ", end="")
-    console.print(str(error), markup=False, soft_wrap=True)
+    console.print(with_flags(str(error)), markup=False, soft_wrap=True)
     return error.exit_code
 
 

@@ -1,10 +1,13 @@
-"""Text from outside, such as names of files, as it can be shown."""
+"""Text as it can be shown: names from outside, and the options that our own messages name."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["can_be_shown", "escaped"]
+__all__ = ["OPTION", "can_be_shown", "escaped"]
+
+# How messages name an option: `round_to`, or with its value `recover=none`.
+OPTION = re.compile(r"(?<!`)`(?P<name>[a-z][a-z0-9_]*)(?:=(?P<value>[^`]+))?`(?!`)")
 
 # Control characters, which move a terminal's cursor and more; those that turn the direction of what follows; and the
 # halves that Python makes of bytes that are not UTF-8.

@@ -192,10 +192,10 @@ def test_keep_leaves_matching_groups_dense(digits: nn.Module) -> None:
     pruned = prune(digits, DIGITS, PruneOptions(ratio=0.5, keep=("blocks.1.*", "stem.0")))
     kept = {group.name: group for group in pruned.plan.groups}
     assert kept["blocks.1.conv1"].kept is None
-    assert kept["blocks.1.conv1"].reason == "kept by --keep blocks.1.*"
+    assert kept["blocks.1.conv1"].reason == "kept by `keep` blocks.1.*"
     assert kept["blocks.0.conv1"].kept is not None
     assert pruned.plan.request.keep == ("blocks.1.*", "stem.0")
-    with pytest.raises(TargetError, match=r"--keep layer9\.\*, nothing matches no module; names look like stem, "):
+    with pytest.raises(TargetError, match=r"`keep` layer9\.\*, nothing matches no module; names look like stem, "):
         prune(digits, DIGITS, PruneOptions(ratio=0.5, keep=("layer9.*", "stem.*", "nothing")))
 
 
@@ -426,7 +426,7 @@ def test_a_wrong_coupling_is_caught(digits: nn.Module) -> None:
     images = torch.randn(2, 1, 8, 8)
     coupling = find_coupling(digits, images)
     assert (check_against_masked(digits, pruned.network, pruned.plan.groups, images, coupling) or 0) < 1e-4
-    with pytest.raises(PruningError, match=r"changes the outputs by .* beyond what zeroing them does .*--keep PATTERN"):
+    with pytest.raises(PruningError, match=r"changes the outputs by .* beyond what zeroing them does .*`keep=PATTERN`"):
         check_against_masked(digits, wrong, pruned.plan.groups, images, coupling)
 
 
@@ -473,7 +473,7 @@ def test_shared_parameters_stay_shared() -> None:
 
 
 def test_a_refused_input_shape() -> None:
-    with pytest.raises(ModelError, match="--input-shape C H W"):
+    with pytest.raises(ModelError, match="`input_shape` C H W"):
         prune(nn.Conv2d(3, 4, 3).eval(), replace(SOURCE, input_shape=(1, 8, 8)), PruneOptions(ratio=0.5))
 
 
@@ -528,7 +528,7 @@ def test_progress_is_told(digits: nn.Module) -> None:
 def test_what_would_reach_a_target_is_tried_before_it_is_said(digits: nn.Module) -> None:
     with pytest.raises(TargetError, match="cannot be reached") as caught:
         prune(digits, DIGITS, PruneOptions(flops=0.05, round_to=1, max_pruning_ratio=0.6))
-    found = re.search(r"--scope channels \(reaches (0\.\d+)\)", str(caught.value))
+    found = re.search(r"`scope=channels` \(reaches (0\.\d+)\)", str(caught.value))
     assert found is not None
     reached = prune(
         digits, DIGITS, PruneOptions(flops=float(found[1]), round_to=1, max_pruning_ratio=0.6, scope="channels")
@@ -539,15 +539,15 @@ def test_what_would_reach_a_target_is_tried_before_it_is_said(digits: nn.Module)
     )
     with pytest.raises(TargetError, match="cannot be reached") as caught:
         prune(chain.eval(), SOURCE, PruneOptions(flops=0.1, round_to=1, max_pruning_ratio=0.6))
-    assert "--scope channels" not in str(caught.value), "there is no stream"
-    assert "--prune-representation (reaches 0." in str(caught.value)
+    assert "`scope=channels`" not in str(caught.value), "there is no stream"
+    assert "`prune_representation` (reaches 0." in str(caught.value)
 
 
 def test_the_representation_goes_where_that_is_asked_for() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 24, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5)
     ).eval()
-    with pytest.raises(PruningError, match="--prune-representation prunes the head's input too"):
+    with pytest.raises(PruningError, match="`prune_representation` prunes the head's input too"):
         prune(network, SOURCE, PruneOptions(flops=0.5, round_to=1))
     pruned = prune(network, SOURCE, PruneOptions(flops=0.5, round_to=1, prune_representation=True))
     assert (pruned.network[0].out_channels, pruned.network[4].in_features) == (12, 12)  # type: ignore[index]

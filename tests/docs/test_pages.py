@@ -52,7 +52,9 @@ def _modules() -> list[Path]:
 
 def _said(text: str) -> str:
     """A message without what depends on who shows it: flags and option names read alike."""
-    return re.sub(r"\s+", " ", text.replace("--", "").replace("_", "-").replace("'", "").replace('"', ""))
+    return re.sub(
+        r"\s+", " ", text.replace("--", "").translate(str.maketrans("_=", "- ", "`")).replace("'", "").replace('"', "")
+    )
 
 
 def _messages() -> list[str]:

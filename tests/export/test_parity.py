@@ -327,7 +327,7 @@ def test_batches_follow_the_file_unless_others_were_asked_for() -> None:
     assert fitting_batches(ParityOptions(), None) == (1, 3, 8)
     assert fitting_batches(ParityOptions(), 4) == (4,)
     assert fitting_batches(ParityOptions(parity_batches=(4,)), 4) == (4,)
-    with pytest.raises(InputError, match=r"--parity-batches 1, 2: the networks are exported for a batch of 4 alone"):
+    with pytest.raises(InputError, match=r"`parity_batches` 1, 2: the networks are exported for a batch of 4 alone"):
         fitting_batches(ParityOptions(parity_batches=(1, 4, 2)), 4)
 
 
@@ -358,5 +358,5 @@ def test_a_new_file_whose_outputs_have_other_names_fails(digits: Any, digits_onn
 
 @pytest.mark.parametrize("batches", [(), (0,), (1, -1)])
 def test_batches_that_are_none_are_refused(batches: tuple[int, ...], digits: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--parity-batches .* expected batch sizes of at least 1"):
+    with pytest.raises(InputError, match=r"`parity_batches` .* expected batch sizes of at least 1"):
         verify_files(tmp_path, digits.dense, digits.pruned.network, (1, 8, 8), ParityOptions(parity_batches=batches))

@@ -230,7 +230,7 @@ def test_model_args_become_python_values() -> None:
 
 @pytest.mark.parametrize("item", ["num_classes", "=3", "num classes=3", "3x=1", ""])
 def test_bad_model_args(item: str) -> None:
-    with pytest.raises(SourceError, match=r"--model-arg .* is not understood; expected key=value"):
+    with pytest.raises(SourceError, match=r"`model_arg` .* is not understood; expected key=value"):
         open_source(options("torchvision:resnet18", model_arg=(item,)))
 
 
@@ -245,28 +245,28 @@ def test_model_args_that_are_no_scalars(item: str) -> None:
     "item", ["weights=DEFAULT", "pretrained=true", "checkpoint_path=/tmp/x.pth", "pretrained_cfg=x", "cache_dir=/tmp"]
 )
 def test_model_args_that_fetch_are_refused(library: str, item: str) -> None:
-    with pytest.raises(SourceError, match=f"--model-arg {item.partition('=')[0]} would fetch files behind the plan's"):
+    with pytest.raises(SourceError, match=f"`model_arg` {item.partition('=')[0]} would fetch files behind the plan's"):
         open_source(options(f"{library}:resnet18", model_arg=("num_classes=3", item)))
 
 
 def test_checkpoint_and_weights_together(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="--checkpoint and --weights were both given"):
+    with pytest.raises(SourceError, match="`checkpoint` and `weights` were both given"):
         open_source(options("pruneport:digits_resnet", weights="DEFAULT", checkpoint=tmp_path / "a.pth"))
 
 
 def test_weight_names_belong_to_libraries(factory_file: Path) -> None:
-    with pytest.raises(SourceError, match=r"--weights DEFAULT cannot be used with .*Give the file with --checkpoint"):
+    with pytest.raises(SourceError, match=r"`weights` DEFAULT cannot be used with .*Give the file with `checkpoint`"):
         open_source(options(f"{factory_file}:tiny", weights="DEFAULT", input_shape=(1, 8, 8)))
 
 
 def test_own_factories_need_an_input_shape(factory_file: Path) -> None:
-    with pytest.raises(ModelError, match=r"the input shape of .*:tiny is not known; give --input-shape C H W"):
+    with pytest.raises(ModelError, match=r"the input shape of .*:tiny is not known; give `input_shape` C H W"):
         open_source(options(f"{factory_file}:tiny"))
 
 
 @pytest.mark.parametrize("shape", [(3, 0, 224), (-3, 224, 224), (3, 224)])
 def test_input_shapes_that_are_none(shape: Any) -> None:
-    with pytest.raises(ModelError, match=r"--input-shape is .* expected three positive numbers"):
+    with pytest.raises(ModelError, match=r"`input_shape` is .* expected three positive numbers"):
         open_source(options("pruneport:digits_resnet", input_shape=shape))
 
 
@@ -342,7 +342,7 @@ def test_named_weights_are_those_of_the_library(downloaded: Callable[[Any], list
 
 def test_a_failed_download_says_what_to_do(downloaded: Callable[[Any], list[str]]) -> None:
     downloaded(urllib.error.URLError("no route to host"))
-    with pytest.raises(SourceError, match=r"weights DEFAULT of torchvision:resnet18 could not be .*--checkpoint"):
+    with pytest.raises(SourceError, match=r"weights DEFAULT of torchvision:resnet18 could not be .*`checkpoint`"):
         open_source(options("torchvision:resnet18", weights="DEFAULT"))
 
 

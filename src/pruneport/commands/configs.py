@@ -32,7 +32,7 @@ class InspectConfig(CalibrationOptions, SourceOptions):
     """Show the coupled groups of a network: what must be pruned together, and what hangs on it."""
 
     sensitivity: bool = False
-    """Measure what removing filters costs, group by group, and draw the curves; without --calibration, on synthetic
+    """Measure what removing filters costs, group by group, and draw the curves; without `calibration`, on synthetic
     inputs."""
     plot: Path = Path("sensitivity.svg")
     """Where the curves are drawn to: an .svg file."""
@@ -106,7 +106,7 @@ class ShipConfig(BenchOptions, ParityOptions, ExportOptions, CompressConfig):
 class FinetuneConfig(TrainOptions, PruneOptions, SourceOptions):
     """Train a bundle, or a dense network, on a task of your own: labelled images in folders. The result is a bundle.
 
-    The source is a bundle's folder or anything that compress takes. What says how to prune is for --schedule.
+    The source is a bundle's folder or anything that compress takes. What says how to prune is for `schedule`.
     """
 
     out: Path
@@ -133,10 +133,10 @@ class TransferConfig(StudyOptions):
     report: bool = False
     """Train nothing: write the report from what has run, also while the study runs."""
     advise: bool = False
-    """Train nothing: say from the store what to keep at --budget."""
+    """Train nothing: say from the store what to keep at `budget`."""
     budget: float | None = None
-    """With --advise: training FLOPs, such as 1e12."""
+    """With `advise`: training FLOPs, such as 1e12."""
     task: str | None = None
-    """With --advise: one of the study's tasks; default: a task like them."""
+    """With `advise`: one of the study's tasks; default: a task like them."""
     network: str | None = None
-    """With --advise: one of the study's networks, where there are several."""
+    """With `advise`: one of the study's networks, where there are several."""

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from pruneport.commands.flag_names import with_flags
 from pruneport.progress import Note, Stage, Step
 
 __all__ = ["Display", "spoken"]
@@ -119,7 +120,7 @@ class Display:
         return table
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(with_flags(line), markup=False, soft_wrap=True)
 
 
 class _Live(Progress):
@@ -144,7 +145,7 @@ class _Live(Progress):
 
     def say(self, message: str) -> None:
         """Show a line below the stage; a counted one moves the bar, too."""
-        self._doing = message
+        self._doing = with_flags(message)
         if isinstance(message, Step):
             if self._count is None or self._count.total != message.total or message.done < self._count.done:
                 self.reset(self._task, total=message.total)  # another count in the same stage
@@ -185,4 +186,5 @@ def _counted(step: Step) -> str:
 
 
 def _titled(stage: Stage) -> str:
-    return f"[{stage.number}/{stage.total}] {stage}" if stage.total else str(stage)
+    title = with_flags(stage)
+    return f"[{stage.number}/{stage.total}] {title}" if stage.total else title

@@ -106,7 +106,7 @@ def _open(options: FinetuneConfig, factory: Factory | None = None) -> tuple[nn.M
     folder = Path(options.source)
     if is_bundle(folder):
         given = [
-            f"--{name.replace('_', '-')}"
+            f"`{name}`"
             for name in ("checkpoint", "weights", "model_arg", "input_shape")
             if getattr(options, name) != getattr(SourceOptions, name)
         ]
@@ -125,22 +125,22 @@ def _open(options: FinetuneConfig, factory: Factory | None = None) -> tuple[nn.M
 
 def _check_schedule(config: FinetuneConfig) -> None:
     if config.schedule == "none":
-        given = [f"--{name}" for name in ("flops", "params", "ratio") if getattr(config, name) is not None]
+        given = [f"`{name}`" for name in ("flops", "params", "ratio") if getattr(config, name) is not None]
         if given:
             raise TargetError(
-                f"{', '.join(given)} without --schedule: add --schedule loss to prune while training, or prune first "
+                f"{', '.join(given)} without `schedule`: add `schedule=loss` to prune while training, or prune first "
                 "with pruneport compress and train that bundle."
             )
     elif target_of(config)[0] != "flops":
-        raise TargetError("--schedule counts compute: give --flops in place of --params or --ratio.")
+        raise TargetError("`schedule` counts compute: give `flops` in place of `params` or `ratio`.")
 
 
 def _check_above(plan: Plan, config: FinetuneConfig) -> None:
     """The schedule can only remove."""
     if config.schedule != "none" and config.flops is not None and plan.macs_kept <= config.flops:
         raise TargetError(
-            f"--flops is {config.flops:g} of the dense network, and {config.source} with the new head keeps "
-            f"{plan.macs_kept:.3g} of it already; give a smaller --flops, or leave out --schedule and --flops."
+            f"`flops` is {config.flops:g} of the dense network, and {config.source} with the new head keeps "
+            f"{plan.macs_kept:.3g} of it already; give a smaller `flops`, or leave out `schedule` and `flops`."
         )
 
 
@@ -155,12 +155,12 @@ def _settings(config: FinetuneConfig) -> dict[str, Any]:
 def _check_same(state: TrainState, settings: dict[str, Any], file: Path) -> None:
     """Raise where a state is of a training with other settings."""
     changed = [
-        f"--{name.replace('_', '-')} ({state.config.get(name)}, now {value})"
+        f"`{name}` ({state.config.get(name)}, now {value})"
         for name, value in settings.items()
         if state.config.get(name) != value
     ]
     if changed:
         raise TrainingError(
             f"{file} is the state of a training with other settings: {', '.join(changed)}. Give those again to go on, "
-            "delete the file to start anew, or choose another --out."
+            "delete the file to start anew, or choose another `out`."
         )

@@ -19,6 +19,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from pruneport.bench.options import BenchOptions
 from pruneport.bench.transfer.options import StudyOptions
 from pruneport.commands import configs
+from pruneport.commands.flag_names import flag_of, with_flags
 from pruneport.commands.slips import Flag, check_words
 from pruneport.compress.options import CalibrationOptions, PruneOptions, RecoveryOptions, TrainOptions
 from pruneport.errors import InputError
@@ -203,7 +204,7 @@ def _grouped(verb: str) -> type[Any]:
         if flags:
             group = dataclasses.make_dataclass("group", flags, kw_only=True, namespace={"__doc__": ""})
             fields.append((f"group_{len(fields)}", Annotated[group, tyro.conf.arg(name=title)]))
-    text = f"{inspect.cleandoc(VERBS[verb].__doc__ or '')}\n\nExample: {EXAMPLES[verb]}"
+    text = f"{with_flags(inspect.cleandoc(VERBS[verb].__doc__ or ''))}\n\nExample: {EXAMPLES[verb]}"
     return dataclasses.make_dataclass(verb, fields, kw_only=True, namespace={"__doc__": text})
 
 
@@ -216,7 +217,7 @@ def _wanted(verb: str) -> tuple[dict[str, Flag], str, tuple[str, ...]]:
         hints = typing.get_type_hints(options, include_extras=True)
         for field in dataclasses.fields(options):
             marks = getattr(hints[field.name], "__metadata__", ())
-            name = f"--{'no-' if field.default is True else ''}{field.name.replace('_', '-')}"
+            name = flag_of(field.name, off=field.default is True)
             if tyro.conf.Positional in marks:
                 positional = name = _NAMES[field.name]
             else:
@@ -243,9 +244,9 @@ def _title(owner: type[Any], name: str) -> str:
 
 
 def _helps(owner: type[Any]) -> dict[str, str]:
-    """What stands below each field in the class that declares it, in one line."""
+    """What stands below each field in the class that declares it, in one line, with flags for options."""
     found = docstring_parser.parse_from_object(owner).params
-    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in found}
+    return {entry.arg_name: with_flags(" ".join((entry.description or "").split())) for entry in found}
 
 
 def _flag(verb: str, field: dataclasses.Field[Any], hint: Any, text: str) -> Any:
@@ -255,7 +256,7 @@ def _flag(verb: str, field: dataclasses.Field[Any], hint: Any, text: str) -> Any
     taken = Annotated[hint, tyro.conf.arg(help=text, metavar=_NAMES.get(field.name) or _TYPES.get(kind), **shown)]
     if kind not in _EXPECTED:
         return taken
-    flag = f"--{field.name.replace('_', '-')}"
+    flag = flag_of(field.name)
     reader = _reader(kind, flag, f"{flag}: {text} See pruneport {verb} --help.")
     return Annotated[taken, reader]
 
@@ -306,4 +307,4 @@ def _likely(words: list[str]) -> Iterator[list[str]]:
 
 
 def _summary(config: type[Any]) -> str:
-    return (config.__doc__ or "").partition("\n\n")[0]
+    return with_flags((config.__doc__ or "").partition("\n\n")[0])

@@ -1,4 +1,4 @@
-"""What the verbs return: typed, and as plain data for ``--json``."""
+"""What the verbs return: typed, and as plain data, which names options as Python does."""
 
 from __future__ import annotations
 

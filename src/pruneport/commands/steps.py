@@ -292,6 +292,6 @@ def _dense(bundle: Bundle, factory: Factory | None, checkpoint: Path | None) -> 
     source = bundle.plan.source
     if checkpoint is not None:
         if source.checkpoint is None:
-            raise CheckpointError(f"{bundle.folder} was not made from a checkpoint; leave out --checkpoint.")
+            raise CheckpointError(f"{bundle.folder} was not made from a checkpoint; leave out `checkpoint`.")
         source = replace(source, checkpoint=os.path.realpath(checkpoint))
     return build_dense(source, factory)

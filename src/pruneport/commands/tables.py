@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pruneport.bench.transfer.report import claim
+from pruneport.commands.flag_names import with_flags
 from pruneport.commands.results import (
     AdviceResult,
     BenchResult,
@@ -67,7 +68,7 @@ def _(result: InspectResult, console: Console) -> None:
     _add_fitting(table, rows, console.width)
     console.print(table, crop=False, soft_wrap=True)
     for number, reason in enumerate(reasons, start=1):
-        console.print(f"({number}) {reason}", markup=False, soft_wrap=True)
+        console.print(f"({number}) {with_flags(reason)}", markup=False, soft_wrap=True)
     console.print(
         f"{result.source}: {len(result.groups)} groups, {_count(result.dense.macs)} MACs, "
         f"{_count(result.dense.params)} parameters; prunable in scope {result.scope}",
@@ -165,9 +166,9 @@ def _(result: TransferResult, console: Console) -> None:
                 cells = (Text(way), f"{row['kept']:.0%}", f"{row['area']:.3f}")
                 table.add_row(*cells, *([crossing] if network["dense"] else []))
         console.print(table)
-        console.print(claim(network), markup=False, soft_wrap=True)
+        console.print(with_flags(claim(network)), markup=False, soft_wrap=True)
     for failure in trials["failed"]:
-        console.print(f"failed: {failure['error']}", markup=False, soft_wrap=True)
+        console.print(f"failed: {with_flags(failure['error'])}", markup=False, soft_wrap=True)
     console.print(f"{trials['done']} of {trials['wanted']} trials. Report: {result.report.resolve()}", markup=False)
 
 
@@ -210,7 +211,7 @@ def _by_measurement(advice: Any, budget: float) -> str:
     where = "that budget" if run == budget else "the nearest budget run at or below it"
     if run > budget:
         where = "the smallest budget run, which is above it"
-    return f"The best measured with {run:.3g} FLOPs, {where}. No law: {advice['no_law']}"
+    return f"The best measured with {run:.3g} FLOPs, {where}. No law: {with_flags(advice['no_law'])}"
 
 
 def _inputs(plan: Plan) -> str:
@@ -233,7 +234,7 @@ def _show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
     if every_group:
         table = _table("group", ">dense", ">asked", ">kept", "why")
         for group in plan.groups:
-            why = Text(group.reason)
+            why = Text(with_flags(group.reason))
             widths = (str(group.width), f"{group.asked:.1f}", _width(group, group.kept_width))
             table.add_row(Text(group.name), *widths, why)
         console.print(table)
@@ -251,7 +252,7 @@ def _show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
             f"{kind} on {done.images} {_inputs(plan)}. {recovery_figures(asdict(done))}", markup=False, soft_wrap=True
         )
     if plan.note:
-        console.print(f"Note: {plan.note}", markup=False, soft_wrap=True)
+        console.print(f"Note: {with_flags(plan.note)}", markup=False, soft_wrap=True)
     if not plan.trained:
         console.print(
             "No --checkpoint and no --weights were given: latency is meaningful, accuracy is not, unless the source "
@@ -261,7 +262,9 @@ def _show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
 
 def _show_verification(verification: Verification, console: Console) -> None:
     for check in verification.checks:
-        console.print(f"{'ok' if check.ok else 'FAILED'}  {check.name}: {check.detail}", markup=False, soft_wrap=True)
+        console.print(
+            f"{'ok' if check.ok else 'FAILED'}  {check.name}: {with_flags(check.detail)}", markup=False, soft_wrap=True
+        )
     table = _table("parity", "inputs", ">batch", ">max error", ">relative", ">same top-1", "ok")
     for entry in verification.parity:
         table.add_row(
@@ -300,7 +303,7 @@ def _top1(share: float, images: int) -> tuple[str, str]:
 
 def _warn(warnings: Iterable[str], console: Console) -> None:
     for warning in warnings:
-        console.print(Text.assemble(("Warning: ", "bold yellow"), warning), soft_wrap=True)
+        console.print(Text.assemble(("Warning: ", "bold yellow"), with_flags(warning)), soft_wrap=True)
 
 
 def _show_bench(bench: Any, console: Console) -> None:

@@ -19,6 +19,7 @@ from pruneport.bench.transfer.store import Finished, open_store
 from pruneport.bench.transfer.study import trials
 from pruneport.bench.transfer.summary import summarise
 from pruneport.commands.configs import TransferConfig
+from pruneport.commands.flag_names import flag_of
 from pruneport.commands.results import AdviceResult, TransferResult
 from pruneport.errors import CheckFailed, InputError
 from pruneport.files import write_whole
@@ -40,18 +41,16 @@ def transfer(config: TransferConfig, progress: Progress = silent, command: str =
     folder = config.out or (Path(config.study.stem) if config.study else None)
     if folder is None:
         raise InputError(
-            "there is no study, and no --out to keep one in; give a study, as in: pruneport transfer study.yaml."
+            "there is no study, and no `out` to keep one in; give a study, as in: pruneport transfer study.yaml."
         )
     if config.advise:
         if config.budget is None:
-            raise InputError("--advise needs --budget: the training FLOPs you can spend, such as 1e12.")
+            raise InputError("`advise` needs `budget`: the training FLOPs you can spend, such as 1e12.")
         with open_store(folder, None) as store:
             return AdviceResult(advice=advise(store.finished(), config.budget, config.task, config.network))
-    given = [name for name in ("budget", "task", "network") if getattr(config, name) is not None]
+    given = [f"`{name}`" for name in ("budget", "task", "network") if getattr(config, name) is not None]
     if given:
-        raise InputError(
-            f"--{', --'.join(given)} without --advise; a study takes lists: --budgets, --tasks, --networks."
-        )
+        raise InputError(f"{', '.join(given)} without `advise`; a study takes lists: `budgets`, `tasks`, `networks`.")
     finished = _finished(config, folder) if config.report else run_study(config, folder, numbered(progress, STUDY))
     progress(Stage("writing the report"))
     summary = summarise(finished, trials(config) or [item.trial for item in finished])
@@ -71,7 +70,7 @@ def _finished(config: TransferConfig, folder: Path) -> list[Finished]:
     with open_store(folder, None) as store:
         found = store.finished(trials(config))
     if not found:
-        raise InputError(f"nothing of this study has run in {folder}; run it without --report.")
+        raise InputError(f"nothing of this study has run in {folder}; run it without `report`.")
     return found
 
 
@@ -101,5 +100,5 @@ def study_flags(file: Path) -> list[str]:
         ]
         if unset := next((item for item in values if "$" in item), None):
             raise InputError(f"study {file}: {unset} names a variable that is not set; set it, or write the path out.")
-        flags += [f"--{name.replace('_', '-')}", *values]
+        flags += [flag_of(name), *values]
     return flags

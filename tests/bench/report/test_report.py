@@ -143,10 +143,21 @@ def test_untrained_weights_are_called_out_and_no_accuracy_is_shown(plan: Any, ve
     plan["source"] |= {"trained": False, "checkpoint": None, "checkpoint_sha256": None}
     text = _text(render_report(plan, verify, bench))
     assert "Architecture only." in text
-    assert "No --checkpoint and no --weights were given: latency is meaningful, accuracy is not" in text
-    assert "Accuracy is left out: no --checkpoint and no --weights were given." in text
+    assert "No checkpoint and no weights were given: latency is meaningful, accuracy is not" in text
+    assert "Accuracy is left out: no checkpoint and no weights were given." in text
     assert "untrained" not in text  # a factory may load weights of its own
     assert "57.2" not in text
+
+
+def test_options_are_code_and_flags_of_earlier_plans_stay(plan: Any, verify: Any, bench: Any) -> None:
+    plan["note"] = "<b> a smaller `round_to` does"
+    plan["groups"][0]["reason"] = "a residual stream, outside `scope=filters`"
+    plan["groups"][1]["reason"] = "kept by --keep layer*"
+    page = render_report(plan, verify, bench)
+    assert "(<code>calibration=FOLDER</code>), a higher <code>flops</code>, or" in page
+    assert "&lt;b&gt; a smaller <code>round_to</code> does" in page
+    assert "a residual stream, outside <code>scope=filters</code></td>" in page
+    assert "kept by --keep layer*" in page
 
 
 def test_nothing_measured(plan: Any) -> None:

@@ -109,13 +109,13 @@ def test_advice_names_what_it_does_not_know(finished: list[Finished]) -> None:
     assert answer["advice"]["kept"] == 0.5
     assert answer["advice"]["extrapolated"] is False
     assert advise(finished, 1e15, None, "net")["advice"]["extrapolated"] is True
-    with pytest.raises(InputError, match=r"--task c: expected one task of the study's \(a, b\)"):
+    with pytest.raises(InputError, match=r"`task` c: expected one task of the study's \(a, b\)"):
         advise(finished, 1e10, "c", None)
-    with pytest.raises(InputError, match="--budget is -1"):
+    with pytest.raises(InputError, match="`budget` is -1"):
         advise(finished, -1, None, None)
     with pytest.raises(InputError, match="none yet"):
         advise([], 1e10, None, None)
-    with pytest.raises(InputError, match="--budget is inf"):
+    with pytest.raises(InputError, match="`budget` is inf"):
         advise(finished, float("inf"), None, None)
     with pytest.raises(InputError, match="only the dense network has results for net"):
         advise([done for done in finished if done.trial.kept == 1], 1e10, None, None)
@@ -195,7 +195,7 @@ def test_without_a_dense_network_nothing_is_said_about_it(finished: list[Finishe
     summary = summarise(pruned, [done.trial for done in pruned])
     assert summary["networks"][0]["dense"] is False
     page = _page(summary)
-    assert "add 1 to kept" in page
+    assert "add 1 to <code>kept</code>" in page
     assert "Budget from which the dense network is better" not in page
     assert advise(pruned, 1e11, None, None)["advice"]["dense_regret"] is None
 

@@ -248,7 +248,7 @@ def test_only_the_store_is_called_the_store(tmp_path: Path) -> None:
         raise PermissionError("elsewhere")
     (tmp_path / "taken").write_text("no folder")
     with (
-        pytest.raises(OutputError, match=r"--out .*taken cannot be written"),
+        pytest.raises(OutputError, match=r"`out` .*taken cannot be written"),
         open_store(tmp_path / "taken", identity(_STUDY)),
     ):
         pass
@@ -307,16 +307,16 @@ def test_a_failed_trial_is_tried_again(tmp_path: Path) -> None:
     ("wrong", "said"),
     [
         ({"networks": ()}, "the study has no networks"),
-        ({"kept": (0.5, 1.5)}, "--kept is 1.5"),
-        ({"recipes": ("l1/none",)}, r"--recipes has 'l1/none'; expected CRITERION/RANKING/RECOVERY"),
-        ({"budgets": (0.0,)}, "--budgets has 0"),
-        ({"budgets": (1e10, float("inf"))}, "--budgets has inf; expected a finite number"),
-        ({"memory": 0.0}, "--memory is 0; expected GiB above 0"),
-        ({"mean": (0.5, 0.5, 0.5)}, "--mean has 3 numbers; expected 1 or 1"),
-        ({"seeds": (1, 1)}, "--seeds names something twice"),
+        ({"kept": (0.5, 1.5)}, "`kept` is 1.5"),
+        ({"recipes": ("l1/none",)}, r"`recipes` has 'l1/none'; expected CRITERION/RANKING/RECOVERY"),
+        ({"budgets": (0.0,)}, "`budgets` has 0"),
+        ({"budgets": (1e10, float("inf"))}, "`budgets` has inf; expected a finite number"),
+        ({"memory": 0.0}, "`memory` is 0; expected GiB above 0"),
+        ({"mean": (0.5, 0.5, 0.5)}, "`mean` has 3 numbers; expected 1 or 1"),
+        ({"seeds": (1, 1)}, "`seeds` names something twice"),
         ({"tasks": ("nowhere",)}, "no task folder nowhere"),
         ({"calibration": Path("nowhere")}, "no calibration folder nowhere"),
-        ({"calibration_images": 0}, "--calibration-images is 0; expected at least 1"),
+        ({"calibration_images": 0}, "`calibration_images` is 0; expected at least 1"),
         ({"tasks": ("pruneport:digits-upside",)}, "there are pruneport:digits-parity"),
         ({"budgets": (1e3,)}, r"a step of 32 images costs .* more than the smallest budget, 1.00e\+03"),
         ({"networks": ("torchvision:resnet5O",)}, "torchvision:resnet5O cannot be prepared: .*did you mean"),

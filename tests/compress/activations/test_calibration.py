@@ -53,7 +53,7 @@ def test_images_that_cannot_be_read_are_named_and_left_out_only_when_asked(tmp_p
     write(tmp_path)
     broken = tmp_path / "07.png"
     broken.write_bytes(broken.read_bytes()[:40])
-    with pytest.raises(ImageFolderError, match=r"07\.png cannot be read .* with --skip-unreadable"):
+    with pytest.raises(ImageFolderError, match=r"07\.png cannot be read .* with `skip_unreadable`"):
         open_calibration(options(tmp_path), SHAPE)
     found = open_calibration(options(tmp_path, skip_unreadable=True), SHAPE)
     assert found is not None
@@ -71,7 +71,7 @@ def test_no_folder_and_wrong_numbers(tmp_path: Path) -> None:
     assert open_calibration(CalibrationOptions(), SHAPE) is None
     with pytest.raises(ImageFolderError, match="no image folder"):
         open_calibration(options(tmp_path / "gone"), SHAPE)
-    with pytest.raises(ImageFolderError, match="--calibration-images is 0"):
+    with pytest.raises(ImageFolderError, match="`calibration_images` is 0"):
         open_calibration(options(tmp_path, calibration_images=0), SHAPE)
 
 

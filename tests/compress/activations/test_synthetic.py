@@ -95,5 +95,5 @@ def test_a_network_without_statistics_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval()
     assert has_statistics(digits_resnet())
     assert not has_statistics(network)
-    with pytest.raises(PruningError, match=r"no BatchNorm statistics .* --calibration"):
+    with pytest.raises(PruningError, match=r"no BatchNorm statistics .* `calibration=FOLDER`"):
         synthesise(network, SHAPE, 4, 0)

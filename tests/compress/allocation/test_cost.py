@@ -161,7 +161,7 @@ def test_a_layer_of_one_output_shrinks_with_its_inputs() -> None:
 
 
 def test_a_refused_input_shape() -> None:
-    with pytest.raises(ModelError, match=r"refuses an input of shape \(1, 4, 8, 8\): .*--input-shape C H W"):
+    with pytest.raises(ModelError, match=r"refuses an input of shape \(1, 4, 8, 8\): .*`input_shape` C H W"):
         count_cost(nn.Conv2d(3, 4, 3), (4, 8, 8))
 
 

@@ -172,7 +172,7 @@ def test_a_schedule_that_gets_no_further_says_so_and_trains_on(job: Callable[...
     state = train(job(steps=9, schedule="loss", cuts=2, pruning=pruning, warmup=0.0))
     assert state.step == 9
     assert state.plan.note is not None
-    assert "short of --flops 0.15: no widths are left" in state.plan.note
+    assert "short of `flops=0.15`: no widths are left" in state.plan.note
     assert 0.15 < state.plan.pruned.macs / state.plan.dense.macs < 1
 
 
@@ -293,7 +293,7 @@ def test_a_new_head_is_counted_in_both(task: Task) -> None:
     assert torch.equal(dense.head.weight, smaller.head.weight)  # type: ignore[union-attr, arg-type]
     assert next(group.width for group in plan.groups if group.name == "head") == 3
     assert torch.equal(dense.stem[0].weight, network.stem[0].weight)  # type: ignore[index]
-    with pytest.raises(InputError, match=r"--keep-head: the network has 10 outputs and .* has 3 classes"):
+    with pytest.raises(InputError, match=r"`keep_head`: the network has 10 outputs and .* has 3 classes"):
         with_output_layer(network, pruned.plan, three, keep=True)
 
 
@@ -335,15 +335,15 @@ def test_states_are_read_back_or_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"epochs": 1.0, "budget": 1e9}, "--epochs and --budget were given"),
-        ({"warmup": 1.0}, "--warmup is 1.0"),
-        ({"learning_rate": -0.1}, "--learning-rate is -0.1"),
-        ({"batch_size": 1}, "--batch-size is 1"),
-        ({"steps": 0}, "--steps is 0"),
-        ({"epochs": 0.0}, "--epochs is 0; expected a number above 0"),
-        ({"budget": 0.0}, "--budget is 0; expected a number above 0"),
-        ({"budget": float("nan")}, "--budget is nan"),
-        ({"accelerator": "cuda", "devices": 99}, "--accelerator cuda --devices 99"),
+        ({"epochs": 1.0, "budget": 1e9}, "`epochs` and `budget` were given"),
+        ({"warmup": 1.0}, "`warmup` is 1.0"),
+        ({"learning_rate": -0.1}, "`learning_rate` is -0.1"),
+        ({"batch_size": 1}, "`batch_size` is 1"),
+        ({"steps": 0}, "`steps` is 0"),
+        ({"epochs": 0.0}, "`epochs` is 0; expected a number above 0"),
+        ({"budget": 0.0}, "`budget` is 0; expected a number above 0"),
+        ({"budget": float("nan")}, "`budget` is nan"),
+        ({"accelerator": "cuda", "devices": 99}, "`accelerator=cuda` `devices=99`"),
     ],
 )
 def test_numbers_out_of_range(wrong: dict[str, Any], said: str) -> None:
@@ -352,11 +352,11 @@ def test_numbers_out_of_range(wrong: dict[str, Any], said: str) -> None:
 
 
 def test_a_loss_that_blows_up_is_named(job: Callable[..., Job]) -> None:
-    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+; lower --learning-rate"):
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+; lower `learning_rate`"):
         train(job(steps=60, learning_rate=1e6))
 
 
 def test_a_pruned_representation_has_no_teacher(job: Callable[..., Job]) -> None:
     pruning = PruneOptions(flops=0.5, round_to=1, prune_representation=True)
-    with pytest.raises(TrainingError, match="--distill compares representations"):
+    with pytest.raises(TrainingError, match="`distill` compares representations"):
         train(job(pruning=pruning, steps=2, distill=0.5, schedule="loss"))

@@ -327,9 +327,9 @@ def test_labels_come_from_the_folder_or_from_the_network() -> None:
     ):
         found = labels_for(network, images, wanted)
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
-    with pytest.raises(ImageFolderError, match=r"no class folders\. Use --calibration-labels predicted"):
+    with pytest.raises(ImageFolderError, match=r"no class folders\. Use `calibration_labels=predicted`"):
         labels_for(network, plain, "folder")
-    with pytest.raises(ImageFolderError, match=r"4 classes, the network's head 5; .* --calibration-labels predicted"):
+    with pytest.raises(ImageFolderError, match=r"4 classes, the network's head 5; .* `calibration_labels=predicted`"):
         labels_for(network, calibration(classes=4), "auto")
 
 
@@ -354,7 +354,7 @@ def test_which_criteria_need_images() -> None:
     assert not wants_inputs(PruneOptions(criterion="synflow"), calibrated=False)
     assert wants_inputs(PruneOptions(criterion="block-hessian"), calibrated=False)
     assert wants_inputs(PruneOptions(ranking="sensitivity"), calibrated=False)
-    with pytest.raises(ImageFolderError, match="--criterion fisher needs images: give --calibration FOLDER"):
+    with pytest.raises(ImageFolderError, match="`criterion=fisher` needs images: give `calibration=FOLDER`"):
         wants_inputs(PruneOptions(criterion="fisher"), calibrated=False)
 
 

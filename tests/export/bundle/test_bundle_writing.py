@@ -98,8 +98,8 @@ def test_an_empty_folder_becomes_the_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("out", "overwrite", "message"),
     [
-        ("full", False, "is not empty; choose another folder, or replace it with --overwrite"),
-        ("full", True, "is not a bundle .no manifest.json.; --overwrite replaces bundles only"),
+        ("full", False, "is not empty; choose another folder, or replace it with `overwrite`"),
+        ("full", True, "is not a bundle .no manifest.json.; `overwrite` replaces bundles only"),
         ("file", True, "is a file; expected a folder that does not exist yet"),
         ("file/below", False, "is not writable; choose a folder"),
         ("dangling", True, "is a file"),

@@ -107,7 +107,9 @@ def test_a_users_network_is_built_where_its_source_is_trusted(users: Any, ran: P
 
 
 def test_a_users_code_is_not_run_unasked(users: Any, ran: Path) -> None:
-    with pytest.raises(BundleError, match=r"building it runs that code. If you trust it, give --factory .*factory="):
+    with pytest.raises(
+        BundleError, match=r"building it runs that code. If you trust it, give `factory` .*, or `trust_source=True`"
+    ):
         pruneport.load(users.folder)
     assert not ran.exists()
 
@@ -133,7 +135,7 @@ def test_a_strangers_arguments_fetch_nothing(bundle: Path, rehash: Any) -> None:
     plan["source"] |= {"spec": "torchvision:resnet18", "model_args": {"weights": "IMAGENET1K_V1"}}
     (bundle / "plan.json").write_text(json.dumps(plan))
     rehash(bundle)
-    with pytest.raises(SourceError, match="--model-arg weights would fetch files"):
+    with pytest.raises(SourceError, match="`model_arg` weights would fetch files"):
         pruneport.load(bundle)
 
 

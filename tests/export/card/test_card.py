@@ -72,7 +72,7 @@ def test_card_of_untrained_weights_claims_no_accuracy(plan: Any, verify: Any, be
     assert "Architecture only" in card
     assert "57.2" not in card
     assert "as the source builds them, seed 0" in card
-    assert "No `--checkpoint` and no `--weights` were given" in card
+    assert "No `checkpoint` and no `weights` were given" in card
     assert "untrained" not in card  # a factory may load weights of its own
 
 
@@ -98,6 +98,13 @@ def test_names_from_outside_stay_text(plan: Any, verify: Any, bench: Any) -> Non
     bold = next(line for line in card.splitlines() if line.startswith("**"))
     assert "http://" not in bold
     assert "www.evil" not in bold
+
+
+def test_options_are_code_in_warning_and_note(plan: Any, verify: Any) -> None:
+    plan["note"] = "[x] reached less; a smaller `round_to` does. Earlier ones: --round-to; see www.evil.example"
+    html = _html(model_card(plan, verify, None))
+    assert "more calibration images (<code>calibration=FOLDER</code>), a higher <code>flops</code>" in html
+    assert "[x] reached less; a smaller <code>round_to</code> does. Earlier ones: --round-to; see www" in html
 
 
 def test_odd_targets_do_not_break_the_sentence(plan: Any) -> None:

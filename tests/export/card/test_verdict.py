@@ -52,12 +52,12 @@ def test_ruined_accuracy_is_warned_of(plan: Any, verify: Any) -> None:
     (said,) = warnings_for(plan, verify, None)
     assert said == (
         "Accuracy fell by 34.8 points, from 92.0 % to 57.2 % on 250 images. What helps: calibration images "
-        "(--calibration FOLDER), a higher --flops, or training with pruneport finetune."
+        "(`calibration=FOLDER`), a higher `flops`, or training with pruneport finetune."
     )
     plan["calibration"] = {"inputs": "images", "count": 64, "skipped": []}
     plan["request"] |= {"target": "ratio", "value": 0.4}
     (said,) = warnings_for(plan, verify, None)
-    assert "more calibration images (--calibration FOLDER), a smaller --ratio" in said
+    assert "more calibration images (`calibration=FOLDER`), a smaller `ratio`" in said
     plan["training"] = {"top1": 0.9}  # of another task: the dense network is no measure
     assert warnings_for(plan, verify, None) == []
 

@@ -141,11 +141,11 @@ def test_what_is_no_tensor_is_left_out_and_said(tmp_path: Path) -> None:
             None,
             r"returns output\.0\.scores for one image and output\.0\.scores, output\.1\.scores for two",
         ),
-        ("single", None, "takes one image at a time: .* --batch-size-fixed 1"),
-        ("single", 4, "takes one image at a time, not 4: give --batch-size-fixed 1"),
+        ("single", None, "takes one image at a time: .* `batch_size_fixed=1`"),
+        ("single", 4, "takes one image at a time, not 4: give `batch_size_fixed=1`"),
         ("by value", None, r"with a dynamic batch: .* as Python numbers\.$"),  # nor for one batch, so that is not said
         ("by value", 2, "cannot export Network for a batch of 2: .* control flow that depends on values"),
-        ("as a number", None, "for a batch of 2 only: .* with --batch-size-fixed N"),
+        ("as a number", None, "for a batch of 2 only: .* with `batch_size_fixed=N`"),
     ],
 )
 def test_what_cannot_be_exported_is_named_with_what_to_do(kind: str, batch: int | None, message: str) -> None:
@@ -171,11 +171,11 @@ class _PinnedWhenDynamic(nn.Module):
 
 
 def test_a_fixed_batch_is_offered_where_it_was_tried_and_works() -> None:
-    with pytest.raises(ExportError, match="--batch-size-fixed N"):
+    with pytest.raises(ExportError, match="`batch_size_fixed=N`"):
         export_network(_PinnedWhenDynamic(), SHAPE)
     assert export_network(_PinnedWhenDynamic(), SHAPE, 3).batch == 3
 
 
 def test_batches_that_are_none() -> None:
-    with pytest.raises(InputError, match="--batch-size-fixed is 0; expected at least 1"):
+    with pytest.raises(InputError, match="`batch_size_fixed` is 0; expected at least 1"):
         check_fixed_batch(0)

@@ -207,7 +207,7 @@ def test_every_fault_is_listed_at_once(tmp_path: Path) -> None:
     assert lines[3] == (
         "  mis-shaped (2): 3.weight (network (5, 16), checkpoint (7, 16)), 3.bias (network (5,), checkpoint (7,))"
     )
-    assert "--model-arg num_classes" in lines[4]
+    assert "`model_arg` num_classes" in lines[4]
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key]), f"{key} was changed"
 

@@ -100,7 +100,7 @@ def test_a_limit_takes_images_evenly(tmp_path: Path) -> None:
         assert len(set(chosen)) == limit
         gaps = np.diff([*chosen, 10 + chosen[0]])
         assert gaps.max() - gaps.min() <= 1
-    with pytest.raises(ImageFolderError, match="--images-limit is 0; expected at least 1"):
+    with pytest.raises(ImageFolderError, match="`images_limit` is 0; expected at least 1"):
         opened(tmp_path, images_limit=0)
 
 
@@ -224,13 +224,13 @@ def test_loose_images_beside_class_folders(limit: int | None, tmp_path: Path) ->
 @pytest.mark.parametrize(("channels", "count"), [(3, 2), (3, 4), (1, 3), (3, 0)])
 def test_means_of_the_wrong_length(name: str, channels: int, count: int, tmp_path: Path) -> None:
     flat_folder(tmp_path, 1)
-    with pytest.raises(ImageFolderError, match=f"--{name} has {count} numbers; expected 1 or {channels}"):
+    with pytest.raises(ImageFolderError, match=f"`{name}` has {count} numbers; expected 1 or {channels}"):
         opened(tmp_path, (channels, 8, 8), **{name: (0.5,) * count})
 
 
 def test_resize_below_the_input(tmp_path: Path) -> None:
     flat_folder(tmp_path, 1)
-    with pytest.raises(ImageFolderError, match="--resize 7 is smaller than the input of 8 x 6 pixels"):
+    with pytest.raises(ImageFolderError, match="`resize=7` is smaller than the input of 8 x 6 pixels"):
         opened(tmp_path, (1, 8, 6), resize=7)
 
 
@@ -242,7 +242,7 @@ def test_channels_that_no_image_has(channels: int, tmp_path: Path) -> None:
 
 
 def test_a_deviation_of_zero_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageFolderError, match=r"--std is \(0\.0,\); expected numbers above 0"):
+    with pytest.raises(ImageFolderError, match=r"`std` is \(0\.0,\); expected numbers above 0"):
         opened(flat_folder(tmp_path, 1), std=(0.0,))
 
 
