@@ -107,6 +107,17 @@ def check_output(folder: Path, overwrite: bool) -> None:
     _check_place(folder, overwrite)
     check_free(place_lock(Path(os.path.realpath(folder))), folder)
     check_free(update_lock(folder), folder)
+    try:  # some folders say that they can be written to, and cannot
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=_parent_of(folder)))
+    except OSError as error:
+        raise OutputError(
+            f"`out` {folder} cannot be written ({error.strerror}); choose a folder that you may write to."
+        ) from error
+
+
+def _parent_of(folder: Path) -> Path:
+    """The nearest folder around this one that is there."""
+    return next(path for path in folder.absolute().parents if path.exists())
 
 
 def _check_place(folder: Path, overwrite: bool) -> None:
@@ -127,15 +138,9 @@ def _check_place(folder: Path, overwrite: bool) -> None:
             )
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(f"`out` {folder} is write-protected; choose another folder, or allow writing to it.")
-    parent = next(path for path in folder.absolute().parents if path.exists())
+    parent = _parent_of(folder)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"`out` {folder}: {parent} is not writable; choose a folder that you may write to.")
-    try:  # some folders say that they can be written to, and cannot
-        os.rmdir(tempfile.mkdtemp(prefix=".", dir=parent))
-    except OSError as error:
-        raise OutputError(
-            f"`out` {folder} cannot be written ({error.strerror}); choose a folder that you may write to."
-        ) from error
 
 
 @contextmanager

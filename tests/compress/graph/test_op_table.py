@@ -496,3 +496,30 @@ def tokens_before_head(n: Any, x: Tensor) -> Tensor:
     y = torch.cat([n.token.expand(len(y), -1, -1), y], 1) + n.places
     y = y + n.attention(y)
     return (y + n.scale * n.down(torch.relu(n.up(y))))[:, 0]
+
+
+# The table itself
+
+
+def test_an_operator_that_is_not_known_holds_its_channels(follow: Any) -> None:
+    found = follow(lambda n, x: torch.cholesky_inverse(n.a(x)[:, :, :4, :4].flatten(0, 1)))
+    reason = "the network calls aten.cholesky_inverse.default, which is not known"
+    assert found.unprunable == {f"a{place}": reason for place in range(4)}
+    assert found.hidden == {f"a{place}" for place in range(4)}
+
+
+def test_values_that_are_made_anew_do_not_depend_on_channels(follow: Any) -> None:
+    shaped = follow(lambda n, x: torch.zeros_like(n.a(x)))
+    assert shaped.along(1) == [f"a{place}" for place in range(4)], "they have the shape of what has them"
+    assert follow(lambda n, x: torch.zeros(n.a(x).shape)).hidden == set()
+
+
+def test_what_only_reads_channels_depends_on_all_of_them(follow: Any) -> None:
+    found = follow(lambda n, x: (n.a(x) > 0).nonzero())
+    assert found.along(1) is None
+    assert found.hidden == {f"a{place}" for place in range(4)}
+
+
+def test_tensors_of_no_entries_hold_nothing(follow: Any) -> None:
+    found = follow(lambda n, x: torch.cholesky_inverse(n.a(x)[:0, :, :4, :4].flatten(0, 1)))
+    assert found.unprunable == {}

@@ -34,7 +34,7 @@ def test_labels_say_each_entrys_channel_by_line_and_by_rows() -> None:
     assert labels.line(0).tolist() == [5, 6, 7]
     assert labels.rows(0).tolist() == [[5], [6], [7]]
     assert labels.rows(1).tolist() == [[5, 6, 7]] * 4
-    padded = ChannelLabels(torch.tensor([[0, 5, 6], [0, 0, 6]]))
+    padded = ChannelLabels(torch.tensor([[0, 0, 6], [0, 5, 6]]))
     assert padded.line(1).tolist() == [0, 5, 6], "a place that is padded in one row is a channel in another"
 
 
