@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from pruneport.commands import ShipConfig, ship
-from pruneport.commands.display import Display
-from pruneport.commands.tables import show
+from pruneport.commands.terminal.display import Display
+from pruneport.commands.terminal.tables import show
 from pruneport.models.digits.train import write_images
 
 

@@ -57,7 +57,7 @@ def photograph(page: Path, picture: Path) -> None:
 def _ship(data: Path, place: Path) -> Path:
     """The command of the README, on the real network; return its bundle."""
     from pruneport.commands import ShipConfig, ship
-    from pruneport.commands.display import Display
+    from pruneport.commands.terminal.display import Display
 
     data = data.resolve()
     config = ShipConfig(

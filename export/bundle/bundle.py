@@ -9,7 +9,6 @@ import errno
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -105,19 +104,16 @@ def check_output(folder: Path, overwrite: bool) -> None:
     """
     settle(folder)
     _check_place(folder, overwrite)
-    check_free(place_lock(Path(os.path.realpath(folder))), folder)
     check_free(update_lock(folder), folder)
-    try:  # some folders say that they can be written to, and cannot
-        os.rmdir(tempfile.mkdtemp(prefix=".", dir=_parent_of(folder)))
+    place = place_lock(Path(os.path.realpath(folder)))
+    try:
+        if place.parent.is_dir():  # some folders say that they can be written to, and cannot
+            with held(place, folder):
+                pass
     except OSError as error:
         raise OutputError(
             f"`out` {folder} cannot be written ({error.strerror}); choose a folder that you may write to."
         ) from error
-
-
-def _parent_of(folder: Path) -> Path:
-    """The nearest folder around this one that is there."""
-    return next(path for path in folder.absolute().parents if path.exists())
 
 
 def _check_place(folder: Path, overwrite: bool) -> None:
@@ -138,7 +134,7 @@ def _check_place(folder: Path, overwrite: bool) -> None:
             )
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(f"`out` {folder} is write-protected; choose another folder, or allow writing to it.")
-    parent = _parent_of(folder)
+    parent = next(path for path in folder.absolute().parents if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"`out` {folder}: {parent} is not writable; choose a folder that you may write to.")
 

@@ -11,10 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from pruneport import commands
-from pruneport.commands.console import SafeConsole
-from pruneport.commands.display import Display
 from pruneport.commands.flag_names import with_flags
 from pruneport.commands.flags import VERBS, parse, root_help
+from pruneport.commands.terminal.console import SafeConsole
+from pruneport.commands.terminal.display import Display
 from pruneport.errors import CheckFailed, InputError, PruneportError
 
 __all__ = ["main"]
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if as_json:
         print(json.dumps(result.to_dict(), indent=1))
     else:
-        from pruneport.commands.tables import show
+        from pruneport.commands.terminal.tables import show
 
         show(result, SafeConsole(highlight=False))
     return 0

@@ -11,8 +11,8 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from pruneport.commands.console import SafeConsole
-from pruneport.commands.display import Display
+from pruneport.commands.terminal.console import SafeConsole
+from pruneport.commands.terminal.display import Display
 from pruneport.progress import Stage
 from pruneport.text import can_be_shown, escaped
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from pruneport.commands import CompressConfig, ShipConfig, compress, display, ship
-from pruneport.commands.display import Display, spoken
+from pruneport.commands.terminal.display import Display, spoken
 from pruneport.progress import Note, Stage, Step, numbered
 
 _SHIP = ("ship", "pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5", "--recover", "none")

@@ -2,6 +2,7 @@
 
 - ``configs``: the configurations, composed of the rooms' options
 - ``flags``: the command line's arguments and their help, made from the configurations
+- ``flag_names``: options of Python as flags, in messages
 - ``slips``: what is wrong with the words of a command line
 - ``steps``: inspect, compress, export, verify and bench
 - ``shipping``: ship: all steps in one
@@ -9,10 +10,8 @@
 - ``transferring``: transfer: the study, its report and its advice
 - ``artifacts``: what the commands put into a bundle
 - ``records``: what earlier commands wrote into a bundle, read for card and report
+- ``terminal/``: what a person at the terminal, or of a log, reads
 - ``results``: what the commands return, typed and as JSON
-- ``console``: the terminal, or the log, that a person reads
-- ``tables``: results as tables
-- ``display``: progress, as it is shown while a command runs
 
 Example:
     >>> from pruneport.commands import ShipConfig, ship  # doctest: +SKIP

@@ -1,0 +1,6 @@
+"""What a person at the terminal, or of a log, reads.
+
+- ``console``: the terminal, with control characters of names as escapes
+- ``display``: progress, as it is shown while a command runs
+- ``tables``: results as tables
+"""
