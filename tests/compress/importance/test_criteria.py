@@ -203,7 +203,9 @@ def test_bn_scale_is_gamma_and_names_a_group_without(resnet: nn.Module) -> None:
     found = score_groups(resnet, groups, free, "bn-scale", 0, SHAPE)[index]
     gamma = resnet.get_submodule("layer1.0.bn1").weight
     np.testing.assert_allclose(found, gamma.detach().abs().numpy(), rtol=1e-6)
-    with pytest.raises(PruningError, match="bn-scale needs a BatchNorm with weights in every group; 0 has none"):
+    with pytest.raises(
+        PruningError, match="`criterion=bn-scale` needs a BatchNorm with weights in every group; 0 has none"
+    ):
         scored(chain(), "bn-scale")
 
 

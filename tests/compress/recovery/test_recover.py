@@ -164,7 +164,7 @@ def test_recovery_that_its_inputs_do_not_allow_is_refused() -> None:
     dense, normless = network(), nn.Sequential(nn.Conv2d(1, 8, 3))
     with pytest.raises(ImageFolderError, match="`recover=reconstruct` needs images: give `calibration=FOLDER`"):
         choose_recovery(RecoveryOptions(recover="reconstruct"), dense, True)
-    with pytest.raises(ImageFolderError, match="data-free uses no images: leave out `calibration`"):
+    with pytest.raises(ImageFolderError, match="data-free` uses no images: leave out `calibration`"):
         choose_recovery(RecoveryOptions(recover="data-free", calibration=Path("x")), dense, True)
     with pytest.raises(PruningError, match="no BatchNorm statistics to make synthetic inputs from"):
         choose_recovery(RecoveryOptions(recover="data-free"), normless, True)

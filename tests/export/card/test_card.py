@@ -103,7 +103,7 @@ def test_names_from_outside_stay_text(plan: Any, verify: Any, bench: Any) -> Non
 def test_options_are_code_in_warning_and_note(plan: Any, verify: Any) -> None:
     plan["note"] = "[x] reached less; a smaller `round_to` does. Earlier ones: --round-to; see www.evil.example"
     html = _html(model_card(plan, verify, None))
-    assert "more calibration images (<code>calibration=FOLDER</code>), a higher <code>flops</code>" in html
+    assert "calibration images (<code>calibration=FOLDER</code>), a higher <code>flops</code>" in html
     assert "[x] reached less; a smaller <code>round_to</code> does. Earlier ones: --round-to; see www" in html
 
 
