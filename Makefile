@@ -16,11 +16,13 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py --out demo-out
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" --cov --cov-report=
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(COVERAGE)
 
+# Coverage is counted over both parts.
+test-all: COVERAGE := --cov --cov-report=
 test-all: test test-rest
 
-# What make test leaves; coverage is counted over both.
+# What make test leaves.
 test-rest: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL) -m slow --cov --cov-append --cov-report=term --cov-fail-under=97
 	$(MAKE) test-wheel

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pruneport.commands import CompressConfig, ShipConfig, compress, display, ship
+from pruneport.commands import CompressConfig, ShipConfig, compress, ship
+from pruneport.commands.terminal import display
 from pruneport.commands.terminal.display import Display, spoken
 from pruneport.progress import Note, Stage, Step, numbered
 

@@ -91,6 +91,7 @@ def _count(folder: Path) -> int:
     return int(count)
 
 
+@pytest.mark.slow
 def test_a_killed_study_loses_the_trial_in_hand(study: Path) -> None:
     kept = int((study / "before").read_text())
     assert 3 <= kept < 8
@@ -105,6 +106,7 @@ def test_a_killed_study_loses_the_trial_in_hand(study: Path) -> None:
     assert max(dearest) < 0.4  # of two classes
 
 
+@pytest.mark.slow
 def test_the_second_time_nothing_is_done(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pruneport.bench.transfer.runner.run_local", None)
     said: list[str] = []
@@ -126,6 +128,7 @@ def _kill_first_worker(stop: threading.Event, killed: list[int]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_killed_ray_worker_loses_nothing(study: Path, tmp_path: Path) -> None:
     two = replace(_STUDY, kept=(0.5,), budgets=(3e9,), executor="ray", memory=0.5)
     stop, killed = threading.Event(), []

@@ -88,6 +88,7 @@ def test_it_learns_and_counts_every_pass(job: Callable[..., Job], task: Task) ->
     assert done.classes == tuple("0123456789")
 
 
+@pytest.mark.slow
 def test_a_budget_is_spent_and_not_passed(job: Callable[..., Job]) -> None:
     step = 32 * 6 * count_cost(open_source(_DIGITS)[0], (1, 8, 8)).macs
     state = train(job(budget=7.9 * step))
@@ -244,6 +245,7 @@ def test_a_cut_waits_for_the_loss(given: dict[str, Any], due: bool) -> None:
     assert is_due(state, given["progress"], 0.05, 4) is due
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(job: Callable[..., Job], tmp_path: Path, folder: Path) -> None:
     """Without BatchNorm, whose statistics each process has of its own, two half batches make the same step."""
     (tmp_path / "plain.py").write_text(

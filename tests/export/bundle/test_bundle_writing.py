@@ -225,6 +225,7 @@ for limit, arguments in (
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file size limits")
 def test_a_file_size_limit_leaves_the_disk_as_it_was(bundle: Path, listing: Any) -> None:
     before = listing(bundle.parent)
