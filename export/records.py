@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from pruneport.documents import Count, fit_document, load_document
+from pruneport.documents import Count, check_document
 from pruneport.export.parity import Accuracy, Agreement, Parity
 from pruneport.export.verify import Check
 
@@ -48,9 +48,7 @@ def read_verified(content: bytes, name: str, advice: str) -> dict[str, Any]:
     Raises:
         BundleError: It does not fit the schema, or is of a newer format.
     """
-    loaded = load_document(content, (1,), name, advice)
-    fit_document(loaded, _Verified, name, advice)
-    return loaded
+    return check_document(content, _Verified, (1,), name, advice)
 
 
 def _check_shares(*shares: float | None) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from pruneport.documents import Size, fit_document, load_document
+from pruneport.documents import Size, check_document
 
 __all__ = ["read_measured"]
 
@@ -73,6 +73,4 @@ def read_measured(content: bytes, name: str, advice: str) -> dict[str, Any]:
     Raises:
         BundleError: It does not fit the schema, or is of a newer format.
     """
-    loaded = load_document(content, (1,), name, advice)
-    fit_document(loaded, _Measured, name, advice)
-    return loaded
+    return check_document(content, _Measured, (1,), name, advice)

@@ -132,7 +132,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._operate, self._leaves = operate, leaves
         self._stack: list[str] = [""]
         self._silent = 0
-        self._maps: Any = WeakTensorKeyDictionary()
+        self._labels: Any = WeakTensorKeyDictionary()
         self._weights: Any = WeakTensorKeyDictionary()
         self._lost: Any = WeakTensorKeyDictionary()
         self._parts = {_ENDED.key: torch.zeros(0, dtype=torch.long)}
@@ -178,10 +178,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def labels_of(self, tensor: Tensor) -> list[ChannelLabels]:
         """The labels of a tensor's entries; empty where they belong to no channel."""
-        found: list[ChannelLabels] | None = self._maps.get(tensor)
+        found: list[ChannelLabels] | None = self._labels.get(tensor)
         if found is None and id(tensor) in self._unwrapped:
             labels = self.channel_ids.register((self._unwrapped[id(tensor)], "flat"), tensor.numel())
-            found = self._maps[tensor] = [ChannelLabels(labels.reshape(tensor.shape), unwrapped=True)]
+            found = self._labels[tensor] = [ChannelLabels(labels.reshape(tensor.shape), unwrapped=True)]
         return found or []
 
     def labels_along(self, tensor: Tensor, dim: int) -> ChannelLabels | None:
@@ -192,14 +192,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def give(self, tensor: Tensor, maps: Sequence[ChannelLabels]) -> None:
         """Set a tensor's labels."""
-        self._maps[tensor] = list(maps)
+        self._labels[tensor] = list(maps)
 
     def give_line(self, tensor: Tensor, dim: int, line: Tensor) -> ChannelLabels:
         """Add labels that change along one dimension: line (size,)."""
         shape = [1] * tensor.ndim
         shape[dim] = -1
         added = ChannelLabels(line.reshape(shape).expand(tensor.shape))
-        self._maps.setdefault(tensor, []).append(added)
+        self._labels.setdefault(tensor, []).append(added)
         return added
 
     def varies(self, entry: ChannelLabels) -> tuple[int, ...]:
@@ -304,7 +304,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def same_memory(self, tensor: Tensor) -> Tensor | None:
         """A known tensor with the same entries in the same memory."""
         place = _memory(tensor)
-        return next((other for other in list(self._maps) if other is not tensor and _memory(other) == place), None)
+        return next((other for other in list(self._labels) if other is not tensor and _memory(other) == place), None)
 
     def _fits(self, entry: ChannelLabels, dim: int) -> bool:
         varies = self.varies(entry)

@@ -26,6 +26,7 @@ __all__ = [
     "Path",
     "Share",
     "Size",
+    "check_document",
     "check_format",
     "fit_document",
     "load_document",
@@ -73,6 +74,17 @@ def load_document(content: bytes | str, versions: Sequence[int], name: str, advi
     if not isinstance(loaded, dict) or "format_version" not in loaded:
         raise BundleError(f"{name}: expected JSON with a format_version. {advice}")
     check_format(loaded["format_version"], versions, name.partition(" is not ")[0])
+    return loaded
+
+
+def check_document(content: bytes, schema: type, versions: Sequence[int], name: str, advice: str) -> dict[str, Any]:
+    """Read JSON as it is, once it fits a schema; see ``load_document``.
+
+    Raises:
+        BundleError: It is no such JSON, does not fit the schema, or is of a newer format.
+    """
+    loaded = load_document(content, versions, name, advice)
+    fit_document(loaded, schema, name, advice)
     return loaded
 
 
