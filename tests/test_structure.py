@@ -23,6 +23,9 @@ models.options models.record models.digits models models.checkpoints models.imag
 compress.options compress.records compress.hooks
 compress.sizes
 compress.resize
+compress.graph.channel_ids compress.graph.trace
+compress.graph.tracer
+compress.graph.operators
 compress.graph
 compress.surgery
 compress.activations

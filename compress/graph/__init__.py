@@ -4,11 +4,7 @@
 - ``forward_sizes``: sizes that forwards give and ask for, noted on the way
 - ``trace``: what the pass found, noted by the handlers and frozen
 - ``channel_ids``: numbers for channels, joined step by step into units; those of a tensor's entries
-- ``op_table``: one table: operator -> what it does to channels
-- ``op_elementwise``: operators that combine entries at the same place
-- ``op_shape``: operators that move entries
-- ``op_reduce``: operators that mix entries along a dimension
-- ``op_weighted``: layers, products and attention
+- ``operators/``: what each operator of torch does to the labels, in one table
 - ``coupling``: which channel of which layer is coupled to which: what the pass found
 - ``groups``: groups of units: inside a block, in a residual stream, the representation, or an output
 - ``widths``: the widths a group may have, and its units at one of them

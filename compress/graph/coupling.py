@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pruneport.arrays import IntArray
 from pruneport.compress.graph.channel_ids import ChannelIds, varying_dimensions
 from pruneport.compress.graph.forward_sizes import ForwardSizes
-from pruneport.compress.graph.op_table import LEAVES, operate
+from pruneport.compress.graph.operators.table import LEAVES, operate
 from pruneport.compress.graph.trace import Trace
 from pruneport.compress.graph.tracer import Tracer
 from pruneport.compress.resize.layer_types import LAYERS

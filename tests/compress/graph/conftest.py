@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.graph.forward_sizes import ForwardSizes
-from pruneport.compress.graph.op_table import LEAVES, operate
+from pruneport.compress.graph.operators.table import LEAVES, operate
 from pruneport.compress.graph.trace import Trace
 from pruneport.compress.graph.tracer import Tracer
 from pruneport.compress.resize.layer_types import LAYERS

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from pruneport.compress.graph.op_elementwise import combine, concatenate, put, stack, write
-from pruneport.compress.graph.op_reduce import fold, glu, normalise, order, pool, reduce, sample
-from pruneport.compress.graph.op_shape import (
+from pruneport.compress.graph.operators.elementwise import combine, concatenate, put, stack, write
+from pruneport.compress.graph.operators.reduce import fold, glu, normalise, order, pool, reduce, sample
+from pruneport.compress.graph.operators.shape import (
     embed,
     move,
     pad,
@@ -20,7 +20,7 @@ from pruneport.compress.graph.op_shape import (
     split,
     windows,
 )
-from pruneport.compress.graph.op_weighted import attend, attend_by_layer, convolve, multiply, norm, prelu
+from pruneport.compress.graph.operators.weighted import attend, attend_by_layer, convolve, multiply, norm, prelu
 from pruneport.compress.graph.tracer import OpCall, Operation, Tracer
 
 __all__ = ["LEAVES", "operate"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.graph.channel_ids import ChannelLabels
-from pruneport.compress.graph.op_elementwise import meeting, share
+from pruneport.compress.graph.operators.elementwise import meeting, share
 from pruneport.compress.graph.trace import Product
 from pruneport.compress.graph.tracer import OpCall, Operation, Tracer
 from pruneport.compress.resize.layer_types import removed_whole

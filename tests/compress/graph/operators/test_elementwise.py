@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruneport.compress.graph.op_elementwise import MEETS_FIXED
+from pruneport.compress.graph.operators.elementwise import MEETS_FIXED
 from small_networks import conv, parameter
 
 A, B = ([f"{layer}{place}" for place in range(4)] for layer in "ab")
