@@ -13,8 +13,9 @@ from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.allocation.cost import Cost, count_macs_by_module
 from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.allocation.search import why_dense
-from pruneport.compress.graph.coupling import Coupling, find_coupling
-from pruneport.compress.graph.groups import Group, group_units
+from pruneport.compress.graph.coupling import Coupling
+from pruneport.compress.graph.dependency import ChannelGraph, dependency_graph
+from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import Scores, possible_widths
 from pruneport.compress.importance.criteria import resolve_auto, score_groups, wants_inputs
 from pruneport.compress.importance.sensitivity import Curve, measure_sensitivity
@@ -32,8 +33,7 @@ class Assessment:
 
     Attributes:
         options: With the criterion and the ranking that were used.
-        coupling: How the network's channels hang together.
-        groups: The coupled groups.
+        graph: The dependency graph.
         cost: What any choice of widths costs.
         reasons: Why the group is left dense whatever the target, or an empty string.
         scores: (units,) each; the highest are kept.
@@ -41,12 +41,21 @@ class Assessment:
     """
 
     options: PruneOptions
-    coupling: Coupling
-    groups: list[Group]
+    graph: ChannelGraph
     cost: CostModel
     reasons: list[str]
     scores: list[Scores]
     curves: list[Curve | None]
+
+    @property
+    def coupling(self) -> Coupling:
+        """How the network's channels hang together."""
+        return self.graph.coupling
+
+    @property
+    def groups(self) -> list[Group]:
+        """The coupled groups."""
+        return self.graph.groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +97,8 @@ def assess(
             f"criterion {options.criterion} with ranking {options.ranking} needs inputs: give a calibration."
         )
     options = resolve_auto(options, calibration is not None)
-    coupling, groups, cost, reasons = _find(network, source, options, progress)
+    graph, cost, reasons = _find(network, source, options, progress)
+    groups = graph.groups
     free = [not reason for reason in reasons]
     measured = options.ranking == "sensitivity"
     scores: list[Scores] | None = None
@@ -104,9 +114,7 @@ def assess(
         widths = [possible_widths(group, options) if ok else None for group, ok in zip(groups, free, strict=True)]
         scores, curves = measure_sensitivity(network, groups, widths, calibration.batches, scores, progress)
     assert scores is not None
-    return Assessment(
-        options=options, coupling=coupling, groups=groups, cost=cost, reasons=reasons, scores=scores, curves=curves
-    )
+    return Assessment(options=options, graph=graph, cost=cost, reasons=reasons, scores=scores, curves=curves)
 
 
 def describe_groups(
@@ -133,7 +141,8 @@ def describe_groups(
         assessed = assess(network, source, options, calibration, progress=progress)
         groups, cost, reasons, curves = assessed.groups, assessed.cost, assessed.reasons, assessed.curves
     else:
-        _, groups, cost, reasons = _find(network, source, options, progress)
+        graph, cost, reasons = _find(network, source, options, progress)
+        groups = graph.groups
         curves = [None] * len(groups)
     views = [
         GroupView(group=group, cost=cost.group_cost(index), reason=reasons[index], curve=curves[index])
@@ -144,20 +153,15 @@ def describe_groups(
 
 def _find(
     network: nn.Module, source: Source, options: PruneOptions, progress: Progress
-) -> tuple[Coupling, list[Group], CostModel, list[str]]:
-    """What needs no scores: the coupling, its groups, what they cost, and why some are left dense."""
+) -> tuple[ChannelGraph, CostModel, list[str]]:
+    """What needs no scores: the graph, what its groups cost, and why some are left dense."""
     _refuse_compiled(network)
     progress("counting multiply-accumulates")
     macs = count_macs_by_module(network, source.input_shape)
     progress("finding coupled groups")
-    coupling = find_coupling(network, example_inputs(source, 1), options.attention == "heads")
-    groups = group_units(network, coupling)
-    return (
-        coupling,
-        groups,
-        CostModel(network, groups, macs, coupling),
-        _dense_reasons(network, groups, options),
-    )
+    graph = dependency_graph(network, example_inputs(source, 1), attention=options.attention)
+    cost = CostModel(network, graph.groups, macs, graph.coupling)
+    return graph, cost, _dense_reasons(network, graph.groups, options)
 
 
 def _refuse_compiled(network: nn.Module) -> None:

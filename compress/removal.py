@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from pruneport.compress.assessment import Assessment
-from pruneport.compress.surgery.module_attributes import ForwardChanges, fit_forwards, rescale_keys
-from pruneport.compress.surgery.plan import GroupPlan, apply_plan
+from pruneport.compress.graph.dependency import ChannelGraph
+from pruneport.compress.graph.module_attributes import ForwardChanges
+from pruneport.compress.surgery.plan import GroupPlan
 from pruneport.compress.surgery.zeroing_check import ForwardError, OutputError, check_against_masked
 from pruneport.errors import ModelError, PruningError
 
@@ -48,25 +49,26 @@ def remove_units(
         ForwardError: The pruned network does not run.
         OutputError: It computes something else.
     """
-    lost = {
-        group.units[unit]
+    chosen = [
+        (group, [group.units[unit] for unit in range(group.width) if unit not in set(plan.kept)])
         for group, plan in zip(assessed.groups, plans, strict=True)
         if plan.kept is not None
-        for unit in set(range(group.width)).difference(plan.kept)
-    }
+    ]
+    lost = {unit for _, units in chosen for unit in units}
     first: ForwardError | OutputError | None = None
     tried: list[ForwardChanges] = []
     for dense_numbers in (False, True):
-        changes = fit_forwards(network, assessed.coupling, lambda unit: unit not in lost, dense_numbers)
-        if changes in tried:
-            break
-        tried.append(changes)
         pruned = copy.deepcopy(network)
-        apply_plan(pruned, plans, changes.attributes, changes.sizes)
-        rescale_keys(pruned, assessed.coupling, lambda unit: unit not in lost)
+        graph = ChannelGraph.of(pruned, assessed.coupling)
+        with graph.fitted_once(dense_numbers):
+            for group, units in chosen:
+                graph.group_of(group, units).prune()
+        if graph.changes in tried:
+            break
+        tried.append(graph.changes)
         try:
             error = check_against_masked(network, pruned, plans, example, assessed.coupling, lost)
-            return Removal(network=pruned, changes=changes, masked_error=error)
+            return Removal(network=pruned, changes=graph.changes, masked_error=error)
         except (ForwardError, OutputError) as failure:
             first = first or failure
     assert first is not None

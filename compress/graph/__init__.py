@@ -6,6 +6,10 @@
 - ``channel_ids``: numbers for channels, joined step by step into units; those of a tensor's entries
 - ``operators/``: what each operator of torch does to the labels, in one table
 - ``coupling``: which channel of which layer is coupled to which: what the pass found
+- ``channel_axes``: which unit lies at which position now, while units are removed
+- ``module_attributes``: attributes of modules that hold widths, and scales that follow them
+- ``dependency``: torch-pruning's dependency graph, filled from the coupling; its groups shrink the network
+- ``channel_pruner``: torch-pruning's pruners on that graph
 - ``groups``: groups of units: inside a block, in a residual stream, the representation, or an output
 - ``widths``: the widths a group may have, and its units at one of them
 - ``output_layers``: which layers make the outputs

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +21,12 @@ from pruneport.compress.resize.layer_types import LAYERS
 from pruneport.compress.resize.layers import unwrapped_tensor
 from pruneport.compress.sizes.traced_sizes import Expression, QueriedSize
 from pruneport.errors import PruningError
+from pruneport.models.inputs import ExampleInputs, run_on
 
-__all__ = ["Coupling", "find_coupling"]
+__all__ = ["Coupling", "Key", "find_coupling"]
 
 Key = tuple[str, str]
+"""Layer and axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,20 +92,26 @@ class CountedSize:
     stop: int
 
 
-def find_coupling(network: nn.Module, example: Tensor, whole_attention_heads: bool = False) -> Coupling:
-    """Run the network once on ``example`` (B, C, H, W) and follow its channels; nothing is changed.
+def find_coupling(
+    network: nn.Module,
+    example: ExampleInputs,
+    whole_attention_heads: bool = False,
+    forward: Callable[[nn.Module, ExampleInputs], Any] | None = None,
+) -> Coupling:
+    """Run the network once on ``example`` and follow its channels; nothing is changed.
 
     Args:
         network: In eval mode.
-        example: Its input.
+        example: Its input (B, C, H, W), or its inputs.
         whole_attention_heads: Whether attention heads go as a whole, or lose width.
+        forward: Runs the network on the example, where it is not just called.
 
     Raises:
         PruningError: The network does not run.
     """
     tracer = Tracer(network, operate, LAYERS, LEAVES, ForwardSizes, whole_attention_heads)
     try:
-        trace = tracer.trace(example)
+        trace = tracer.trace(example, forward or run_on)
     except Exception as error:
         raise PruningError(
             f"the network's channels cannot be followed: {type(error).__name__}: {error} (in "

@@ -26,6 +26,7 @@ from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.sizes.arguments import argument, operator_name, tensors_in
 from pruneport.compress.sizes.size_trace import SizeTracer
 from pruneport.compress.sizes.traced_sizes import attributes_traced
+from pruneport.models.inputs import ExampleInputs, run_on
 from pruneport.models.outputs import tensor_leaves
 
 __all__ = ["OpCall", "Operation", "Tracer"]
@@ -151,17 +152,21 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether torch's compiler is told to leave the mode alone, for which torch imports it: that takes seconds."""
         return False
 
-    def run(self, example: Tensor) -> Any:
+    def run(
+        self, example: ExampleInputs, forward: Callable[[nn.Module, ExampleInputs], Any] = run_on
+    ) -> Any:
         """The forward pass; returns what the network returns."""
         traced = attributes_traced(self.network, self.layers, self.sizes)
         compiled = "torch._dynamo" in sys.modules  # else nothing of the network can be
         eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
         with self._watching(), traced, torch.no_grad(), eager, self, self.sizes:
-            return self.network(example)
+            return forward(self.network, example)
 
-    def trace(self, example: Tensor) -> Trace:
-        """The forward pass, and what it showed; (B, C, H, W)."""
-        leaves = tensor_leaves(self.run(example))
+    def trace(
+        self, example: ExampleInputs, forward: Callable[[nn.Module, ExampleInputs], Any] = run_on
+    ) -> Trace:
+        """The forward pass, and what it showed."""
+        leaves = tensor_leaves(self.run(example, forward))
         shown = [entry for leaf in leaves for entry in self.labels_of(leaf)]
         lost = [part for leaf in leaves for part in self.ids_lost(leaf, contracted=False)]
         return self.notes.freeze(

@@ -20,7 +20,7 @@ from pruneport.compress.sizes.call_sites import call_site
 from pruneport.compress.sizes.size_calls import SIZE_CALLS
 from pruneport.compress.sizes.size_queries import QUERIES
 
-__all__ = ["ADAPTED", "adapt", "replace_sizes"]
+__all__ = ["ADAPTED", "adapt", "replace_sizes", "replaced_sizes", "restore_sizes"]
 
 ADAPTED = frozenset(
     f"{module}.{name}"
@@ -97,6 +97,18 @@ def replace_sizes(network: nn.Module, sizes: Mapping[str, Mapping[str, Mapping[i
             **module._sizes,
             **{call: {**module._sizes.get(call, {}), **slots} for call, slots in calls.items()},
         }
+
+
+def replaced_sizes(network: nn.Module) -> dict[str, dict[str, dict[int, int]]]:
+    """What ``replace_sizes`` has replaced in a network: module -> call -> slot -> size."""
+    return {name: module._sizes for name, module in network.named_modules() if isinstance(module, _Resized)}
+
+
+def restore_sizes(network: nn.Module, sizes: Mapping[str, Mapping[str, Mapping[int, int]]]) -> None:
+    """Let forwards run with the sizes that were replaced before (see ``replaced_sizes``), and no others, in place."""
+    for name, module in network.named_modules():
+        if isinstance(module, _Resized):
+            module._sizes = {call: dict(slots) for call, slots in sizes.get(name, {}).items()}
 
 
 class _Resized(nn.Module):

@@ -93,8 +93,8 @@ def _narrow_conv(layer: nn.Module, keep: Keep) -> None:
     if "in" in keep:
         if transposed:
             select(layer, "weight", 0, keep["in"])
-        elif removed_whole(layer):
-            layer.groups = len(keep["in"]) * layer.groups // layer.in_channels
+        elif left := _whole_groups_left(layer, keep["in"]):
+            layer.groups = left
         else:
             layer.weight = _second_in_groups(layer, keep["in"], layer.in_channels)
         layer.in_channels = len(keep["in"])
@@ -105,6 +105,12 @@ def _narrow_conv(layer: nn.Module, keep: Keep) -> None:
             select(layer, "weight", 0, keep["out"])
         select(layer, "bias", 0, keep["out"])
         layer.out_channels = len(keep["out"])
+
+
+def _whole_groups_left(layer: nn.modules.conv._ConvNd, keep: Sequence[int]) -> int:
+    """How many channel groups are left where some of them lose all their inputs; else 0: each of them loses some."""
+    left = len({position * layer.groups // layer.in_channels for position in keep})
+    return left if left < layer.groups else 0
 
 
 def _second_in_groups(layer: nn.modules.conv._ConvNd, keep: Sequence[int], size: int) -> nn.Parameter:

@@ -3,7 +3,6 @@
 - ``plan``: which units stay, what was asked and what was achieved: read, written, applied
 - ``compose``: one plan of two in a row
 - ``plan_schema``: the schema of plan.json, and bounds on its numbers
-- ``module_attributes``: attributes of modules that hold widths, and scales that follow them
 - ``kept_tracer``: the network with zeroed channels, whose averages leave those out
 - ``zeroing_check``: the proof that removing does what zeroing does
 - ``rebuild``: the pruned network again, from plan and weights, without a trace

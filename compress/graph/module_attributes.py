@@ -16,10 +16,21 @@ from pruneport.compress.graph.coupling import CountedSize, Coupling
 from pruneport.compress.resize.layers import parts_by_name
 from pruneport.compress.sizes.traced_sizes import AttributeSize, Leaf, QueriedSize, evaluate, leaves_of
 
-__all__ = ["Attributes", "ForwardChanges", "Sizes", "fit_forwards", "rescale_keys"]
+__all__ = [
+    "Attributes",
+    "ForwardChanges",
+    "HeldAttributes",
+    "Sizes",
+    "fit_forwards",
+    "held_attributes",
+    "rescale_keys",
+]
 
 Attributes = dict[str, dict[str, int | tuple[int, ...]]]
 """Module -> attribute -> its value in the pruned network."""
+
+HeldAttributes = Mapping[str, Mapping[str, Any]]
+"""Module -> attribute -> what it holds in the dense network: an integer, or a list or tuple of them."""
 
 Sizes = dict[str, dict[str, dict[int, int]]]
 """Module -> call of its forward that takes or returns sizes (see ``call_site``) -> slot -> size when pruned."""
@@ -39,7 +50,7 @@ class ForwardChanges:
 
 
 def fit_forwards(
-    network: nn.Module, coupling: Coupling, kept: Callable[[int], bool], dense_numbers: bool = False
+    held: HeldAttributes, coupling: Coupling, kept: Callable[[int], bool], dense_numbers: bool = False
 ) -> ForwardChanges:
     """Find what must be changed so that every forward asks for the sizes that are there, and scales as it did.
 
@@ -48,7 +59,7 @@ def fit_forwards(
     computed from a size, such as the root of an attention head's width, it stays the dense network's.
 
     Args:
-        network: The dense network.
+        held: What the attributes hold in the dense network (see ``held_attributes``).
         coupling: What its forward does.
         kept: Whether a unit stays.
         dense_numbers: Whether every attribute and every size asked for stays the dense network's, and all sizes given
@@ -62,7 +73,7 @@ def fit_forwards(
 
     def value_of(leaf: Leaf) -> int:
         if isinstance(leaf, AttributeSize):
-            return attributes.get(leaf) or _attribute(network, leaf)
+            return attributes.get(leaf) or _attribute(held, leaf)
         asked = coupling.asked_sizes[leaf]
         return asked.value if leaf in pinned else _left(asked, kept)
 
@@ -89,7 +100,7 @@ def fit_forwards(
         if len(values) == 1:  # else one module runs several times, with other widths
             found[module][call][slot] = values.pop()
     return ForwardChanges(
-        attributes=_by_module(network, attributes) | _counts(coupling, kept),
+        attributes=_by_module(held, attributes) | _counts(coupling, kept),
         sizes={module: dict(calls) for module, calls in found.items()},
     )
 
@@ -115,21 +126,38 @@ def _wanted(coupling: Coupling, kept: Callable[[int], bool]) -> dict[AttributeSi
     return wanted
 
 
-def _attribute(network: nn.Module, leaf: AttributeSize) -> int:
-    value = getattr(network.get_submodule(leaf.module), leaf.name)
+def held_attributes(network: nn.Module, coupling: Coupling) -> HeldAttributes:
+    """What the attributes hold that the forward takes sizes from, and those that count channels.
+
+    Args:
+        network: The dense network.
+        coupling: What its forward does.
+    """
+    expressions = [used.expression for used in coupling.used_sizes]
+    expressions += [*coupling.numbers, *(side for pair in coupling.compared for side in pair)]
+    leaves = [leaf for expression in expressions for leaf in leaves_of(expression) if isinstance(leaf, AttributeSize)]
+    names = [(leaf.module, leaf.name) for leaf in leaves] + [(module, name) for module, name, _ in coupling.counted]
+    held: dict[str, dict[str, Any]] = defaultdict(dict)
+    for module, name in names:
+        held[module][name] = getattr(network.get_submodule(module), name)
+    return held
+
+
+def _attribute(held: HeldAttributes, leaf: AttributeSize) -> int:
+    value = held[leaf.module][leaf.name]
     return int(value if leaf.index is None else value[leaf.index])
 
 
-def _by_module(network: nn.Module, sizes: Mapping[AttributeSize, int]) -> Attributes:
+def _by_module(held: HeldAttributes, sizes: Mapping[AttributeSize, int]) -> Attributes:
     """New values of the attributes that change, whole lists of them in order."""
     found: Attributes = defaultdict(dict)
     for leaf, size in sizes.items():
-        if size == _attribute(network, leaf):
+        if size == _attribute(held, leaf):
             continue
         if leaf.index is None:
             found[leaf.module][leaf.name] = size
         else:
-            listed = list(found[leaf.module].get(leaf.name, getattr(network.get_submodule(leaf.module), leaf.name)))
+            listed = list(found[leaf.module].get(leaf.name, held[leaf.module][leaf.name]))
             listed[leaf.index] = size
             found[leaf.module][leaf.name] = tuple(listed)
     return dict(found)
@@ -141,13 +169,25 @@ def _counts(coupling: Coupling, kept: Callable[[int], bool]) -> Attributes:
     }
 
 
-def rescale_keys(pruned: nn.Module, coupling: Coupling, kept: Callable[[int], bool]) -> None:
-    """Keep logits what they were where an attention divides them by the root of its own, now smaller, width."""
+def rescale_keys(
+    pruned: nn.Module,
+    coupling: Coupling,
+    kept: Callable[[int], bool],
+    kept_before: Callable[[int], bool] = lambda unit: True,
+) -> None:
+    """Keep logits what they were where an attention divides them by the root of its own, now smaller, width.
+
+    Args:
+        pruned: The network without the units that do not stay.
+        coupling: What the dense network's forward does.
+        kept: Whether a unit stays.
+        kept_before: Whether it was there when the keys were last scaled.
+    """
     for places in coupling.scaled_keys:
-        left = sum(map(kept, places))
-        if left == len(places):
+        left, before = sum(map(kept, places)), sum(map(kept_before, places))
+        if left == before:
             continue
-        factor = math.sqrt(left / len(places))
+        factor = math.sqrt(left / before)
         rows: dict[str, list[int]] = defaultdict(list)
         for unit, where in places.items():
             for (name, _), position in where if kept(unit) else ():

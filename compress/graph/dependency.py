@@ -1,0 +1,486 @@
+"""torch-pruning's dependency graph, filled by our tracer.
+
+torch-pruning keeps its structure, its walk and all that is built on them: groups, importances, pruners, histories. What
+is ours is where the graph comes from and how a group is removed. Between the layers of every coupled group stands a
+*hub*: a node whose indices are the group's units. Each axis of a layer is joined to the hubs of its groups, and the
+mappings on the way go from positions to units and back. So a walk from any layer ends at exactly the layers of the
+group, whatever lies between them in the forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Integral
+from typing import Any, Literal
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+from torch_pruning import _helpers
+from torch_pruning.dependency import Dependency, Node
+from torch_pruning.pruner import function
+
+from pruneport.compress.graph.channel_axes import ChannelAxes
+from pruneport.compress.graph.coupling import Coupling, Key, find_coupling
+from pruneport.compress.graph.groups import Group, group_units
+from pruneport.compress.graph.module_attributes import ForwardChanges, fit_forwards, held_attributes, rescale_keys
+from pruneport.compress.resize.hardcoded_widths import replace_sizes, replaced_sizes, restore_sizes
+from pruneport.compress.resize.layers import axis_size, narrow, ties_kept
+from pruneport.errors import PruningError
+from pruneport.models.inputs import ExampleInputs
+
+__all__ = ["ChannelGraph", "ChannelGroup", "dependency_graph"]
+
+
+def dependency_graph(
+    model: nn.Module, example_inputs: ExampleInputs, *, attention: Literal["width", "heads"] = "width"
+) -> ChannelGraph:
+    """Build a dependency graph that code written for torch-pruning takes in place of its own.
+
+    Args:
+        model: The network. It is run once and left as it is, whatever its mode.
+        example_inputs: A tensor, a list or tuple of arguments, or a dict of named arguments.
+        attention: Whether attention heads lose width, or go as a whole.
+
+    Returns:
+        The graph; groups from its ``get_pruning_group`` and ``get_all_groups`` shrink ``model`` in place.
+
+    Raises:
+        PruningError: The network does not run, or has no layers that could be pruned.
+
+    Example:
+        >>> import torch, torch_pruning
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 3))
+        >>> graph = dependency_graph(network, torch.zeros(1, 3, 16, 16))
+        >>> group = graph.get_pruning_group(network[0], torch_pruning.prune_conv_out_channels, [0, 5])
+        >>> group.prune()
+        >>> network[1].in_channels
+        6
+    """
+    return ChannelGraph(attention=attention).build_dependency(model, example_inputs)
+
+
+class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
+    """A dependency graph whose couplings were found by following every channel (see ``tracer``).
+
+    ``get_pruning_group``, ``get_all_groups``, ``check_pruning_group``, ``pruning_history`` and
+    ``load_pruning_history`` are used as torch-pruning documents them.
+
+    Attributes:
+        coupling: Which positions must be removed together.
+        groups: The coupled groups, in the order in which their producers run.
+        changes: What forwards were told since units were removed.
+    """
+
+    coupling: Coupling
+    groups: list[Group]
+    changes: ForwardChanges
+
+    def __init__(self, *, attention: Literal["width", "heads"] = "width") -> None:
+        super().__init__()
+        self._attention = attention
+        self._known: Coupling | None = None
+        self._deferred = False
+        self._own_pruners: dict[nn.Module, Any] = {}
+
+    @classmethod
+    def of(cls, network: nn.Module, coupling: Coupling) -> ChannelGraph:
+        """The graph of a network, or of a copy of it, whose coupling is known: nothing is traced."""
+        graph = cls()
+        graph._known = coupling
+        return graph.build_dependency(network, ())
+
+    def build_dependency(
+        self,
+        model: nn.Module,
+        example_inputs: ExampleInputs,
+        forward_fn: Callable[[nn.Module, Any], Any] | None = None,
+        output_transform: Callable[[Any], Any] | None = None,
+        unwrapped_parameters: Any = None,
+        customized_pruners: Any = None,
+        ignored_layers: Sequence[nn.Module] | None = None,
+        ignored_params: Sequence[nn.Parameter] | None = None,
+        verbose: bool = True,
+    ) -> ChannelGraph:
+        """Trace the network and fill the graph.
+
+        Args:
+            model: The network. It is run once and left as it is, whatever its mode.
+            example_inputs: A tensor, a list or tuple of arguments, or a dict of named arguments.
+            forward_fn: Runs the network on the example inputs.
+            output_transform: Not needed: outputs are found in whatever holds them.
+            unwrapped_parameters: Not needed: parameters outside of layers, and buffers, are followed, too.
+            customized_pruners: Must be None: modules of other types are looked into.
+            ignored_layers: Layers that are no root of a group.
+            ignored_params: Parameters that must keep their sizes: what they are coupled to keeps its width.
+            verbose: As torch-pruning has it.
+
+        Raises:
+            PruningError: The network does not run, or has no layers that could be pruned.
+        """
+        if customized_pruners:
+            raise PruningError(
+                "`customized_pruners` do not fit this graph, which shrinks layers by its own table: leave them out. "
+                "Modules of other types are looked into; how to add a layer is in docs/extending.md."
+            )
+        with torch.enable_grad():  # torch-pruning insists on it
+            super().build_dependency(
+                model,
+                example_inputs,
+                forward_fn=forward_fn,
+                ignored_layers=list(ignored_layers or ()),
+                ignored_params=list(ignored_params or ()),
+                verbose=verbose,
+            )
+        return self
+
+    def get_pruning_group(self, module: Any, pruning_fn: Callable[..., Any], idxs: Any) -> ChannelGroup:
+        """The group that must lose channels together with some of a layer.
+
+        Args:
+            module: The layer, or a parameter outside of layers.
+            pruning_fn: torch-pruning's function for the layer's outputs or inputs.
+            idxs: Positions there; the other positions of the same units go with them.
+
+        Raises:
+            PruningError: A position is not there.
+            ValueError: The module is not in the graph.
+        """
+        if isinstance(module, Tensor):
+            module = next((axis for axis in self._own_pruners if getattr(axis, "tensor", None) is module), module)
+        listed = [idxs] if isinstance(idxs, Integral) else idxs.tolist() if isinstance(idxs, Tensor) else list(idxs)
+        self._check_positions(module, pruning_fn, listed)
+        walked = super().get_pruning_group(module, pruning_fn, listed)
+        group = ChannelGroup()
+        group._group, group._DG = walked._group, self
+        return group
+
+    def get_all_groups(self, ignored_layers: Any = (), root_module_types: Any = None) -> Iterator[ChannelGroup]:
+        """All groups that can be pruned, each with all its positions.
+
+        Args:
+            ignored_layers: Layers whose outputs stay.
+            root_module_types: Types of layers to begin at: convolutions and linear layers where it is not given.
+        """
+        roots = root_module_types or (torch_pruning.ops.TORCH_CONV, torch_pruning.ops.TORCH_LINEAR)
+        for group in super().get_all_groups(list(ignored_layers), tuple(roots)):
+            if group.units and not any(map(self.why_dense, group.units)):
+                yield group
+
+    def check_pruning_group(self, group: ChannelGroup) -> bool:
+        """Whether the group can be pruned, and something of every layer is left."""
+        return bool(super().check_pruning_group(group)) and not self.why_not(group.units)
+
+    def group_of(self, group: Group, units: Iterable[int]) -> ChannelGroup:
+        """The group to prune for some units of one of ``groups``."""
+        member = next((member for member in group.members if member.axis == "out"), group.members[0])
+        module = self._modules[member.module, member.axis]
+        positions = self._axes.positions((member.module, member.axis), units)
+        return self.get_pruning_group(module, self._function(module, member.axis), positions)
+
+    def why_dense(self, unit: int) -> str:
+        """Why a unit can never be removed, or an empty string."""
+        if unit not in self._group_of:
+            return "these channels are no layer's to remove"
+        group = self._group_of[unit]
+        return group.reason or ("its channels leave the network" if group.role == "output" else "")
+
+    def why_not(self, units: Iterable[int]) -> str:
+        """Why these units cannot be removed now, or an empty string."""
+        lost = self._axes.removed.union(units)
+        groups = dict.fromkeys(self._group_of.get(unit) for unit in units)
+        reasons = {self.why_dense(unit) for unit in units}
+        for group in groups:
+            if group is not None:
+                runs = [
+                    sum(unit not in lost for unit in group.units[start : start + group.width // group.blocks])
+                    for start in range(0, group.width, group.width // group.blocks)
+                ]
+                if not sum(runs):
+                    reasons.add(f"nothing of {group.name} would be left")
+                elif len(set(runs)) > 1:
+                    reasons.add(f"{group.name} must lose as many from each of its {group.blocks} channel groups")
+        return "; ".join(sorted(reasons - {""}))
+
+    @contextmanager
+    def fitted_once(self, dense_numbers: bool = False) -> Iterator[None]:
+        """Tell forwards of their new sizes once, when the block ends, and not after each group.
+
+        Args:
+            dense_numbers: See ``fit_forwards``.
+        """
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        self._fit(dense_numbers)
+
+    def remove(self, units: Iterable[int]) -> None:
+        """Remove units from all layers, in place.
+
+        Raises:
+            PruningError: They cannot be removed, or a layer cannot be resized.
+        """
+        lost = set(units)
+        if why := self.why_not(lost):
+            raise PruningError(f"these channels cannot be pruned: {why}. Choose others, or leave the group dense.")
+        kept = self._axes.remove(lost)
+        with ties_kept(self.model, kept):
+            for name, keep in kept.items():
+                narrow(self.model, name, keep)
+        if not self._deferred:
+            self._fit()
+
+    def _fit(self, dense_numbers: bool = False) -> None:
+        """Let every forward ask for the sizes that are there, and scale as it did."""
+        before, removed = self._fitted, self._axes.removed
+        changes = fit_forwards(self._held, self.coupling, lambda unit: unit not in removed, dense_numbers)
+        modules = dict(self.model.named_modules())
+        for name, held in self.changes.attributes.items():
+            for attribute in held:
+                setattr(modules[name], attribute, self._held[name][attribute])
+        for name, values in changes.attributes.items():
+            for attribute, value in values.items():
+                present = self._held[name][attribute]
+                setattr(modules[name], attribute, list(value) if isinstance(present, list) else value)  # type: ignore[arg-type]
+        restore_sizes(self.model, self._sizes)
+        replace_sizes(self.model, changes.sizes)
+        rescale_keys(self.model, self.coupling, lambda unit: unit not in removed, lambda unit: unit not in before)
+        self.changes, self._fitted = changes, frozenset(removed)
+
+    def get_pruner_of_module(self, module: nn.Module) -> Any:
+        """What says how many channels a layer has, and by which functions its sides are named."""
+        return self._own_pruners.get(module) or super().get_pruner_of_module(module)
+
+    def _detect_unwrapped_parameters(self, unwrapped_parameters: Any) -> tuple[dict[Any, str], list[Any]]:
+        return {}, []  # the tracer follows them
+
+    def _trace(
+        self, model: nn.Module, example_inputs: Any, forward_fn: Any, output_transform: Any
+    ) -> dict[nn.Module, Node]:
+        """The nodes: layers in the order in which they run, unwrapped tensors, then the hubs."""
+        self.coupling = self._known or _traced(model, example_inputs, forward_fn, self._attention == "heads")
+        self.groups = group_units(model, self.coupling)
+        self.changes = ForwardChanges(attributes={}, sizes={})
+        self._axes = ChannelAxes(self.coupling)
+        self._held = held_attributes(model, self.coupling)
+        self._sizes = replaced_sizes(model)
+        self._fitted: frozenset[int] = frozenset()
+        self._group_of = {unit: group for group in self.groups for unit in group.units}
+        self._modules: dict[Key, nn.Module] = {}
+        modules, order = dict(model.named_modules()), self.coupling.order
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        for name, axis in sorted(self.coupling.sizes, key=lambda key: order.get(key[0], len(order))):
+            module = modules.get(name) or _UnwrappedAxis(name, axis, tensors[name])
+            self._modules[name, axis] = module
+            self._module2name.setdefault(module, name)
+            if isinstance(module, _UnwrappedAxis | nn.MultiheadAttention):
+                self._own_pruners[module] = pruner = _TablePruner()
+                self._in_channel_pruning_fn.add(pruner.prune_in_channels)
+                self._out_channel_pruning_fn.add(pruner.prune_out_channels)
+        self._ignore(tensors)
+        nodes = {module: Node(module, None, self._module2name[module]) for module in self._modules.values()}
+        for group in self.groups:
+            hub = _Hub(group)
+            self._module2name[hub] = f"units of {group.name}"
+            self._own_pruners[hub] = _HubPruner()
+            nodes[hub] = Node(hub, None, self._module2name[hub])
+        return nodes
+
+    def _ignore(self, tensors: Mapping[str, Tensor]) -> None:
+        """What ignored parameters are coupled to stays."""
+        ignored = [name for name, tensor in tensors.items() if any(tensor is other for other in self.ignored_params)]
+        for key in self.coupling.sizes:
+            layer, axis = key
+            if axis.startswith("dim") and layer in ignored or axis != "in" and _parameter_of(layer, ignored):
+                for unit in self._axes.units(key):
+                    self._group_of.pop(unit, None)
+
+    def _build_dependency(self, module2node: Mapping[nn.Module, Node]) -> None:
+        """Join every axis of a group's layers to the group's hub, both ways."""
+        for hub, node in module2node.items():
+            if isinstance(hub, _Hub):
+                through = self._own_pruners[hub].prune_out_channels
+                for member in hub.group.members:
+                    key = member.module, member.axis
+                    layer = module2node[self._modules[key]]
+                    side = self._function(layer.module, member.axis)
+                    to_hub = _ChannelDependency(side, through, layer, node, _to_units(self._axes, key, hub.units))
+                    from_hub = _ChannelDependency(through, side, node, layer, _to_positions(self._axes, key))
+                    to_hub.key, to_hub.others = key, _also_called(layer.module, member.axis)
+                    layer.dependencies.append(to_hub)
+                    node.dependencies.append(from_hub)
+                    before, after = (node, layer) if member.axis == "in" else (layer, node)
+                    before.add_output(after)
+                    after.add_input(before)
+
+    def _function(self, module: nn.Module, axis: str) -> Callable[..., Any]:
+        """torch-pruning's name for an axis of a layer: the function that would shrink it."""
+        pruner = self.get_pruner_of_module(module)
+        chosen: Callable[..., Any] = pruner.prune_in_channels if axis == "in" else pruner.prune_out_channels
+        return chosen
+
+    def _check_positions(self, module: Any, pruning_fn: Callable[..., Any], positions: Sequence[int]) -> None:
+        """Raise where a position is not on the axis that the function names."""
+        node = self.module2node.get(module)
+        keys = {dep.key for dep in node.dependencies if dep.is_triggered_by(pruning_fn)} if node is not None else ()
+        for key in keys - {None} if keys else ():
+            size = len(self._axes.units(key))
+            if wrong := [position for position in positions if not 0 <= position < size]:
+                raise PruningError(
+                    f"{key[0]} has {size} channels ({key[1]}), and no {', '.join(map(str, wrong[:10]))}; expected "
+                    f"positions from 0 to {size - 1} of the network as it is now."
+                )
+
+
+class ChannelGroup(torch_pruning.dependency.Group):  # type: ignore[misc]
+    """Layers of a ``ChannelGraph`` that lose channels together, and where in each of them."""
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Numbers of the units, in the graph's coupling."""
+        return tuple(unit for dep, units in self._group if isinstance(dep.target.module, _Hub) for unit in units)
+
+    def prune(self, idxs: Sequence[int] | None = None, record_history: bool = True) -> None:
+        """Shrink all layers of the group, in place, with attributes that hold widths, sizes and scales of attention.
+
+        Args:
+            idxs: Other positions of the first layer; those that the group was made for where not given.
+            record_history: Whether the graph remembers it (see ``pruning_history``).
+
+        Raises:
+            PruningError: They cannot be removed; nothing has changed then.
+        """
+        if idxs is not None:
+            self._DG.get_pruning_group(self[0].dep.target.module, self[0].dep.handler, idxs).prune(None, record_history)
+            return
+        root = self[0]
+        name = self._DG._module2name[root.dep.target.module]
+        if not self.units:
+            raise PruningError(f"these channels of {name} cannot be pruned: they are no layer's to remove.")
+        self._DG.remove(self.units)
+        if record_history:
+            side = self._DG.is_out_channel_pruning_fn(root.dep.trigger)
+            self._DG._pruning_history.append([name, side, list(root.idxs)])
+
+
+class _ChannelDependency(Dependency):  # type: ignore[misc]
+    """An edge between an axis of a layer and a hub.
+
+    Attributes:
+        key: The axis that triggers it; None where a hub does.
+        others: Further functions that mean this axis.
+    """
+
+    key: Key | None = None
+    others: frozenset[Any] = frozenset()
+
+    def __init__(self, trigger: Any, handler: Any, source: Node, target: Node, mapping: Callable[..., Any]) -> None:
+        super().__init__(trigger, handler, source, target)
+        self.index_mapping = [mapping, None]
+
+    def is_triggered_by(self, pruning_fn: Any) -> bool:
+        """Whether pruning by the function prunes this axis."""
+        return bool(pruning_fn == self.trigger) or pruning_fn in self.others
+
+
+class _Hub(nn.Module):
+    """Stands between the layers of a coupled group; its indices are units."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.group, self.units = group, frozenset(group.units)
+
+    def extra_repr(self) -> str:
+        """How it is printed."""
+        return f"{self.group.name}, {self.group.width} units"
+
+
+class _UnwrappedAxis(nn.Module):
+    """A dimension of a parameter or buffer that no layer owns."""
+
+    def __init__(self, name: str, axis: str, tensor: Tensor) -> None:
+        super().__init__()
+        self.name, self.axis = name, axis
+        object.__setattr__(self, "tensor", tensor)
+
+    def extra_repr(self) -> str:
+        """How it is printed."""
+        return f"{self.name}, {self.axis}"
+
+
+class _TablePruner(function.BasePruningFunc):  # type: ignore[misc]
+    """Names the two sides of a layer that torch-pruning has no pruner for, or one that takes both for the same."""
+
+    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> Any:
+        """Not used: a ``ChannelGroup`` shrinks its layers together."""
+        raise PruningError("a layer cannot be shrunk by itself here: call `prune()` on its group.")
+
+    def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> Any:
+        """Not used, either."""
+        return self.prune_out_channels(layer, idxs)
+
+    def get_out_channels(self, layer: nn.Module) -> int | None:
+        """Outputs of the layer; None where it has no such axis."""
+        return axis_size(layer, "channels") or None
+
+    def get_in_channels(self, layer: nn.Module) -> int | None:
+        """Inputs of the layer; None where it has no such axis."""
+        return axis_size(layer, "in") or None
+
+
+class _HubPruner(torch_pruning.ops.DummyPruner):  # type: ignore[misc]
+    """Names a hub, on which nothing is removed."""
+
+
+def _traced(network: nn.Module, example: Any, forward: Any, whole_attention_heads: bool) -> Coupling:
+    """The coupling of a network, which is run in eval mode and left in the modes it was in."""
+    training = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        return find_coupling(network, example, whole_attention_heads, forward)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _to_units(axes: ChannelAxes, key: Key, units: frozenset[int]) -> Callable[..., list[Any]]:
+    """Map positions on an axis to those of a hub's units that lie there."""
+
+    def to_units(idxs: Sequence[Any]) -> list[Any]:
+        there = axes.units(key)
+        found = (_helpers._HybridIndex(there[i.idx], i.root_idx) for i in idxs if there[i.idx] in units)
+        return list(dict.fromkeys(found))
+
+    return to_units
+
+
+def _to_positions(axes: ChannelAxes, key: Key) -> Callable[..., list[Any]]:
+    """Map units to their positions on an axis; the positions of the first layer are dealt out among them in order."""
+
+    def to_positions(idxs: Sequence[Any]) -> list[Any]:
+        roots: dict[int, list[int]] = {}
+        for index in idxs:
+            roots.setdefault(index.idx, []).append(index.root_idx)
+        places = axes.places(key)
+        return [
+            _helpers._HybridIndex(position, of[place * len(of) // len(places[unit])])
+            for unit, of in roots.items()
+            for place, position in enumerate(places[unit])
+        ]
+
+    return to_positions
+
+
+def _also_called(layer: nn.Module, axis: str) -> frozenset[Any]:
+    """Functions beside a layer's own that mean its axis: torch-pruning decides by the sizes of the moment."""
+    if not isinstance(layer, torch_pruning.ops.TORCH_CONV) or axis == "in":
+        return frozenset()
+    outputs = {function.prune_conv_out_channels, function.prune_depthwise_conv_out_channels}
+    return frozenset(outputs | ({function.prune_conv_in_channels} if axis == "channels" else set()))
+
+
+def _parameter_of(layer: str, names: Iterable[str]) -> bool:
+    return any(name.rpartition(".")[0] == layer for name in names)
