@@ -72,7 +72,7 @@ class ChannelPruner(_Base):  # type: ignore[misc]
         importance = super().estimate_importance(group)
         if importance is None:
             return None
-        _, unit = torch.unique(torch.tensor(self._units_at_root(group)), return_inverse=True)
+        _, unit = torch.unique(torch.tensor(self.DG.units_at(group)), return_inverse=True)
         unit = unit.to(importance.device)
         sums = importance.new_zeros(int(unit.max()) + 1).index_add_(0, unit, importance)
         return (sums / torch.bincount(unit))[unit]
@@ -81,9 +81,6 @@ class ChannelPruner(_Base):  # type: ignore[misc]
         """Equal runs of the first layer's positions that must lose as many each, where the graph has such."""
         blocks: int = max((self.DG.blocks_of(unit) for unit in group.units), default=1)
         return blocks
-
-    def _units_at_root(self, group: ChannelGroup) -> list[int]:
-        return self.DG.units_at(group)
 
 
 _FOUND = (

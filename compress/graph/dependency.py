@@ -179,12 +179,28 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         positions = self._axes.positions((member.module, member.axis), units)
         return self.get_pruning_group(module, self._function(module, member.axis), positions)
 
+    def units_at(self, group: ChannelGroup) -> list[int]:
+        """The unit at each position that the group has of its first layer; 0 where the position can never go."""
+        root = group[0]
+        node = root.dep.target
+        keys = [dep.key for dep in node.dependencies if dep.is_triggered_by(root.dep.trigger) and dep.key]
+        there = self._axes.units(keys[0])
+        return [there[position] for position in root.idxs]
+
+    def kept_of(self, group: Group) -> tuple[int, ...]:
+        """The units that one of ``groups`` has left, by their place in it."""
+        return tuple(place for place, unit in enumerate(group.units) if unit not in self._axes.removed)
+
     def why_dense(self, unit: int) -> str:
         """Why a unit can never be removed, or an empty string."""
         if unit not in self._group_of:
             return "these channels are no layer's to remove"
         group = self._group_of[unit]
         return group.reason or ("its channels leave the network" if group.role == "output" else "")
+
+    def blocks_of(self, unit: int) -> int:
+        """Equal runs that the unit's group must lose as many of each (see ``Group.blocks``)."""
+        return self._group_of[unit].blocks if unit in self._group_of else 1
 
     def why_not(self, units: Iterable[int]) -> str:
         """Why these units cannot be removed now, or an empty string."""
@@ -357,6 +373,8 @@ class ChannelGroup(torch_pruning.dependency.Group):  # type: ignore[misc]
             self._DG.get_pruning_group(self[0].dep.target.module, self[0].dep.handler, idxs).prune(None, record_history)
             return
         root = self[0]
+        if not root.idxs:  # as pruners ask for, where they choose nothing
+            return
         name = self._DG._module2name[root.dep.target.module]
         if not self.units:
             raise PruningError(f"these channels of {name} cannot be pruned: they are no layer's to remove.")
