@@ -17,7 +17,7 @@ from pruneport.compress.graph.coupling import Coupling
 from pruneport.compress.graph.dependency import ChannelGraph, dependency_graph
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import Scores, possible_widths
-from pruneport.compress.importance.criteria import resolve_auto, score_groups, wants_inputs
+from pruneport.compress.importance.criteria import name_of, resolve_auto, score_groups, wants_inputs
 from pruneport.compress.importance.sensitivity import Curve, measure_sensitivity
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import ImageFolderError, ModelError, TargetError
@@ -94,7 +94,7 @@ def assess(
     """
     if wants_inputs(options, calibration is not None) and calibration is None:
         raise ImageFolderError(
-            f"criterion {options.criterion} with ranking {options.ranking} needs inputs: give a calibration."
+            f"criterion {name_of(options.criterion)} with ranking {options.ranking} needs inputs: give a calibration."
         )
     options = resolve_auto(options, calibration is not None)
     graph, cost, reasons = _find(network, source, options, progress)
@@ -105,9 +105,18 @@ def assess(
     curves: list[Curve | None] = [None] * len(groups)
     if not (measured and options.criterion == "block-hessian"):  # else one visit gives both
         units = sum(group.width for group in groups)
-        progress(f"scoring {units} units in {len(groups)} groups by {options.criterion}")
+        progress(f"scoring {units} units in {len(groups)} groups by {name_of(options.criterion)}")
         scores = score_groups(
-            network, groups, free, options.criterion, source.seed, source.input_shape, calibration, labels, progress
+            network,
+            groups,
+            free,
+            options.criterion,
+            source.seed,
+            source.input_shape,
+            calibration,
+            labels,
+            progress,
+            graph,
         )
     if measured:
         assert calibration is not None

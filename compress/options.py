@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -16,6 +17,7 @@ __all__ = [
     "CalibrationOptions",
     "CompressOptions",
     "CriterionName",
+    "Importance",
     "LabelsName",
     "OptimizerName",
     "PrecisionName",
@@ -43,7 +45,16 @@ CriterionName = Literal[
     "snip",
     "grasp",
     "fisher",
+    "torch_pruning:GroupMagnitudeImportance",
+    "torch_pruning:LAMPImportance",
+    "torch_pruning:FPGMImportance",
+    "torch_pruning:BNScaleImportance",
+    "torch_pruning:RandomImportance",
+    "torch_pruning:GroupTaylorImportance",
+    "torch_pruning:GroupHessianImportance",
 ]
+Importance = Callable[[Any], Any]
+"""Takes a group of torch-pruning's and returns a score for each of its channels; see ``torch_pruning.importance``."""
 AttentionName = Literal["width", "heads"]
 ScopeName = Literal["filters", "channels"]
 RankingName = Literal["auto", "uniform", "global", "isomorphic", "sensitivity"]
@@ -65,9 +76,10 @@ class PruneOptions:
     """Keep this fraction of the dense network's parameters, in (0, 1)."""
     ratio: float | None = None
     """Remove this fraction of the filters, in (0, 1)."""
-    criterion: CriterionName = "auto"
-    """What makes a filter worth keeping. auto: block-hessian where there are inputs to calibrate with, else l1. From
-    activation on they need inputs; the last four need images."""
+    criterion: Annotated[CriterionName | Importance, tyro.conf.arg(constructor_factory=lambda: CriterionName)] = "auto"
+    """What makes a filter worth keeping. auto: block-hessian where there are inputs to calibrate with, else l1.
+    activation and block-hessian need inputs; taylor, snip, grasp, fisher and the last two need images. torch_pruning:
+    torch-pruning's own; in Python any object of its kind."""
     scope: ScopeName = "filters"
     """filters: only groups inside a block; channels: the residual streams too."""
     prune_representation: bool = False

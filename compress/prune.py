@@ -14,6 +14,7 @@ from pruneport.compress.allocation.cost import Cost, count_cost
 from pruneport.compress.allocation.search import Allocation, allocate, lowest_share, missed_target, target_of
 from pruneport.compress.assessment import Assessment, assess, example_inputs, reasons_with
 from pruneport.compress.graph.widths import choose_units
+from pruneport.compress.importance.criteria import name_of
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.removal import Removal, leave_culprits_dense, remove_units
 from pruneport.compress.surgery.plan import GroupPlan, Plan, Request, group_plan
@@ -224,7 +225,7 @@ def request_of(target: str, value: float, options: PruneOptions) -> Request:
     return Request(
         target=target,
         value=value,
-        criterion=options.criterion,
+        criterion=name_of(options.criterion),
         scope=options.scope,
         attention=options.attention,
         ranking=options.ranking,

@@ -1,14 +1,15 @@
 """Every network of the zoo: compressed, reloaded, exported and compared, one process a network.
 
 ``python bench/experiments/zoo.py --out bench/results/zoo.jsonl`` builds each with random weights (norms drawn at random
-too, so that outputs are alive), prunes it to 0.6 of its multiply-accumulates, writes and reads back the bundle bit for
-bit, exports ONNX with a dynamic batch and compares it with torch at batches 1 and 3. A network in the file already is
+too, so that outputs are alive), prunes it to 0.6 of its multiply-accumulates, checks that ``apply_plan`` without a trace
+gives the same bits as the dependency graph's groups, writes and reads back the bundle bit for bit, exports ONNX with a dynamic batch and compares it with torch at batches 1 and 3. A network in the file already is
 not run again; ``--summary FILE`` writes the table.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import multiprocessing
 import resource
@@ -28,8 +29,13 @@ from torch import nn
 
 from pruneport.bench.devices import available_cores, latency_versions
 from pruneport.bench.experiments.zoo_networks import NETWORKS, family, input_size
+from pruneport.compress.assessment import example_inputs
+from pruneport.compress.graph.coupling import find_coupling
+from pruneport.compress.graph.groups import group_units
+from pruneport.compress.graph.module_attributes import rescale_keys
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import Pruned, prune
+from pruneport.compress.surgery.plan import apply_plan
 from pruneport.errors import InputError, ParityError, PruneportError
 from pruneport.export.bundle.weights import check_reload, write_network
 from pruneport.export.onnx.onnx_file import write_onnx
@@ -158,6 +164,7 @@ def compress_one(spec: str) -> dict[str, Any]:
             "pruned_groups": sum(group.kept is not None for group in plan.groups),
             "left_dense": dict(Counter(_reason(group.reason) for group in plan.groups if group.kept is None)),
         }
+        timed("same bits", lambda: _check_same_bits(network, pruned))
         with tempfile.TemporaryDirectory() as folder:
             timed("reload", lambda: _reload(Path(folder), pruned.network, plan))
             file = Path(folder) / "model.onnx"
@@ -188,6 +195,29 @@ def _prune(network: nn.Module, source: Source) -> Pruned:
             return prune(network, source, replace(asked, scope="channels"))
         except InputError:
             raise error from None
+
+
+def _check_same_bits(network: nn.Module, pruned: Pruned) -> None:
+    """Raise where the plan, applied without a trace, gives other weights than the groups of the graph did.
+
+    Keys of attention, whose scale a plan leaves to the weights, are scaled here by themselves.
+    """
+    plan = pruned.plan
+    again = copy.deepcopy(network)
+    apply_plan(again, plan.groups, plan.attributes, plan.sizes)
+    coupling = find_coupling(network, example_inputs(plan.source, 1), plan.request.attention == "heads")
+    by_name = {group.name: group for group in plan.groups}
+    lost = {
+        group.units[unit]
+        for group in group_units(network, coupling)
+        if (kept := by_name[group.name].kept) is not None
+        for unit in set(range(group.width)).difference(kept)
+    }
+    rescale_keys(again, coupling, lambda unit: unit not in lost)
+    ours, theirs = pruned.network.state_dict(), again.state_dict()
+    apart = [name for name in ours if name not in theirs or not torch.equal(ours[name], theirs[name])]
+    if apart or ours.keys() != theirs.keys():
+        raise ParityError(f"applying the plan gives other weights than the graph: {', '.join(apart[:10])}.")
 
 
 def enliven(network: nn.Module, shape: tuple[int, int, int], seed: int) -> None:

@@ -150,10 +150,11 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         if isinstance(module, Tensor):
             module = next((axis for axis in self._own_pruners if getattr(axis, "tensor", None) is module), module)
         listed = [idxs] if isinstance(idxs, Integral) else idxs.tolist() if isinstance(idxs, Tensor) else list(idxs)
+        listed = list(dict.fromkeys(map(int, listed)))
         self._check_positions(module, pruning_fn, listed)
         walked = super().get_pruning_group(module, pruning_fn, listed)
         group = ChannelGroup()
-        group._group, group._DG = walked._group, self
+        group._group, group._DG = [_in_order(item, listed) for item in walked._group], self
         return group
 
     def get_all_groups(self, ignored_layers: Any = (), root_module_types: Any = None) -> Iterator[ChannelGroup]:
@@ -180,12 +181,12 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         return self.get_pruning_group(module, self._function(module, member.axis), positions)
 
     def units_at(self, group: ChannelGroup) -> list[int]:
-        """The unit at each position that the group has of its first layer; 0 where the position can never go."""
+        """The unit at each position that the group was asked for with; 0 where the position can never go."""
         root = group[0]
-        node = root.dep.target
-        keys = [dep.key for dep in node.dependencies if dep.is_triggered_by(root.dep.trigger) and dep.key]
-        there = self._axes.units(keys[0])
-        return [there[position] for position in root.idxs]
+        keys = [dep.key for dep in root.dep.target.dependencies if dep.is_triggered_by(root.dep.trigger)]
+        there = self._axes.units(keys[0]) if keys else [0] * (max(root.idxs, default=0) + 1)
+        units = dict(zip(root.root_idxs, (there[position] for position in root.idxs), strict=True))
+        return [units[place] for place in sorted(units)]
 
     def kept_of(self, group: Group) -> tuple[int, ...]:
         """The units that one of ``groups`` has left, by their place in it."""
@@ -490,6 +491,18 @@ def _to_positions(axes: ChannelAxes, key: Key) -> Callable[..., list[Any]]:
         ]
 
     return to_positions
+
+
+def _in_order(item: Any, roots: Sequence[int]) -> Any:
+    """The same positions of a layer, ascending, each with the place among ``roots`` that it goes with.
+
+    Importances add up over layers by that place, and some sort the positions of a layer without it.
+    """
+    place = {root: number for number, root in enumerate(roots)}
+    pairs = sorted(zip(item.idxs, item.root_idxs, strict=True))
+    ordered = _helpers.GroupItem(item.dep, [position for position, _ in pairs])
+    ordered.root_idxs = [place[root] for _, root in pairs]
+    return ordered
 
 
 def _also_called(layer: nn.Module, axis: str) -> frozenset[Any]:

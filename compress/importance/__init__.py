@@ -2,6 +2,7 @@
 
 - ``criteria``: the registry of criteria
 - ``group_scores``: from numbers a weight to one score a unit
+- ``torch_pruning_scores``: importances of torch-pruning as criteria
 - ``gradients``: gradients of the loss
 - ``obs``: structured optimal brain surgeon (block-hessian)
 - ``consumers``: the layers that read a group, as least-squares problems

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Calibration
+from pruneport.compress.graph.dependency import ChannelGraph
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import Scores
 from pruneport.compress.hooks import hooks_restored
@@ -19,11 +20,12 @@ from pruneport.compress.importance.consumers import by_place, visit_consumers
 from pruneport.compress.importance.gradients import fisher, grasp, labels_for, snip, synflow, taylor
 from pruneport.compress.importance.group_scores import reduce_group, sum_of_squares
 from pruneport.compress.importance.obs import unit_errors, weight_shares
-from pruneport.compress.options import PruneOptions
+from pruneport.compress.importance.torch_pruning_scores import IMPORTANCES, gradients_wanted, importances
+from pruneport.compress.options import Importance, PruneOptions
 from pruneport.errors import ImageFolderError, PruningError
 from pruneport.progress import Progress, Step, silent
 
-__all__ = ["CRITERIA", "Criterion", "resolve_auto", "score_groups", "wants_inputs"]
+__all__ = ["CRITERIA", "Criterion", "criterion_of", "name_of", "resolve_auto", "score_groups", "wants_inputs"]
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -34,6 +36,7 @@ class _Scoring:
 
     network: nn.Module
     groups: Sequence[Group]
+    graph: ChannelGraph | None
     shape: tuple[int, int, int]
     calibration: Calibration | None
     labels: str
@@ -80,11 +83,11 @@ def wants_inputs(options: PruneOptions, calibrated: bool) -> bool:
         ImageFolderError: The criterion needs images of the task and none are given.
     """
     options = resolve_auto(options, calibrated)
-    criterion = CRITERIA[options.criterion]
+    criterion = criterion_of(options.criterion)
     if criterion.needs == "images" and not calibrated:
         without = ", ".join(name for name, entry in CRITERIA.items() if entry.needs != "images")
         raise ImageFolderError(
-            f"`criterion={options.criterion}` needs images: give `calibration=FOLDER`, or choose one of {without}."
+            f"`criterion={name_of(options.criterion)}` needs images: give `calibration=FOLDER`, or choose one of {without}."
         )
     return criterion.needs != "weights" or options.ranking == "sensitivity"
 
@@ -93,12 +96,13 @@ def score_groups(
     network: nn.Module,
     groups: Sequence[Group],
     free: Sequence[bool],
-    criterion: str,
+    criterion: str | Importance,
     seed: int,
     shape: tuple[int, int, int],
     calibration: Calibration | None = None,
     labels: str = "auto",
     progress: Progress = silent,
+    graph: ChannelGraph | None = None,
 ) -> list[Scores]:
     """Score every unit of every group that may be pruned.
 
@@ -106,12 +110,13 @@ def score_groups(
         network: The dense network; it is only read and run.
         groups: Its groups.
         free: Whether each may be pruned; the others score one throughout.
-        criterion: A key of ``CRITERIA``.
+        criterion: A key of ``CRITERIA``, or an importance of torch-pruning.
         seed: For criteria that draw numbers.
         shape: C, H, W of the network's input.
         calibration: For criteria that need inputs.
         labels: For criteria with a loss: ``folder``, ``predicted`` or ``auto``.
         progress: Told what is being done.
+        graph: The network's, which torch-pruning's importances need.
 
     Returns:
         For each group its scores (units,), ready to be compared across groups.
@@ -120,11 +125,12 @@ def score_groups(
         ImageFolderError: The labels do not fit the network's outputs.
         PruningError: A group has nothing that the criterion scores by, or gradients are not finite.
     """
-    entry = CRITERIA[criterion]
+    entry = criterion_of(criterion)
     prunable = [group for group, is_free in zip(groups, free, strict=True) if is_free]
     scoring = _Scoring(
         network=network,
         groups=prunable,
+        graph=graph,
         shape=shape,
         calibration=calibration,
         labels=labels,
@@ -136,6 +142,33 @@ def score_groups(
         _scaled(next(raw).numpy(), entry.comparable) if is_free else np.ones(group.width)
         for group, is_free in zip(groups, free, strict=True)
     ]
+
+
+def criterion_of(criterion: str | Importance) -> Criterion:
+    """The registry's entry of this name, or one for an importance of torch-pruning."""
+    return CRITERIA[criterion] if isinstance(criterion, str) else _importance(lambda: criterion, type(criterion))
+
+
+def name_of(criterion: str | Importance) -> str:
+    """What a criterion is called in plans and messages."""
+    if isinstance(criterion, str):
+        return criterion
+    kind = type(criterion)
+    library = kind.__module__.partition(".")[0]
+    return f"{library if library == 'torch_pruning' else kind.__module__}:{kind.__qualname__}"
+
+
+def _importance(make: Callable[[], Importance], kind: type) -> Criterion:
+    """A criterion by an importance of torch-pruning, whose own normaliser makes groups comparable."""
+
+    def every_group(scoring: _Scoring) -> list[Tensor]:
+        assert scoring.graph is not None
+        labels = labels_for(scoring.network, scoring.inputs, scoring.labels) if wanted != "none" else []
+        batches = scoring.inputs.batches if wanted != "none" else []
+        return importances(scoring.graph, scoring.groups, make(), wanted, batches, labels, scoring.seed)
+
+    wanted = gradients_wanted(kind)
+    return Criterion(score=every_group, needs="weights" if wanted == "none" else "images", comparable=True)
 
 
 def _scaled(raw: Scores, comparable: bool) -> Scores:
@@ -277,5 +310,6 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
         "snip": Criterion(score=_by_loss(snip), needs="images", comparable=True),
         "grasp": Criterion(score=_by_loss(grasp), needs="images", comparable=True),
         "fisher": Criterion(score=_by_loss(fisher), needs="images", comparable=True),
+        **{f"torch_pruning:{kind.__name__}": _importance(kind, kind) for kind in IMPORTANCES},
     }
 )

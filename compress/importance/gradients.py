@@ -19,7 +19,16 @@ from pruneport.compress.importance.group_scores import reduce_group, with_values
 from pruneport.errors import ImageFolderError, PruningError
 from pruneport.models.outputs import main_output, tensor_leaves
 
-__all__ = ["fisher", "grasp", "labels_for", "snip", "synflow", "taylor"]
+__all__ = [
+    "fisher",
+    "grasp",
+    "labels_for",
+    "mean_gradient",
+    "mean_squared_gradient",
+    "snip",
+    "synflow",
+    "taylor",
+]
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 _CHUNK = 16  # images a gradient of a gradient
@@ -70,7 +79,7 @@ def taylor(network: nn.Module, groups: Sequence[Group], batches: Batches, labels
 
 def snip(network: nn.Module, groups: Sequence[Group], batches: Batches, labels: Labels) -> list[Tensor]:
     """Sum of |g w|, with g the gradient over all images (Lee et al. 2019, arXiv 1810.02340)."""
-    weights, gradient = _mean_gradient(network, batches, labels)
+    weights, gradient = mean_gradient(network, batches, labels)
     return _scores(network, groups, {name: (weight * gradient[name]).abs() for name, weight in weights.items()})
 
 
@@ -79,11 +88,7 @@ def fisher(network: nn.Module, groups: Sequence[Group], batches: Batches, labels
 
     g is the gradient of one image and the mean is over images (Theis et al. 2018, arXiv 1801.05787, section 3).
     """
-    squares: dict[str, Tensor] = {}
-    images = sum(len(part) for part in labels)
-    for _, gradients, _ in _gradients(network, batches, labels, chunk=1):
-        for name, gradient in gradients.items():
-            squares[name] = squares.get(name, 0) + gradient.square() / images
+    squares = mean_squared_gradient(network, batches, labels)
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     return _scores(network, groups, {name: weight.square() * squares[name] / 2 for name, weight in weights.items()})
 
@@ -94,7 +99,7 @@ def grasp(network: nn.Module, groups: Sequence[Group], batches: Batches, labels:
     Wang et al. 2020, arXiv 2002.07376, equation 8, with the sign turned so that higher is kept. g is the gradient
     over all images; H g is added up over parts of 16 images, each the gradient of (its own gradient)' g.
     """
-    weights, mean = _mean_gradient(network, batches, labels)
+    weights, mean = mean_gradient(network, batches, labels)
     images = sum(len(part) for part in labels)
     products = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for _, gradients, (parameters, share) in _gradients(network, batches, labels, chunk=_CHUNK, second=True):
@@ -142,7 +147,17 @@ def _gradients(
             yield weights, _finite(parameters, found), (parameters, len(part))
 
 
-def _mean_gradient(network: nn.Module, batches: Batches, labels: Labels) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def mean_squared_gradient(network: nn.Module, batches: Batches, labels: Labels) -> dict[str, Tensor]:
+    """Of every parameter the squared gradient of one image's loss, on the mean over images."""
+    squares: dict[str, Tensor] = {}
+    images = sum(len(part) for part in labels)
+    for _, gradients, _ in _gradients(network, batches, labels, chunk=1):
+        for name, gradient in gradients.items():
+            squares[name] = squares.get(name, 0) + gradient.square() / images
+    return squares
+
+
+def mean_gradient(network: nn.Module, batches: Batches, labels: Labels) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights, and the gradient of the mean loss over all images."""
     images = sum(len(part) for part in labels)
     total: dict[str, Tensor] = {}
