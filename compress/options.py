@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -55,6 +55,10 @@ CriterionName = Literal[
 ]
 Importance = Callable[[Any], Any]
 """Takes a group of torch-pruning's and returns a score for each of its channels; see ``torch_pruning.importance``."""
+if TYPE_CHECKING:
+    CriterionOrImportance = CriterionName | Importance
+else:
+    CriterionOrImportance = CriterionName  # what the command line offers
 AttentionName = Literal["width", "heads"]
 ScopeName = Literal["filters", "channels"]
 RankingName = Literal["auto", "uniform", "global", "isomorphic", "sensitivity"]
@@ -76,7 +80,7 @@ class PruneOptions:
     """Keep this fraction of the dense network's parameters, in (0, 1)."""
     ratio: float | None = None
     """Remove this fraction of the filters, in (0, 1)."""
-    criterion: Annotated[CriterionName | Importance, tyro.conf.arg(constructor_factory=lambda: CriterionName)] = "auto"
+    criterion: CriterionOrImportance = "auto"
     """What makes a filter worth keeping. auto: block-hessian where there are inputs to calibrate with, else l1.
     activation and block-hessian need inputs; taylor, snip, grasp, fisher and the last two need images. torch_pruning:
     torch-pruning's own; in Python any object of its kind."""

@@ -98,6 +98,4 @@ _FOUND = (
 def _with_graph(initialise: Any, graph: Any) -> Any:
     """The same function, in which ``dependency.DependencyGraph`` is ours: torch-pruning takes no other there."""
     names = {**initialise.__globals__, "dependency": SimpleNamespace(DependencyGraph=graph)}
-    made = FunctionType(initialise.__code__, names, initialise.__name__, initialise.__defaults__, initialise.__closure__)
-    made.__kwdefaults__ = initialise.__kwdefaults__
-    return made
+    return FunctionType(initialise.__code__, names, initialise.__name__, initialise.__defaults__)

@@ -311,7 +311,7 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         ignored = [name for name, tensor in tensors.items() if any(tensor is other for other in self.ignored_params)]
         for key in self.coupling.sizes:
             layer, axis = key
-            if axis.startswith("dim") and layer in ignored or axis != "in" and _parameter_of(layer, ignored):
+            if (axis.startswith("dim") and layer in ignored) or (axis != "in" and _parameter_of(layer, ignored)):
                 for unit in self._axes.units(key):
                     self._group_of.pop(unit, None)
 

@@ -152,9 +152,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether torch's compiler is told to leave the mode alone, for which torch imports it: that takes seconds."""
         return False
 
-    def run(
-        self, example: ExampleInputs, forward: Callable[[nn.Module, ExampleInputs], Any] = run_on
-    ) -> Any:
+    def run(self, example: ExampleInputs, forward: Callable[[nn.Module, ExampleInputs], Any] = run_on) -> Any:
         """The forward pass; returns what the network returns."""
         traced = attributes_traced(self.network, self.layers, self.sizes)
         compiled = "torch._dynamo" in sys.modules  # else nothing of the network can be
@@ -162,9 +160,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with self._watching(), traced, torch.no_grad(), eager, self, self.sizes:
             return forward(self.network, example)
 
-    def trace(
-        self, example: ExampleInputs, forward: Callable[[nn.Module, ExampleInputs], Any] = run_on
-    ) -> Trace:
+    def trace(self, example: ExampleInputs, forward: Callable[[nn.Module, ExampleInputs], Any] = run_on) -> Trace:
         """The forward pass, and what it showed."""
         leaves = tensor_leaves(self.run(example, forward))
         shown = [entry for leaf in leaves for entry in self.labels_of(leaf)]

@@ -6,8 +6,9 @@ the command line offers. Nothing heavy is imported before it is used.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pruneport.errors import PruneportError
 
@@ -16,11 +17,27 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from pruneport.compress.graph.channel_pruner import ChannelPruner as ChannelPruner
+    from pruneport.compress.graph.dependency import ChannelGraph as ChannelGraph
+    from pruneport.compress.graph.dependency import dependency_graph as dependency_graph
     from pruneport.models.record import Factory
 
-__all__ = ["PruneportError", "__version__", "load"]
+__all__ = ["ChannelGraph", "ChannelPruner", "PruneportError", "__version__", "dependency_graph", "load"]
+
+_WHERE = {
+    "ChannelGraph": "pruneport.compress.graph.dependency",
+    "ChannelPruner": "pruneport.compress.graph.channel_pruner",
+    "dependency_graph": "pruneport.compress.graph.dependency",
+}
 
 __version__ = importlib.metadata.version("pruneport")
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is built on torch-pruning when it is asked for, and not before: that takes seconds."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
 
 
 def load(folder: str | Path, *, factory: Factory | None = None, trust_source: bool = False) -> nn.Module:

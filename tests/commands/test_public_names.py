@@ -18,7 +18,14 @@ _CONFIGS = [getattr(commands, name) for name in commands.__all__ if name.endswit
 
 
 def test_the_package_exports_these() -> None:
-    assert pruneport.__all__ == ["PruneportError", "__version__", "load"]
+    assert pruneport.__all__ == [
+        "ChannelGraph",
+        "ChannelPruner",
+        "PruneportError",
+        "__version__",
+        "dependency_graph",
+        "load",
+    ]
     assert all(hasattr(pruneport, name) for name in pruneport.__all__)
 
 

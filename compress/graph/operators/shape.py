@@ -16,6 +16,7 @@ from pruneport.compress.resize.attention import attention_head_counts
 from pruneport.compress.sizes.arguments import operator_name, tensors_in
 
 __all__ = [
+    "channel_shuffle",
     "embed",
     "known",
     "move",
@@ -115,6 +116,16 @@ def pixel_shuffle(tracer: Tracer, call: OpCall) -> None:
         return runs[:, 0]
 
     _rearrange(tracer, call.args[0], call.output, joined, call.args[1] ** 2)
+
+
+def channel_shuffle(tracer: Tracer, call: OpCall) -> None:
+    """Equal runs of channels are dealt out: each of them must lose the same places."""
+    source, runs = call.args[0], call.args[1]
+    for entry in known(tracer, source):
+        if tracer.varies(entry) == (1,):
+            grid = entry.line(1).reshape(runs, -1)
+            tracer.channel_ids.join(grid[:1], grid)
+    move(tracer, call)
 
 
 def pixel_unshuffle(tracer: Tracer, call: OpCall) -> None:

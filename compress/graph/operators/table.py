@@ -10,6 +10,7 @@ from torch import nn
 from pruneport.compress.graph.operators.elementwise import combine, concatenate, put, stack, write
 from pruneport.compress.graph.operators.reduce import fold, glu, normalise, order, pool, reduce, sample
 from pruneport.compress.graph.operators.shape import (
+    channel_shuffle,
     embed,
     move,
     pad,
@@ -80,7 +81,7 @@ def _table() -> dict[str, Operation]:
     for handler, names in (
         (move, "permute transpose t expand unsqueeze squeeze select unbind roll flip clone _to_copy contiguous alias "
                 "detach repeat tile narrow diagonal movedim lift_fresh expand_as view_as repeat_interleave view "
-                "_unsafe_view reshape slice split_with_sizes unfold channel_shuffle native_channel_shuffle as_strided"),
+                "_unsafe_view reshape slice split_with_sizes unfold as_strided"),
         (pad, "constant_pad_nd"),
         (split, "split chunk"),
         (concatenate, "cat concat"),
@@ -115,6 +116,7 @@ def _table() -> dict[str, Operation]:
         (order, "topk sort argsort kthvalue median mode cummax cummin msort"),
         (glu, "glu"),
         (sample, "roi_align roi_pool"),
+        (channel_shuffle, "channel_shuffle native_channel_shuffle"),
         (pixel_shuffle, "pixel_shuffle"),
         (pixel_unshuffle, "pixel_unshuffle"),
         (windows, "im2col"),

@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Calibration, in_memory
+from pruneport.compress.graph.dependency import dependency_graph
 from pruneport.compress.graph.groups import Group, find_groups
 from pruneport.compress.importance.criteria import CRITERIA, resolve_auto, score_groups, wants_inputs
 from pruneport.compress.importance.gradients import labels_for
@@ -80,14 +81,15 @@ def test_every_criterion_scores_every_unit_and_leaves_the_network(
     network = random_network(11)
     state = {key: value.clone() for key, value in network.state_dict().items()}
     before = torch.get_rng_state()
-    groups = find_groups(network, torch.randn(1, 3, 8, 8))
+    graph = dependency_graph(network, torch.randn(1, 3, 8, 8))
+    groups = graph.groups
     torch.set_rng_state(before)
     free = [index % 2 == 0 and "1" in group.name for index, group in enumerate(groups)]
-    if criterion == "bn-scale":
+    if criterion in ("bn-scale", "torch_pruning:BNScaleImportance"):
         free = [
             is_free and any("channels" in m.axis for m in g.members) for g, is_free in zip(groups, free, strict=True)
         ]
-    scores = score_groups(network, groups, free, criterion, 3, (3, 8, 8), calibration())
+    scores = score_groups(network, groups, free, criterion, 3, (3, 8, 8), calibration(), graph=graph)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())

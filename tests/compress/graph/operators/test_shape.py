@@ -78,6 +78,12 @@ def test_a_channel_shuffle_must_leave_a_full_grid(follow: Any) -> None:
     assert found.joined == [{"a0", "a2"}, {"a1", "a3"}]
 
 
+def test_torchs_own_channel_shuffle_must_leave_one_too(follow: Any) -> None:
+    found = follow(lambda n, x: F.channel_shuffle(n.a(x), 2))
+    assert found.along(1) == ["a0", "a2", "a1", "a3"]
+    assert found.joined == [{"a0", "a2"}, {"a1", "a3"}]
+
+
 def test_pixel_shuffle_joins_the_channels_of_one(follow: Any) -> None:
     found = follow(lambda n, x: F.pixel_shuffle(n.c(x), 2), c=conv(3, 8))
     assert found.along(1) == ["c0", "c4"]
