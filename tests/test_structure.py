@@ -23,7 +23,8 @@ models.options models.record models.digits models models.checkpoints models.imag
 compress.options compress.records compress.hooks
 compress.sizes
 compress.resize
-compress.graph.channel_ids compress.graph.trace
+compress.graph.channel_ids compress.graph.trace compress.graph.weight_views
+compress.graph.labels
 compress.graph.tracer
 compress.graph.operators
 compress.graph

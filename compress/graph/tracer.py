@@ -10,7 +10,7 @@ written.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from pruneport.compress.graph.channel_ids import ChannelIds, ChannelLabels, varying_dimensions
+from pruneport.compress.graph.channel_ids import ChannelIds
+from pruneport.compress.graph.labels import Labels
 from pruneport.compress.graph.trace import Notes, Product, Trace
+from pruneport.compress.graph.weight_views import WeightViews
 from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.sizes.arguments import argument, operator_name, tensors_in
 from pruneport.compress.sizes.size_trace import SizeTracer
@@ -30,37 +31,6 @@ from pruneport.models.inputs import ExampleInputs, run_on
 from pruneport.models.outputs import tensor_leaves
 
 __all__ = ["OpCall", "Operation", "Tracer"]
-
-_LARGEST_PARAMETER = 2_000_000  # entries; a larger unwrapped parameter is a matrix, not a bias of some kind
-
-
-@dataclass(frozen=True, eq=False)
-class WeightView:
-    """A tensor whose entries are those of a layer's parameter.
-
-    Attributes:
-        layer: Its name.
-        outputs: Of every entry, its place along the parameter's outputs, from 1 on.
-        inputs: The same along its inputs (of one channel group).
-        moved: Whether the entries were only moved, and have the parameter's own values.
-    """
-
-    layer: str
-    outputs: Tensor
-    inputs: Tensor
-    moved: bool = True
-
-
-@dataclass(frozen=True)
-class Lost:
-    """Channel ids that values depend on while no labels show it; ``contracted``: as the inputs of a layer do."""
-
-    key: bytes
-    contracted: bool
-
-
-_ENDED = Lost(b"", True)
-"""That values depend on channels which are the inputs of no layer any more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +62,8 @@ class OpCall:
         return argument(self.function, self.args, self.kwargs, name, default)
 
 
-class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches one forward pass of ``network``.
+class Tracer(Labels, WeightViews, TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches one forward pass of ``network``; see ``Labels`` and ``WeightViews`` for what it knows of each tensor.
 
     Args:
         network: In eval mode.
@@ -106,7 +76,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         channel_ids: Of an earlier pass of the same network, whose numbers are taken over.
 
     Attributes:
-        channel_ids: The ids met so far, and how they are joined.
         notes: What else the handlers found.
         sizes: The sizes that forwards gave and asked for.
     """
@@ -121,10 +90,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         whole_attention_heads: bool = False,
         channel_ids: ChannelIds | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
+        Labels.__init__(self, network, layers, channel_ids)
+        WeightViews.__init__(self, network, layers)
         self.network = network
         self.whole_attention_heads = whole_attention_heads
-        self.channel_ids = channel_ids or ChannelIds()
         self.modules = dict(network.named_modules())
         self.layers = layers
         self.notes = Notes()
@@ -133,19 +103,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._operate, self._leaves = operate, leaves
         self._stack: list[str] = [""]
         self._silent = 0
-        self._labels: Any = WeakTensorKeyDictionary()
-        self._weights: Any = WeakTensorKeyDictionary()
-        self._lost: Any = WeakTensorKeyDictionary()
-        self._parts = {_ENDED.key: torch.zeros(0, dtype=torch.long)}
-        self._owners: dict[int, str] = {}
-        self._unwrapped: dict[int, str] = {}
-        self._learned = {name for name, _ in network.named_parameters(remove_duplicate=False)}
-        for name, module in network.named_modules():
-            for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-                if isinstance(module, layers):
-                    self._owners.setdefault(id(tensor), name)
-                elif tensor.is_floating_point() and 1 < tensor.numel() <= _LARGEST_PARAMETER:
-                    self._unwrapped.setdefault(id(tensor), f"{name}.{key}".lstrip("."))
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -177,50 +134,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             compared=tuple(self.sizes.compared),
         )
 
-    def labels_of(self, tensor: Tensor) -> list[ChannelLabels]:
-        """The labels of a tensor's entries; empty where they belong to no channel."""
-        found: list[ChannelLabels] | None = self._labels.get(tensor)
-        if found is None and id(tensor) in self._unwrapped:
-            labels = self.channel_ids.register((self._unwrapped[id(tensor)], "flat"), tensor.numel())
-            found = self._labels[tensor] = [ChannelLabels(labels.reshape(tensor.shape), unwrapped=True)]
-        return found or []
-
-    def labels_along(self, tensor: Tensor, dim: int) -> ChannelLabels | None:
-        """The labels whose units change along the dimension, or those of a single channel."""
-        dim %= tensor.ndim
-        found = [entry for entry in self.labels_of(tensor) if self._fits(entry, dim)]
-        return next((entry for entry in found if not entry.unwrapped), found[0] if found else None)
-
-    def give(self, tensor: Tensor, maps: Sequence[ChannelLabels]) -> None:
-        """Set a tensor's labels."""
-        self._labels[tensor] = list(maps)
-
-    def give_line(self, tensor: Tensor, dim: int, line: Tensor) -> ChannelLabels:
-        """Add labels that change along one dimension: line (size,)."""
-        shape = [1] * tensor.ndim
-        shape[dim] = -1
-        added = ChannelLabels(line.reshape(shape).expand(tensor.shape))
-        self._labels.setdefault(tensor, []).append(added)
-        return added
-
-    def varies(self, entry: ChannelLabels) -> tuple[int, ...]:
-        """The dimensions along which the unit changes; where all have become one unit, those of the ids."""
-        compact = entry.compact()
-        units = varying_dimensions(self.channel_ids.roots(compact))
-        if units or entry.unwrapped:
-            return units
-        elements = varying_dimensions(compact)
-        return (max(elements, key=lambda dim: (compact.shape[dim], dim)),) if elements else ()
-
     def add_product(self, product: Product) -> None:
         """Note multiply-accumulates; of recurrent layers fvcore counts none."""
         if not isinstance(self.modules[self.place], nn.RNNBase):
             self.notes.product(product)
-
-    def is_parameter(self, entry: ChannelLabels) -> bool:
-        """Whether the labels are of a parameter that is no layer's, and not of a buffer."""
-        elements = entry.labels[entry.labels != 0]
-        return entry.unwrapped and len(elements) > 0 and self.channel_ids.key_of(int(elements[0]))[0] in self._learned
 
     def are_attention_heads(self, line: Tensor) -> bool:
         """Whether the units along a line are whole attention heads, one at each place."""
@@ -245,71 +162,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self.place
         view = None if weight is None else self.weight_view(weight)
         return view.layer if view is not None and view.moved and isinstance(self.modules[view.layer], kinds) else None
-
-    def owned(self, tensor: Tensor) -> bool:
-        """Whether a layer has this parameter, or it is one seen another way (transposed, reshaped)."""
-        view = self.weight_view(tensor)
-        return view is not None and view.moved
-
-    def weight_view(self, tensor: Tensor) -> WeightView | None:
-        """Which layer's parameter the tensor is, or is computed from entry by entry."""
-        view: WeightView | None = self._weights.get(tensor)
-        if view is None and (name := self._owners.get(id(tensor))) is not None:
-            view = self._weights[tensor] = WeightView(name, *_places_of(tensor, self.modules[name]))
-        return view
-
-    def give_view(self, tensor: Tensor, view: WeightView) -> None:
-        """Remember that the tensor is a layer's parameter, seen another way or computed from it."""
-        self._weights[tensor] = view
-
-    def lost(self, tensor: Tensor) -> frozenset[Lost]:
-        """Channel ids that the tensor's values depend on, though no entry's label says so."""
-        found: frozenset[Lost] = self._lost.get(tensor, frozenset())
-        return found
-
-    def lose(self, outputs: Sequence[Tensor], labels: Tensor, contracted: bool = False) -> None:
-        """Note that values were computed from these channels, and that the labels of the outputs do not show it.
-
-        Args:
-            outputs: What was computed.
-            labels: Their ids, of any shape.
-            contracted: Whether they were summed over in a product with a learned matrix, as the inputs of a layer are.
-        """
-        part = torch.unique(labels[labels != 0])
-        if len(part):
-            key = part.numpy().tobytes()
-            self._parts.setdefault(key, part)
-            for tensor in outputs:
-                self._lost[tensor] = self.lost(tensor) | {Lost(key, contracted)}
-
-    def carry(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        """What the inputs have lost, the outputs have lost, and so has the tensor that one is a view of."""
-        if carried := frozenset().union(*map(self.lost, inputs)):
-            for tensor in outputs:
-                self._lost[tensor] = self.lost(tensor) | carried
-
-    def contract(self, output: Tensor) -> None:
-        """A product with a learned matrix: what was lost before is its input, and what was an input ends."""
-        if found := self.lost(output):
-            self._lost[output] = frozenset(Lost(one.key, True) for one in found if not one.contracted) | {_ENDED}
-
-    def end(self, output: Tensor) -> None:
-        """A layer made the output: nothing before it counts."""
-        if self.lost(output):
-            self._lost[output] = frozenset()
-
-    def ids_lost(self, tensor: Tensor, contracted: bool) -> list[Tensor]:
-        """The channel ids behind ``lost``."""
-        return [self._parts[one.key] for one in self.lost(tensor) if one.contracted == contracted]
-
-    def same_memory(self, tensor: Tensor) -> Tensor | None:
-        """A known tensor with the same entries in the same memory."""
-        place = _memory(tensor)
-        return next((other for other in list(self._labels) if other is not tensor and _memory(other) == place), None)
-
-    def _fits(self, entry: ChannelLabels, dim: int) -> bool:
-        varies = self.varies(entry)
-        return dim in varies if entry.unwrapped else varies == (dim,) or (not varies and entry.labels.shape[dim] == 1)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = self.compute(function, args, kwargs or {})
@@ -360,24 +212,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.sizes.paused = False
 
         return hook
-
-
-def _memory(tensor: Tensor) -> tuple[Any, ...]:
-    """Where a tensor lies in memory: equal for two views of the same entries."""
-    return tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride()
-
-
-def _places_of(weight: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Of every entry its place along the outputs and along the inputs of its channel group, from 1 on."""
-    sizes = list(weight.shape)
-    if len(sizes) < 2:
-        places = torch.arange(1, weight.numel() + 1).reshape(weight.shape)
-        return places, torch.zeros_like(places)
-    out, into = (1, 0) if isinstance(layer, nn.modules.conv._ConvTransposeNd) else (0, 1)
-    return tuple(  # type: ignore[return-value]
-        torch.arange(1, sizes[dim] + 1).reshape([-1 if d == dim else 1 for d in range(len(sizes))]).expand(sizes)
-        for dim in (out, into)
-    )
 
 
 Operation = Callable[[Tracer, OpCall], None]

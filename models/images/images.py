@@ -1,4 +1,8 @@
-"""Image folders: found, checked and prepared for a network."""
+"""Image folders: found, checked and prepared for a network.
+
+The inputs are those of torchvision's transforms. They are made here because torchvision takes seconds to import, and
+because its scaling to [0, 1] multiplies by 1 / 255, where the usual ``ToTensor`` divides by 255: other last bits.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random small networks, built from a seed, for the properties that must hold for every network."""
+"""Networks that tests share: random small ones, for what must hold for every network, and the embedded one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pruneport.models.digits.network import digits_resnet
 from small_networks import randomise_norms
 
 
@@ -111,3 +112,13 @@ def random_network() -> Callable[..., nn.Module]:
             return RandomNetwork(seed, **options).eval()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def digits() -> nn.Module:
+    """The residual network with norms that do not pass everything through."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = digits_resnet().eval()
+        randomise_norms(network, shift=1, gains=(1, 1), variances=(0.5, 2))
+    return network

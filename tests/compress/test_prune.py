@@ -18,31 +18,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pruneport.compress.assessment import describe_groups
-from pruneport.compress.graph.coupling import find_coupling
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import PLAN_LIBRARIES, Pruned, prune
 from pruneport.compress.records import scope_in_files
 from pruneport.compress.surgery.plan import Plan, apply_plan, parse_plan
-from pruneport.compress.surgery.zeroing_check import check_against_masked, masked_outputs
 from pruneport.errors import ModelError, PruningError, TargetError
-from pruneport.models.digits.network import digits_resnet
 from pruneport.models.record import Source
 from pruneport.versions import library_versions
-from small_networks import Net, randomise_norms, same_state, zeroed
+from small_networks import Net, same_state, zeroed
 
 SHAPE = (3, 8, 8)
 SOURCE = Source(spec="tests:network", model_args={}, input_shape=SHAPE)
 DIGITS = Source(spec="pruneport:digits_resnet", model_args={}, input_shape=(1, 8, 8))
-
-
-@pytest.fixture(scope="module")
-def digits() -> nn.Module:
-    """The residual network with norms that do not pass everything through."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = digits_resnet().eval()
-        randomise_norms(network, shift=1, gains=(1, 1), variances=(0.5, 2))
-    return network
 
 
 def state_of(network: nn.Module) -> dict[str, Tensor]:
@@ -326,57 +313,6 @@ def test_prelu_and_instance_norm(slopes: int) -> None:
     assert pruned.network[2].num_parameters == min(slopes, 4)
 
 
-def test_transposed_convolutions() -> None:
-    class Up(nn.Sequential):
-        pass
-
-    network = Up(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2), nn.ReLU(), nn.Conv2d(6, 4, 1)).eval()
-    pruned = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1, keep=("4",)))
-    assert pruned.network[2].in_channels == 4
-    images, gone = torch.randn(2, *SHAPE), copy.deepcopy(network)
-    kept = next(group.kept for group in pruned.plan.groups if group.name == "0")
-    with torch.inference_mode():
-        gone[2].weight[[unit for unit in range(8) if unit not in (kept or ())]] = 0
-        torch.testing.assert_close(pruned.network(images), gone(images), rtol=0, atol=1e-5)
-
-
-def test_two_outputs() -> None:
-    def forward(n: Any, x: Tensor) -> dict[str, Tensor]:
-        features = n.b(torch.relu(n.a(x))).mean((2, 3))
-        return {"kind": n.kind(features), "place": n.place(features)}
-
-    network = Net(
-        forward, a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 6, 3), kind=nn.Linear(6, 5), place=nn.Linear(6, 4)
-    ).eval()
-    pruned = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1))
-    images = torch.randn(2, *SHAPE)
-    with torch.inference_mode():
-        expected, actual = zeroed(network, pruned.plan, only_inputs=True)(images), pruned.network(images)
-    for key in ("kind", "place"):
-        torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=1e-5)
-    assert pruned.network.a.out_channels == 4
-
-
-def test_norms_that_average_over_channels_are_proved_too() -> None:
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 2, 1)
-    ).eval()
-    for layer in network.modules():  # removing the units must not be the same as zeroing them
-        if isinstance(layer, nn.GroupNorm):
-            nn.init.uniform_(layer.weight, 0.5, 2)
-            nn.init.normal_(layer.bias)
-    pruned = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1))
-    assert pruned.plan.masked_error is not None
-    assert pruned.plan.masked_error < 1e-6
-    example = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    zeroed = masked_outputs(network, pruned.plan.groups, example)[0]
-    with torch.inference_mode():
-        assert not torch.allclose(pruned.network(example), zeroed, atol=1e-2)
-    assert (pruned.network[1].num_channels, pruned.network[1].num_groups) == (4, 2)
-    kept = next(group.kept for group in pruned.plan.groups if group.name == "0")
-    assert [unit < 4 for unit in kept or ()] == [True, True, False, False]
-
-
 def test_what_a_forward_relies_on_is_left_dense_and_the_plan_says_why() -> None:
     def forward(n: Any, x: Tensor) -> Tensor:
         y = torch.relu(n.a(x))
@@ -410,47 +346,6 @@ def test_a_forward_that_refuses_a_width_without_a_word() -> None:
     plans = {group.name: group for group in pruned.plan.groups}
     assert plans["0.a"].reason == "the forward of 0 relies on this width: ValueError"
     assert plans["1"].kept_width == 3
-
-
-def test_a_wrong_coupling_is_caught(digits: nn.Module) -> None:
-    pruned = prune(digits, DIGITS, PruneOptions(ratio=0.5))
-    groups = list(pruned.plan.groups)
-    index = next(index for index, group in enumerate(groups) if group.name == "blocks.2.conv1")
-    members = [
-        replace(member, positions=member.positions[::-1].copy()) if member.axis == "in" else member
-        for member in groups[index].members
-    ]
-    groups[index] = replace(groups[index], members=tuple(members))
-    wrong = copy.deepcopy(digits)
-    apply_plan(wrong, groups)
-    images = torch.randn(2, 1, 8, 8)
-    coupling = find_coupling(digits, images)
-    assert (check_against_masked(digits, pruned.network, pruned.plan.groups, images, coupling) or 0) < 1e-4
-    with pytest.raises(PruningError, match=r"changes the outputs by .* beyond what zeroing them does .*`keep=PATTERN`"):
-        check_against_masked(digits, wrong, pruned.plan.groups, images, coupling)
-
-
-def test_masked_outputs_are_those_of_zeroed_weights(digits: nn.Module) -> None:
-    plan = prune(digits, DIGITS, PruneOptions(ratio=0.5, scope="channels")).plan
-    images = torch.randn(2, 1, 8, 8)
-    with torch.inference_mode():
-        expected = zeroed(digits, plan, only_inputs=True)(images)
-        assert not torch.allclose(expected, digits(images), atol=1e-3)
-    actual = masked_outputs(digits, plan.groups, images)[0]
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
-    assert not any(module._forward_pre_hooks for module in digits.modules())
-
-
-def test_outputs_that_are_all_zero_prove_nothing(digits: nn.Module) -> None:
-    network = copy.deepcopy(digits)
-    nn.init.zeros_(network.head.weight)
-    nn.init.zeros_(network.head.bias)
-    proved = prune(network, DIGITS, PruneOptions(ratio=0.5)).plan.masked_error
-    assert proved is not None, "what the head reads is looked at, too"
-    assert proved < 1e-5
-    for parameter in network.parameters():
-        nn.init.zeros_(parameter)
-    assert prune(network, DIGITS, PruneOptions(ratio=0.5)).plan.masked_error is None
 
 
 def test_shared_parameters_stay_shared() -> None:
@@ -498,26 +393,6 @@ def test_a_group_that_its_share_leaves_whole_says_so() -> None:
     assert groups["1"].reason == ""
 
 
-def test_masked_outputs_that_are_no_numbers_prove_nothing_by_themselves() -> None:
-    """Where zeros make a weight that is no number, the proof must not be silent: it counts zeros for it."""
-
-    class Scaled(nn.Conv2d):
-        def forward(self, x: Tensor) -> Tensor:
-            return self._conv_forward(x, self.weight / self.weight.abs().amax((1, 2, 3), keepdim=True), self.bias)
-
-    torch.manual_seed(0)
-    network = nn.Sequential(Scaled(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1)).eval()
-    proved = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1)).plan
-    assert proved.masked_error is not None
-    assert proved.masked_error < 1e-5
-    shifted = copy.deepcopy(network)
-    shifted[0].forward = lambda x: x.new_full((len(x), 12, 6, 6), float("nan"))  # type: ignore[index,union-attr]
-    with pytest.raises(PruningError):
-        check_against_masked(
-            network, shifted, proved.groups, torch.randn(2, 3, 8, 8), find_coupling(network, torch.randn(1, 3, 8, 8))
-        )
-
-
 def test_progress_is_told(digits: nn.Module) -> None:
     told: list[str] = []
     prune(digits, DIGITS, PruneOptions(flops=0.5), told.append)
@@ -554,36 +429,3 @@ def test_the_representation_goes_where_that_is_asked_for() -> None:
     assert pruned.plan.masked_error is not None
     assert pruned.plan.masked_error < 1e-5
     assert pruned.plan.request.prune_representation
-
-
-class StandardisedConv(nn.Conv2d):
-    """A convolution whose weight is standardised by a BatchNorm over its inputs, as timm's."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = nn.functional.batch_norm(
-            self.weight.reshape(1, self.out_channels, -1), None, None, training=True, momentum=0.0, eps=1e-6
-        ).reshape_as(self.weight)
-        out: Tensor = nn.functional.conv2d(x, weight, self.bias, padding=self.padding, groups=self.groups)
-        return out
-
-
-@pytest.mark.parametrize("groups", [1, 4])
-def test_standardised_weights_are_proved(groups: int) -> None:
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        StandardisedConv(3, 12, 3, padding=1),
-        nn.ReLU(),
-        StandardisedConv(12, 24, 3, padding=1, groups=groups),
-        nn.ReLU(),
-        StandardisedConv(24, 6, 3),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(6, 4),
-    ).eval()
-    with torch.no_grad():
-        network[0].weight[:3] *= 0.01  # type: ignore[index,operator]  # so that the first inputs go
-        network[2].weight[:, :3] *= 0.01  # type: ignore[index,operator]
-    pruned = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1))
-    assert pruned.network[0].out_channels == 6  # type: ignore[index]
-    assert pruned.plan.masked_error is not None
-    assert pruned.plan.masked_error < 1e-6

@@ -4,5 +4,9 @@
 - ``elementwise``: operators that combine entries at the same place
 - ``shape``: operators that move entries
 - ``reduce``: operators that mix entries along a dimension
-- ``weighted``: layers, products and attention
+- ``layer_channels``: what layers of every kind do: read channels, pass on others, make their own
+- ``convolution``: convolutions
+- ``product``: linear layers and matrix products
+- ``attention``: fused attention and torch's layer
+- ``norm``: norms, and activations with a number per channel
 """

@@ -7,7 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from pruneport.compress.graph.operators.attention import attend, attend_by_layer
+from pruneport.compress.graph.operators.convolution import convolve
 from pruneport.compress.graph.operators.elementwise import combine, concatenate, put, stack, write
+from pruneport.compress.graph.operators.norm import norm, prelu
+from pruneport.compress.graph.operators.product import multiply
 from pruneport.compress.graph.operators.reduce import fold, glu, normalise, order, pool, reduce, sample
 from pruneport.compress.graph.operators.shape import (
     channel_shuffle,
@@ -21,7 +25,6 @@ from pruneport.compress.graph.operators.shape import (
     split,
     windows,
 )
-from pruneport.compress.graph.operators.weighted import attend, attend_by_layer, convolve, multiply, norm, prelu
 from pruneport.compress.graph.tracer import OpCall, Operation, Tracer
 
 __all__ = ["LEAVES", "operate"]

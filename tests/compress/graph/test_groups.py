@@ -181,20 +181,6 @@ def test_chunks_in_uneven_parts() -> None:
     assert positions(found["c"]) == {("a", "out"): [[6], [7]], ("c", "in"): singles(0, 2)}
 
 
-def test_equal_chunks_stay_equal() -> None:
-    def forward(n: Any, x: Tensor) -> Tensor:
-        first, second = n.a(x).chunk(2, dim=1)
-        out: Tensor = n.fc(pooled(n.b(first) + n.c(second)))
-        return out
-
-    groups = by_name(Net(forward, a=conv(3, 8), b=conv(4, 6), c=conv(4, 6), fc=nn.Linear(6, 2)))
-    assert positions(groups["a"]) == {
-        ("a", "out"): [[unit, unit + 4] for unit in range(4)],
-        ("b", "in"): singles(0, 4),
-        ("c", "in"): singles(0, 4),
-    }
-
-
 def test_channels_that_meet_the_image_or_a_constant_are_obstacles() -> None:
     def forward(n: Any, x: Tensor) -> Tensor:
         y = n.b(n.a(x) + x) * torch.arange(4.0).reshape(4, 1, 1)
@@ -224,22 +210,6 @@ def test_a_split_whose_parts_are_read_twice_or_never() -> None:
         ("inner", "in"): singles(0, 5),
         ("b", "in"): singles(0, 5),
     }
-
-
-def test_flatten_before_linear() -> None:
-    network = Net(
-        lambda n, x: n.fc(torch.relu(n.hidden(torch.flatten(torch.relu(n.a(x)), 1)))),
-        a=nn.Conv2d(3, 4, 3, stride=4),
-        hidden=nn.Linear(16, 6),
-        fc=nn.Linear(6, 2),
-    )
-    groups = by_name(network)
-    assert positions(groups["a"]) == {
-        ("a", "out"): singles(0, 4),
-        ("hidden", "in"): [list(range(4 * unit, 4 * unit + 4)) for unit in range(4)],
-    }
-    assert groups["a"].role == "filters"
-    assert groups["hidden"].role == "representation"
 
 
 def test_a_grouped_convolution_needs_equal_counts() -> None:
@@ -292,62 +262,6 @@ def test_a_grouped_convolution_fed_by_two_branches_stays_dense() -> None:
         assert groups[name].reason == "grouped has 2 channel groups that this group's channels do not fill evenly"
 
 
-def test_a_depthwise_convolution_goes_with_its_producer() -> None:
-    network = Net(
-        lambda n, x: n.fc(pooled(n.last(torch.relu(n.depth(torch.relu(n.a(x))))))),
-        a=conv(3, 6),
-        depth=conv(6, 6, groups=6),
-        last=conv(6, 4, 1),
-        fc=nn.Linear(4, 2),
-    )
-    groups = by_name(network)
-    assert positions(groups["a"]) == {
-        ("a", "out"): singles(0, 6),
-        ("depth", "channels"): singles(0, 6),
-        ("last", "in"): singles(0, 6),
-    }
-    assert groups["a"].blocks == 1
-    assert not groups["a"].reason
-
-
-def test_a_depthwise_convolution_with_a_multiplier_loses_all_outputs_of_a_channel() -> None:
-    network = Net(
-        lambda n, x: n.fc(pooled(n.last(n.depth(n.a(x))))),
-        a=conv(3, 6),
-        depth=conv(6, 12, groups=6),
-        last=conv(12, 4, 1),
-        fc=nn.Linear(4, 2),
-    )
-    groups = by_name(network)
-    pairs = [[2 * unit, 2 * unit + 1] for unit in range(6)]
-    assert positions(groups["a"]) == {
-        ("a", "out"): singles(0, 6),
-        ("depth", "channels"): pairs,
-        ("last", "in"): pairs,
-    }
-
-
-def test_squeeze_and_excite() -> None:
-    def forward(n: Any, x: Tensor) -> Tensor:
-        y = n.a(x)
-        gate = torch.sigmoid(n.excite(torch.relu(n.squeeze(y.mean((2, 3), keepdim=True)))))
-        out: Tensor = n.fc(pooled(n.last(y * gate)))
-        return out
-
-    network = Net(
-        forward, a=conv(3, 8), squeeze=conv(8, 2, 1), excite=conv(2, 8, 1), last=conv(8, 4), fc=nn.Linear(4, 2)
-    )
-    groups = by_name(network)
-    assert positions(groups["a"]) == {
-        ("a", "out"): singles(0, 8),
-        ("squeeze", "in"): singles(0, 8),
-        ("excite", "out"): singles(0, 8),
-        ("last", "in"): singles(0, 8),
-    }
-    assert positions(groups["squeeze"]) == {("squeeze", "out"): singles(0, 2), ("excite", "in"): singles(0, 2)}
-    assert groups["a"].role == groups["squeeze"].role == "filters"
-
-
 @pytest.mark.parametrize("container", [tuple, list, lambda pair: {"kind": pair[0], "place": pair[1]}])
 def test_two_heads(container: Callable[[Any], Any]) -> None:
     def forward(n: Any, x: Tensor) -> Any:
@@ -388,20 +302,6 @@ def test_a_convolution_as_head() -> None:
 def test_a_network_without_a_head_keeps_its_features() -> None:
     groups = by_name(Net(lambda n, x: n.b(torch.relu(n.a(x))), a=conv(3, 4), b=conv(4, 6)))
     assert {name: group.role for name, group in groups.items()} == {"a": "representation", "b": "output"}
-
-
-@pytest.mark.parametrize(("slopes", "member"), [(1, False), (6, True)])
-def test_prelu(slopes: int, member: bool) -> None:
-    network = Net(
-        lambda n, x: n.fc(pooled(n.b(n.act(n.a(x))))),
-        a=conv(3, 6),
-        act=nn.PReLU(slopes),
-        b=conv(6, 4),
-        fc=nn.Linear(4, 2),
-    )
-    group = by_name(network)["a"]
-    assert not group.reason
-    assert (("act", "channels") in positions(group)) is member
 
 
 def test_a_grouped_transposed_convolution_keeps_as_many_channels_in_each_group() -> None:

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from channel_names import A, named, pairs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruneport.compress.graph.operators.elementwise import MEETS_FIXED
 from small_networks import conv, parameter
 
-A, B = ([f"{layer}{place}" for place in range(4)] for layer in "ab")
-PAIRS = [{f"a{place}", f"b{place}"} for place in range(4)]
+B = named("b", 4)
+PAIRS = pairs("a", "b", 4)
 FIXED = MEETS_FIXED.format("the network")
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from channel_names import A
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from small_networks import conv, parameter
 
-A = [f"a{place}" for place in range(4)]
 Function = Callable[[Tensor], Tensor]
 
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from channel_names import A
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from small_networks import conv, parameter
-
-A = [f"a{place}" for place in range(4)]
 
 
 def each(count: int, names: list[str] = A) -> list[str]:

@@ -1,0 +1,105 @@
+"""What layers of every kind do with channels: read some of their inputs, pass on others, make their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from pruneport.compress.graph.channel_ids import ChannelLabels
+from pruneport.compress.graph.trace import Product
+from pruneport.compress.graph.tracer import Tracer
+
+__all__ = [
+    "CONVOLUTION",
+    "apply_reversed",
+    "ids_along",
+    "known_lines",
+    "line_along",
+    "note_applied_along",
+    "pass_on",
+    "read_channels",
+]
+
+CONVOLUTION = nn.modules.conv._ConvNd
+
+
+def read_channels(tracer: Tracer, tensor: Tensor, dim: int, elements: Callable[[], Tensor], label: str) -> bool:
+    """Join a tensor's channels along ``dim`` with a layer's channel ids; False where it has none there."""
+    entry = tracer.labels_along(tensor, dim)
+    if entry is None:
+        return False
+    rows = ids_along(entry, dim % tensor.ndim)
+    own = elements()
+    if len(own) != len(rows):
+        tracer.notes.unprunable(rows, f"{label} reads {len(rows)} channels as {len(own)}")
+        return False
+    tracer.channel_ids.join(own[:, None], rows)
+    return True
+
+
+def pass_on(tracer: Tracer, source: Tensor, output: Tensor, dim: int, reason: str = "") -> None:
+    """Maps on other dimensions than ``dim`` stay, or are unprunable where the layer mixes along them."""
+    for entry in tracer.labels_of(source):
+        varies = () if entry.unwrapped else tracer.varies(entry)
+        if varies and varies[0] != dim % source.ndim:
+            if reason:
+                tracer.notes.unprunable(entry.compact(), reason)
+            else:
+                tracer.give_line(output, varies[0], entry.line(varies[0]))
+
+
+def note_applied_along(tracer: Tracer, name: str, output: Tensor) -> None:
+    """Note the channels along which a layer is applied, which its cost grows with."""
+    for ridden in tracer.labels_of(output):
+        if dims := tracer.varies(ridden):
+            tracer.notes.applied_along(name, ridden.line(dims[0]))
+
+
+def apply_reversed(
+    tracer: Tracer, name: str, source: Tensor, dim: int, output: Tensor, bias: Tensor | None = None
+) -> None:
+    """A layer's weight the other way round, as by a decoder that shares it: it reads outputs and makes inputs."""
+    layer: Any = tracer.modules[name]
+    tracer.give(output, [])
+    tracer.end(output)
+    if getattr(layer, "groups", 1) > 1:
+        for entry in tracer.labels_of(source):
+            tracer.notes.unprunable(
+                entry.compact(), f"the weight of {name}, in channel groups, is used by another operation"
+            )
+        return
+    inputs, outputs = _widths(layer)
+    out = tracer.channel_ids.register((name, "in"), inputs)
+    pass_on(tracer, source, output, dim, f"{name} mixes its channels as if they were places" if dim == 1 else "")
+    read = tracer.channel_ids.register((name, "out"), outputs)
+    read_channels(tracer, source, dim, lambda: read, name)
+    if tracer.labels_along(source, dim) is None:  # the other way round it reads a width that follows no layer
+        tracer.notes.unprunable(read, f"{name} reads channels whose width does not follow any layer")
+    if bias is not None and not tracer.owned(bias):
+        read_channels(tracer, bias, -1, lambda: out, name)
+    tracer.add_product(Product(source.numel() // source.shape[dim] * layer.weight.numel(), (read, out)))
+    tracer.give_line(output, dim % output.ndim, out)
+
+
+def _widths(layer: Any) -> tuple[int, int]:
+    """Inputs and outputs of a convolution or a linear layer."""
+    if isinstance(layer, CONVOLUTION):
+        return layer.in_channels, layer.out_channels
+    return layer.in_features, layer.out_features
+
+
+def ids_along(entry: ChannelLabels, dim: int) -> Tensor:
+    """The channel ids at each place along a dimension, (size, n); one where the units change along it alone."""
+    return entry.rows(dim) if entry.unwrapped else entry.line(dim)[:, None]
+
+
+def line_along(entry: ChannelLabels | None, dim: int) -> Tensor | None:
+    """The channel ids along a dimension, (size,); None where no layer's channels lie there."""
+    return None if entry is None or entry.unwrapped else entry.line(dim)
+
+
+def known_lines(lines: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    """Those lines that there are."""
+    return tuple(line for line in lines if line is not None)
