@@ -61,6 +61,7 @@ def test_small_networks(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_on_which_both_are_right(name: str) -> None:
     torch.manual_seed(0)
