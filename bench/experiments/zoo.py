@@ -1,9 +1,10 @@
 """Every network of the zoo: compressed, reloaded, exported and compared, one process a network.
 
 ``python bench/experiments/zoo.py --out bench/results/zoo.jsonl`` builds each with random weights (norms drawn at random
-too, so that outputs are alive), prunes it to 0.6 of its multiply-accumulates, checks that ``apply_plan`` without a trace
-gives the same bits as the dependency graph's groups, writes and reads back the bundle bit for bit, exports ONNX with a dynamic batch and compares it with torch at batches 1 and 3. A network in the file already is
-not run again; ``--summary FILE`` writes the table.
+too, so that outputs are alive), prunes it to 0.6 of its multiply-accumulates, checks that the plan alone gives the same
+weights as the dependency graph, writes and reads back the bundle bit for bit, exports ONNX with a dynamic batch and
+compares it with torch at batches 1 and 3. A network in the file already is not run again; ``--summary FILE`` writes the
+table.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import FunctionType, SimpleNamespace
 from typing import Any, Literal
 
@@ -15,10 +16,8 @@ from pruneport.models.inputs import ExampleInputs
 
 __all__ = ["ChannelPruner"]
 
-_Base = torch_pruning.pruner.BasePruner
 
-
-class ChannelPruner(_Base):  # type: ignore[misc]
+class ChannelPruner(torch_pruning.pruner.BasePruner):  # type: ignore[misc]
     """torch-pruning's pruner for any network that our tracer can follow.
 
     Whole units are ranked: where a unit is several channels of a layer (a convolution's channel group), it has their
@@ -30,6 +29,7 @@ class ChannelPruner(_Base):  # type: ignore[misc]
         example_inputs: A tensor, a list or tuple of arguments, or a dict of named arguments.
         importance: Any of ``torch_pruning.importance``.
         attention: Whether attention heads lose width, or go as a whole.
+        whole_channel_groups: Whether narrow channel groups go as a whole (see ``dependency_graph``).
         options: Everything else that ``torch_pruning.pruner.BasePruner`` takes, but for what the graph finds itself:
             ``num_heads``, ``prune_num_heads``, ``customized_pruners``, ``in_channel_groups``, ``out_channel_groups``.
 
@@ -54,6 +54,7 @@ class ChannelPruner(_Base):  # type: ignore[misc]
         importance: Any,
         *positional: Any,
         attention: Literal["width", "heads"] = "width",
+        whole_channel_groups: bool = True,
         **options: Any,
     ) -> None:
         found = [name for name in _FOUND if options.get(name)]
@@ -63,19 +64,21 @@ class ChannelPruner(_Base):  # type: ignore[misc]
                 "and channel groups itself: leave them out. `attention='heads'` removes whole attention heads."
             )
         fresh: dict[str, Any] = {name: {} for name in ("in_channel_groups", "out_channel_groups", "num_heads")}
-        _with_graph(_Base.__init__, lambda: ChannelGraph(attention=attention))(
+        graph = partial(ChannelGraph, attention=attention, whole_channel_groups=whole_channel_groups)
+        _with_graph(torch_pruning.pruner.BasePruner.__init__, graph)(
             self, model, example_inputs, importance, *positional, **{**options, **fresh}
         )
 
     def estimate_importance(self, group: ChannelGroup) -> Tensor | None:
         """The importance of each position of the group's first layer: that of its unit."""
-        importance = super().estimate_importance(group)
+        importance: Tensor | None = super().estimate_importance(group)
         if importance is None:
             return None
         _, unit = torch.unique(torch.tensor(self.DG.units_at(group)), return_inverse=True)
         unit = unit.to(importance.device)
         sums = importance.new_zeros(int(unit.max()) + 1).index_add_(0, unit, importance)
-        return (sums / torch.bincount(unit))[unit]
+        means: Tensor = sums / torch.bincount(unit)
+        return means[unit]
 
     def _get_channel_groups(self, group: ChannelGroup) -> int:
         """Equal runs of the first layer's positions that must lose as many each, where the graph has such."""

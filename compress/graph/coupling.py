@@ -48,6 +48,7 @@ class Coupling:
             key's channels.
         channel_ids: What the units are numbers of.
         idle: Layers that did not run.
+        whole_channel_groups: Whether narrow channel groups of a convolution go as a whole.
     """
 
     units: Mapping[int, dict[Key, list[int]]]
@@ -69,6 +70,7 @@ class Coupling:
     scaled_keys: tuple[dict[int, tuple[tuple[Key, int], ...]], ...]
     channel_ids: ChannelIds
     idle: tuple[str, ...] = ()
+    whole_channel_groups: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,7 @@ def find_coupling(
     network: nn.Module,
     example: ExampleInputs,
     whole_attention_heads: bool = False,
+    whole_channel_groups: bool = True,
     forward: Callable[[nn.Module, ExampleInputs], Any] | None = None,
 ) -> Coupling:
     """Run the network once on ``example`` and follow its channels; nothing is changed.
@@ -104,12 +107,13 @@ def find_coupling(
         network: In eval mode.
         example: Its input (B, C, H, W), or its inputs.
         whole_attention_heads: Whether attention heads go as a whole, or lose width.
+        whole_channel_groups: Whether narrow channel groups of a convolution go as a whole; else each loses as many.
         forward: Runs the network on the example, where it is not just called.
 
     Raises:
         PruningError: The network does not run.
     """
-    tracer = Tracer(network, operate, LAYERS, LEAVES, ForwardSizes, whole_attention_heads)
+    tracer = Tracer(network, operate, LAYERS, LEAVES, ForwardSizes, whole_attention_heads, whole_channel_groups)
     try:
         trace = tracer.trace(example, forward or run_on)
     except Exception as error:
@@ -175,6 +179,7 @@ def find_coupling(
         scaled_keys=tuple(_places(elements, _with_biases(rows, trace.biases)) for rows in trace.scaled_keys),
         channel_ids=elements,
         idle=_idle(network, trace),
+        whole_channel_groups=whole_channel_groups,
     )
 
 

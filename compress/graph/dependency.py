@@ -17,16 +17,25 @@ from typing import Any, Literal
 import torch
 import torch_pruning
 from torch import Tensor, nn
-from torch_pruning import _helpers
-from torch_pruning.dependency import Dependency, Node
-from torch_pruning.pruner import function
+from torch_pruning.dependency import Node
 
 from pruneport.compress.graph.channel_axes import ChannelAxes
 from pruneport.compress.graph.coupling import Coupling, Key, find_coupling
+from pruneport.compress.graph.dependency_nodes import (
+    ChannelDependency,
+    Hub,
+    HubPruner,
+    TablePruner,
+    UnwrappedAxis,
+    also_called,
+    in_order,
+    to_positions,
+    to_units,
+)
 from pruneport.compress.graph.groups import Group, group_units
 from pruneport.compress.graph.module_attributes import ForwardChanges, fit_forwards, held_attributes, rescale_keys
 from pruneport.compress.resize.hardcoded_widths import replace_sizes, replaced_sizes, restore_sizes
-from pruneport.compress.resize.layers import axis_size, narrow, ties_kept
+from pruneport.compress.resize.layers import narrow, ties_kept
 from pruneport.errors import PruningError
 from pruneport.models.inputs import ExampleInputs
 
@@ -34,7 +43,11 @@ __all__ = ["ChannelGraph", "ChannelGroup", "dependency_graph"]
 
 
 def dependency_graph(
-    model: nn.Module, example_inputs: ExampleInputs, *, attention: Literal["width", "heads"] = "width"
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    attention: Literal["width", "heads"] = "width",
+    whole_channel_groups: bool = True,
 ) -> ChannelGraph:
     """Build a dependency graph that code written for torch-pruning takes in place of its own.
 
@@ -42,6 +55,8 @@ def dependency_graph(
         model: The network. It is run once and left as it is, whatever its mode.
         example_inputs: A tensor, a list or tuple of arguments, or a dict of named arguments.
         attention: Whether attention heads lose width, or go as a whole.
+        whole_channel_groups: Whether channel groups of a convolution go as a whole where there are more than two of
+            fewer than 16 channels; else each loses as many channels.
 
     Returns:
         The graph; groups from its ``get_pruning_group`` and ``get_all_groups`` shrink ``model`` in place.
@@ -58,7 +73,8 @@ def dependency_graph(
         >>> network[1].in_channels
         6
     """
-    return ChannelGraph(attention=attention).build_dependency(model, example_inputs)
+    graph = ChannelGraph(attention=attention, whole_channel_groups=whole_channel_groups)
+    return graph.build_dependency(model, example_inputs)
 
 
 class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
@@ -76,10 +92,11 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
     coupling: Coupling
     groups: list[Group]
     changes: ForwardChanges
+    _fitted: frozenset[int]
 
-    def __init__(self, *, attention: Literal["width", "heads"] = "width") -> None:
+    def __init__(self, *, attention: Literal["width", "heads"] = "width", whole_channel_groups: bool = True) -> None:
         super().__init__()
-        self._attention = attention
+        self._attention, self._whole_channel_groups = attention, whole_channel_groups
         self._known: Coupling | None = None
         self._deferred = False
         self._own_pruners: dict[nn.Module, Any] = {}
@@ -149,12 +166,12 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         """
         if isinstance(module, Tensor):
             module = next((axis for axis in self._own_pruners if getattr(axis, "tensor", None) is module), module)
-        listed = [idxs] if isinstance(idxs, Integral) else idxs.tolist() if isinstance(idxs, Tensor) else list(idxs)
-        listed = list(dict.fromkeys(map(int, listed)))
+        given = [idxs] if isinstance(idxs, Integral) else idxs.tolist() if isinstance(idxs, Tensor) else idxs
+        listed: list[int] = list(dict.fromkeys(map(int, given)))
         self._check_positions(module, pruning_fn, listed)
         walked = super().get_pruning_group(module, pruning_fn, listed)
         group = ChannelGroup()
-        group._group, group._DG = [_in_order(item, listed) for item in walked._group], self
+        group._group, group._DG = [in_order(item, listed) for item in walked._group], self
         return group
 
     def get_all_groups(self, ignored_layers: Any = (), root_module_types: Any = None) -> Iterator[ChannelGroup]:
@@ -278,33 +295,43 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         self, model: nn.Module, example_inputs: Any, forward_fn: Any, output_transform: Any
     ) -> dict[nn.Module, Node]:
         """The nodes: layers in the order in which they run, unwrapped tensors, then the hubs."""
-        self.coupling = self._known or _traced(model, example_inputs, forward_fn, self._attention == "heads")
+        self.coupling = self._known or self._traced(model, example_inputs, forward_fn)
         self.groups = group_units(model, self.coupling)
         self.changes = ForwardChanges(attributes={}, sizes={})
         self._axes = ChannelAxes(self.coupling)
         self._held = held_attributes(model, self.coupling)
         self._sizes = replaced_sizes(model)
-        self._fitted: frozenset[int] = frozenset()
+        self._fitted = frozenset()
         self._group_of = {unit: group for group in self.groups for unit in group.units}
         self._modules: dict[Key, nn.Module] = {}
         modules, order = dict(model.named_modules()), self.coupling.order
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         for name, axis in sorted(self.coupling.sizes, key=lambda key: order.get(key[0], len(order))):
-            module = modules.get(name) or _UnwrappedAxis(name, axis, tensors[name])
+            module = modules.get(name) or UnwrappedAxis(name, axis, tensors[name])
             self._modules[name, axis] = module
             self._module2name.setdefault(module, name)
-            if isinstance(module, _UnwrappedAxis | nn.MultiheadAttention):
-                self._own_pruners[module] = pruner = _TablePruner()
+            if isinstance(module, UnwrappedAxis | nn.MultiheadAttention):
+                self._own_pruners[module] = pruner = TablePruner()
                 self._in_channel_pruning_fn.add(pruner.prune_in_channels)
                 self._out_channel_pruning_fn.add(pruner.prune_out_channels)
         self._ignore(tensors)
         nodes = {module: Node(module, None, self._module2name[module]) for module in self._modules.values()}
         for group in self.groups:
-            hub = _Hub(group)
+            hub = Hub(group)
             self._module2name[hub] = f"units of {group.name}"
-            self._own_pruners[hub] = _HubPruner()
+            self._own_pruners[hub] = HubPruner()
             nodes[hub] = Node(hub, None, self._module2name[hub])
         return nodes
+
+    def _traced(self, network: nn.Module, example: Any, forward: Any) -> Coupling:
+        """The coupling of a network, which is run in eval mode and left in the modes it was in."""
+        training = {module: module.training for module in network.modules()}
+        network.eval()
+        try:
+            return find_coupling(network, example, self._attention == "heads", self._whole_channel_groups, forward)
+        finally:
+            for module, mode in training.items():
+                module.training = mode
 
     def _ignore(self, tensors: Mapping[str, Tensor]) -> None:
         """What ignored parameters are coupled to stays."""
@@ -318,15 +345,15 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
     def _build_dependency(self, module2node: Mapping[nn.Module, Node]) -> None:
         """Join every axis of a group's layers to the group's hub, both ways."""
         for hub, node in module2node.items():
-            if isinstance(hub, _Hub):
+            if isinstance(hub, Hub):
                 through = self._own_pruners[hub].prune_out_channels
                 for member in hub.group.members:
                     key = member.module, member.axis
                     layer = module2node[self._modules[key]]
                     side = self._function(layer.module, member.axis)
-                    to_hub = _ChannelDependency(side, through, layer, node, _to_units(self._axes, key, hub.units))
-                    from_hub = _ChannelDependency(through, side, node, layer, _to_positions(self._axes, key))
-                    to_hub.key, to_hub.others = key, _also_called(layer.module, member.axis)
+                    to_hub = ChannelDependency(side, through, layer, node, to_units(self._axes, key, hub.units))
+                    from_hub = ChannelDependency(through, side, node, layer, to_positions(self._axes, key))
+                    to_hub.key, to_hub.others = key, also_called(layer.module, member.axis)
                     layer.dependencies.append(to_hub)
                     node.dependencies.append(from_hub)
                     before, after = (node, layer) if member.axis == "in" else (layer, node)
@@ -358,7 +385,7 @@ class ChannelGroup(torch_pruning.dependency.Group):  # type: ignore[misc]
     @property
     def units(self) -> tuple[int, ...]:
         """Numbers of the units, in the graph's coupling."""
-        return tuple(unit for dep, units in self._group if isinstance(dep.target.module, _Hub) for unit in units)
+        return tuple(unit for dep, units in self._group if isinstance(dep.target.module, Hub) for unit in units)
 
     def prune(self, idxs: Sequence[int] | None = None, record_history: bool = True) -> None:
         """Shrink all layers of the group, in place, with attributes that hold widths, sizes and scales of attention.
@@ -383,134 +410,6 @@ class ChannelGroup(torch_pruning.dependency.Group):  # type: ignore[misc]
         if record_history:
             side = self._DG.is_out_channel_pruning_fn(root.dep.trigger)
             self._DG._pruning_history.append([name, side, list(root.idxs)])
-
-
-class _ChannelDependency(Dependency):  # type: ignore[misc]
-    """An edge between an axis of a layer and a hub.
-
-    Attributes:
-        key: The axis that triggers it; None where a hub does.
-        others: Further functions that mean this axis.
-    """
-
-    key: Key | None = None
-    others: frozenset[Any] = frozenset()
-
-    def __init__(self, trigger: Any, handler: Any, source: Node, target: Node, mapping: Callable[..., Any]) -> None:
-        super().__init__(trigger, handler, source, target)
-        self.index_mapping = [mapping, None]
-
-    def is_triggered_by(self, pruning_fn: Any) -> bool:
-        """Whether pruning by the function prunes this axis."""
-        return bool(pruning_fn == self.trigger) or pruning_fn in self.others
-
-
-class _Hub(nn.Module):
-    """Stands between the layers of a coupled group; its indices are units."""
-
-    def __init__(self, group: Group) -> None:
-        super().__init__()
-        self.group, self.units = group, frozenset(group.units)
-
-    def extra_repr(self) -> str:
-        """How it is printed."""
-        return f"{self.group.name}, {self.group.width} units"
-
-
-class _UnwrappedAxis(nn.Module):
-    """A dimension of a parameter or buffer that no layer owns."""
-
-    def __init__(self, name: str, axis: str, tensor: Tensor) -> None:
-        super().__init__()
-        self.name, self.axis = name, axis
-        object.__setattr__(self, "tensor", tensor)
-
-    def extra_repr(self) -> str:
-        """How it is printed."""
-        return f"{self.name}, {self.axis}"
-
-
-class _TablePruner(function.BasePruningFunc):  # type: ignore[misc]
-    """Names the two sides of a layer that torch-pruning has no pruner for, or one that takes both for the same."""
-
-    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> Any:
-        """Not used: a ``ChannelGroup`` shrinks its layers together."""
-        raise PruningError("a layer cannot be shrunk by itself here: call `prune()` on its group.")
-
-    def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> Any:
-        """Not used, either."""
-        return self.prune_out_channels(layer, idxs)
-
-    def get_out_channels(self, layer: nn.Module) -> int | None:
-        """Outputs of the layer; None where it has no such axis."""
-        return axis_size(layer, "channels") or None
-
-    def get_in_channels(self, layer: nn.Module) -> int | None:
-        """Inputs of the layer; None where it has no such axis."""
-        return axis_size(layer, "in") or None
-
-
-class _HubPruner(torch_pruning.ops.DummyPruner):  # type: ignore[misc]
-    """Names a hub, on which nothing is removed."""
-
-
-def _traced(network: nn.Module, example: Any, forward: Any, whole_attention_heads: bool) -> Coupling:
-    """The coupling of a network, which is run in eval mode and left in the modes it was in."""
-    training = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        return find_coupling(network, example, whole_attention_heads, forward)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-
-
-def _to_units(axes: ChannelAxes, key: Key, units: frozenset[int]) -> Callable[..., list[Any]]:
-    """Map positions on an axis to those of a hub's units that lie there."""
-
-    def to_units(idxs: Sequence[Any]) -> list[Any]:
-        there = axes.units(key)
-        found = (_helpers._HybridIndex(there[i.idx], i.root_idx) for i in idxs if there[i.idx] in units)
-        return list(dict.fromkeys(found))
-
-    return to_units
-
-
-def _to_positions(axes: ChannelAxes, key: Key) -> Callable[..., list[Any]]:
-    """Map units to their positions on an axis; the positions of the first layer are dealt out among them in order."""
-
-    def to_positions(idxs: Sequence[Any]) -> list[Any]:
-        roots: dict[int, list[int]] = {}
-        for index in idxs:
-            roots.setdefault(index.idx, []).append(index.root_idx)
-        places = axes.places(key)
-        return [
-            _helpers._HybridIndex(position, of[place * len(of) // len(places[unit])])
-            for unit, of in roots.items()
-            for place, position in enumerate(places[unit])
-        ]
-
-    return to_positions
-
-
-def _in_order(item: Any, roots: Sequence[int]) -> Any:
-    """The same positions of a layer, ascending, each with the place among ``roots`` that it goes with.
-
-    Importances add up over layers by that place, and some sort the positions of a layer without it.
-    """
-    place = {root: number for number, root in enumerate(roots)}
-    pairs = sorted(zip(item.idxs, item.root_idxs, strict=True))
-    ordered = _helpers.GroupItem(item.dep, [position for position, _ in pairs])
-    ordered.root_idxs = [place[root] for _, root in pairs]
-    return ordered
-
-
-def _also_called(layer: nn.Module, axis: str) -> frozenset[Any]:
-    """Functions beside a layer's own that mean its axis: torch-pruning decides by the sizes of the moment."""
-    if not isinstance(layer, torch_pruning.ops.TORCH_CONV) or axis == "in":
-        return frozenset()
-    outputs = {function.prune_conv_out_channels, function.prune_depthwise_conv_out_channels}
-    return frozenset(outputs | ({function.prune_conv_in_channels} if axis == "channels" else set()))
 
 
 def _parameter_of(layer: str, names: Iterable[str]) -> bool:

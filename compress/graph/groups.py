@@ -113,7 +113,7 @@ def _group(
         for name, axis in coupling.units[units[0]]
     )
     reason = next((coupling.unprunable[unit] for unit in units if unit in coupling.unprunable), "")
-    blocks, block_reason = _blocks(members, layers, len(units))
+    blocks, block_reason = _blocks(members, layers, len(units), coupling.whole_channel_groups)
     producers = [m.module for m in members if m.axis == "out"] or [members[0].module]
     return Group(
         name=min(producers, key=lambda name: coupling.order.get(name, len(coupling.order))),
@@ -146,9 +146,11 @@ def _kind(layer: nn.Module | Tensor) -> str:
     return f"{type(layer).__name__} {kernel}".strip()
 
 
-def _blocks(members: tuple[Member, ...], layers: Mapping[str, nn.Module | Tensor], width: int) -> tuple[int, str]:
+def _blocks(
+    members: tuple[Member, ...], layers: Mapping[str, nn.Module | Tensor], width: int, whole_channel_groups: bool
+) -> tuple[int, str]:
     """How many equal runs the units fall into, as grouped convolutions need; and why they cannot, else ""."""
-    counts = {member: block_count(layers[member.module], member.axis) for member in members}
+    counts = {member: block_count(layers[member.module], member.axis, whole_channel_groups) for member in members}
     needed = {member: count for member, count in counts.items() if count > 1}
     blocks = max(needed.values(), default=1)
     for member, count in needed.items():

@@ -157,7 +157,7 @@ def _by_module(held: HeldAttributes, sizes: Mapping[AttributeSize, int]) -> Attr
         if leaf.index is None:
             found[leaf.module][leaf.name] = size
         else:
-            listed = list(found[leaf.module].get(leaf.name, held[leaf.module][leaf.name]))
+            listed = list(found[leaf.module].get(leaf.name) or held[leaf.module][leaf.name])  # type: ignore[arg-type]
             listed[leaf.index] = size
             found[leaf.module][leaf.name] = tuple(listed)
     return dict(found)

@@ -73,6 +73,7 @@ class Tracer(Labels, WeightViews, TorchDispatchMode):  # type: ignore[no-untyped
         sizes: Makes what watches the sizes that forwards give and ask for.
         whole_attention_heads: Whether attention heads go as a whole, where a module says how many it has;
             else their width.
+        whole_channel_groups: Whether narrow channel groups of a convolution go as a whole; else each loses as many.
         channel_ids: Of an earlier pass of the same network, whose numbers are taken over.
 
     Attributes:
@@ -88,6 +89,7 @@ class Tracer(Labels, WeightViews, TorchDispatchMode):  # type: ignore[no-untyped
         leaves: Mapping[type[nn.Module], Callable[..., None]],
         sizes: Callable[[Tracer], SizeTracer],
         whole_attention_heads: bool = False,
+        whole_channel_groups: bool = True,
         channel_ids: ChannelIds | None = None,
     ) -> None:
         TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
@@ -95,6 +97,7 @@ class Tracer(Labels, WeightViews, TorchDispatchMode):  # type: ignore[no-untyped
         WeightViews.__init__(self, network, layers)
         self.network = network
         self.whole_attention_heads = whole_attention_heads
+        self.whole_channel_groups = whole_channel_groups
         self.modules = dict(network.named_modules())
         self.layers = layers
         self.notes = Notes()

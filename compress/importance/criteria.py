@@ -87,7 +87,8 @@ def wants_inputs(options: PruneOptions, calibrated: bool) -> bool:
     if criterion.needs == "images" and not calibrated:
         without = ", ".join(name for name, entry in CRITERIA.items() if entry.needs != "images")
         raise ImageFolderError(
-            f"`criterion={name_of(options.criterion)}` needs images: give `calibration=FOLDER`, or choose one of {without}."
+            f"`criterion={name_of(options.criterion)}` needs images: give `calibration=FOLDER`, or choose one of "
+            f"{without}."
         )
     return criterion.needs != "weights" or options.ranking == "sensitivity"
 

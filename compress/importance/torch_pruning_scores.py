@@ -94,8 +94,8 @@ def _of_units(graph: ChannelGraph, group: Group, score: Importance) -> Tensor:
     units = graph.units_at(asked)
     if tuple(scores.shape) != (len(units),):
         raise PruningError(
-            f"`criterion` {name} gave scores of shape {tuple(scores.shape)} for {group.name}; expected ({len(units)},), "
-            "one for each channel that it was asked for."
+            f"`criterion` {name} gave scores of shape {tuple(scores.shape)} for {group.name}; expected "
+            f"({len(units)},), one for each channel that it was asked for."
         )
     place = {unit: number for number, unit in enumerate(group.units)}
     rows = torch.tensor([place[unit] for unit in units])

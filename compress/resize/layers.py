@@ -165,10 +165,10 @@ def axis_size(layer: nn.Module | Tensor, axis: str) -> int:
     return int(found[-1] if isinstance(found, tuple) else found)
 
 
-def block_count(layer: nn.Module | Tensor, axis: str) -> int:
+def block_count(layer: nn.Module | Tensor, axis: str, whole_channel_groups: bool = True) -> int:
     """Equal runs of channels that must keep the same count on this axis."""
     if isinstance(layer, nn.modules.conv._ConvNd) and axis != "channels":
-        return 1 if removed_whole(layer) else layer.groups
+        return 1 if whole_channel_groups and removed_whole(layer) else layer.groups
     if isinstance(layer, nn.GroupNorm):
         return layer.num_groups
     return 1

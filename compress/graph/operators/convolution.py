@@ -51,7 +51,7 @@ def convolve(tracer: Tracer, call: OpCall) -> None:
         tracer.end(call.output)
         read_channels(tracer, source, 1, lambda: tracer.channel_ids.register((name, "in"), layer.in_channels), name)
         out = tracer.channel_ids.register((name, "out"), layer.out_channels)
-        if (name, "in") in tracer.channel_ids.offsets and removed_whole(layer):
+        if (name, "in") in tracer.channel_ids.offsets and tracer.whole_channel_groups and removed_whole(layer):
             inputs = tracer.channel_ids.register((name, "in"), layer.in_channels).reshape(layer.groups, -1)
             both = torch.cat([inputs, out.reshape(layer.groups, -1)], 1)
             tracer.channel_ids.join(both[:, :1], both)

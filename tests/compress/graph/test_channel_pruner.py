@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch_pruning
 import torchvision
-from graph_cases import NETWORKS, X, check_removal, made
 from torch import nn
 
+from graph_cases import NETWORKS, X, check_removal, made
 from pruneport.compress.graph.channel_pruner import ChannelPruner
 from pruneport.errors import PruningError
 from small_networks import Net, conv, pooled
@@ -51,6 +51,22 @@ def test_a_unit_of_several_channels_goes_as_a_whole() -> None:
     network = Net(lambda n, x: n.fc(pooled(n.b(n.a(x)))), a=conv(3, 32), b=conv(32, 32, groups=8), fc=nn.Linear(32, 2))
     ChannelPruner(network.eval(), X, torch_pruning.importance.GroupMagnitudeImportance(), pruning_ratio=0.5).step()
     assert (network.a.out_channels, network.b.groups, network.b.in_channels) == (16, 4, 16)
+
+
+def test_narrow_channel_groups_may_lose_channels_inside() -> None:
+    torch.manual_seed(0)
+    dense = Net(lambda n, x: n.fc(pooled(n.b(n.a(x)))), a=conv(3, 32), b=conv(32, 32, groups=8), fc=nn.Linear(32, 2))
+    network = copy.deepcopy(dense.eval())
+    pruner = ChannelPruner(
+        network,
+        X,
+        torch_pruning.importance.GroupMagnitudeImportance(),
+        pruning_ratio=0.5,
+        whole_channel_groups=False,
+    )
+    pruner.step()
+    assert (network.a.out_channels, network.b.groups, network.b.in_channels, network.b.out_channels) == (16, 8, 16, 16)
+    check_removal(dense, pruner.DG)
 
 
 @pytest.mark.slow

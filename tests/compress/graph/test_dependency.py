@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch_pruning
-from graph_cases import NETWORKS, X, check_removal, made
 from torch import Tensor, nn
 
+from graph_cases import NETWORKS, X, check_removal, made
 from pruneport.compress.graph.dependency import ChannelGraph, ChannelGroup, dependency_graph
 from pruneport.errors import PruningError
 from small_networks import conv, same_state

@@ -11,17 +11,17 @@ import torch_pruning
 import torchvision
 from torch import nn
 
-from pruneport.compress.graph.dependency import dependency_graph
 from graph_cases import X, made
+from pruneport.compress.graph.dependency import dependency_graph
 
 Links = dict[tuple[str, str], set[tuple[int, int]]]
 """Layer and side -> positions there, each with the position of the first layer that it goes with."""
 
-NETWORKS = (
-    "resnet18 resnet50 vgg11_bn alexnet squeezenet1_1 densenet121 googlenet inception_v3 mobilenet_v2 "
-    "mobilenet_v3_small mnasnet0_5 efficientnet_b0 regnet_x_400mf convnext_tiny fcn_resnet50 "
-    "lraspp_mobilenet_v3_large timm:resnet26d timm:ghostnet_050 timm:poolformer_s12 timm:vgg13_bn"
-).split()
+NETWORKS = """
+resnet18 resnet50 vgg11_bn alexnet squeezenet1_1 densenet121 googlenet inception_v3 mobilenet_v2 mobilenet_v3_small
+mnasnet0_5 efficientnet_b0 regnet_x_400mf convnext_tiny fcn_resnet50 lraspp_mobilenet_v3_large timm:resnet26d
+timm:ghostnet_050 timm:poolformer_s12 timm:vgg13_bn
+"""
 _ON_TWO_WAYS = {"timm:ghostnet_050"}  # some positions are reached on two ways, of which theirs counts the last
 
 
@@ -62,7 +62,7 @@ def test_small_networks(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS.split())
 def test_networks_on_which_both_are_right(name: str) -> None:
     torch.manual_seed(0)
     library, _, own = name.rpartition(":")
