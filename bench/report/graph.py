@@ -9,23 +9,28 @@ from pruneport.bench.report.graph_content import GraphContent
 from pruneport.bench.report.graph_graphviz import draw_by_graphviz
 from pruneport.bench.report.graph_matplotlib import draw_by_matplotlib
 from pruneport.bench.report.graph_scene import Scene, arrange
+from pruneport.bench.report.plots import check_plot
 from pruneport.bench.report.svg import page_svg, plain_svg
 from pruneport.errors import OutputError
 from pruneport.files import write_whole
 
-__all__ = ["GRAPH_SUFFIXES", "graph_svg", "write_graph"]
+__all__ = ["check_graph", "graph_svg", "write_graph"]
 
-GRAPH_SUFFIXES = (".svg", ".png", ".pdf")
-
+_SUFFIXES = (".svg", ".png", ".pdf")
 _DOTS_PER_INCH = 192  # of a PNG: two for each pixel of a usual screen
 _MOST_PIXELS = 30_000  # of its height: less than what readers of PNG take
+
+
+def check_graph(path: Path) -> None:
+    """Raise an ``OutputError`` where no drawing can be written, before a network is traced for it."""
+    check_plot(path, "graph", _SUFFIXES)
 
 
 def write_graph(path: Path, content: GraphContent) -> None:
     """Draw the groups into a file, by Graphviz where it is installed, else by matplotlib; it appears whole or not.
 
     Args:
-        path: Ends in one of ``GRAPH_SUFFIXES``.
+        path: As ``check_graph`` takes it.
         content: What to draw.
 
     Raises:

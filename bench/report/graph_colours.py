@@ -12,7 +12,7 @@ HUES = ("#0072b2", "#c47a00", "#009e73", "#b3548c", "#d55e00", "#3a97d0", "#8a7a
 """Those of Okabe and Ito (Color Universal Design, 2008), the light ones darkened, so that thin lines are seen."""
 
 _SHADES, _SPREAD = 61, 0.2  # of a hue: so many, over so much of the lightness
-_TINT = 0.8  # share of white in a fill: dark text stays readable on it
+_TINT = 0.72  # share of white in a fill: dark text stays readable on it
 
 
 def group_colours(count: int, neighbours: Iterable[Sequence[int]]) -> list[str]:

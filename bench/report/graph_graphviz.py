@@ -13,7 +13,7 @@ __all__ = ["draw_by_graphviz", "dot_text"]
 
 _SECONDS = 20.0  # it takes a fraction of one
 _POINTS = 72 / 96  # in a pixel
-_FONT = "Helvetica,Arial,sans-serif"
+_FONT, _BOLD = "Helvetica,Arial,sans-serif", "Helvetica-Bold"
 
 
 def draw_by_graphviz(scene: Scene, suffix: str, dots_per_inch: int) -> bytes | None:
@@ -30,9 +30,7 @@ def draw_by_graphviz(scene: Scene, suffix: str, dots_per_inch: int) -> bytes | N
     # Everything has its place already (-n2), so that Graphviz only draws.
     call = [program, "-Kneato", "-n2", f"-T{suffix}", *([f"-Gdpi={dots_per_inch}"] if suffix == "png" else [])]
     try:
-        done = subprocess.run(
-            call, input=dot_text(scene).encode(), capture_output=True, timeout=_SECONDS, check=False
-        )
+        done = subprocess.run(call, input=dot_text(scene).encode(), capture_output=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 and done.stdout else None
@@ -47,7 +45,7 @@ def _statements(scene: Scene) -> Iterator[str]:
     yield f'graph [bgcolor="{PAGE}", outputorder=edgesfirst, splines=line, pad=0, charset="UTF-8"];'
     yield f'node [fontname="{_FONT}", fixedsize=true, margin=0];'
     for corner, (x, y) in enumerate(((0.0, 0.0), (scene.width, scene.height))):
-        yield f'corner{corner} [shape=point, style=invis, width=0, height=0, {_place(scene, x, y)}];'
+        yield f"corner{corner} [shape=point, style=invis, width=0, height=0, {_place(scene, x, y)}];"
     for number, dot in enumerate(scene.dots):
         yield f'dot{number} [id="dot{number}", {_dot(scene, dot)}];'
     for number, shape in enumerate(scene.shapes):
@@ -66,12 +64,12 @@ def _dot(scene: Scene, dot: Dot) -> str:
 
 def _shape(scene: Scene, shape: Shape) -> str:
     text = _quoted(shape.text, r"\l" if shape.left else "")
-    font = f"{_FONT.split(',')[0]}-Bold,{_FONT}" if shape.bold else _FONT
+    font = _BOLD if shape.bold else _FONT
     size = f"width={shape.width / 96:.4f}, height={shape.height / 96:.4f}, fontsize={shape.size * _POINTS:.2f}"
     look = "shape=plaintext"
     if shape.edge:
-        styles = ",".join(["rounded", "filled", *(["dashed"] if shape.dashed else [])])
-        look = f'shape=box, style="{styles}", color="{shape.edge}", fillcolor="{shape.fill}", penwidth=1.1'
+        style = "rounded,filled" if shape.radius else "filled"
+        look = f'shape=box, style="{style}", color="{shape.edge}", fillcolor="{shape.fill}", penwidth=1.1'
     place = _place(scene, shape.x, shape.y)
     return f'label={text}, fontname="{font}", fontcolor="{shape.ink}", {size}, {look}, {place}'
 

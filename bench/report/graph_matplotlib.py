@@ -55,11 +55,10 @@ def _draw_shape(axes: Axes, shape: Shape, name: str) -> None:
             (left, top),
             shape.width,
             shape.height,
-            boxstyle=f"round,pad=0,rounding_size={shape.radius}",
+            boxstyle=f"round,pad=0,rounding_size={shape.radius}" if shape.radius else "square,pad=0",
             facecolor=shape.fill,
             edgecolor=shape.edge,
             linewidth=0.9,
-            linestyle=(0, (3, 2)) if shape.dashed else "solid",
             zorder=2,
         )
         box.set_gid(name)

@@ -32,7 +32,7 @@ _HEIGHT, _GAP, _CHAIN_GAP = 17.0, 7.0, 22.0  # of a shape; between shapes; betwe
 _WIDEST = 800.0  # as wide as the report's column is on a screen of 1200 pixels
 _MOST_PILLS = 3  # side by side; more groups than that are one pill
 _MOST_LANES, _LANE, _NARROW_LANE = 48, 11.0, 7.0
-_NAME_CHARS, _BLOCK_CHARS, _REASON_CHARS, _MOST_REASONS = 34, 28, 125, 12
+_NAME_CHARS, _BLOCK_CHARS, _REASON_CHARS, _MOST_REASONS = 18, 28, 115, 12
 _TIP_GROUPS = 12
 
 
@@ -42,7 +42,6 @@ class Shape:
 
     Attributes:
         tip: What a pointer that rests on it is told.
-        dashed: Whether the edge is.
         left: Whether the text begins at the left end, or stands in the middle.
     """
 
@@ -55,11 +54,10 @@ class Shape:
     ink: str = INK
     edge: str = ""
     fill: str = ""
-    dashed: bool = False
     left: bool = False
     bold: bool = False
     size: float = SIZE
-    radius: float = 3.0
+    radius: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +130,16 @@ def arrange(content: GraphContent) -> Scene:
     return _Arrangement(content, rows, lanes, colours).scene()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A layer's box or a pill, before it has a place."""
+
+    text: str
+    width: float
+    layer: DrawnLayer | None = None
+    groups: tuple[int, ...] = ()
+
+
 class _Arrangement:
     """Fills a scene from top to bottom."""
 
@@ -146,7 +154,7 @@ class _Arrangement:
         places = 1 + max((lane.place for lane in lanes), default=-1)
         self.pitch = _LANE if places <= _MOST_LANES / 4 else _NARROW_LANE
         self.labels_at = _MARGIN + 4 + places * self.pitch + (6 if places else 0)
-        names = [shorten(row.block, _BLOCK_CHARS) for row in rows]
+        names = [_end_of(row.block, _BLOCK_CHARS) for row in rows]
         self.blocks_at = self.labels_at + max((text_width(name) for name in names if name), default=0) + 10
         self.drawn = Scene()
 
@@ -157,7 +165,9 @@ class _Arrangement:
         many = len(content.groups) - dense
         done = f"{many} pruned, {dense} left dense" if content.pruned else f"{many} prunable, {dense} not"
         title = shorten(content.title, 80)
-        counted = f"{_counted(len(content.groups), 'coupled group')} ({done}) of {_counted(len(content.layers), 'layer')}"
+        counted = (
+            f"{_counted(len(content.groups), 'coupled group')} ({done}) of {_counted(len(content.layers), 'layer')}"
+        )
         scene.label = f"{title}: {counted}"
         end = scene.write(_MARGIN, 18, title, bold=True)
         scene.write(end + 10, 18, counted, ink=MUTED)
@@ -174,9 +184,11 @@ class _Arrangement:
     def _legend(self, y: float) -> float:
         """What the signs mean; returns the middle of its last line."""
         scene, colour = self.drawn, self.colours[0] if self.colours else MUTED
-        sample, meant = ("40/64", "pruned: kept of") if self.content.pruned else ("64", "prunable, with its")
+        sample, meant = (
+            ("40/64", "pruned: kept of its") if self.content.pruned else ("64", "prunable, with its number of")
+        )
         entries = [
-            (sample, f"a group: {meant} {'its filters' if self.content.pruned else 'number of filters'}", False),
+            (sample, f"a group: {meant} units", False),
             ("64 a", "stays dense, reason a below" if self.reasons else "stays dense", True),
         ]
         x = _MARGIN
@@ -203,70 +215,86 @@ class _Arrangement:
             scene.write(self.labels_at, y, f"⋮  {shorten(row.folded, 110)}", ink=MUTED)
             return y
         if row.block:
-            scene.write(self.labels_at, y, shorten(row.block, _BLOCK_CHARS), tip=clean(row.block))
-        x, previous_end = self.blocks_at, 0.0
-        for item, joined in _items(row):
-            parts = list(self._parts(row, item))
-            width = sum(part[0] for part in parts) + 2 * (len(parts) - 1)
-            x += 0 if not previous_end else _GAP if joined else _CHAIN_GAP
-            if previous_end and x + width > _WIDEST:
-                y, x, joined = y + _LINE, self.blocks_at + 14, False
-            if joined and previous_end:
-                self._link(previous_end, x, y)
-            for part_width, text, layer, groups in parts:
-                if layer is not None:
-                    self._box(x, y, text, self._layer_tip(layer), layer.parameter)
-                elif len(groups) == 1:
-                    group = groups[0]
-                    hollow = self.content.groups[group].dense
-                    self._pill(x, y, text, self.colours[group], hollow, self._group_tip(group))
-                else:
-                    self._pill(x, y, text, MUTED, self._all_dense(groups), self._groups_tip(groups))
-                x += part_width + 2
-            previous_end = x = x - 2
+            scene.write(self.labels_at, y, _end_of(row.block, _BLOCK_CHARS), tip=clean(row.block))
+        for place, line in enumerate(self._lines(row)):
+            y += _LINE if place else 0
+            x = self.blocks_at + (14 if place else 0)
+            for parts, gap, linked in line:
+                if linked:
+                    self._link(x, x + gap, y)
+                x += gap
+                for part in parts:
+                    self._part(part, x, y)
+                    x += part.width + 2
+                x -= 2
         return y
 
-    def _parts(
-        self, row: Row, item: DrawnLayer | tuple[int, ...]
-    ) -> Iterator[tuple[float, str, DrawnLayer | None, tuple[int, ...]]]:
-        """Width, text, and what it stands for, of what a layer or groups between layers are drawn as."""
+    def _lines(self, row: Row) -> list[list[tuple[list[_Part], float, bool]]]:
+        """The row's items line by line, each with the gap before it and whether a line crosses that gap."""
+        room = _WIDEST - self.blocks_at
+        lines: list[list[tuple[list[_Part], float, bool]]] = [[]]
+        left = room
+        for chain in _chains(row):
+            items = [list(self._parts(row, item)) for item in chain]
+            widths = [sum(part.width for part in parts) + 2 * (len(parts) - 1) for parts in items]
+            if lines[-1] and sum(widths) + _GAP * (len(widths) - 1) + _CHAIN_GAP > left:
+                lines.append([])
+                left = room - 14
+            for place, (parts, width) in enumerate(zip(items, widths, strict=True)):
+                # The groups behind the last layer are not left alone in a line.
+                with_last = width + (_GAP + widths[-1] if place == len(widths) - 2 else 0)
+                gap = 0.0 if not lines[-1] else _GAP if place else _CHAIN_GAP
+                if lines[-1] and gap + with_last > left:
+                    lines.append([])
+                    left, gap = room - 14, 0.0
+                lines[-1].append((parts, gap, place > 0 and gap > 0))
+                left -= gap + width
+        return lines
+
+    def _part(self, part: _Part, x: float, y: float) -> None:
+        if part.layer is not None:
+            self._box(x, y, part.text, self._layer_tip(part.layer))
+        elif len(part.groups) == 1:
+            group = part.groups[0]
+            self._pill(x, y, part.text, self.colours[group], self.content.groups[group].dense, self._group_tip(group))
+        else:
+            hollow = all(self.content.groups[group].dense for group in part.groups)
+            self._pill(x, y, part.text, MUTED, hollow, self._groups_tip(part.groups))
+
+    def _parts(self, row: Row, item: DrawnLayer | tuple[int, ...]) -> Iterator[_Part]:
+        """What a layer, or groups between layers, are drawn as."""
         if isinstance(item, DrawnLayer):
-            text = shorten(row.shown_name(item), _NAME_CHARS)
-            yield _box_width(text), text, item, ()
+            text = _end_of(row.shown_name(item), _NAME_CHARS)
+            yield _Part(text=text, width=_box_width(text), layer=item)
         elif len(item) <= _MOST_PILLS:
             for group in item:
                 text = self._group_text(self.content.groups[group])
-                yield _pill_width(text), text, None, (group,)
+                yield _Part(text=text, width=_pill_width(text), groups=(group,))
         else:
             groups = [self.content.groups[group] for group in item]
             total = sum(group.width for group in groups)
             kept = f"{sum(group.kept or 0 for group in groups)}/" if self.content.pruned else ""
             text = f"{len(item)} groups: {kept}{total}"
-            yield _pill_width(text), text, None, item
+            yield _Part(text=text, width=_pill_width(text), groups=item)
 
     def _group_text(self, group: DrawnGroup) -> str:
         if group.dense:
             return f"{group.width} {self.letters.get(group.reason, '')}".strip()
         return f"{group.width}" if group.kept is None else f"{group.kept}/{group.width}"
 
-    def _all_dense(self, groups: Sequence[int]) -> bool:
-        return all(self.content.groups[group].dense for group in groups)
-
     def _pill(self, x: float, y: float, text: str, colour: str, hollow: bool, tip: str) -> float:
         width = _pill_width(text)
         self.drawn.put(
             Shape(
-                x=x + width / 2, y=y, width=width, text=text, tip=tip, edge=colour, dashed=hollow, size=SMALL,
+                x=x + width / 2, y=y, width=width, text=text, tip=tip, edge=colour, size=SMALL,
                 fill=PAGE if hollow else tint(colour), ink=INK if hollow else PILL_INK, radius=_HEIGHT / 2,
             )
         )  # fmt: skip
         return x + width
 
-    def _box(self, x: float, y: float, text: str, tip: str, parameter: bool = False) -> float:
+    def _box(self, x: float, y: float, text: str, tip: str) -> float:
         width = _box_width(text)
-        self.drawn.put(
-            Shape(x=x + width / 2, y=y, width=width, text=text, tip=tip, edge=DENSE, fill=PAGE, dashed=parameter)
-        )
+        self.drawn.put(Shape(x=x + width / 2, y=y, width=width, text=text, tip=tip, edge=DENSE, fill=PAGE, radius=0))
         return x + width
 
     def _link(self, start: float, end: float, y: float) -> None:
@@ -296,7 +324,7 @@ class _Arrangement:
         scene = self.drawn
         scene.write(_MARGIN, y, "Left dense because:" if self.content.pruned else "Not prunable because:", ink=MUTED)
         for reason, letter in self.letters.items():
-            text = f"{clean(reason) or 'no reason was recorded'} ({_counted(self.reasons[reason], 'group')})"
+            text = f"{_plain(reason) or 'no reason was recorded'} ({_counted(self.reasons[reason], 'group')})"
             for place, line in enumerate(textwrap.wrap(text, _REASON_CHARS)[:4]):
                 y += 17
                 if not place:
@@ -314,10 +342,10 @@ class _Arrangement:
             "output": "leaves the network",
         }
         if group.kept is None:
-            state = f"{group.width} filters, {'not prunable' if group.dense else 'prunable'}"
+            state = f"{group.width} units, {'not prunable' if group.dense else 'prunable'}"
         else:
-            state = f"{group.width} filters, left dense" if group.dense else f"{group.kept} of {group.width} filters kept"
-        reason = f"; {clean(group.reason)}" if group.reason else ""
+            state = f"{group.width} units, left dense" if group.dense else f"{group.kept} of {group.width} units kept"
+        reason = f"; {_plain(group.reason)}" if group.reason else ""
         return f"group {shorten(group.name, 120)}: {state}; {roles[group.role]}{reason}"
 
     def _groups_tip(self, numbers: Sequence[int]) -> str:
@@ -338,32 +366,44 @@ class _Arrangement:
         return f"{clean(layer.name)}: in {reads or 'the input'}, out {makes or 'not pruned'}"
 
 
-def _items(row: Row) -> Iterator[tuple[DrawnLayer | tuple[int, ...], bool]]:
-    """A row's layers, and between them the groups that one makes and the next reads; whether each goes on a chain."""
+def _chains(row: Row) -> list[list[DrawnLayer | tuple[int, ...]]]:
+    """A row's layers, and between them the groups that one makes and the next reads.
+
+    A chain ends where a layer reads something else than what the one before it made. Groups stand before the layer that
+    reads them: a norm follows the layer that made its channels.
+    """
+    chains: list[list[DrawnLayer | tuple[int, ...]]] = [[]]
     current: tuple[int, ...] = ()
-    pending = False
+    shown = True
     for layer in row.layers:
-        joined = True
-        if layer.reads and layer.reads != current:
-            if pending:
-                yield current, True
-            yield layer.reads, False
-        elif layer.reads and pending and layer.reads != layer.makes:
-            yield current, True
-            pending = False
-        elif not layer.reads:
-            joined = False
-            if pending:
-                yield current, True
-        if layer.reads != current:
-            pending = False
-        yield layer, joined
+        goes_on = bool(layer.reads) and layer.reads == current
+        if not shown and (not goes_on or layer.reads != layer.makes):
+            chains[-1].append(current)
+            shown = True
+        if not goes_on:
+            chains.append([layer.reads] if layer.reads else [])
+            shown = True
+        chains[-1].append(layer)
         if layer.reads != layer.makes:
-            current, pending = layer.makes, bool(layer.makes)
-        else:
-            current = layer.reads
-    if pending:
-        yield current, True
+            shown = not layer.makes
+        current = layer.makes
+    if not shown:
+        chains[-1].append(current)
+    return [chain for chain in chains if chain]
+
+
+def _end_of(name: str, chars: int) -> str:
+    """A long name without the modules that it begins with: what tells it from its neighbours stands at its end."""
+    text = clean(name)
+    while len(text) > chars and "." in text:
+        text = text.partition(".")[2]
+    cut = "" if text == clean(name) else "…"
+    return shorten(cut + text, chars)
+
+
+def _plain(reason: str) -> str:
+    """A reason without the signs that mark the names of options."""
+    return clean(reason).replace("`", "")
 
 
 def _box_width(text: str) -> float:
