@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pruneport.bench.report.graph_scene import Dot, Line, Scene, Shape
 from pruneport.bench.report.svg import PAGE
 
-__all__ = ["draw_by_graphviz", "dot_text"]
+__all__ = ["dot_text", "draw_by_graphviz"]
 
 _SECONDS = 20.0  # it takes a fraction of one
 _POINTS = 72 / 96  # in a pixel

@@ -96,8 +96,9 @@ class Scene:
     @property
     def tips(self) -> dict[str, str]:
         """By the ids that both ways of drawing give: what a pointer that rests there is told."""
-        parts = {"shape": self.shapes, "dot": self.dots}
-        return {f"{kind}{number}": part.tip for kind in parts for number, part in enumerate(parts[kind]) if part.tip}  # type: ignore[attr-defined]
+        tips = {f"shape{number}": shape.tip for number, shape in enumerate(self.shapes)}
+        tips |= {f"dot{number}": dot.tip for number, dot in enumerate(self.dots)}
+        return {name: tip for name, tip in tips.items() if tip}
 
     def put(self, shape: Shape) -> None:
         """Add a shape, and make room for it."""
@@ -184,13 +185,12 @@ class _Arrangement:
     def _legend(self, y: float) -> float:
         """What the signs mean; returns the middle of its last line."""
         scene, colour = self.drawn, self.colours[0] if self.colours else MUTED
-        sample, meant = (
-            ("40/64", "pruned: kept of its") if self.content.pruned else ("64", "prunable, with its number of")
-        )
-        entries = [
-            (sample, f"a group: {meant} units", False),
-            ("64 a", "stays dense, reason a below" if self.reasons else "stays dense", True),
-        ]
+        if self.content.pruned:
+            entries = [("40/64", "a pruned group: units kept of all", False)]
+        else:
+            entries = [("64", "a prunable group: how many units it has", False)]
+        if self.reasons:
+            entries.append(("64 a", "a group that stays dense: reason a, below", True))
         x = _MARGIN
         for text, meaning, hollow in entries:
             x = self._pill(x, y, text, colour, hollow, "") + 6

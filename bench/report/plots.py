@@ -111,9 +111,9 @@ def check_plot(path: Path, option: str = "plot", suffixes: Sequence[str] = (".sv
         raise OutputError(f"`{option}` {path}: expected a file ending in {' or '.join(suffixes)}.")
     if not path.parent.is_dir():
         raise OutputError(f"`{option}` {path}: there is no folder {path.parent}; make it first.")
-    if path.is_dir():
-        raise OutputError(f"`{option}` {path} is a folder; give a file.")
     try:
+        if path.is_dir():
+            raise OutputError(f"`{option}` {path} is a folder; give a file.")
         with held(beside(path, "lock"), path):  # as it will be for writing
             pass
     except OSError as error:
