@@ -7,8 +7,9 @@ from xml.etree import ElementTree
 
 from pruneport.bench.report.graph_content import GraphContent
 from pruneport.bench.report.graph_graphviz import draw_by_graphviz
+from pruneport.bench.report.graph_layout import arrange
 from pruneport.bench.report.graph_matplotlib import draw_by_matplotlib
-from pruneport.bench.report.graph_scene import Scene, arrange
+from pruneport.bench.report.graph_scene import Scene
 from pruneport.bench.report.plots import check_plot
 from pruneport.bench.report.svg import page_svg, plain_svg
 from pruneport.errors import OutputError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 __all__ = ["HUES", "group_colours", "tint"]
@@ -24,20 +24,21 @@ def group_colours(count: int, neighbours: Iterable[Sequence[int]]) -> list[str]:
         count: Of groups.
         neighbours: The groups that are seen together, row by row: they get different hues, as far as these go.
     """
-    seen_with: dict[int, set[int]] = {}
-    for row in neighbours:
-        for group in row:
-            seen_with.setdefault(group, set()).update(row)
-    hues: dict[int, int] = {}
-    colours = []
+    rows_of: dict[int, list[int]] = defaultdict(list)
+    for row, groups in enumerate(neighbours):
+        for group in groups:
+            rows_of[group].append(row)
+    taken: dict[int, set[int]] = defaultdict(set)
     used: Counter[int] = Counter()
+    colours = []
     for group in range(count):
-        taken = {hues[other] for other in seen_with.get(group, ()) if other in hues}
-        free = [hue for hue in range(len(HUES)) if hue not in taken] or range(len(HUES))
+        here = set().union(*(taken[row] for row in rows_of[group]))
+        free = [hue for hue in range(len(HUES)) if hue not in here] or range(len(HUES))
         hue = min(free, key=lambda hue: (used[hue], hue))
-        hues[group] = hue
         colours.append(_shade(HUES[hue], used[hue]))
         used[hue] += 1
+        for row in rows_of[group]:
+            taken[row].add(hue)
     return colours
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from pruneport.compress.assessment import GroupView
@@ -18,6 +18,7 @@ from pruneport.documents import Json
 
 __all__ = ["DrawnGroup", "DrawnLayer", "GraphContent", "content_of_plan", "content_of_views"]
 
+_DEEPEST = 12  # modules around a layer that are looked at
 Axes = tuple[tuple[str, str], ...]
 
 
@@ -159,7 +160,7 @@ def _in_order(members: Sequence[Axes]) -> Iterator[str]:
 
 def _nearness(name: str, other: str) -> int:
     """How many modules around two layers are the same: a branch goes on before the next one begins."""
-    pairs = zip(name.split("."), other.split("."), strict=False)
+    pairs = zip(name.split(".", _DEEPEST), other.split(".", _DEEPEST), strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
@@ -167,9 +168,10 @@ def _with_parameters(ordered: Sequence[str], members: Sequence[Axes]) -> Iterato
     """Put each parameter behind the last layer of its own module, or else behind the first layer of its group."""
     last_in: dict[str, str] = {}
     for name in ordered:
-        parts = name.split(".")
+        parts = name.split(".", _DEEPEST)
         last_in.update((".".join(parts[:end]), name) for end in range(1, len(parts) + 1))
     behind: dict[str, dict[str, None]] = defaultdict(dict)
+    layers = set(ordered)
     known = set(ordered)
     for axes in members:
         first = next((name for name, axis in axes if not axis.startswith("dim")), "")
@@ -177,13 +179,13 @@ def _with_parameters(ordered: Sequence[str], members: Sequence[Axes]) -> Iterato
             if axis.startswith("dim") and name not in known:
                 known.add(name)
                 module = name.rpartition(".")[0]
-                behind[last_in.get(module, first) if _is_block(module, ordered) else first][name] = None
+                behind[last_in.get(module, first) if _is_block(module, layers) else first][name] = None
     yield from behind.pop("", ())
     for name in ordered:
         yield name
         yield from behind.pop(name, ())
 
 
-def _is_block(module: str, ordered: Sequence[str]) -> bool:
+def _is_block(module: str, layers: Set[str]) -> bool:
     """Whether a module is one of several alike, so that its parameters are best shown with it."""
-    return bool(module) and (module in ordered or module.rpartition(".")[2][-1:].isdigit())
+    return bool(module) and (module in layers or module.rpartition(".")[2][-1:].isdigit())

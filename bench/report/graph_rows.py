@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from pruneport.bench.report.graph_content import DrawnLayer
 
-__all__ = ["Lane", "Row", "find_lanes", "find_rows"]
+__all__ = ["Lane", "Row", "find_chains", "find_lanes", "find_rows"]
 
 _MOST_ROWS = 80
 _KEPT_AT_ENDS = 2  # rows of a run that stay when it is folded, at its start; one stays at its end
+_DEEPEST = 12  # modules around a layer that are looked at
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 
 
@@ -97,6 +98,32 @@ def find_lanes(rows: Sequence[Row]) -> list[Lane]:
     return lanes
 
 
+def find_chains(row: Row) -> list[list[DrawnLayer | tuple[int, ...]]]:
+    """A row's layers, and between them the groups that one makes and the next reads.
+
+    A chain ends where a layer reads something else than what the one before it made. Groups stand before the layer that
+    reads them: a norm follows the layer that made its channels.
+    """
+    chains: list[list[DrawnLayer | tuple[int, ...]]] = [[]]
+    current: tuple[int, ...] = ()
+    shown = True
+    for layer in row.layers:
+        goes_on = bool(layer.reads) and layer.reads == current
+        if not shown and (not goes_on or layer.reads != layer.makes):
+            chains[-1].append(current)
+            shown = True
+        if not goes_on:
+            chains.append([layer.reads] if layer.reads else [])
+            shown = True
+        chains[-1].append(layer)
+        if layer.reads != layer.makes:
+            shown = not layer.makes
+        current = layer.makes
+    if not shown:
+        chains[-1].append(current)
+    return [chain for chain in chains if chain]
+
+
 def _fold(rows: Sequence[Row]) -> Iterator[Row]:
     """Of each run of blocks with the same layers, the first ones and the last."""
     for names, run in itertools.groupby(rows, key=lambda row: tuple(map(row.shown_name, row.layers))):
@@ -120,7 +147,7 @@ def _blocks(names: Sequence[str]) -> dict[str, str]:
     inside: dict[str, set[str]] = defaultdict(set)
     children: dict[str, dict[str, None]] = defaultdict(dict)
     for name in names:
-        parts = name.split(".")
+        parts = _parts(name)
         for end in range(len(parts)):
             module = ".".join(parts[:end])
             inside[module].add(".".join(parts[end:]))
@@ -131,12 +158,17 @@ def _blocks(names: Sequence[str]) -> dict[str, str]:
             opened.add(module)
     found = {}
     for name in names:
-        parts = name.split(".")
+        parts = _parts(name)
         ways = [".".join(parts[:end]) for end in range(len(parts))]
         within = [way for way in ways if way in opened]
         deepest = within[-1]
         found[name] = next((way for way in ways if len(way) > len(deepest)), deepest)
     return found
+
+
+def _parts(name: str) -> list[str]:
+    *modules, layer = name.split(".", _DEEPEST)
+    return [*modules, layer.replace(".", "/")]
 
 
 def _holds_series(children: Sequence[str], inside: dict[str, set[str]]) -> bool:
@@ -147,7 +179,7 @@ def _holds_series(children: Sequence[str], inside: dict[str, set[str]]) -> bool:
         if numbered and len(inside[child]) > 2:
             series[numbered[1]].append(inside[child])
     return any(
-        one <= other or other <= one for alike in series.values() for one, other in itertools.combinations(alike, 2)
+        one <= other or other <= one for alike in series.values() for one, other in itertools.pairwise(alike)
     ) or any(_holds_series_below(child, inside) for child in children)
 
 

@@ -23,8 +23,8 @@ from pruneport.bench.report import graph_graphviz
 from pruneport.bench.report.graph import check_graph, graph_svg, write_graph
 from pruneport.bench.report.graph_colours import HUES, group_colours, tint
 from pruneport.bench.report.graph_content import DrawnLayer, GraphContent, content_of_plan, content_of_views
+from pruneport.bench.report.graph_layout import PILL_INK, arrange
 from pruneport.bench.report.graph_rows import find_lanes, find_rows
-from pruneport.bench.report.graph_scene import PILL_INK, arrange
 from pruneport.cli import main
 from pruneport.compress.allocation.cost import Cost
 from pruneport.compress.assessment import GroupView
@@ -273,9 +273,15 @@ def test_a_drawing_of_thousands_of_groups_stays_small(tmp_path: Path, monkeypatc
     plan = _plan(*((f"m{i}.conv{i}", [(f"m{i}.conv{i}", "out")]) for i in range(5000)))
     scene = arrange(content_of_plan(plan))
     assert scene.height < 3000
+    flat = arrange(content_of_plan(_plan(*((f"conv{i}", [(f"conv{i}", "out")]) for i in range(5000)))))
+    assert any(shape.text == "4940 more layers of this block are not drawn" for shape in flat.shapes)
     assert any(re.search(r"\d+ more rows are not drawn", shape.text) for shape in scene.shapes)
+    deep = _plan(*((f"{'m.' * 2000}{i}", [(f"{'m.' * 2000}{i}", "out")]) for i in range(20)))
+    assert arrange(content_of_plan(deep)).height < 500
     wide = _plan(*((f"g{i}", [(f"g{i}", "out"), ("fc", "in")]) for i in range(3000)))
     assert arrange(content_of_plan(wide)).width < 1500
+    lanes = _plan(*((f"m.{i // 3}.{i}", [(f"m.{i // 3}.{i}", "out"), ("fc", "in")]) for i in range(180)))
+    assert any("132 more without a line" in shape.text for shape in arrange(content_of_plan(lanes)).shapes)
 
 
 def test_a_very_long_block_stays_within_the_pages_width() -> None:

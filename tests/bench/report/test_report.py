@@ -316,5 +316,5 @@ def test_nothing_scrolls_sideways_on_a_narrow_screen(plan: Any, verify: Any, ben
         assert measured["scroll"] <= measured["width"], measured
         assert measured["right"] <= measured["width"], measured
         assert all('class="drawing"' in element for element in measured["wide"])  # it scrolls inside its own box
-        assert len(measured["wide"]) == (measured["width"] < 800)
+        assert len(measured["wide"]) == (measured["width"] < 500)
         assert measured["shown"] == 3  # one of each two plots, and the drawing
