@@ -9,6 +9,8 @@ from importlib.resources import files
 import jinja2
 from markupsafe import Markup, escape
 
+from pruneport.bench.report.graph import graph_svg
+from pruneport.bench.report.graph_content import content_of_plan
 from pruneport.bench.report.plots import groups_plot, latency_plot
 from pruneport.bench.report.svg import for_screens
 from pruneport.documents import Json
@@ -62,6 +64,7 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None, batch: in
             comparisons=comparisons(plan, verify, bench),
             provenance=provenance(plan),
             groups=[_group_cells(group) for group in plan["groups"]],
+            graph=Markup(graph_svg(content_of_plan(plan))),
             groups_plot=Markup(for_screens(lambda narrow: groups_plot(plan, narrow=narrow))),
             latency_plot=Markup(for_screens(lambda narrow: latency_plot(bench, narrow=narrow))) if bench else "",
             device=device_name(bench) if bench else "",

@@ -26,9 +26,12 @@ __all__ = [
     "INK",
     "KEPT",
     "MUTED",
+    "PAGE",
     "REMOVED",
     "for_screens",
     "inline_svg",
+    "page_svg",
+    "plain_svg",
     "quiet",
     "styled",
     "width_inches",
@@ -40,11 +43,13 @@ _WIDE_INCHES, _NARROW_INCHES = 7.2, 4.0
 
 # Light-scheme colours; each becomes var(--plot-NAME, COLOUR) in the SVG, so no two may be equal.
 INK, MUTED, GRID = "#1f2a33", "#5d6b76", "#dde3e7"
+PAGE = "#ffffff"
 KEPT, REMOVED, DENSE = "#14688c", "#b9d3df", "#7b8791"
 _VARIABLES = {
     INK: "ink",
     MUTED: "muted",
     GRID: "grid",
+    PAGE: "page",
     KEPT: "kept",
     REMOVED: "removed",
     DENSE: "dense",
@@ -96,11 +101,29 @@ def for_screens(draw: Callable[[bool], str]) -> str:
 
 
 def inline_svg(figure: Figure, name: str, label: str) -> str:
-    """Render without date, metadata and page-wide style; label it, prefix its ids, free its colours."""
+    """Render a figure without its size, which the page gives; see ``page_svg``."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    prefix = f"{name}-{hashlib.sha256(buffer.getvalue()).hexdigest()[:8]}-"
-    root = ElementTree.fromstring(buffer.getvalue())
+    root = page_svg(buffer.getvalue(), name, label)
+    for size in ("width", "height"):
+        root.attrib.pop(size, None)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def page_svg(content: bytes, name: str, label: str) -> ElementTree.Element:
+    """An ``<svg>`` element without metadata and page-wide style; labelled, its ids prefixed, its colours the page's."""
+    prefix = f"{name}-{hashlib.sha256(content).hexdigest()[:8]}-"
+    root = plain_svg(content, label)
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            element.set(key, _restyle(key, value, prefix))
+    root.set("class", "plot")
+    return root
+
+
+def plain_svg(content: bytes, label: str) -> ElementTree.Element:
+    """An ``<svg>`` element without metadata, page-wide style and prefixes of names; labelled."""
+    root = ElementTree.fromstring(content)
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag.endswith(("}metadata", "}style")):
@@ -108,12 +131,9 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
     for element in root.iter():
         element.tag = element.tag.partition("}")[2] or element.tag
         element.attrib = {key.partition("}")[2] or key: value for key, value in element.attrib.items()}
-        for key, value in element.attrib.items():
-            element.set(key, _restyle(key, value, prefix))
-    for size in ("width", "height", "version"):
-        root.attrib.pop(size, None)
-    root.attrib |= {"xmlns": _NAMESPACE, "role": "img", "aria-label": clean(label), "class": "plot"}
-    return ElementTree.tostring(root, encoding="unicode")
+    root.attrib.pop("version", None)
+    root.attrib |= {"xmlns": _NAMESPACE, "role": "img", "aria-label": clean(label)}
+    return root
 
 
 def quiet(axes: Axes) -> None:

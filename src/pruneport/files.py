@@ -133,15 +133,15 @@ def replacing(path: Path) -> Iterator[Path]:
         staging.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it appears whole or not at all, whoever else writes it.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8, so that it appears whole or not at all, whoever else writes it.
 
     Raises:
         InUseError: Another process has been writing it all the while.
         OSError: It cannot be written; what was there stays.
     """
     with held(beside(path, "lock"), path), replacing(path) as staging:
-        staging.write_text(text, encoding="utf-8")
+        staging.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def flush(path: Path) -> None:

@@ -36,6 +36,8 @@ class InspectConfig(CalibrationOptions, SourceOptions):
     inputs."""
     plot: Path = Path("sensitivity.svg")
     """Where the curves are drawn to: an .svg file."""
+    graph: Path | None = None
+    """Draw the groups with the layers that hang on them: an .svg, .png or .pdf file."""
 
     scope: ScopeName = "filters"
     """Say of each group whether it could be pruned in this scope; filters is what compress prunes by itself."""

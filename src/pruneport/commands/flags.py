@@ -112,6 +112,7 @@ _NAMES = {  # what stands for the value; where it is not here, the type says it
     "factory": "FILE.py:FUNCTION",
     "checkpoint": "FILE",
     "plot": "FILE.svg",
+    "graph": "FILE.svg",
     "seeds": "INT ...",
 }
 _TYPES: dict[Any, str] = {

@@ -37,6 +37,7 @@ class InspectResult:
     scope: str
     plot: Path | None = None
     members: bool = False
+    graph: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -12,6 +12,8 @@ from torch import nn
 
 from pruneport.bench.latency.measure import check_required, measure
 from pruneport.bench.latency.onnx_input import read_input
+from pruneport.bench.report.graph import check_graph, write_graph
+from pruneport.bench.report.graph_content import content_of_views
 from pruneport.bench.report.plots import check_plot, sensitivity_plot
 from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_pair, write_report
 from pruneport.commands.configs import (
@@ -65,6 +67,8 @@ __all__ = ["bench", "compress", "export", "inspect", "prune_source", "verify"]
 def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult:
     """Find the network's coupled groups and what would go with each; with ``sensitivity``, draw what removal costs.
 
+    With ``graph``, the groups are drawn, with the layers that hang on them.
+
     Raises:
         InputError: The source, its weights or the input shape cannot be used, or it cannot be traced; nothing is
             written.
@@ -72,30 +76,34 @@ def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult
     check_round_to(config.round_to)
     if config.sensitivity:
         check_plot(config.plot)
+    if config.graph is not None:
+        check_graph(config.graph)
+        if config.sensitivity and config.graph.resolve() == config.plot.resolve():
+            raise OutputError(f"`graph` and `plot` both name {config.graph}; give two files.")
     progress = numbered(progress, 3 if config.sensitivity else 2)
     progress(Stage(f"building {config.source}"))
     network, source = open_source(config)
     options = PruneOptions(scope=config.scope, round_to=config.round_to, keep=config.keep)
-    if not config.sensitivity:
-        progress(Stage("finding groups"))
-        dense, views = describe_groups(network, source, options, progress=progress)
-        return InspectResult(
-            source=source.spec, dense=dense, groups=tuple(views), scope=config.scope, members=config.members
-        )
-    options = replace(options, criterion="block-hessian", ranking="sensitivity")
-    progress(Stage("gathering calibration inputs"))
-    inputs = calibration_inputs(config, network, source, progress)
-    progress(Stage("measuring what removal costs"))
+    inputs = None
+    if config.sensitivity:
+        options = replace(options, criterion="block-hessian", ranking="sensitivity")
+        progress(Stage("gathering calibration inputs"))
+        inputs = calibration_inputs(config, network, source, progress)
+    progress(Stage("measuring what removal costs" if config.sensitivity else "finding groups"))
     dense, views = describe_groups(network, source, options, inputs, progress)
     result = InspectResult(
         source=source.spec,
         dense=dense,
         groups=tuple(views),
         scope=config.scope,
-        plot=config.plot,
+        plot=config.plot if config.sensitivity else None,
         members=config.members,
+        graph=config.graph,
     )
-    write_whole(config.plot, sensitivity_plot(result.to_dict()["groups"]))
+    if config.graph is not None:
+        write_graph(config.graph, content_of_views(source.spec, views))
+    if config.sensitivity:
+        write_whole(config.plot, sensitivity_plot(result.to_dict()["groups"]))
     return result
 
 

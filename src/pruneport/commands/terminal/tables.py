@@ -88,6 +88,8 @@ def _(result: InspectResult, console: Console) -> None:
             markup=False,
             soft_wrap=True,
         )
+    if result.graph is not None:
+        console.print(f"The groups, drawn: {result.graph}", markup=False, soft_wrap=True)
 
 
 @show.register
