@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from pruneport.compress.assessment import Assessment
+from pruneport.compress.surgery.apply import apply_plan
 from pruneport.compress.surgery.module_attributes import ForwardChanges, fit_forwards, rescale_keys
-from pruneport.compress.surgery.plan import GroupPlan, apply_plan
+from pruneport.compress.surgery.plan import GroupPlan
 from pruneport.compress.surgery.zeroing_check import ForwardError, OutputError, check_against_masked
 from pruneport.errors import ModelError, PruningError
 
