@@ -12,7 +12,7 @@ from torch import nn
 from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.allocation.cost import Cost, count_macs_by_module
 from pruneport.compress.allocation.cost_model import CostModel
-from pruneport.compress.allocation.search import why_dense
+from pruneport.compress.allocation.target import why_dense
 from pruneport.compress.graph.coupling import Coupling
 from pruneport.compress.graph.dependency import ChannelGraph, dependency_graph
 from pruneport.compress.graph.groups import Group

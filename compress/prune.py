@@ -11,7 +11,8 @@ import numpy as np
 from torch import nn
 
 from pruneport.compress.allocation.cost import Cost, count_cost
-from pruneport.compress.allocation.search import Allocation, allocate, lowest_share, missed_target, target_of
+from pruneport.compress.allocation.search import Allocation, allocate
+from pruneport.compress.allocation.target import lowest_share, missed_target, target_of
 from pruneport.compress.assessment import Assessment, assess, example_inputs, reasons_with
 from pruneport.compress.graph.widths import choose_units
 from pruneport.compress.importance.criteria import name_of

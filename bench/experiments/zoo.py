@@ -36,7 +36,7 @@ from pruneport.compress.graph.groups import group_units
 from pruneport.compress.graph.module_attributes import rescale_keys
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import Pruned, prune
-from pruneport.compress.surgery.plan import apply_plan
+from pruneport.compress.surgery.apply import apply_plan
 from pruneport.errors import InputError, ParityError, PruneportError
 from pruneport.export.bundle.weights import check_reload, write_network
 from pruneport.export.onnx.onnx_file import write_onnx

@@ -13,8 +13,8 @@ from typing import Any, get_args
 
 from pruneport.bench.transfer.options import StudyOptions
 from pruneport.compress.activations.calibration import check_count
-from pruneport.compress.allocation.search import check_round_to
-from pruneport.compress.finetune.training import check_training
+from pruneport.compress.allocation.target import check_round_to
+from pruneport.compress.finetune.checks import check_training
 from pruneport.compress.options import CriterionName, RankingName, RecoverName, TrainOptions
 from pruneport.errors import InputError
 from pruneport.models.digits.tasks import DIGITS_TASKS

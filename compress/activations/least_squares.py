@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Equations", "patch_rows"]
+__all__ = ["Equations", "by_place", "is_plain", "patch_rows", "rows_of"]
+
+_MOST_UNKNOWNS = 8192  # a covariance of 0.5 GB
 
 
 class Equations:
@@ -88,3 +92,32 @@ def patch_rows(
     patches = padded[:, :, rows, columns].permute(0, 2, 1, 3, 4)  # B, positions, C, kH, kW
     flat = targets.flatten(2)[:, :, positions].transpose(1, 2)
     return patches.flatten(2).flatten(0, 1), flat.flatten(0, 1)
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether the layer is a linear map whose weights can be solved for: linear, or a usual convolution."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features <= _MOST_UNKNOWNS
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+        and layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1] <= _MOST_UNKNOWNS
+    )
+
+
+def by_place(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """What a layer reads as (places, channels): a linear layer's channels are last, all others' are second."""
+    return (inputs if isinstance(layer, nn.Linear) else inputs.movedim(1, -1)).flatten(0, -2)
+
+
+def rows_of(
+    layer: Any, inputs: Tensor, target: Tensor, limit: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of a plain layer as equations, at no more than about ``limit`` random positions."""
+    if isinstance(layer, nn.Linear):
+        return by_place(layer, inputs), by_place(layer, target)
+    places = target.shape[-2] * target.shape[-1]
+    count = max(1, min(places, limit // len(inputs)))
+    chosen = torch.randperm(places, generator=generator)[:count]
+    return patch_rows(inputs, target, chosen, layer.kernel_size, layer.stride, layer.padding, layer.dilation)

@@ -4,5 +4,6 @@
 - ``cost_model``: the same for any widths, from one count of the dense network
 - ``knapsack``: the widths of least damage, solved for
 - ``approach``: from widths near the target to the nearest
+- ``target``: what is asked, how far it reaches, and what is said where it cannot be met
 - ``search``: widths searched to the target
 """

@@ -1,6 +1,7 @@
 """Training on a task.
 
 - ``setup``: where a training starts and what it ends as
+- ``checks``: what is checked before a training begins
 - ``training``: the training loop
 - ``state``: the file from which a training goes on
 - ``optimizers``: optimizers and learning rates

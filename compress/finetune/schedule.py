@@ -19,8 +19,9 @@ from pruneport.compress.importance.criteria import resolve_auto, wants_inputs
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune
 from pruneport.compress.records import Calibrated
+from pruneport.compress.surgery.apply import apply_plan
 from pruneport.compress.surgery.compose import compose
-from pruneport.compress.surgery.plan import Plan, apply_plan
+from pruneport.compress.surgery.plan import Plan
 from pruneport.models.images.images import ImageSet
 from pruneport.progress import Progress, silent
 

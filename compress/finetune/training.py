@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.allocation.cost import count_cost
+from pruneport.compress.finetune.checks import check_representation, check_training
 from pruneport.compress.finetune.distill import Teacher
 from pruneport.compress.finetune.optimizers import learning_rate_at, make_optimizer
 from pruneport.compress.finetune.schedule import average_loss, cut, is_due
@@ -31,15 +32,14 @@ from pruneport.compress.finetune.state import (
 )
 from pruneport.compress.hooks import inputs_recorded
 from pruneport.compress.options import PruneOptions, TrainOptions
-from pruneport.compress.surgery.plan import Plan
 from pruneport.compress.surgery.rebuild import rebuild_network
-from pruneport.errors import InputError, PruningError, TargetError, TrainingError
+from pruneport.errors import PruningError, TargetError, TrainingError
 from pruneport.models.factories import load_factory
 from pruneport.models.images.tasks import Pictures, Task, images_a_step, mix, test_batches, train_batches
 from pruneport.models.outputs import tensor_leaves
 from pruneport.progress import Progress, Step, silent
 
-__all__ = ["Job", "check_training", "train", "training_flops"]
+__all__ = ["Job", "train", "training_flops"]
 
 _EPOCHS = 10.0
 _SAY_EVERY_S = 2.0
@@ -64,52 +64,6 @@ class Job:
     pruning: PruneOptions | None = None
     seed: int = 0
     factory: str | None = None
-
-
-def check_training(options: TrainOptions) -> None:
-    """Check what needs no network.
-
-    Raises:
-        InputError: A number is out of range, two lengths are given, or there is no such device.
-    """
-    lengths = [name for name in ("epochs", "steps", "budget") if getattr(options, name) is not None]
-    if len(lengths) > 1:
-        raise InputError(
-            f"{' and '.join(f'`{name}`' for name in lengths)} were given; the training's length comes from one of them."
-        )
-    for name in ("epochs", "budget"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(f"`{name}` is {value:g}; expected a number above 0.")
-    at_least = {"steps": 1, "evaluations": 0, "save_every": 0, "workers": 0, "distill": 0}
-    at_least |= {"devices": 1, "cuts": 1, "weight_decay": 0, "learning_rate": 0, "head_rate": 0}
-    for name, least in at_least.items():
-        value = getattr(options, name)
-        if value is not None and not least <= value < math.inf:
-            raise InputError(f"`{name}` is {value}; expected at least {least}.")
-    if not 0 <= options.warmup < 1:
-        raise InputError(f"`warmup` is {options.warmup}; expected a share of the training, from 0 to below 1.")
-    if options.batch_size < 2 * options.devices:
-        raise InputError(
-            f"`batch_size` is {options.batch_size} on {options.devices} device(s); expected at least 2 on each, "
-            "since BatchNorm needs two."
-        )
-    gpus = torch.cuda.device_count()
-    if (options.accelerator == "cuda" or (options.accelerator == "auto" and gpus)) and gpus < options.devices:
-        raise InputError(
-            f"`accelerator={options.accelerator}` `devices={options.devices}`: torch sees {gpus} GPU(s). Use fewer, "
-            "`accelerator=cpu`, or a torch build and driver that see them."
-        )
-
-
-def _check_representation(plan: Plan, pruning: PruneOptions | None) -> None:
-    """Raise where the network's representation is, or will be, narrower than its teacher's."""
-    narrower = any(group.role == "representation" and group.kept is not None for group in plan.groups)
-    if narrower or (pruning is not None and pruning.prune_representation):
-        raise TrainingError(
-            "`distill` compares representations, and this network's is pruned; leave out `distill`, or prune without "
-            "`prune_representation`."
-        )
 
 
 def training_flops(macs: int, teacher_macs: int = 0) -> float:
@@ -166,7 +120,7 @@ class _Training:
         self._test = Pictures(job.task.test)
         self._teacher: Teacher | None = None
         if self._options.distill:
-            _check_representation(self._state.plan, job.pruning)
+            check_representation(self._state.plan, job.pruning)
             self._teacher = Teacher(self._state.plan.source, self._output_layers[0], self._factory, fabric.device)
         self._said = -math.inf
         self._set_up(rebuild_network(self._state.plan, self._state.weights, self._factory), self._state.momenta)

@@ -17,16 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches
-from pruneport.compress.activations.least_squares import Equations, patch_rows
+from pruneport.compress.activations.least_squares import Equations, by_place, is_plain, rows_of
 from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
 from pruneport.compress.records import Member
 from pruneport.compress.resize.layers import weight_by_channel
 
-__all__ = ["Consumer", "by_place", "is_plain", "rows_of", "unseen", "visit_consumers"]
+__all__ = ["Consumer", "unseen", "visit_consumers"]
 
-_MOST_UNKNOWNS = 8192  # a covariance of 0.5 GB
 _ROWS = 100_000
 _RIDGE = 1e-3  # of the mean variance of an input
 
@@ -125,35 +124,6 @@ def unseen(group: Group, consumers: Sequence[Any]) -> bool:
     and keys end in a product), or some layer makes several channels of a unit (a query, a key and a value, say).
     """
     return not consumers or any(m.axis in ("out", "channels") and m.positions.shape[1] > 1 for m in group.members)
-
-
-def is_plain(layer: nn.Module) -> bool:
-    """Whether the layer is a linear map whose weights can be solved for: linear, or a usual convolution."""
-    if isinstance(layer, nn.Linear):
-        return layer.in_features <= _MOST_UNKNOWNS
-    return (
-        isinstance(layer, nn.Conv2d)
-        and layer.padding_mode == "zeros"
-        and not isinstance(layer.padding, str)
-        and layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1] <= _MOST_UNKNOWNS
-    )
-
-
-def by_place(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """What a layer reads as (places, channels): a linear layer's channels are last, all others' are second."""
-    return (inputs if isinstance(layer, nn.Linear) else inputs.movedim(1, -1)).flatten(0, -2)
-
-
-def rows_of(
-    layer: Any, inputs: Tensor, target: Tensor, limit: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of a plain layer as equations, at no more than about ``limit`` random positions."""
-    if isinstance(layer, nn.Linear):
-        return by_place(layer, inputs), by_place(layer, target)
-    places = target.shape[-2] * target.shape[-1]
-    count = max(1, min(places, limit // len(inputs)))
-    chosen = torch.randperm(places, generator=generator)[:count]
-    return patch_rows(inputs, target, chosen, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
 
 
 class _Inputs:

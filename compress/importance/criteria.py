@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Calibration
+from pruneport.compress.activations.least_squares import by_place
 from pruneport.compress.graph.dependency import ChannelGraph
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import Scores
 from pruneport.compress.hooks import hooks_restored
-from pruneport.compress.importance.consumers import by_place, visit_consumers
+from pruneport.compress.importance.consumers import visit_consumers
 from pruneport.compress.importance.gradients import fisher, grasp, labels_for, snip, synflow, taylor
 from pruneport.compress.importance.group_scores import reduce_group, sum_of_squares
 from pruneport.compress.importance.obs import unit_errors, weight_shares

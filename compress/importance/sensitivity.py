@@ -24,7 +24,7 @@ from pruneport.compress.importance.consumers import Consumer, unseen, visit_cons
 from pruneport.compress.importance.obs import unit_errors, weight_shares
 from pruneport.compress.records import Member
 from pruneport.compress.resize.layers import parts_by_name, zero_channels
-from pruneport.compress.surgery.plan import positions_kept
+from pruneport.compress.surgery.apply import positions_kept
 from pruneport.models.outputs import main_output
 from pruneport.progress import Progress, Step, silent
 

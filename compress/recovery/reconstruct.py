@@ -17,10 +17,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pruneport.compress.activations.calibration import Batches
-from pruneport.compress.activations.least_squares import Equations
+from pruneport.compress.activations.least_squares import Equations, is_plain, rows_of
 from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
 from pruneport.compress.hooks import calls_recorded, norms_recorded
-from pruneport.compress.importance.consumers import is_plain, rows_of
 from pruneport.errors import ImageFolderError
 from pruneport.progress import Progress, Step, silent
 

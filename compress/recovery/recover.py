@@ -17,7 +17,8 @@ from pruneport.compress.options import RecoveryOptions
 from pruneport.compress.records import Recovered
 from pruneport.compress.recovery.reconstruct import reconstruct
 from pruneport.compress.recovery.statistics import estimate_statistics
-from pruneport.compress.surgery.plan import GroupPlan, positions_kept
+from pruneport.compress.surgery.apply import positions_kept
+from pruneport.compress.surgery.plan import GroupPlan
 from pruneport.errors import ImageFolderError, PruningError
 from pruneport.models.outputs import main_output
 from pruneport.progress import Progress, silent

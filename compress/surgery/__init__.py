@@ -1,6 +1,7 @@
 """The plan, how it is applied, and the proof that removing equals zeroing.
 
-- ``plan``: which units stay, what was asked and what was achieved: read, written, applied
+- ``plan``: which units stay, what was asked and what was achieved: read and written
+- ``apply``: the dense network made the pruned one by a plan
 - ``compose``: one plan of two in a row
 - ``plan_schema``: the schema of plan.json, and bounds on its numbers
 - ``kept_tracer``: the network with zeroed channels, whose averages leave those out

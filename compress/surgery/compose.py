@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pruneport.compress.records import GroupPlan
-from pruneport.compress.surgery.plan import Plan, Sizes
+from pruneport.compress.surgery.apply import Sizes
+from pruneport.compress.surgery.plan import Plan
 from pruneport.errors import BundleError
 
 __all__ = ["compose"]

@@ -7,7 +7,8 @@ from contextlib import nullcontext
 
 from torch import Tensor, nn
 
-from pruneport.compress.surgery.plan import Plan, apply_plan
+from pruneport.compress.surgery.apply import apply_plan
+from pruneport.compress.surgery.plan import Plan
 from pruneport.compress.surgery.plan_schema import Shapes, dense_elements
 from pruneport.errors import BundleError
 from pruneport.models.checkpoints.checkpoint import with_versions

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from pruneport.compress.graph.coupling import Coupling
 from pruneport.compress.hooks import hooks_restored, running
 from pruneport.compress.resize.layers import zero_channels
+from pruneport.compress.surgery.apply import positions_kept
 from pruneport.compress.surgery.kept_tracer import KeptTracer
-from pruneport.compress.surgery.plan import GroupPlan, positions_kept
+from pruneport.compress.surgery.plan import GroupPlan
 from pruneport.errors import PruningError
 from pruneport.models.outputs import tensor_leaves
 

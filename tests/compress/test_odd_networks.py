@@ -24,7 +24,8 @@ from torchvision.ops import StochasticDepth
 from pruneport.compress.assessment import assess
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import Pruned, prune
-from pruneport.compress.surgery.plan import apply_plan, parse_plan
+from pruneport.compress.surgery.apply import apply_plan
+from pruneport.compress.surgery.plan import parse_plan
 from pruneport.models.record import Source
 from small_networks import Net, conv, parameter, pooled, zeroed
 

@@ -21,7 +21,8 @@ from pruneport.compress.assessment import describe_groups
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import PLAN_LIBRARIES, Pruned, prune
 from pruneport.compress.records import scope_in_files
-from pruneport.compress.surgery.plan import Plan, apply_plan, parse_plan
+from pruneport.compress.surgery.apply import apply_plan
+from pruneport.compress.surgery.plan import Plan, parse_plan
 from pruneport.errors import ModelError, PruningError, TargetError
 from pruneport.models.record import Source
 from pruneport.versions import library_versions

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pruneport.compress.graph.dependency import ChannelGraph
 from pruneport.compress.graph.module_attributes import rescale_keys
 from pruneport.compress.records import GroupPlan
-from pruneport.compress.surgery.plan import apply_plan
+from pruneport.compress.surgery.apply import apply_plan
 from pruneport.compress.surgery.zeroing_check import check_against_masked
 from small_networks import Net, conv, pooled, randomise_norms, same_state
 

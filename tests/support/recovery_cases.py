@@ -9,7 +9,7 @@ from pruneport.compress.activations.calibration import Batches
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import Pruned, prune
 from pruneport.compress.recovery.recover import recover
-from pruneport.compress.surgery.plan import positions_kept
+from pruneport.compress.surgery.apply import positions_kept
 from pruneport.models.digits.network import digits_resnet
 from pruneport.models.record import Source
 from small_networks import randomise_norms

@@ -12,10 +12,11 @@ from torch import nn
 from pruneport.commands.artifacts import write_card, write_json
 from pruneport.commands.configs import FinetuneConfig
 from pruneport.commands.results import FinetuneResult
-from pruneport.compress.allocation.search import target_of
+from pruneport.compress.allocation.target import target_of
+from pruneport.compress.finetune.checks import check_training
 from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_output_layer
 from pruneport.compress.finetune.state import TrainState, read_state, write_state
-from pruneport.compress.finetune.training import Job, check_training, train
+from pruneport.compress.finetune.training import Job, train
 from pruneport.compress.importance.criteria import resolve_auto
 from pruneport.compress.prune import request_of
 from pruneport.compress.surgery.plan import Plan

@@ -27,7 +27,7 @@ from pruneport.commands.configs import (
 from pruneport.commands.records import read_record, read_replaced
 from pruneport.commands.results import BenchResult, CompressResult, ExportResult, InspectResult, VerifyResult
 from pruneport.compress.allocation.cost import run_once
-from pruneport.compress.allocation.search import check_round_to, target_of
+from pruneport.compress.allocation.target import check_round_to, target_of
 from pruneport.compress.assessment import describe_groups
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION

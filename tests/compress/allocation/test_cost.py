@@ -19,7 +19,8 @@ from pruneport.compress.allocation.cost import Cost, count_cost, count_macs_by_m
 from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.graph.groups import find_groups
 from pruneport.compress.graph.widths import choose_units
-from pruneport.compress.surgery.plan import apply_plan, group_plan
+from pruneport.compress.surgery.apply import apply_plan
+from pruneport.compress.surgery.plan import group_plan
 from pruneport.errors import ModelError
 
 SHAPE = (3, 8, 8)

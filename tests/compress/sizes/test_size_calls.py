@@ -18,7 +18,8 @@ from pruneport.compress.resize.hardcoded_widths import replace_sizes
 from pruneport.compress.sizes.call_sites import call_site
 from pruneport.compress.sizes.size_calls import SIZE_CALLS
 from pruneport.compress.sizes.size_queries import QUERIES
-from pruneport.compress.surgery.plan import apply_plan, parse_plan
+from pruneport.compress.surgery.apply import apply_plan
+from pruneport.compress.surgery.plan import parse_plan
 from pruneport.models.record import Source
 
 X = torch.arange(48.0).reshape(2, 12, 2)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pruneport.compress.graph.coupling import find_coupling
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune
-from pruneport.compress.surgery.plan import apply_plan
+from pruneport.compress.surgery.apply import apply_plan
 from pruneport.compress.surgery.zeroing_check import check_against_masked, masked_outputs
 from pruneport.errors import PruningError
 from pruneport.models.record import Source

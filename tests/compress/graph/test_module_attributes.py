@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from pruneport.compress.hooks import running
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune
-from pruneport.compress.surgery.plan import apply_plan
+from pruneport.compress.surgery.apply import apply_plan
 from pruneport.errors import BundleError
 from pruneport.models.record import Source
 
