@@ -1,11 +1,6 @@
 """Which channels of which layers depend on each other, found in one forward pass.
 
-- ``tracer``: one forward pass in which every tensor carries whose channels its entries are
-- ``labels``: the labels of tensors, and the channels that they depend on unseen
-- ``weight_views``: tensors that are parameters of layers, seen another way
-- ``forward_sizes``: sizes that forwards give and ask for, noted on the way
-- ``trace``: what the pass found, noted by the handlers and frozen
-- ``channel_ids``: numbers for channels, joined step by step into units; those of a tensor's entries
+- ``tracing/``: one forward pass in which every tensor carries whose channels its entries are
 - ``operators/``: what each operator of torch does to the labels, in one table
 - ``coupling``: which channel of which layer is coupled to which: what the pass found
 - ``channel_axes``: which unit lies at which position now, while units are removed

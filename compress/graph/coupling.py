@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.arrays import IntArray
-from pruneport.compress.graph.channel_ids import ChannelIds, varying_dimensions
-from pruneport.compress.graph.forward_sizes import ForwardSizes
 from pruneport.compress.graph.operators.table import LEAVES, operate
-from pruneport.compress.graph.trace import Trace
-from pruneport.compress.graph.tracer import Tracer
+from pruneport.compress.graph.tracing.channel_ids import ChannelIds, varying_dimensions
+from pruneport.compress.graph.tracing.forward_sizes import ForwardSizes
+from pruneport.compress.graph.tracing.trace import Trace
+from pruneport.compress.graph.tracing.tracer import Tracer
 from pruneport.compress.resize.layer_types import LAYERS
 from pruneport.compress.resize.layers import unwrapped_tensor
 from pruneport.compress.sizes.traced_sizes import Expression, QueriedSize

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pruneport.compress.graph.coupling import Coupling
-from pruneport.compress.graph.forward_sizes import ForwardSizes
 from pruneport.compress.graph.operators.table import LEAVES, operate
-from pruneport.compress.graph.tracer import Tracer
+from pruneport.compress.graph.tracing.forward_sizes import ForwardSizes
+from pruneport.compress.graph.tracing.tracer import Tracer
 from pruneport.compress.resize.layer_types import LAYERS
 from pruneport.compress.sizes.arguments import argument, operator_name
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruneport.compress.graph.channel_ids import ChannelLabels
 from pruneport.compress.graph.operators.elementwise import share
 from pruneport.compress.graph.operators.layer_channels import known_lines, line_along, read_channels
-from pruneport.compress.graph.trace import Product
-from pruneport.compress.graph.tracer import OpCall, Tracer
+from pruneport.compress.graph.tracing.channel_ids import ChannelLabels
+from pruneport.compress.graph.tracing.trace import Product
+from pruneport.compress.graph.tracing.tracer import OpCall, Tracer
 
 __all__ = ["attend", "attend_by_layer"]
 

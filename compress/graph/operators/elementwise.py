@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pruneport.compress.graph.channel_ids import ChannelLabels
-from pruneport.compress.graph.tracer import OpCall, Tracer
+from pruneport.compress.graph.tracing.channel_ids import ChannelLabels
+from pruneport.compress.graph.tracing.tracer import OpCall, Tracer
 from pruneport.compress.sizes.arguments import tensors_in
 
 __all__ = ["MEETS_FIXED", "combine", "concatenate", "meeting", "put", "share", "stack", "write"]

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pruneport.compress.graph.channel_ids import ChannelLabels
-from pruneport.compress.graph.trace import Product
-from pruneport.compress.graph.tracer import Tracer
+from pruneport.compress.graph.tracing.channel_ids import ChannelLabels
+from pruneport.compress.graph.tracing.trace import Product
+from pruneport.compress.graph.tracing.tracer import Tracer
 
 __all__ = [
     "CONVOLUTION",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.graph.operators.layer_channels import note_applied_along, pass_on, read_channels
-from pruneport.compress.graph.tracer import OpCall, Operation, Tracer
+from pruneport.compress.graph.tracing.tracer import OpCall, Operation, Tracer
 
 __all__ = ["norm", "prelu"]
 

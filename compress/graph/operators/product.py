@@ -16,8 +16,8 @@ from pruneport.compress.graph.operators.layer_channels import (
     pass_on,
     read_channels,
 )
-from pruneport.compress.graph.trace import Product
-from pruneport.compress.graph.tracer import OpCall, Tracer
+from pruneport.compress.graph.tracing.trace import Product
+from pruneport.compress.graph.tracing.tracer import OpCall, Tracer
 
 __all__ = ["multiply"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pruneport.compress.graph.channel_ids import ChannelLabels
-from pruneport.compress.graph.tracer import OpCall, Tracer
+from pruneport.compress.graph.tracing.channel_ids import ChannelLabels
+from pruneport.compress.graph.tracing.tracer import OpCall, Tracer
 from pruneport.compress.sizes.arguments import tensors_in
 
 __all__ = ["fold", "glu", "normalise", "order", "pool", "reduce", "sample"]

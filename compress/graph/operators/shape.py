@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from pruneport.compress.graph.channel_ids import ChannelLabels
-from pruneport.compress.graph.tracer import OpCall, Tracer
+from pruneport.compress.graph.tracing.channel_ids import ChannelLabels
+from pruneport.compress.graph.tracing.tracer import OpCall, Tracer
 from pruneport.compress.resize.attention import attention_head_counts
 from pruneport.compress.sizes.arguments import operator_name, tensors_in
 

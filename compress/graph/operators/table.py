@@ -25,7 +25,7 @@ from pruneport.compress.graph.operators.shape import (
     split,
     windows,
 )
-from pruneport.compress.graph.tracer import OpCall, Operation, Tracer
+from pruneport.compress.graph.tracing.tracer import OpCall, Operation, Tracer
 
 __all__ = ["LEAVES", "operate"]
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.graph.forward_sizes import ForwardSizes
 from pruneport.compress.graph.operators.table import LEAVES, operate
-from pruneport.compress.graph.trace import Trace
-from pruneport.compress.graph.tracer import Tracer
+from pruneport.compress.graph.tracing.forward_sizes import ForwardSizes
+from pruneport.compress.graph.tracing.trace import Trace
+from pruneport.compress.graph.tracing.tracer import Tracer
 from pruneport.compress.resize.layer_types import LAYERS
 from small_networks import Net, conv
 

@@ -20,7 +20,7 @@ from small_networks import Net, parameter
 from torch_pruning_faults import dependency_graph, outcome, removed_from, still_a_fault, without
 
 ATTENTION = "compress/resize/attention.py"
-TRACER = "compress/graph/tracer.py and its op_* handlers"
+TRACER = "compress/graph/tracing/tracer.py and its op_* handlers"
 
 
 @pytest.fixture(autouse=True)

@@ -183,4 +183,4 @@ def test_pruners_share_the_dicts_that_they_default_to() -> None:
 def test_a_network_in_training_is_left_in_eval_mode() -> None:
     network = chain(nn.BatchNorm2d(8), conv(8, 4)).train()
     tp.DependencyGraph().build_dependency(network, example_inputs=maps())
-    still_a_fault(not network.training, "the mode of the network is kept", "compress/graph/tracer.py")
+    still_a_fault(not network.training, "the mode of the network is kept", "compress/graph/tracing/tracer.py")

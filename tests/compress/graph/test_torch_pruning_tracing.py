@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from small_networks import Net, conv, parameter
 from torch_pruning_faults import dependency_graph, outcome, pruned_by, removed_from, still_a_fault, without
 
-TRACER = "compress/graph/tracer.py and its op_* handlers"
+TRACER = "compress/graph/tracing/tracer.py and its op_* handlers"
 
 
 @pytest.fixture(autouse=True)

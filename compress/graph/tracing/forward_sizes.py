@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.graph.trace import Product
-from pruneport.compress.graph.tracer import Tracer
+from pruneport.compress.graph.tracing.trace import Product
+from pruneport.compress.graph.tracing.tracer import Tracer
 from pruneport.compress.sizes.elementwise_counts import elementwise_macs
 from pruneport.compress.sizes.size_calls import SIZE_CALLS, SizeCall
 from pruneport.compress.sizes.size_trace import AskedSize, SizeTracer

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruneport.compress.graph.channel_ids import ChannelIds
+from pruneport.compress.graph.tracing.channel_ids import ChannelIds
 
 AXES = [(("a", "out"), 5), (("b", "in"), 4), (("c", "flat"), 6)]
 COUNT = sum(size for _, size in AXES)

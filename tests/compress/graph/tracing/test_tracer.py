@@ -12,12 +12,12 @@ import torch
 from channel_names import A
 from torch import Tensor, nn
 
-from pruneport.compress.graph.channel_ids import ChannelLabels
-from pruneport.compress.graph.forward_sizes import ForwardSizes
 from pruneport.compress.graph.groups import find_groups
 from pruneport.compress.graph.operators.table import LEAVES, operate
-from pruneport.compress.graph.trace import Trace
-from pruneport.compress.graph.tracer import Tracer
+from pruneport.compress.graph.tracing.channel_ids import ChannelLabels
+from pruneport.compress.graph.tracing.forward_sizes import ForwardSizes
+from pruneport.compress.graph.tracing.trace import Trace
+from pruneport.compress.graph.tracing.tracer import Tracer
 from pruneport.compress.resize.layer_types import LAYERS
 from pruneport.errors import PruningError
 from small_networks import Net, conv, parameter, pooled

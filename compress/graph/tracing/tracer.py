@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pruneport.compress.graph.channel_ids import ChannelIds
-from pruneport.compress.graph.labels import Labels
-from pruneport.compress.graph.trace import Notes, Product, Trace
-from pruneport.compress.graph.weight_views import WeightViews
+from pruneport.compress.graph.tracing.channel_ids import ChannelIds
+from pruneport.compress.graph.tracing.labels import Labels
+from pruneport.compress.graph.tracing.trace import Notes, Product, Trace
+from pruneport.compress.graph.tracing.weight_views import WeightViews
 from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.sizes.arguments import argument, operator_name, tensors_in
 from pruneport.compress.sizes.size_trace import SizeTracer

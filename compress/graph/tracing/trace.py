@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruneport.compress.graph.channel_ids import ChannelIds
+from pruneport.compress.graph.tracing.channel_ids import ChannelIds
 from pruneport.compress.sizes.size_trace import AskedSize, UsedSize
 from pruneport.compress.sizes.traced_sizes import Expression, QueriedSize
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pruneport.compress.graph.channel_ids import ChannelIds, ChannelLabels, varying_dimensions
+from pruneport.compress.graph.tracing.channel_ids import ChannelIds, ChannelLabels, varying_dimensions
 
 __all__ = ["Labels"]
 
