@@ -23,9 +23,9 @@ models.options models.record models.digits models models.checkpoints models.imag
 compress.options compress.records compress.hooks
 compress.sizes
 compress.resize
-compress.graph.tracing.channel_ids compress.graph.tracing.trace compress.graph.tracing.weight_views
-compress.graph.tracing.labels
-compress.graph.tracing.tracer
+compress.graph.channel_ids compress.graph.trace compress.graph.weight_views
+compress.graph.labels
+compress.graph.tracer
 compress.graph.operators
 compress.graph
 compress.surgery
@@ -186,12 +186,12 @@ def test_a_tree_in_order_has_no_faults(tmp_path: Path) -> None:
         tmp_path,
         models__source="import torch\nfrom pruneport.errors import ModelError\n",
         compress__graph__tracer="from pruneport.models.source import open_source\n",
-        commands__steps="import pruneport.compress.graph.tracing.tracer\n",
+        commands__steps="import pruneport.compress.graph.tracer\n",
     )
     name_files(tmp_path / "models", "source")
     name_files(tmp_path / "compress" / "graph", "tracer")
     name_files(tmp_path / "src" / "pruneport" / "commands", "steps")
-    assert set(imports_of("commands.steps", modules)) == {"compress.graph.tracing.tracer"}
+    assert set(imports_of("commands.steps", modules)) == {"compress.graph.tracer"}
     assert find_back_arrows(modules) == find_crowded(modules) == find_unnamed(modules) == []
     assert find_cycle(modules) == ""
 
@@ -219,7 +219,7 @@ def test_an_arrow_that_runs_back_inside_a_room_is_found(tmp_path: Path) -> None:
         cli="main = 1\n",
     )
     assert find_back_arrows(modules) == [
-        "compress.graph.tracing.tracer imports compress.prune, which comes after it",
+        "compress.graph.tracer imports compress.prune, which comes after it",
         "compress.prune imports cli, which comes after it",
     ]
 

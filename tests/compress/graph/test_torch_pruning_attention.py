@@ -88,7 +88,7 @@ def test_the_logits_scale_changes_with_the_width_of_the_head() -> None:
 def test_widths_in_attributes_are_left() -> None:
     """timm's ViT, MobileViT: reshapes by self.head_dim."""
     found = outcome(Attention("attribute"), tokens(), "q", [1, 5])
-    still_a_fault(found == "raises", "attributes that hold widths change", "compress/surgery/module_attributes.py")
+    still_a_fault(found == "raises", "attributes that hold widths change", "compress/graph/module_attributes.py")
 
 
 @pytest.mark.parametrize("units", [[0, 1], [1, 5]])
