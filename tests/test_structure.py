@@ -23,9 +23,9 @@ models.options models.record models.digits models models.checkpoints models.imag
 compress.options compress.records compress.hooks
 compress.sizes
 compress.resize
-compress.graph.channel_ids compress.graph.trace compress.graph.weight_views
-compress.graph.labels
-compress.graph.tracer
+compress.graph.tracing.channel_ids compress.graph.tracing.trace compress.graph.tracing.weight_views
+compress.graph.tracing.labels
+compress.graph.tracing.tracer compress.graph.tracing
 compress.graph.operators
 compress.graph
 compress.surgery
