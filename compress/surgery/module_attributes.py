@@ -84,13 +84,13 @@ def fit_forwards(
             and _left(coupling.asked_sizes[leaf], kept) != coupling.asked_sizes[leaf].value
         ):
             sizes[leaf.module, leaf.call, leaf.slot].add(coupling.asked_sizes[leaf].value)
-    found: Sizes = defaultdict(lambda: defaultdict(dict))
+    by_call: Sizes = defaultdict(lambda: defaultdict(dict))
     for (module, call, slot), values in sizes.items():
         if len(values) == 1:  # else one module runs several times, with other widths
-            found[module][call][slot] = values.pop()
+            by_call[module][call][slot] = values.pop()
     return ForwardChanges(
         attributes=_by_module(network, attributes) | _counts(coupling, kept),
-        sizes={module: dict(calls) for module, calls in found.items()},
+        sizes={module: dict(calls) for module, calls in by_call.items()},
     )
 
 
@@ -122,17 +122,17 @@ def _attribute(network: nn.Module, leaf: AttributeSize) -> int:
 
 def _by_module(network: nn.Module, sizes: Mapping[AttributeSize, int]) -> Attributes:
     """New values of the attributes that change, whole lists of them in order."""
-    found: Attributes = defaultdict(dict)
+    by_module: Attributes = defaultdict(dict)
     for leaf, size in sizes.items():
         if size == _attribute(network, leaf):
             continue
         if leaf.index is None:
-            found[leaf.module][leaf.name] = size
+            by_module[leaf.module][leaf.name] = size
         else:
-            listed = list(found[leaf.module].get(leaf.name, getattr(network.get_submodule(leaf.module), leaf.name)))
+            listed = list(by_module[leaf.module].get(leaf.name, getattr(network.get_submodule(leaf.module), leaf.name)))
             listed[leaf.index] = size
-            found[leaf.module][leaf.name] = tuple(listed)
-    return dict(found)
+            by_module[leaf.module][leaf.name] = tuple(listed)
+    return dict(by_module)
 
 
 def _counts(coupling: Coupling, kept: Callable[[int], bool]) -> Attributes:
