@@ -183,8 +183,8 @@ def _terms(
         layer = modules.get(name)
         if layer is None:
             if name in parameters:
-                own = [row for (owner, _), row in axes.items() if owner == name]
-                params.append(_Term(parameters[name].numel(), *own[:2]))
+                rows = [row for (owner, _), row in axes.items() if owner == name]
+                params.append(_Term(parameters[name].numel(), *rows[:2]))
             continue
         through = axes.get((name, "channels"), -1)
         first = axes.get((name, "out"), through)
@@ -217,8 +217,8 @@ def _original(layer: nn.Module) -> list[nn.Parameter]:
 def _gains(layer: nn.Module) -> list[nn.Parameter]:
     """The gains of a weight norm, one an output."""
     parametrised = getattr(layer, "parametrizations", None)
-    own = [*layer.named_parameters(recurse=False), *(() if parametrised is None else parametrised.named_parameters())]
-    gains = [parameter for name, parameter in own if name == "weight_g" or name.endswith(".original0")]
+    named = [*layer.named_parameters(recurse=False), *(() if parametrised is None else parametrised.named_parameters())]
+    gains = [parameter for name, parameter in named if name == "weight_g" or name.endswith(".original0")]
     return [gain for gain in gains if gain.ndim > 1 and gain.numel() == max(gain.shape)]
 
 

@@ -64,10 +64,10 @@ def solve_knapsack(
     rows: list[tuple[Any, FloatArray]] = []  # columns and coefficients
     right: list[float] = []
     for index, options in widths.items():
-        own = np.arange(start[index], start[index] + len(options))
-        objective[own] = damage[index]
-        price[own] = linear[index] * options + cost.products[index, index] * options**2
-        rows.append((own, np.ones(len(own))))
+        columns = np.arange(start[index], start[index] + len(options))
+        objective[columns] = damage[index]
+        price[columns] = linear[index] * options + cost.products[index, index] * options**2
+        rows.append((columns, np.ones(len(columns))))
         right.append(1.0)
     for one, other in pairs:
         first = pair_start[one, other]

@@ -108,11 +108,11 @@ def _narrowed(network: nn.Module, quantity: str, momenta: Mapping[str, Tensor], 
     """Shrink one quantity of the optimizer as the parameters shrink: a network that holds it in their place."""
     shadow = copy.deepcopy(network)
     parameters = dict(shadow.named_parameters())
-    own = {name: momenta[key] for name in parameters if (key := f"{quantity}/{name}") in momenta}
-    numbers = {name for name, value in own.items() if value.shape != parameters[name].shape}  # Adam's count of steps
+    values = {name: momenta[key] for name in parameters if (key := f"{quantity}/{name}") in momenta}
+    numbers = {name for name, value in values.items() if value.shape != parameters[name].shape}  # Adam's count of steps
     with torch.no_grad():
-        for name in own.keys() - numbers:
-            parameters[name].copy_(own[name])
+        for name in values.keys() - numbers:
+            parameters[name].copy_(values[name])
     apply_plan(shadow, plan.groups, plan.attributes, plan.sizes)
     shrunk = dict(shadow.named_parameters())
-    return {f"{quantity}/{name}": value if name in numbers else shrunk[name].detach() for name, value in own.items()}
+    return {f"{quantity}/{name}": value if name in numbers else shrunk[name].detach() for name, value in values.items()}

@@ -58,15 +58,15 @@ def with_output_layer(network: nn.Module, plan: Plan, task: Task, keep: bool = F
         InputError: The output layer is to be kept, and has another number of outputs.
         PruningError: The outputs are no layer's.
     """
-    found, classes = find_output_layers(network, plan.source.input_shape), len(task.classes)
-    if keep and set(found.values()) != {classes}:
+    output_layers, classes = find_output_layers(network, plan.source.input_shape), len(task.classes)
+    if keep and set(output_layers.values()) != {classes}:
         raise InputError(
-            f"`keep_head`: the network has {next(iter(found.values()))} outputs and {task.name} has {classes} classes; "
-            "leave it out to train a new head."
+            f"`keep_head`: the network has {next(iter(output_layers.values()))} outputs and {task.name} has {classes} "
+            "classes; leave it out to train a new head."
         )
     if keep:
-        return network, replace(plan, source=replace(plan.source, heads=found))
-    outputs = dict.fromkeys(found, classes)
+        return network, replace(plan, source=replace(plan.source, heads=output_layers))
+    outputs = dict.fromkeys(output_layers, classes)
     network, source = copy.deepcopy(network), replace(plan.source, heads=outputs)
     renew_output_layers(network, source)
     pruned = count_cost(network, plan.source.input_shape)

@@ -200,10 +200,10 @@ def _inputs(elements: ChannelIds, layers: Iterable[str]) -> list[Tensor]:
 
 def _roots(elements: ChannelIds, labels: Iterable[Tensor]) -> frozenset[int]:
     """The units of all labelled entries."""
-    found: set[int] = set()
+    units: set[int] = set()
     for part in labels:
-        found.update(torch.unique(elements.roots(part)).tolist())
-    return frozenset(found - {0})
+        units.update(torch.unique(elements.roots(part)).tolist())
+    return frozenset(units - {0})
 
 
 def _with_biases(rows: Tensor, biases: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
@@ -214,12 +214,12 @@ def _with_biases(rows: Tensor, biases: Iterable[tuple[Tensor, Tensor]]) -> Tenso
 
 def _places(elements: ChannelIds, labels: Tensor) -> dict[int, tuple[tuple[Key, int], ...]]:
     """For each unit of a key the places of its channels on their axes."""
-    found: dict[int, set[tuple[Key, int]]] = defaultdict(set)
+    places_of: dict[int, set[tuple[Key, int]]] = defaultdict(set)
     for element in torch.unique(labels).tolist():
         if element:
             key = elements.key_of(element)
-            found[int(elements.roots(torch.tensor(element)))].add((key, element - elements.offsets[key]))
-    return {unit: tuple(sorted(places)) for unit, places in found.items()}
+            places_of[int(elements.roots(torch.tensor(element)))].add((key, element - elements.offsets[key]))
+    return {unit: tuple(sorted(places)) for unit, places in places_of.items()}
 
 
 def _join_ties(network: nn.Module, elements: ChannelIds) -> None:

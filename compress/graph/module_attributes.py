@@ -95,13 +95,13 @@ def fit_forwards(
             and _left(coupling.asked_sizes[leaf], kept) != coupling.asked_sizes[leaf].value
         ):
             sizes[leaf.module, leaf.call, leaf.slot].add(coupling.asked_sizes[leaf].value)
-    found: Sizes = defaultdict(lambda: defaultdict(dict))
+    by_call: Sizes = defaultdict(lambda: defaultdict(dict))
     for (module, call, slot), values in sizes.items():
         if len(values) == 1:  # else one module runs several times, with other widths
-            found[module][call][slot] = values.pop()
+            by_call[module][call][slot] = values.pop()
     return ForwardChanges(
         attributes=_by_module(held, attributes) | _counts(coupling, kept),
-        sizes={module: dict(calls) for module, calls in found.items()},
+        sizes={module: dict(calls) for module, calls in by_call.items()},
     )
 
 
@@ -150,17 +150,17 @@ def _attribute(held: HeldAttributes, leaf: AttributeSize) -> int:
 
 def _by_module(held: HeldAttributes, sizes: Mapping[AttributeSize, int]) -> Attributes:
     """New values of the attributes that change, whole lists of them in order."""
-    found: Attributes = defaultdict(dict)
+    by_module: Attributes = defaultdict(dict)
     for leaf, size in sizes.items():
         if size == _attribute(held, leaf):
             continue
         if leaf.index is None:
-            found[leaf.module][leaf.name] = size
+            by_module[leaf.module][leaf.name] = size
         else:
-            listed = list(found[leaf.module].get(leaf.name) or held[leaf.module][leaf.name])  # type: ignore[arg-type]
+            listed = list(by_module[leaf.module].get(leaf.name) or held[leaf.module][leaf.name])  # type: ignore[arg-type]
             listed[leaf.index] = size
-            found[leaf.module][leaf.name] = tuple(listed)
-    return dict(found)
+            by_module[leaf.module][leaf.name] = tuple(listed)
+    return dict(by_module)
 
 
 def _counts(coupling: Coupling, kept: Callable[[int], bool]) -> Attributes:

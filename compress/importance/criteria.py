@@ -185,10 +185,10 @@ def _weights_only(score: Callable[[Tensor], Tensor]) -> Callable[[_Scoring], lis
     """A criterion that reads weights alone; all units are equal where a group has none."""
 
     def every_group(scoring: _Scoring) -> list[Tensor]:
-        found = [reduce_group(scoring.network, group, score) for group in scoring.groups]
+        by_group = [reduce_group(scoring.network, group, score) for group in scoring.groups]
         return [
             torch.ones(group.width, dtype=torch.float64) if scores is None else scores
-            for group, scores in zip(scoring.groups, found, strict=True)
+            for group, scores in zip(scoring.groups, by_group, strict=True)
         ]
 
     return every_group
@@ -205,13 +205,13 @@ def _lamp(scoring: _Scoring) -> list[Tensor]:
     Lee et al. 2021, arXiv 2010.07611, equation 5, with a unit in the place of a weight and its group in that of a
     layer: within a group the order is that of l2.
     """
-    found = []
+    by_group = []
     for squares in _weights_only(sum_of_squares)(scoring):
         order = squares.argsort(descending=True, stable=True)
         scores = torch.empty_like(squares)
         scores[order] = squares[order] / squares[order].cumsum(0).clamp_min(1e-300)
-        found.append(scores)
-    return found
+        by_group.append(scores)
+    return by_group
 
 
 def _fpgm(weight: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ def _fpgm(weight: Tensor) -> Tensor:
 def _bn_scale(scoring: _Scoring) -> list[Tensor]:
     """|gamma| of the BatchNorms that the unit passes (network slimming, Liu et al. 2017, arXiv 1708.06519)."""
     modules = dict(scoring.network.named_modules())
-    found = []
+    by_group = []
     for group in scoring.groups:
         scores = reduce_group(
             scoring.network, group, _l1, lambda member: isinstance(modules.get(member.module), _BatchNorm)
@@ -236,8 +236,8 @@ def _bn_scale(scoring: _Scoring) -> list[Tensor]:
                 f"`criterion=bn-scale` needs a BatchNorm with weights in every group; {group.name} has none. Leave it "
                 f"dense with `keep` '{group.name}', or choose another criterion."
             )
-        found.append(scores)
-    return found
+        by_group.append(scores)
+    return by_group
 
 
 def _activation(scoring: _Scoring) -> list[Tensor]:
@@ -245,7 +245,7 @@ def _activation(scoring: _Scoring) -> list[Tensor]:
 
     Where none is seen to (see ``weight_shares``), its weights decide.
     """
-    found = []
+    by_group = []
     sums: dict[str, Tensor] = {}
 
     def add(name: str) -> Callable[..., None]:
@@ -261,20 +261,20 @@ def _activation(scoring: _Scoring) -> list[Tensor]:
             scoring.network(load())
     for group in scoring.groups:
         rows = [sums[m.module][m.positions].mean(1) for m in group.members if m.axis == "in" and m.module in sums]
-        found.append(torch.stack(rows).mean(0) if rows else weight_shares(scoring.network, group))
-    return found
+        by_group.append(torch.stack(rows).mean(0) if rows else weight_shares(scoring.network, group))
+    return by_group
 
 
 def _block_hessian(scoring: _Scoring) -> list[Tensor]:
     """Squared error of the consumers' outputs once the unit has gone, by structured optimal brain surgery."""
-    found: dict[int, Tensor] = {}
+    by_group: dict[int, Tensor] = {}
     everything = range(len(scoring.groups))
     visits = visit_consumers(scoring.network, scoring.groups, everything, scoring.inputs.batches)
     for number, (index, consumers, _) in enumerate(visits, start=1):
         said = f"scoring group {number} of {len(scoring.groups)}: {scoring.groups[index].name}"
         scoring.progress(Step(said, number - 1, len(scoring.groups)))
-        found[index] = unit_errors(scoring.network, scoring.groups[index], consumers)
-    return [found[index] for index in everything]
+        by_group[index] = unit_errors(scoring.network, scoring.groups[index], consumers)
+    return [by_group[index] for index in everything]
 
 
 def _by_loss(score: Callable[..., list[Tensor]]) -> Callable[[_Scoring], list[Tensor]]:

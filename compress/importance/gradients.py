@@ -143,8 +143,8 @@ def _gradients(
         size = chunk or len(inputs)
         for part, answers in zip(torch.split(inputs, size), torch.split(wanted, size), strict=True):
             loss = F.cross_entropy(_logits(work, part), answers)
-            found = torch.autograd.grad(loss, list(parameters.values()), create_graph=second, allow_unused=True)
-            yield weights, _finite(parameters, found), (parameters, len(part))
+            derivatives = torch.autograd.grad(loss, list(parameters.values()), create_graph=second, allow_unused=True)
+            yield weights, _finite(parameters, derivatives), (parameters, len(part))
 
 
 def mean_squared_gradient(network: nn.Module, batches: Batches, labels: Labels) -> dict[str, Tensor]:
@@ -170,15 +170,15 @@ def mean_gradient(network: nn.Module, batches: Batches, labels: Labels) -> tuple
 
 def _finite(parameters: dict[str, Tensor], gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:
     """Gradients by name, zeros where the loss does not depend on a parameter."""
-    found = {}
+    filled = {}
     for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
-        found[name] = torch.zeros_like(parameter) if gradient is None else gradient
-        if not bool(torch.isfinite(found[name]).all()):
+        filled[name] = torch.zeros_like(parameter) if gradient is None else gradient
+        if not bool(torch.isfinite(filled[name]).all()):
             raise PruningError(
                 f"the gradient at {name} is not finite: the loss overflows. Check `mean` and `std`, or choose a "
                 "criterion without gradients, such as l1 or block-hessian."
             )
-    return found
+    return filled
 
 
 def _scores(network: nn.Module, groups: Sequence[Group], values: dict[str, Tensor]) -> list[Tensor]:
@@ -188,8 +188,8 @@ def _scores(network: nn.Module, groups: Sequence[Group], values: dict[str, Tenso
 
 
 def _reduced(shadow: nn.Module, group: Group) -> Tensor:
-    found = reduce_group(shadow, group, lambda values: values.sum(1, dtype=torch.float64))
-    return torch.zeros(group.width, dtype=torch.float64) if found is None else found
+    scores = reduce_group(shadow, group, lambda values: values.sum(1, dtype=torch.float64))
+    return torch.zeros(group.width, dtype=torch.float64) if scores is None else scores
 
 
 def _logits(network: nn.Module, inputs: Tensor) -> Tensor:

@@ -88,8 +88,8 @@ class _Surgery:
         self._weight = (consumer.weight * consumer.importance.sqrt())[flat]
         self._units = torch.arange(width)  # units that self._inverse still holds, in order
         if consumer.plain:
-            own = consumer.covariance[flat][:, flat]
-            self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(own))
+            covariance = consumer.covariance[flat][:, flat]
+            self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
         else:
             self._inverse = torch.diag(1 / consumer.covariance[flat].clamp_min(1e-12))
 
@@ -97,11 +97,11 @@ class _Surgery:
         held, size = len(self._units), self._size
         blocks = self._inverse.reshape(held, size, held, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         weight = self._weight.reshape(held, size, -1)
-        found = torch.zeros(len(left), dtype=torch.float64)
+        losses = torch.zeros(len(left), dtype=torch.float64)
         alive = left[self._units]
         solved = torch.linalg.solve(blocks[alive], weight[alive])
-        found[self._units[alive]] = (weight[alive] * solved).sum((1, 2))
-        return found
+        losses[self._units[alive]] = (weight[alive] * solved).sum((1, 2))
+        return losses
 
     def remove(self, gone: Tensor, left: Tensor) -> float:
         """Take the units away, let the others make up for them, and return the error that remains."""

@@ -61,8 +61,8 @@ class Curve:
         are left as they are; the local error alone does not know what the network makes of it.
         """
         points = np.sqrt(np.maximum.accumulate(self.local_error) * np.maximum.accumulate(self.output_error))
-        found: FloatArray = PchipInterpolator(-self.widths, points)(-widths)
-        return found
+        damage: FloatArray = PchipInterpolator(-self.widths, points)(-widths)
+        return damage
 
 
 def measure_sensitivity(
@@ -87,7 +87,7 @@ def measure_sensitivity(
         The scores, and a curve for every group that may be pruned.
     """
     network = copy.deepcopy(network)
-    found = [np.ones(group.width) for group in groups] if scores is None else list(scores)
+    all_scores = [np.ones(group.width) for group in groups] if scores is None else list(scores)
     curves: list[Curve | None] = [None] * len(groups)
     wanted = [index for index, options in enumerate(widths) if options is not None]
     with torch.inference_mode():
@@ -101,14 +101,14 @@ def measure_sensitivity(
         assert options is not None
         progress(Step(f"measuring group {number} of {len(wanted)}: {group.name}", number - 1, len(wanted)))
         if scores is None:
-            found[index] = unit_errors(network, group, consumers).numpy()
+            all_scores[index] = unit_errors(network, group, consumers).numpy()
         shares = None if consumers else weight_shares(network, group)
         made = group.members if unseen(group, consumers) else ()
         smaller = options[options < group.width][::-1]
         points = smaller[np.unique(np.linspace(0, len(smaller) - 1, _LEVELS).round().astype(int))]
         local, output = [0.0], [0.0]
         for width in points:
-            kept = choose_units(group, found[index], int(width))
+            kept = choose_units(group, all_scores[index], int(width))
             removed = np.setdiff1d(np.arange(group.width), kept).tolist()
             weights = [consumer.compensated(removed) for consumer in consumers]
             errors = [consumer.error(weight) for consumer, weight in zip(consumers, weights, strict=True)]
@@ -120,16 +120,16 @@ def measure_sensitivity(
             local_error=np.array(local),
             output_error=np.array(output),
         )
-    return found, curves
+    return all_scores, curves
 
 
-def relative_error(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+def relative_error(wanted: Sequence[Tensor], given: Sequence[Tensor]) -> float:
     """Mean squared difference divided by the variance of what is wanted; both as lists of batches.
 
     Entries of what is wanted that are infinite, such as scores of masked classes, are left out; where all are, it is
     not a number.
     """
-    theirs, ours = torch.cat(list(wanted)).double(), torch.cat(list(found)).double()
+    theirs, ours = torch.cat(list(wanted)).double(), torch.cat(list(given)).double()
     if not bool((finite := theirs.isfinite()).all()):
         if not bool(finite.any()):
             return math.nan

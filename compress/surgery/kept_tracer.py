@@ -51,8 +51,8 @@ class KeptTracer(Tracer):  # type: ignore[no-untyped-call]
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.isfinite().all():
             return value
         gone = torch.zeros_like(value, dtype=torch.bool)
-        for entry in self.labels_of(value):
-            gone |= torch.isin(self.channel_ids.roots(entry.labels), self._lost_units)
+        for labels in self.labels_of(value):
+            gone |= torch.isin(self.channel_ids.roots(labels.ids), self._lost_units)
         view = self.weight_view(value)
         for axis in ("out", "channels"):
             if view is not None and (view.layer, axis) in self.channel_ids.offsets:
@@ -65,10 +65,10 @@ class KeptTracer(Tracer):  # type: ignore[no-untyped-call]
         view = self.weight_view(tensor)
         if view is not None:
             return self._kept_inputs(view.layer, view.inputs, dim)
-        entry = self.labels_along(tensor, dim)
-        if entry is None or entry.unwrapped:
+        labels = self.labels_along(tensor, dim)
+        if labels is None or labels.unwrapped:
             return None
-        gone = torch.isin(self.channel_ids.roots(entry.line(dim).contiguous()), self._lost_units)
+        gone = torch.isin(self.channel_ids.roots(labels.line(dim).contiguous()), self._lost_units)
         return (~gone).nonzero()[:, 0] if gone.any() else None
 
     def _kept_inputs(self, layer: str, places: Tensor, dim: int) -> Tensor | None:

@@ -22,38 +22,39 @@ def attend(tracer: Tracer, call: OpCall) -> None:
     out = call.outputs[0]
     tracer.give(out, [])
     for read in (query, key):
-        for found in tracer.labels_of(read):
-            if not found.unwrapped:
-                tracer.lose([out], found.compact())
+        for labels in tracer.labels_of(read):
+            if not labels.unwrapped:
+                tracer.lose([out], labels.compact())
     head_dims, last = range(query.ndim - 2), query.ndim - 1
-    width, other = tracer.labels_along(query, last), tracer.labels_along(key, last)
-    if width is not None and other is not None and not width.unwrapped and not other.unwrapped:
-        tracer.channel_ids.join(width.line(last), other.line(last))
+    widths = tracer.labels_along(query, last), tracer.labels_along(key, last)
+    query_width, key_width = widths
+    if query_width is not None and key_width is not None and not query_width.unwrapped and not key_width.unwrapped:
+        tracer.channel_ids.join(query_width.line(last), key_width.line(last))
     else:
-        for entry in (width, other):
-            if entry is not None:
+        for width in widths:
+            if width is not None:
                 tracer.notes.unprunable(
-                    entry.compact(), f"{tracer.here} multiplies its channels by an unwrapped parameter"
+                    width.compact(), f"{tracer.here} multiplies its channels by an unwrapped parameter"
                 )
     for dim in head_dims:
         share(tracer, [query, key, value], dim, out, dim)
-    entry = tracer.labels_along(value, last)
+    value_width = tracer.labels_along(value, last)
     places = query.numel() // query.shape[-1] * key.shape[-2]
     lines = [line_along(tracer.labels_along(query, dim), dim) for dim in head_dims]
-    for size, line in ((query.shape[-1], line_along(width, last)), (value.shape[-1], line_along(entry, last))):
-        tracer.add_product(Product(places * size, known_lines((line, *lines))))
-    if entry is not None:
-        tracer.give_line(out, last, entry.line(last))
+    for tensor, width in ((query, query_width), (value, value_width)):
+        tracer.add_product(Product(places * tensor.shape[-1], known_lines((line_along(width, last), *lines))))
+    if value_width is not None:
+        tracer.give_line(out, last, value_width.line(last))
     mask = call.argument("attn_mask")
     mask = mask if mask is not None else call.argument("attn_bias")
     if isinstance(mask, Tensor):
         wide = mask.expand(*query.shape[:-2], *mask.shape[-2:])
         tracer.give(
-            wide, [ChannelLabels(entry.labels.expand(wide.shape), entry.unwrapped) for entry in tracer.labels_of(mask)]
+            wide, [ChannelLabels(labels.ids.expand(wide.shape), labels.unwrapped) for labels in tracer.labels_of(mask)]
         )
         for dim in head_dims:
-            own = dim - (query.ndim - mask.ndim)
-            if own >= 0 and mask.shape[own] > 1:
+            of_mask = dim - (query.ndim - mask.ndim)
+            if of_mask >= 0 and mask.shape[of_mask] > 1:
                 share(tracer, [query, wide], dim, out, dim)
 
 

@@ -82,10 +82,10 @@ def _numbers(padding: Any) -> tuple[int, ...]:
 
 def _filter(tracer: Tracer, source: Tensor, weight: Tensor, output: Tensor, transposed: bool) -> None:
     """Each channel filtered for itself, by a kernel that no layer owns (blurring, say)."""
-    entry = tracer.labels_along(source, 1)
-    if entry is None:
+    labels = tracer.labels_along(source, 1)
+    if labels is None:
         return
-    line = entry.line(1)
+    line = labels.line(1)
     kernel = tracer.labels_along(weight, 0)
     if kernel is not None:
         rows = kernel.rows(0)
@@ -97,13 +97,13 @@ def _filter(tracer: Tracer, source: Tensor, weight: Tensor, output: Tensor, tran
 
 def _multiply_unwrapped(tracer: Tracer, source: Tensor) -> None:
     """A product with a weight that was computed: the channels must stay."""
-    entry = tracer.labels_along(source, 1)
-    if entry is not None:
-        tracer.notes.unprunable(entry.compact(), f"{tracer.here} multiplies its channels by a computed weight")
+    labels = tracer.labels_along(source, 1)
+    if labels is not None:
+        tracer.notes.unprunable(labels.compact(), f"{tracer.here} multiplies its channels by a computed weight")
 
 
 def _weigh(tracer: Tracer, weights: list[Tensor], output: Tensor) -> None:
     """Layers that make the weights of a convolution: its outputs depend on them."""
-    for entry in (entry for weight in weights for entry in tracer.labels_of(weight) if not entry.unwrapped):
-        tracer.notes.unprunable(entry.compact(), f"{tracer.here} takes its channels as the weights of a convolution")
-        tracer.lose([output], entry.compact())
+    for labels in (labels for weight in weights for labels in tracer.labels_of(weight) if not labels.unwrapped):
+        tracer.notes.unprunable(labels.compact(), f"{tracer.here} takes its channels as the weights of a convolution")
+        tracer.lose([output], labels.compact())

@@ -27,34 +27,34 @@ CONVOLUTION = nn.modules.conv._ConvNd
 
 def read_channels(tracer: Tracer, tensor: Tensor, dim: int, elements: Callable[[], Tensor], label: str) -> bool:
     """Join a tensor's channels along ``dim`` with a layer's channel ids; False where it has none there."""
-    entry = tracer.labels_along(tensor, dim)
-    if entry is None:
+    labels = tracer.labels_along(tensor, dim)
+    if labels is None:
         return False
-    rows = ids_along(entry, dim % tensor.ndim)
-    own = elements()
-    if len(own) != len(rows):
-        tracer.notes.unprunable(rows, f"{label} reads {len(rows)} channels as {len(own)}")
+    rows = ids_along(labels, dim % tensor.ndim)
+    ids = elements()
+    if len(ids) != len(rows):
+        tracer.notes.unprunable(rows, f"{label} reads {len(rows)} channels as {len(ids)}")
         return False
-    tracer.channel_ids.join(own[:, None], rows)
+    tracer.channel_ids.join(ids[:, None], rows)
     return True
 
 
 def pass_on(tracer: Tracer, source: Tensor, output: Tensor, dim: int, reason: str = "") -> None:
     """Maps on other dimensions than ``dim`` stay, or are unprunable where the layer mixes along them."""
-    for entry in tracer.labels_of(source):
-        varies = () if entry.unwrapped else tracer.varies(entry)
+    for labels in tracer.labels_of(source):
+        varies = () if labels.unwrapped else tracer.varies(labels)
         if varies and varies[0] != dim % source.ndim:
             if reason:
-                tracer.notes.unprunable(entry.compact(), reason)
+                tracer.notes.unprunable(labels.compact(), reason)
             else:
-                tracer.give_line(output, varies[0], entry.line(varies[0]))
+                tracer.give_line(output, varies[0], labels.line(varies[0]))
 
 
 def note_applied_along(tracer: Tracer, name: str, output: Tensor) -> None:
     """Note the channels along which a layer is applied, which its cost grows with."""
-    for ridden in tracer.labels_of(output):
-        if dims := tracer.varies(ridden):
-            tracer.notes.applied_along(name, ridden.line(dims[0]))
+    for along in tracer.labels_of(output):
+        if dims := tracer.varies(along):
+            tracer.notes.applied_along(name, along.line(dims[0]))
 
 
 def apply_reversed(
@@ -65,9 +65,9 @@ def apply_reversed(
     tracer.give(output, [])
     tracer.end(output)
     if getattr(layer, "groups", 1) > 1:
-        for entry in tracer.labels_of(source):
+        for labels in tracer.labels_of(source):
             tracer.notes.unprunable(
-                entry.compact(), f"the weight of {name}, in channel groups, is used by another operation"
+                labels.compact(), f"the weight of {name}, in channel groups, is used by another operation"
             )
         return
     inputs, outputs = _widths(layer)
@@ -90,14 +90,14 @@ def _widths(layer: Any) -> tuple[int, int]:
     return layer.in_features, layer.out_features
 
 
-def ids_along(entry: ChannelLabels, dim: int) -> Tensor:
+def ids_along(labels: ChannelLabels, dim: int) -> Tensor:
     """The channel ids at each place along a dimension, (size, n); one where the units change along it alone."""
-    return entry.rows(dim) if entry.unwrapped else entry.line(dim)[:, None]
+    return labels.rows(dim) if labels.unwrapped else labels.line(dim)[:, None]
 
 
-def line_along(entry: ChannelLabels | None, dim: int) -> Tensor | None:
+def line_along(labels: ChannelLabels | None, dim: int) -> Tensor | None:
     """The channel ids along a dimension, (size,); None where no layer's channels lie there."""
-    return None if entry is None or entry.unwrapped else entry.line(dim)
+    return None if labels is None or labels.unwrapped else labels.line(dim)
 
 
 def known_lines(lines: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:

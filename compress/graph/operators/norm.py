@@ -16,42 +16,43 @@ __all__ = ["norm", "prelu"]
 
 def norm(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool = False) -> Operation:
     """What a norm does along ``dim``: its own channels go on; ``averaging`` where it mixes them."""
+    return partial(_normalise, kinds, dim, averaging)
 
-    def handler(tracer: Tracer, call: OpCall) -> None:
-        source, out = call.args[0], call.outputs[0]
-        weight = call.argument("weight")
-        if tracer.owned(source):
-            tracer.notes.standardised(tracer.place)
-            view = tracer.weight_view(source)
-            if view is not None:
-                tracer.give_view(out, replace(view, moved=False))
-            return
-        name = tracer.layer_of(weight, kinds)
-        tracer.give(out, [])
-        over = call.argument("normalized_shape", [0])
-        entry = tracer.labels_along(source, dim) if source.ndim else None
-        if len(over) > 1:
-            for found in tracer.labels_of(source):
-                tracer.notes.unprunable(found.compact(), f"{tracer.here} normalises over channels and places at once")
-            return
-        pass_on(tracer, source, out, dim)
-        if name is not None:
-            note_applied_along(tracer, name, out)
-        if entry is None:
-            return
-        if averaging:
-            tracer.notes.normalised_over(entry.compact())
-        if name is None:
-            for tensor in (weight, call.argument("bias")):
-                if tensor is not None:
-                    read_channels(tracer, source, dim, partial(_entries, tracer, tensor), tracer.here)
-            tracer.give_line(out, dim % source.ndim, entry.line(dim))
-            return
-        own = _normed(tracer, name, entry.line(dim))
-        read_channels(tracer, source, dim, lambda: own, name)
-        tracer.give_line(out, dim % source.ndim, own)
 
-    return handler
+def _normalise(kinds: tuple[type[nn.Module], ...], dim: int, averaging: bool, tracer: Tracer, call: OpCall) -> None:
+    """What ``norm`` says, of one call."""
+    source, out = call.args[0], call.outputs[0]
+    weight = call.argument("weight")
+    if tracer.owned(source):
+        tracer.notes.standardised(tracer.place)
+        view = tracer.weight_view(source)
+        if view is not None:
+            tracer.give_view(out, replace(view, moved=False))
+        return
+    name = tracer.layer_of(weight, kinds)
+    tracer.give(out, [])
+    over = call.argument("normalized_shape", [0])
+    labels = tracer.labels_along(source, dim) if source.ndim else None
+    if len(over) > 1:
+        for mixed in tracer.labels_of(source):
+            tracer.notes.unprunable(mixed.compact(), f"{tracer.here} normalises over channels and places at once")
+        return
+    pass_on(tracer, source, out, dim)
+    if name is not None:
+        note_applied_along(tracer, name, out)
+    if labels is None:
+        return
+    if averaging:
+        tracer.notes.normalised_over(labels.compact())
+    if name is None:
+        for tensor in (weight, call.argument("bias")):
+            if tensor is not None:
+                read_channels(tracer, source, dim, partial(_entries, tracer, tensor), tracer.here)
+        tracer.give_line(out, dim % source.ndim, labels.line(dim))
+        return
+    channels = _normed(tracer, name, labels.line(dim))
+    read_channels(tracer, source, dim, lambda: channels, name)
+    tracer.give_line(out, dim % source.ndim, channels)
 
 
 def _normed(tracer: Tracer, name: str, line: Tensor) -> Tensor:
@@ -63,8 +64,8 @@ def _normed(tracer: Tracer, name: str, line: Tensor) -> Tensor:
 
 
 def _entries(tracer: Tracer, tensor: Tensor) -> Tensor:
-    maps = tracer.labels_of(tensor)
-    return maps[0].labels.flatten() if maps else torch.zeros(tensor.numel(), dtype=torch.long)
+    given = tracer.labels_of(tensor)
+    return given[0].ids.flatten() if given else torch.zeros(tensor.numel(), dtype=torch.long)
 
 
 def prelu(tracer: Tracer, call: OpCall) -> None:

@@ -35,12 +35,12 @@ def multiply(tracer: Tracer, call: OpCall) -> None:
         return
     last = left.ndim - 1
     rows, columns = tracer.labels_along(left, last), tracer.labels_along(right, last - 1)
-    for entry, other in ((rows, columns), (columns, rows)):
-        if entry is not None and other is None and not entry.unwrapped:
+    for labels, partner in ((rows, columns), (columns, rows)):
+        if labels is not None and partner is None and not labels.unwrapped:
             tracer.notes.unprunable(
-                entry.compact(), f"{tracer.here} multiplies its channels with values of a fixed width"
+                labels.compact(), f"{tracer.here} multiplies its channels with values of a fixed width"
             )
-    learned = any(tracer.is_parameter(entry) for tensor in (left, right) for entry in tracer.labels_of(tensor))
+    learned = any(tracer.is_parameter(labels) for tensor in (left, right) for labels in tracer.labels_of(tensor))
     if learned:
         tracer.contract(call.output)
     for summed in (rows, columns):
@@ -62,9 +62,9 @@ def multiply(tracer: Tracer, call: OpCall) -> None:
     for batch in range(last - 1):
         share(tracer, [left, right], batch, call.output, batch)
     for tensor, dim in ((left, last - 1), (right, last)):
-        entry = tracer.labels_along(tensor, dim)
-        if entry is not None and not entry.unwrapped:
-            tracer.give_line(call.output, dim, entry.line(dim))
+        labels = tracer.labels_along(tensor, dim)
+        if labels is not None and not labels.unwrapped:
+            tracer.give_line(call.output, dim, labels.line(dim))
     if bias:
         tracer.give(call.output, meeting(tracer, [call.output, bias[0]], call.output.shape))
 
@@ -83,9 +83,9 @@ def _linear(tracer: Tracer, name: str, source: Tensor, output: Tensor, bias: Ten
         tracer.add_product(Product(output.numel() * layer.in_features, known_lines(lines)))
     if bias is not None and not tracer.owned(bias):
         read_channels(tracer, bias, -1, lambda: out, name)
-        for entry in tracer.labels_of(bias):
-            if entry.unwrapped and bias.ndim == 1:
-                tracer.notes.bias(out, entry.rows(0))
+        for labels in tracer.labels_of(bias):
+            if labels.unwrapped and bias.ndim == 1:
+                tracer.notes.bias(out, labels.rows(0))
     tracer.give_line(output, output.ndim - 1, out)
 
 

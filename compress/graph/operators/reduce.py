@@ -15,20 +15,20 @@ def pool(tracer: Tracer, call: OpCall) -> None:
     """Places are mixed, each channel for itself: dimensions from the third on."""
     source, out = call.inputs[0], call.outputs[0]
     first = 2 if source.ndim > 3 or out.shape[:2] == source.shape[:2] else 1
-    maps = []
-    for entry in tracer.labels_of(source):
-        dims = tracer.varies(entry)
-        if entry.unwrapped:
-            for channel in entry.labels.flatten(0, first - 1).reshape(-1, *entry.labels.shape[first:]):
+    pooled = []
+    for labels in tracer.labels_of(source):
+        dims = tracer.varies(labels)
+        if labels.unwrapped:
+            for channel in labels.ids.flatten(0, first - 1).reshape(-1, *labels.ids.shape[first:]):
                 tracer.channel_ids.join(channel.flatten()[:1], channel.flatten())
         elif dims and dims[0] >= first:
-            tracer.notes.unprunable(entry.compact(), f"{tracer.here} mixes its channels by {call.function}")
+            tracer.notes.unprunable(labels.compact(), f"{tracer.here} mixes its channels by {call.function}")
             continue
-        inner = entry.labels
+        inner = labels.ids
         for dim in range(first, source.ndim):
             inner = inner.narrow(dim, 0, 1)
-        maps.append(ChannelLabels(inner.expand(out.shape), entry.unwrapped))
-    tracer.give(out, maps)
+        pooled.append(ChannelLabels(inner.expand(out.shape), labels.unwrapped))
+    tracer.give(out, pooled)
 
 
 def reduce(tracer: Tracer, call: OpCall) -> None:
@@ -37,23 +37,23 @@ def reduce(tracer: Tracer, call: OpCall) -> None:
     dims = call.argument("dim")
     dims = list(range(source.ndim)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else list(dims)
     dims = sorted({dim % source.ndim for dim in dims}) if source.ndim else []
-    maps = []
-    for entry in tracer.labels_of(source):
-        varies = tracer.varies(entry)
-        if not entry.unwrapped and set(varies) & set(dims):
+    left = []
+    for labels in tracer.labels_of(source):
+        varies = tracer.varies(labels)
+        if not labels.unwrapped and set(varies) & set(dims):
             if not call.name.startswith(("sum", "norm", "linalg_vector_norm")):
-                tracer.notes.normalised_over(entry.compact())
-            tracer.lose(call.outputs, entry.compact())
+                tracer.notes.normalised_over(labels.compact())
+            tracer.lose(call.outputs, labels.compact())
             continue
-        maps.append(entry)
+        left.append(labels)
     _note_standardised(tracer, source, dims)
     for out in call.outputs:
         shaped = []
-        for entry in maps:
-            labels = entry.labels
+        for labels in left:
+            ids = labels.ids
             for dim in reversed(dims):
-                labels = labels.select(dim, 0) if out.ndim < source.ndim else labels.narrow(dim, 0, 1)
-            shaped.append(ChannelLabels(labels, entry.unwrapped))
+                ids = ids.select(dim, 0) if out.ndim < source.ndim else ids.narrow(dim, 0, 1)
+            shaped.append(ChannelLabels(ids, labels.unwrapped))
         tracer.give(out, shaped)
 
 
@@ -73,17 +73,17 @@ def order(tracer: Tracer, call: OpCall) -> None:
     dim = call.argument("dim", -1) % max(1, source.ndim)
     for out in call.outputs:
         tracer.give(out, [])
-    for entry in tracer.labels_of(source):
-        dims = tracer.varies(entry)
-        if entry.unwrapped:
+    for labels in tracer.labels_of(source):
+        dims = tracer.varies(labels)
+        if labels.unwrapped:
             continue
         if dim in dims or len(dims) > 1:
-            tracer.notes.unprunable(entry.compact(), f"{tracer.here} sorts its channels by {call.function}")
-            tracer.lose(call.outputs, entry.compact())
+            tracer.notes.unprunable(labels.compact(), f"{tracer.here} sorts its channels by {call.function}")
+            tracer.lose(call.outputs, labels.compact())
         elif dims:
             for out in call.outputs:
                 if out.ndim == source.ndim:
-                    tracer.give_line(out, dims[0], entry.line(dims[0]))
+                    tracer.give_line(out, dims[0], labels.line(dims[0]))
 
 
 def sample(tracer: Tracer, call: OpCall) -> None:
@@ -91,15 +91,15 @@ def sample(tracer: Tracer, call: OpCall) -> None:
     source = call.args[0]
     tracer.give(call.output, [])
     for other in tensors_in((call.args[1:], call.kwargs)):
-        for entry in tracer.labels_of(other):
-            if not entry.unwrapped:
-                tracer.lose([call.output], entry.compact())
-    for entry in tracer.labels_of(source):
-        dims = tracer.varies(entry)
-        if not entry.unwrapped and dims == (1,):
-            tracer.give_line(call.output, 1, entry.line(1))
-        elif not entry.unwrapped and dims:
-            tracer.notes.unprunable(entry.compact(), f"{tracer.here} mixes its channels by {call.function}")
+        for labels in tracer.labels_of(other):
+            if not labels.unwrapped:
+                tracer.lose([call.output], labels.compact())
+    for labels in tracer.labels_of(source):
+        dims = tracer.varies(labels)
+        if not labels.unwrapped and dims == (1,):
+            tracer.give_line(call.output, 1, labels.line(1))
+        elif not labels.unwrapped and dims:
+            tracer.notes.unprunable(labels.compact(), f"{tracer.here} mixes its channels by {call.function}")
 
 
 def glu(tracer: Tracer, call: OpCall) -> None:
@@ -107,34 +107,33 @@ def glu(tracer: Tracer, call: OpCall) -> None:
     source = call.args[0]
     dim = call.argument("dim", -1) % source.ndim
     tracer.give(call.output, [])
-    for entry in tracer.labels_of(source):
-        dims = tracer.varies(entry)
-        if not entry.unwrapped and dims == (dim,):
-            one, other = entry.line(dim).chunk(2)
-            tracer.channel_ids.join(one, other)
-            tracer.give_line(call.output, dim, one)
-        elif not entry.unwrapped and dims:
-            tracer.give_line(call.output, dims[0], entry.line(dims[0]))
+    for labels in tracer.labels_of(source):
+        dims = tracer.varies(labels)
+        if not labels.unwrapped and dims == (dim,):
+            values, gates = labels.line(dim).chunk(2)
+            tracer.channel_ids.join(values, gates)
+            tracer.give_line(call.output, dim, values)
+        elif not labels.unwrapped and dims:
+            tracer.give_line(call.output, dims[0], labels.line(dims[0]))
 
 
 def normalise(tracer: Tracer, call: OpCall) -> None:
     """Softmax and the like: over channels, removing one differs from zeroing it."""
     source = call.args[0]
     dim = call.argument("dim", -1) % max(1, source.ndim)
-    for entry in tracer.labels_of(source):
-        if not entry.unwrapped and dim in tracer.varies(entry):
-            tracer.notes.normalised_over(entry.compact())
+    for labels in tracer.labels_of(source):
+        if not labels.unwrapped and dim in tracer.varies(labels):
+            tracer.notes.normalised_over(labels.compact())
     tracer.give(call.output, tracer.labels_of(source))
 
 
 def fold(tracer: Tracer, call: OpCall) -> None:
     """Overlapping windows summed up again: (B, C * places, windows) to (B, C, H, W)."""
     source = call.args[0]
-    for entry in tracer.labels_of(source):
-        labels = entry.labels.reshape(source.shape[0], call.output.shape[1], -1, source.shape[-1])
-        whole = ChannelLabels(labels)
-        if entry.unwrapped or not set(tracer.varies(whole)) <= {1, 2}:
-            tracer.notes.unprunable(entry.compact(), f"{tracer.here} mixes its channels by {call.function}")
+    for labels in tracer.labels_of(source):
+        whole = ChannelLabels(labels.ids.reshape(source.shape[0], call.output.shape[1], -1, source.shape[-1]))
+        if labels.unwrapped or not set(tracer.varies(whole)) <= {1, 2}:
+            tracer.notes.unprunable(labels.compact(), f"{tracer.here} mixes its channels by {call.function}")
         else:  # the places of a window are of one channel
             rows = whole.rows(1)
             tracer.channel_ids.join(rows[:, :1], rows)

@@ -36,21 +36,21 @@ def move(tracer: Tracer, call: OpCall) -> None:
     outputs = call.outputs
     view = tracer.weight_view(tensor)
     if view is not None:
-        both = [_moved(call.function, call.args, call.kwargs, tensor, labels) for labels in (view.outputs, view.inputs)]
+        both = [_moved(call.function, call.args, call.kwargs, tensor, places) for places in (view.outputs, view.inputs)]
         for place, out in enumerate(outputs):
             tracer.give_view(out, replace(view, outputs=both[0][place], inputs=both[1][place]))
         return
-    moved = [_moved(call.function, call.args, call.kwargs, tensor, entry.labels) for entry in tracer.labels_of(tensor)]
+    moved = [_moved(call.function, call.args, call.kwargs, tensor, labels.ids) for labels in tracer.labels_of(tensor)]
     for place, out in enumerate(outputs):
         tracer.give(
             out,
             [
-                ChannelLabels(parts[place], entry.unwrapped)
-                for parts, entry in zip(moved, tracer.labels_of(tensor), strict=True)
+                ChannelLabels(parts[place], labels.unwrapped)
+                for parts, labels in zip(moved, tracer.labels_of(tensor), strict=True)
             ],
         )
-        for entry in tracer.labels_of(out):
-            _keep_one_dimension(tracer, entry)
+        for labels in tracer.labels_of(out):
+            _keep_one_dimension(tracer, labels)
 
 
 def _moved(function: Any, args: Any, kwargs: Any, tensor: Tensor, labels: Tensor) -> list[Tensor]:
@@ -76,27 +76,27 @@ def _moved(function: Any, args: Any, kwargs: Any, tensor: Tensor, labels: Tensor
 def pad(tracer: Tracer, call: OpCall) -> None:
     """Places around the others belong to the same channels; channels beside the others belong to no layer."""
     source, sides = call.args[0], call.args[1]
-    maps = []
-    for entry in tracer.labels_of(source):
+    padded_labels = []
+    for labels in tracer.labels_of(source):
         padded = {source.ndim - 1 - side // 2 for side, size in enumerate(sides) if size}
-        dims = tracer.varies(entry)
-        if not entry.unwrapped and not padded.intersection(dims):
+        dims = tracer.varies(labels)
+        if not labels.unwrapped and not padded.intersection(dims):
             shape = [1 if dim not in dims else -1 for dim in range(source.ndim)]
-            line = entry.line(dims[0]) if dims else entry.compact().flatten()[:1]
-            maps.append(ChannelLabels(line.reshape(shape).expand(call.output.shape)))
+            line = labels.line(dims[0]) if dims else labels.compact().flatten()[:1]
+            padded_labels.append(ChannelLabels(line.reshape(shape).expand(call.output.shape)))
         else:
-            maps.append(ChannelLabels(nn.functional.pad(entry.labels, sides), entry.unwrapped))
-    tracer.give(call.output, maps)
+            padded_labels.append(ChannelLabels(nn.functional.pad(labels.ids, sides), labels.unwrapped))
+    tracer.give(call.output, padded_labels)
 
 
 def pick(tracer: Tracer, call: OpCall) -> None:
     """Entries chosen by other values: where none of a channel's entries is chosen, that depends on it all the same."""
-    sources = [(tensor, entry.compact()) for tensor in call.inputs for entry in known(tracer, tensor)]
+    sources = [(tensor, labels.compact()) for tensor in call.inputs for labels in known(tracer, tensor)]
     move(tracer, call)
     outputs = call.outputs
-    left = [torch.unique(entry.compact()) for out in outputs for entry in known(tracer, out)]
-    for tensor, labels in sources:
-        gone = torch.unique(labels)
+    left = [torch.unique(labels.compact()) for out in outputs for labels in known(tracer, out)]
+    for tensor, ids in sources:
+        gone = torch.unique(ids)
         if tensor is call.args[0]:
             gone = gone[~torch.isin(gone, torch.cat([gone[:0], *left]))]
         tracer.lose(outputs, gone)
@@ -104,7 +104,7 @@ def pick(tracer: Tracer, call: OpCall) -> None:
 
 def known(tracer: Tracer, tensor: Tensor) -> list[ChannelLabels]:
     """The labels of a tensor's channels, without those of unwrapped parameters."""
-    return [entry for entry in tracer.labels_of(tensor) if not entry.unwrapped]
+    return [labels for labels in tracer.labels_of(tensor) if not labels.unwrapped]
 
 
 def pixel_shuffle(tracer: Tracer, call: OpCall) -> None:
@@ -145,14 +145,14 @@ def _rearrange(
     """Places become channels or the other way round, in runs of ``count``: ``rule`` makes the new line of channels."""
     dim = source.ndim - 3
     tracer.give(output, [])
-    for entry in known(tracer, source):
-        dims = tracer.varies(entry)
+    for labels in known(tracer, source):
+        dims = tracer.varies(labels)
         if dims in ((), (dim,)):
-            tracer.give_line(output, dim, rule(entry.line(dim).contiguous(), count))
+            tracer.give_line(output, dim, rule(labels.line(dim).contiguous(), count))
         elif dims[0] < dim and len(dims) == 1:
-            tracer.give_line(output, dims[0], entry.line(dims[0]))
+            tracer.give_line(output, dims[0], labels.line(dims[0]))
         else:
-            tracer.notes.unprunable(entry.compact(), f"{tracer.here} mixes its channels as if they were places")
+            tracer.notes.unprunable(labels.compact(), f"{tracer.here} mixes its channels as if they were places")
 
 
 def share_memory(tracer: Tracer, call: OpCall) -> None:
@@ -163,18 +163,18 @@ def share_memory(tracer: Tracer, call: OpCall) -> None:
         tracer.carry([twin], [call.output])
 
 
-def _keep_one_dimension(tracer: Tracer, entry: ChannelLabels) -> None:
+def _keep_one_dimension(tracer: Tracer, labels: ChannelLabels) -> None:
     """Of several dimensions with channels, such as attention heads and width, keep the longest: the last of equals.
 
     A removal must leave a full grid, so what shares a place on the dimension that is kept goes together. Where whole
     attention heads go, it is the dimension as long as the module has them, which their width lies within.
     """
-    dims = () if entry.unwrapped else tracer.varies(entry)
+    dims = () if labels.unwrapped else tracer.varies(labels)
     if len(dims) > 1:
         counts = attention_head_counts(tracer.modules[tracer.place]) if tracer.whole_attention_heads else set()
-        head_dims = [dim for dim in dims[:-1] if entry.labels.shape[dim] in counts]
-        kept = head_dims[-1] if head_dims else max(dims, key=lambda dim: (entry.labels.shape[dim], dim))
-        rows = entry.rows(kept)
+        head_dims = [dim for dim in dims[:-1] if labels.ids.shape[dim] in counts]
+        kept = head_dims[-1] if head_dims else max(dims, key=lambda dim: (labels.ids.shape[dim], dim))
+        rows = labels.rows(kept)
         tracer.channel_ids.join(rows[:, :1], rows)
         if head_dims:
             tracer.notes.attention_heads(rows[:, 0])
@@ -198,4 +198,4 @@ def split(tracer: Tracer, call: OpCall) -> None:
 def embed(tracer: Tracer, call: OpCall) -> None:
     """Rows of a table, looked up."""
     table, rows = call.args[0], call.args[1]
-    tracer.give(call.output, [ChannelLabels(entry.labels[rows], entry.unwrapped) for entry in tracer.labels_of(table)])
+    tracer.give(call.output, [ChannelLabels(labels.ids[rows], labels.unwrapped) for labels in tracer.labels_of(table)])

@@ -46,22 +46,23 @@ def operate(tracer: Tracer, call: OpCall) -> None:
     tracer.carry(inputs, [*outputs, *changed])
     if inputs and not any(tensor.numel() for tensor in inputs):
         return  # nothing is in it that could be removed
-    known = [entry.compact() for tensor in inputs for entry in tracer.labels_of(tensor) if not entry.unwrapped]
+    known = [labels.compact() for tensor in inputs for labels in tracer.labels_of(tensor) if not labels.unwrapped]
     handler(tracer, call)
     if handler not in _ENDS:
-        left = [entry.compact().flatten() for out in outputs for entry in tracer.labels_of(out) if not entry.unwrapped]
+        after = [labels for out in outputs for labels in tracer.labels_of(out) if not labels.unwrapped]
+        left = [labels.compact().flatten() for labels in after]
         shown = tracer.channel_ids.roots(torch.cat(left)) if left and handler in _JOINS else torch.tensor([])
-        for labels in known if handler in _JOINS or not left else ():
-            tracer.lose(outputs, labels[~torch.isin(tracer.channel_ids.roots(labels), shown)])
+        for ids in known if handler in _JOINS or not left else ():
+            tracer.lose(outputs, ids[~torch.isin(tracer.channel_ids.roots(ids), shown)])
     tracer.carry(outputs, changed)
 
 
 def _unknown(tracer: Tracer, call: OpCall) -> None:
     """What an operator does that is not in the table: the channels of its inputs must stay."""
     for tensor in call.inputs:
-        for entry in tracer.labels_of(tensor):
-            if not entry.unwrapped:
-                tracer.notes.unprunable(entry.compact(), f"{tracer.here} calls {call.function}, which is not known")
+        for labels in tracer.labels_of(tensor):
+            if not labels.unwrapped:
+                tracer.notes.unprunable(labels.compact(), f"{tracer.here} calls {call.function}, which is not known")
 
 
 def _create(tracer: Tracer, call: OpCall) -> None:
@@ -71,7 +72,7 @@ def _create(tracer: Tracer, call: OpCall) -> None:
 def _create_like(tracer: Tracer, call: OpCall) -> None:
     """The outputs have the shape of a tensor, and so its channels, but do not depend on its values."""
     if call.output.shape == call.args[0].shape:
-        tracer.give(call.output, [entry for entry in tracer.labels_of(call.args[0]) if not entry.unwrapped])
+        tracer.give(call.output, [labels for labels in tracer.labels_of(call.args[0]) if not labels.unwrapped])
 
 
 def _read(tracer: Tracer, call: OpCall) -> None:

@@ -71,15 +71,15 @@ class ChannelLabels:
     The units of a parameter that a layer owns change along one dimension only.
     """
 
-    labels: Tensor
+    ids: Tensor
     unwrapped: bool = False
 
     def compact(self) -> Tensor:
         """The labels with every dimension along which they were expanded narrowed to one."""
-        labels = self.labels
-        for dim, stride in enumerate(labels.stride()):
-            labels = labels.narrow(dim, 0, 1) if stride == 0 and labels.shape[dim] > 1 else labels
-        return labels
+        ids = self.ids
+        for dim, stride in enumerate(ids.stride()):
+            ids = ids.narrow(dim, 0, 1) if stride == 0 and ids.shape[dim] > 1 else ids
+        return ids
 
     def line(self, dim: int) -> Tensor:
         """One id for each place along a dimension: (size,); 0 where the whole place belongs to no channel."""
@@ -92,12 +92,12 @@ class ChannelLabels:
         if not first.all():  # padding lies there
             others = [other for other in range(compact.ndim) if other != dim]
             first = compact.amax(others) if others else compact
-        return first.expand(self.labels.shape[dim])
+        return first.expand(self.ids.shape[dim])
 
     def rows(self, dim: int) -> Tensor:
         """All ids at each place along a dimension: (size, n)."""
         compact = self.compact().movedim(dim, 0)
-        return compact.reshape(compact.shape[0], -1).expand(self.labels.shape[dim], -1)
+        return compact.reshape(compact.shape[0], -1).expand(self.ids.shape[dim], -1)
 
 
 def varying_dimensions(numbers: Tensor) -> tuple[int, ...]:

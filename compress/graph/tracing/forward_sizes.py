@@ -41,12 +41,12 @@ class ForwardSizes(SizeTracer):
         """An attention takes its scale from its own width: the keys' weights make up for it, where each entry is one
         row of them, and else the dense network's scale is given in the call.
         """
-        tracer, found = self._tracer, self._tracer.labels_along(key, -1)
+        tracer, labels = self._tracer, self._tracer.labels_along(key, -1)
         line = self._line(key, -1)
-        if found is not None and found.unwrapped:
-            tracer.notes.unprunable(found.compact(), f"the keys of {tracer.here} are an unwrapped parameter")
-        elif found is not None and len(torch.unique(found.compact())) == found.compact().numel():
-            tracer.notes.scaled_key(found.rows(key.ndim - 1))
+        if labels is not None and labels.unwrapped:
+            tracer.notes.unprunable(labels.compact(), f"the keys of {tracer.here} are an unwrapped parameter")
+        elif labels is not None and len(torch.unique(labels.compact())) == labels.compact().numel():
+            tracer.notes.scaled_key(labels.rows(key.ndim - 1))
         elif line is not None:
             self.asked[leaf] = AskedSize(key.shape[-1], line)
             self.numbers.append(leaf)
@@ -59,13 +59,14 @@ class ForwardSizes(SizeTracer):
             tracer.add_product(Product(macs, tuple(lines[:2])))
 
     def _line(self, tensor: Tensor, dim: int) -> Tensor | None:
-        found = self._tracer.labels_along(tensor, dim) if tensor.ndim and tensor.numel() else None
-        varies = found is not None and not found.unwrapped and self._tracer.varies(found) == (dim % tensor.ndim,)
-        return found.line(dim) if found is not None and varies else None
+        labels = self._tracer.labels_along(tensor, dim) if tensor.ndim and tensor.numel() else None
+        varies = labels is not None and not labels.unwrapped and self._tracer.varies(labels) == (dim % tensor.ndim,)
+        return labels.line(dim) if labels is not None and varies else None
 
     def _fixed(self, tensor: Tensor, dim: int) -> bool:
-        maps = [entry for entry in self._tracer.labels_of(tensor) if not entry.unwrapped]
-        return bool(maps) and tensor.stride(dim) != 0 and all(dim not in self._tracer.varies(entry) for entry in maps)
+        known = [labels for labels in self._tracer.labels_of(tensor) if not labels.unwrapped]
+        fixed = all(dim not in self._tracer.varies(labels) for labels in known)
+        return bool(known) and tensor.stride(dim) != 0 and fixed
 
     def _follow(self, output: Tensor, dim: int, line: Tensor) -> None:
         if self._tracer.labels_along(output, dim) is None:

@@ -58,21 +58,21 @@ class Labels:
 
     def labels_of(self, tensor: Tensor) -> list[ChannelLabels]:
         """The labels of a tensor's entries; empty where they belong to no channel."""
-        found: list[ChannelLabels] | None = self._labels.get(tensor)
-        if found is None and id(tensor) in self._unwrapped:
-            labels = self.channel_ids.register((self._unwrapped[id(tensor)], "flat"), tensor.numel())
-            found = self._labels[tensor] = [ChannelLabels(labels.reshape(tensor.shape), unwrapped=True)]
-        return found or []
+        known: list[ChannelLabels] | None = self._labels.get(tensor)
+        if known is None and id(tensor) in self._unwrapped:
+            ids = self.channel_ids.register((self._unwrapped[id(tensor)], "flat"), tensor.numel())
+            known = self._labels[tensor] = [ChannelLabels(ids.reshape(tensor.shape), unwrapped=True)]
+        return known or []
 
     def labels_along(self, tensor: Tensor, dim: int) -> ChannelLabels | None:
         """The labels whose units change along the dimension, or those of a single channel."""
         dim %= tensor.ndim
-        found = [entry for entry in self.labels_of(tensor) if self._fits(entry, dim)]
-        return next((entry for entry in found if not entry.unwrapped), found[0] if found else None)
+        along = [labels for labels in self.labels_of(tensor) if self._fits(labels, dim)]
+        return next((labels for labels in along if not labels.unwrapped), along[0] if along else None)
 
-    def give(self, tensor: Tensor, maps: Sequence[ChannelLabels]) -> None:
+    def give(self, tensor: Tensor, labels: Sequence[ChannelLabels]) -> None:
         """Set a tensor's labels."""
-        self._labels[tensor] = list(maps)
+        self._labels[tensor] = list(labels)
 
     def give_line(self, tensor: Tensor, dim: int, line: Tensor) -> ChannelLabels:
         """Add labels that change along one dimension: line (size,)."""
@@ -82,11 +82,11 @@ class Labels:
         self._labels.setdefault(tensor, []).append(added)
         return added
 
-    def varies(self, entry: ChannelLabels) -> tuple[int, ...]:
+    def varies(self, labels: ChannelLabels) -> tuple[int, ...]:
         """The dimensions along which the unit changes; where all have become one unit, those of the ids."""
-        compact = entry.compact()
+        compact = labels.compact()
         units = varying_dimensions(self.channel_ids.roots(compact))
-        if units or entry.unwrapped:
+        if units or labels.unwrapped:
             return units
         elements = varying_dimensions(compact)
         return (max(elements, key=lambda dim: (compact.shape[dim], dim)),) if elements else ()
@@ -96,15 +96,15 @@ class Labels:
         place = _memory(tensor)
         return next((other for other in list(self._labels) if other is not tensor and _memory(other) == place), None)
 
-    def is_parameter(self, entry: ChannelLabels) -> bool:
+    def is_parameter(self, labels: ChannelLabels) -> bool:
         """Whether the labels are of a parameter that is no layer's, and not of a buffer."""
-        elements = entry.labels[entry.labels != 0]
-        return entry.unwrapped and len(elements) > 0 and self.channel_ids.key_of(int(elements[0]))[0] in self._learned
+        elements = labels.ids[labels.ids != 0]
+        return labels.unwrapped and len(elements) > 0 and self.channel_ids.key_of(int(elements[0]))[0] in self._learned
 
     def lost(self, tensor: Tensor) -> frozenset[Lost]:
         """Channel ids that the tensor's values depend on, though no entry's label says so."""
-        found: frozenset[Lost] = self._lost.get(tensor, frozenset())
-        return found
+        lost: frozenset[Lost] = self._lost.get(tensor, frozenset())
+        return lost
 
     def lose(self, outputs: Sequence[Tensor], labels: Tensor, contracted: bool = False) -> None:
         """Note that values were computed from these channels, and that the labels of the outputs do not show it.
@@ -129,8 +129,8 @@ class Labels:
 
     def contract(self, output: Tensor) -> None:
         """A product with a learned matrix: what was lost before is its input, and what was an input ends."""
-        if found := self.lost(output):
-            self._lost[output] = frozenset(Lost(one.key, True) for one in found if not one.contracted) | {_ENDED}
+        if lost := self.lost(output):
+            self._lost[output] = frozenset(Lost(one.key, True) for one in lost if not one.contracted) | {_ENDED}
 
     def end(self, output: Tensor) -> None:
         """A layer made the output: nothing before it counts."""
@@ -141,9 +141,9 @@ class Labels:
         """The channel ids behind ``lost``."""
         return [self._parts[one.key] for one in self.lost(tensor) if one.contracted == contracted]
 
-    def _fits(self, entry: ChannelLabels, dim: int) -> bool:
-        varies = self.varies(entry)
-        return dim in varies if entry.unwrapped else varies == (dim,) or (not varies and entry.labels.shape[dim] == 1)
+    def _fits(self, labels: ChannelLabels, dim: int) -> bool:
+        varies = self.varies(labels)
+        return dim in varies if labels.unwrapped else varies == (dim,) or (not varies and labels.ids.shape[dim] == 1)
 
 
 def _memory(tensor: Tensor) -> tuple[Any, ...]:

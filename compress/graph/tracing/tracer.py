@@ -123,14 +123,14 @@ class Tracer(Labels, WeightViews, TorchDispatchMode):  # type: ignore[no-untyped
     def trace(self, example: ExampleInputs, forward: Callable[[nn.Module, ExampleInputs], Any] = run_on) -> Trace:
         """The forward pass, and what it showed."""
         leaves = tensor_leaves(self.run(example, forward))
-        shown = [entry for leaf in leaves for entry in self.labels_of(leaf)]
+        shown = [labels for leaf in leaves for labels in self.labels_of(leaf)]
         lost = [part for leaf in leaves for part in self.ids_lost(leaf, contracted=False)]
         return self.notes.freeze(
             channel_ids=self.channel_ids,
             calls=tuple(dict.fromkeys(self._calls)),
-            output=(*(entry.compact() for entry in shown), *lost),
+            output=(*(labels.compact() for labels in shown), *lost),
             representation=tuple(part for leaf in leaves for part in self.ids_lost(leaf, contracted=True)),
-            found_output=any(map(self.lost, leaves)) or any(not entry.unwrapped for entry in shown),
+            found_output=any(map(self.lost, leaves)) or any(not labels.unwrapped for labels in shown),
             used_sizes=tuple(self.sizes.used),
             asked_sizes=dict(self.sizes.asked),
             numbers=tuple(self.sizes.numbers),

@@ -60,7 +60,7 @@ def test_channels_move_along_and_nothing_is_joined(name: str, follow: Any) -> No
 def test_one_channel_alone_is_still_known(follow: Any) -> None:
     found = follow(lambda n, x: n.a(x)[:, 2])
     (labels,) = found.tracer.labels_of(found.output)
-    assert found.names(labels.labels) == {"a2"}
+    assert found.names(labels.ids) == {"a2"}
     assert found.along(1) is None, "the rows of places are not channels"
 
 
@@ -134,7 +134,7 @@ def test_rows_of_a_table_that_no_layer_owns(follow: Any) -> None:
     found = follow(lambda n, x: F.embedding(torch.tensor([1, 1, 0]), n.table), table=parameter(2, 3))
     (labels,) = found.tracer.labels_of(found.output)
     assert labels.unwrapped
-    assert [found.name(entry) for entry in labels.labels[:, 0].tolist()] == [
+    assert [found.name(entry) for entry in labels.ids[:, 0].tolist()] == [
         "table.flat3",
         "table.flat3",
         "table.flat0",
