@@ -28,7 +28,7 @@ IMPORTANCES: tuple[Any, ...] = (
     importance.GroupTaylorImportance,
     importance.GroupHessianImportance,
 )
-"""Those that need weights and gradients alone; OBDCImportance and ActivationImportance hook into passes of their own."""
+"""Those that need weights and gradients; OBDCImportance and ActivationImportance hook into passes of their own."""
 
 
 def gradients_wanted(kind: type) -> Literal["none", "mean", "squared"]:
