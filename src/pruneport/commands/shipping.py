@@ -58,14 +58,15 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         write_json(staging / VERIFY, verified)
         progress(Stage("timing", still=True))
         measured = measure(staging / DENSE_ONNX, staging / MODEL_ONNX, config, progress)
-        write_json(staging / BENCH, measured)
+        timed = measured.to_dict()
+        write_json(staging / BENCH, timed)
         progress(Stage("writing the report"))
-        write_card(staging, plan, verified, measured, exported.batch)
-        write_report(staging, plan, verified, measured, exported.batch)
+        write_card(staging, plan, verified, timed, exported.batch)
+        write_report(staging, plan, verified, timed, exported.batch)
     require_parity(verification)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
-    warnings = tuple(warnings_for(json.loads(plan.to_json()), verified, measured))
+    warnings = tuple(warnings_for(json.loads(plan.to_json()), verified, timed))
     return ShipResult(folder=config.out, plan=plan, verification=verification, bench=measured, warnings=warnings)
 
 

@@ -204,15 +204,16 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
     verified = read_record(bundle, VERIFY)
     progress(Stage("timing", still=True))
     measured = measure(dense, pruned, config, progress)
+    timed = measured.to_dict()
     progress(Stage("writing the report"))
     fixed = _fixed_batch(bundle)
     with update_bundle(bundle, command) as staging:
-        write_json(staging / BENCH, measured)
-        write_card(staging, bundle.plan, verified, measured, fixed)
-        write_report(staging, bundle.plan, verified, measured, fixed)
+        write_json(staging / BENCH, timed)
+        write_card(staging, bundle.plan, verified, timed, fixed)
+        write_report(staging, bundle.plan, verified, timed, fixed)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
-    warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, measured)
+    warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, timed)
     return BenchResult(folder=config.folder, bench=measured, warnings=tuple(warnings))
 
 

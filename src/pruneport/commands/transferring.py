@@ -10,14 +10,14 @@ from pathlib import Path
 
 import yaml
 
-from pruneport.bench.transfer.advice import advise
+from pruneport.bench.transfer.analysis.advice import advise
+from pruneport.bench.transfer.analysis.summary import summarise
 from pruneport.bench.transfer.options import StudyOptions
 from pruneport.bench.transfer.report import render_transfer
 from pruneport.bench.transfer.runner import STAGES as STUDY
 from pruneport.bench.transfer.runner import run_study
 from pruneport.bench.transfer.store import Finished, open_store
 from pruneport.bench.transfer.study import trials
-from pruneport.bench.transfer.summary import summarise
 from pruneport.commands.configs import TransferConfig
 from pruneport.commands.flag_names import flag_of
 from pruneport.commands.results import AdviceResult, TransferResult
@@ -54,11 +54,11 @@ def transfer(config: TransferConfig, progress: Progress = silent, command: str =
     finished = _finished(config, folder) if config.report else run_study(config, folder, numbered(progress, STUDY))
     progress(Stage("writing the report"))
     summary = summarise(finished, trials(config) or [item.trial for item in finished])
-    write_whole(folder / SUMMARY, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_whole(folder / SUMMARY, json.dumps(summary.to_dict(), indent=1, allow_nan=False) + "\n")
     write_whole(folder / REPORT, render_transfer(summary, folder.resolve().name))
-    if (failed := summary["trials"]["failed"]) and not config.report:
+    if (failed := summary.trials.failed) and not config.report:
         raise CheckFailed(
-            f"{len(failed)} of {summary['trials']['wanted']} trials failed, the first with: {failed[0]['error']} "
+            f"{len(failed)} of {summary.trials.wanted} trials failed, the first with: {failed[0].error} "
             f"The report is written, {folder / REPORT}, and {SUMMARY} beside it names them all; the same command runs "
             "them again."
         )

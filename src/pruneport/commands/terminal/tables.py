@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pruneport.bench.latency.records import Measured
+from pruneport.bench.transfer.analysis.law import Check
+from pruneport.bench.transfer.analysis.records import MeasuredBest, WayAdvice
 from pruneport.bench.transfer.report import claim
 from pruneport.commands.flag_names import with_flags
 from pruneport.commands.results import (
@@ -151,67 +154,73 @@ def _(result: ShipResult, console: Console) -> None:
 
 @show.register
 def _(result: TransferResult, console: Console) -> None:
-    trials = result.summary["trials"]
-    for network in result.summary["networks"]:
-        columns = [network["name"], ">kept", ">area under the curve"]
-        table = _table(*columns, *([">dense is better from, FLOPs"] if network["dense"] else []))
-        crossings = {(entry["scope"], entry["recipe"], entry["kept"]): entry for entry in network["stream"]}
-        for row in network["areas"]:
-            if not row["task"]:
-                entry = crossings[row["scope"], row["recipe"], row["kept"]]
-                crossing = (
-                    "" if row["kept"] == 1 else "never" if entry["crossing"] is None else f"{entry['crossing']:.2g}"
-                )
-                way = "dense" if row["kept"] == 1 else f"{row['scope']}, {row['recipe']}"
-                cells = (Text(way), f"{row['kept']:.0%}", f"{row['area']:.3f}")
-                table.add_row(*cells, *([crossing] if network["dense"] else []))
+    trials = result.summary.trials
+    for network in result.summary.networks:
+        columns = [network.name, ">kept", ">area under the curve"]
+        table = _table(*columns, *([">dense is better from, FLOPs"] if network.dense else []))
+        crossings = {(entry.scope, entry.recipe, entry.kept): entry for entry in network.stream}
+        for row in network.areas:
+            if not row.task:
+                entry = crossings[row.scope, row.recipe, row.kept]
+                crossing = "" if row.kept == 1 else "never" if entry.crossing is None else f"{entry.crossing:.2g}"
+                way = "dense" if row.kept == 1 else f"{row.scope}, {row.recipe}"
+                cells = (Text(way), f"{row.kept:.0%}", f"{row.area:.3f}")
+                table.add_row(*cells, *([crossing] if network.dense else []))
         console.print(table)
         console.print(with_flags(claim(network)), markup=False, soft_wrap=True)
-    for failure in trials["failed"]:
-        console.print(f"failed: {with_flags(failure['error'])}", markup=False, soft_wrap=True)
-    console.print(f"{trials['done']} of {trials['wanted']} trials. Report: {result.report.resolve()}", markup=False)
+    for failure in trials.failed:
+        console.print(f"failed: {with_flags(failure.error)}", markup=False, soft_wrap=True)
+    console.print(f"{trials.done} of {trials.wanted} trials. Report: {result.report.resolve()}", markup=False)
 
 
 @show.register
 def _(result: AdviceResult, console: Console) -> None:
-    advice, budget = result.advice["advice"], result.advice["budget"]
-    task = result.advice["task"] or "a task like those of the study"
+    advice, budget = result.advice.advice, result.advice.budget
+    task = result.advice.task or "a task like those of the study"
     console.print(
-        f"With {budget:.3g} training FLOPs on {task}, keep {advice['kept']:.0%} of the MACs "
-        f"({advice['scope']}, recipe {advice['recipe']}).",
+        f"With {budget:.3g} training FLOPs on {task}, keep {advice.kept:.0%} of the MACs "
+        f"({advice.scope}, recipe {advice.recipe}).",
         markup=False,
         soft_wrap=True,
     )
-    columns = {"predicted error": advice["predicted"]} if advice["law"] else {}
-    if (found := advice["measured"]) is not None:
-        columns[f"measured with {found['budget']:.3g} FLOPs"] = found["errors"]
+    columns = {"predicted error": advice.predicted} if advice.law else {}
+    if (found := advice.measured) is not None:
+        columns[f"measured with {found.budget:.3g} FLOPs"] = found.errors
     table = _table(">kept", *(f">{name}" for name in columns))
-    for kept in sorted(set().union(*columns.values()), key=float):
-        table.add_row(f"{float(kept):.0%}", *(f"{of[kept]:.1%}" if kept in of else "" for of in columns.values()))
+    for kept in sorted(set().union(*columns.values())):
+        table.add_row(f"{kept:.0%}", *(f"{of[kept]:.1%}" if kept in of else "" for of in columns.values()))
     console.print(table)
-    console.print(_by_law(advice) if advice["law"] else _by_measurement(advice, budget), markup=False, soft_wrap=True)
+    console.print(_evidence(advice, budget), markup=False, soft_wrap=True)
 
 
-def _by_law(advice: Any) -> str:
+def _evidence(advice: WayAdvice, budget: float) -> str:
     """What the advice rests on, and how far that was checked."""
-    if advice["regret"] is None:
-        said = f"By the law {advice['law']!r}, not checked on another task."
+    if advice.check is not None:
+        return _by_law(advice, advice.check)
+    return "" if advice.measured is None else _by_measurement(advice, advice.measured, budget)
+
+
+def _by_law(advice: WayAdvice, check: Check) -> str:
+    """By a law."""
+    if check.regret is None:
+        said = f"By the law {advice.law!r}, not checked on another task."
     else:
-        errs = "" if advice["error_rms"] is None else f"it errs by {advice['error_rms']:.1%}, and "
+        errs = "" if check.error_rms is None else f"it errs by {check.error_rms:.1%}, and "
         said = (
-            f"By the law {advice['law']!r}: on tasks it was not fitted on {errs}its share costs {advice['regret']:.1%} "
+            f"By the law {advice.law!r}: on tasks it was not fitted on {errs}its share costs {check.regret:.1%} "
             "more error than the best"
-            + ("." if advice["dense_regret"] is None else f"; always dense costs {advice['dense_regret']:.1%}.")
+            + ("." if check.dense_regret is None else f"; always dense costs {check.dense_regret:.1%}.")
         )
-    return said + (" The budget lies outside the study's." if advice["extrapolated"] else "")
+    return said + (" The budget lies outside the study's." if advice.extrapolated else "")
 
 
-def _by_measurement(advice: Any, budget: float) -> str:
-    run = advice["measured"]["budget"]
+def _by_measurement(advice: WayAdvice, measured: MeasuredBest, budget: float) -> str:
+    """By what was measured at another budget or at this one."""
+    run = measured.budget
     where = "that budget" if run == budget else "the nearest budget run at or below it"
     if run > budget:
         where = "the smallest budget run, which is above it"
-    return f"The best measured with {run:.3g} FLOPs, {where}. No law: {with_flags(advice['no_law'])}"
+    return f"The best measured with {run:.3g} FLOPs, {where}. No law: {with_flags(advice.no_law)}"
 
 
 def _inputs(plan: Plan) -> str:
@@ -306,15 +315,15 @@ def _warn(warnings: Iterable[str], console: Console) -> None:
         console.print(Text.assemble(("Warning: ", "bold yellow"), with_flags(warning)), soft_wrap=True)
 
 
-def _show_bench(bench: Any, console: Console) -> None:
-    table = _table(f"{bench['provider']}, ms", ">dense p50", ">pruned p50", ">p90", ">p99", ">images/s", ">speed-up")
-    for entry in bench["batches"]:
-        dense, pruned, speedup = entry["dense"], entry["pruned"], entry["speedup"]
+def _show_bench(bench: Measured, console: Console) -> None:
+    table = _table(f"{bench.provider}, ms", ">dense p50", ">pruned p50", ">p90", ">p99", ">images/s", ">speed-up")
+    for entry in bench.batches:
+        dense, pruned, speedup = entry.dense, entry.pruned, entry.speedup
         table.add_row(
-            f"batch {entry['batch']}",
-            *(f"{value:.3g}" for value in (dense["p50_ms"], pruned["p50_ms"], pruned["p90_ms"], pruned["p99_ms"])),
-            f"{pruned['images_per_s']:.3g}",
-            f"{speedup['ratio']:.2f}x ({speedup['low']:.2f}-{speedup['high']:.2f})",
+            f"batch {entry.batch}",
+            *(f"{value:.3g}" for value in (dense.p50_ms, pruned.p50_ms, pruned.p90_ms, pruned.p99_ms)),
+            f"{pruned.images_per_s:.3g}",
+            f"{speedup.ratio:.2f}x ({speedup.low:.2f}-{speedup.high:.2f})",
         )
     console.print(table)
 
