@@ -159,7 +159,7 @@ def _ridge(features: np.ndarray, labels: Tensor) -> RidgeClassifierCV:
 
 @torch.inference_mode()
 def _features(network: nn.Module, head: str, images: Tensor) -> np.ndarray:
-    """What the head reads: (images, features)."""
+    """What the output layer reads: (images, features)."""
     with inputs_recorded(network, head) as seen:
         for batch in torch.split(images, 100):
             network(batch.contiguous(memory_format=torch.channels_last))

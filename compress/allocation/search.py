@@ -23,7 +23,7 @@ from pruneport.errors import PruningError, TargetError
 __all__ = ["Allocation", "allocate", "check_round_to", "lowest_share", "missed_target", "target_of", "why_dense"]
 
 _STREAM = "a residual stream, outside `scope=filters`"
-_REPRESENTATION = "the representation (the head's input) keeps its width"
+_REPRESENTATION = "the representation (the output layer's input) keeps its width"
 _TOLERANCE = 0.01
 _MOST_OPTIONS = 17  # widths a group offers the solver; the last steps are taken after it
 _FEW_GROUPS = 40
@@ -306,5 +306,5 @@ def _nothing_prunable(groups: Sequence[Group], reasons: Sequence[str]) -> str:
     if _STREAM in reasons:
         shown.append("`scope=channels` prunes residual streams too.")
     if _REPRESENTATION in reasons:
-        shown.append("`prune_representation` prunes the head's input too.")
+        shown.append("`prune_representation` prunes the output layer's input too.")
     return "nothing can be pruned with these options:\n" + "\n".join(shown or ["  the network has no groups"])

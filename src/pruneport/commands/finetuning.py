@@ -139,7 +139,7 @@ def _check_above(plan: Plan, config: FinetuneConfig) -> None:
     """The schedule can only remove."""
     if config.schedule != "none" and config.flops is not None and plan.macs_kept <= config.flops:
         raise TargetError(
-            f"`flops` is {config.flops:g} of the dense network, and {config.source} with the new head keeps "
+            f"`flops` is {config.flops:g} of the dense network, and {config.source} with the new output layer keeps "
             f"{plan.macs_kept:.3g} of it already; give a smaller `flops`, or leave out `schedule` and `flops`."
         )
 

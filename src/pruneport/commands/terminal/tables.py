@@ -229,7 +229,7 @@ def _inputs(plan: Plan) -> str:
 
 
 def _width(group: Group | GroupPlan, width: int) -> str:
-    return f"{width} heads" if group.whole_attention_heads else str(width)
+    return f"{width} attention heads" if group.whole_attention_heads else str(width)
 
 
 def _error_at_half(view: GroupView) -> str:
