@@ -63,7 +63,7 @@ def part_pads_from_pools(graph: Any) -> None:
 
 
 class PlainAttention(TorchFunctionMode):
-    """Gives attention, and its mask, the four dimensions (batch, attention heads, places, width) that the exporter knows.
+    """Gives attention, and its mask, the dimensions (batch, attention heads, places, width) that the exporter knows.
 
     Its result is copied: the layout that fused attention returns is not the one that the exporter's has.
     """
