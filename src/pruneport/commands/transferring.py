@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import fields
+import typing
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -19,14 +19,14 @@ from pruneport.bench.transfer.runner import run_study
 from pruneport.bench.transfer.store import Finished, open_store
 from pruneport.bench.transfer.study import trials
 from pruneport.commands.configs import TransferConfig
-from pruneport.commands.flag_names import flag_of
+from pruneport.commands.flag_values import value_from_file
 from pruneport.commands.results import AdviceResult, TransferResult
 from pruneport.errors import CheckFailed, InputError
 from pruneport.files import write_whole
 from pruneport.models.factories import did_you_mean
 from pruneport.progress import Progress, Stage, numbered, silent
 
-__all__ = ["study_flags", "transfer"]
+__all__ = ["read_study", "transfer"]
 
 REPORT, SUMMARY = "report.html", "summary.json"
 
@@ -74,11 +74,12 @@ def _finished(config: TransferConfig, folder: Path) -> list[Finished]:
     return found
 
 
-def study_flags(file: Path) -> list[str]:
-    """The flags that a study's file stands for; ``$NAME`` in it is the environment's.
+def read_study(file: Path) -> dict[str, Any]:
+    """The options that a study's file holds, by name; ``$NAME`` in it is the environment's.
 
     Raises:
-        InputError: No such file, not YAML, an option that does not exist, or a variable that is not set.
+        InputError: No such file, not YAML, an option that does not exist, a value that is not of its kind, or a
+            variable that is not set.
     """
     try:
         text = os.path.expandvars(file.read_text(encoding="utf-8"))
@@ -89,16 +90,15 @@ def study_flags(file: Path) -> list[str]:
         raise InputError(f"study {file} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"study {file} holds no options; expected lines such as kept: [1.0, 0.5].")
-    known = {field.name for field in fields(StudyOptions)}
-    for name in content:
-        if name not in known:
-            raise InputError(f"study {file} has no option {name!r}.{did_you_mean(str(name), sorted(known))}")
-    flags: list[str] = []
+    hints = typing.get_type_hints(StudyOptions)
+    values: dict[str, Any] = {}
     for name, value in content.items():
-        values = [
-            str(item) for item in (value if isinstance(value, Sequence) and not isinstance(value, str) else [value])
-        ]
-        if unset := next((item for item in values if "$" in item), None):
+        if name not in hints:
+            raise InputError(f"study {file} has no option {name!r}.{did_you_mean(str(name), sorted(hints))}")
+        if unset := next((item for item in (value if isinstance(value, list) else [value]) if "$" in str(item)), None):
             raise InputError(f"study {file}: {unset} names a variable that is not set; set it, or write the path out.")
-        flags += [flag_of(name), *values]
-    return flags
+        try:
+            values[name] = value_from_file(value, hints[name])
+        except ValueError as error:
+            raise InputError(f"study {file}: {name} is {error}") from error
+    return values

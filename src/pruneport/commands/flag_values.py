@@ -1,0 +1,160 @@
+"""What a flag takes: its kind, what stands for its value in help, and how it is read, with errors of our own."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from pruneport.commands.slips import Flag
+from pruneport.errors import InputError
+from pruneport.models.factories import did_you_mean
+
+__all__ = ["expected", "kind_of", "metavar", "reader", "takes", "value_from_file"]
+
+_NAMES = {  # what stands for the value; where it is not here, the type says it
+    "source": "SOURCE",
+    "folder": "BUNDLE",
+    "study": "[STUDY.yaml]",
+    "model_arg": "KEY=VALUE",
+    "input_shape": "C H W",
+    "keep": "PATTERN",
+    "factory": "FILE.py:FUNCTION",
+    "checkpoint": "FILE",
+    "plot": "FILE.svg",
+    "seeds": "INT ...",
+}
+_TYPES: dict[Any, str] = {
+    str: "NAME",
+    int: "INT",
+    float: "NUMBER",
+    Path: "FOLDER",
+    tuple[str, ...]: "NAME ...",
+    tuple[int, ...]: "INT ...",
+    tuple[float, ...]: "NUMBER ...",
+}
+_EXPECTED: dict[Any, str] = {
+    int: "one whole number",
+    float: "one number",
+    tuple[int, ...]: "whole numbers with spaces between them",
+    tuple[float, ...]: "numbers with spaces between them",
+    tuple[int, int, int]: "three whole numbers C H W with spaces between them, such as 3 224 224",
+}
+_IN_FILES: dict[Any, str] = {
+    int: "one whole number",
+    float: "one number",
+    tuple[int, ...]: "whole numbers, such as [1, 8]",
+    tuple[float, ...]: "numbers, such as [1.0, 0.5]",
+    tuple[int, int, int]: "three whole numbers C, H, W, such as [3, 224, 224]",
+}
+
+
+def kind_of(hint: Any) -> Any:
+    """The type without None and without what is said beside it."""
+    while typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
+    given = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    return given[0] if type(None) in typing.get_args(hint) and len(given) == 1 else hint
+
+
+def metavar(name: str, kind: Any) -> str | None:
+    """What stands for the value of an option in help; None where tyro says it."""
+    return _NAMES.get(name) or _TYPES.get(kind)
+
+
+def expected(kind: Any) -> str | None:
+    """What a value of this kind is, in words; None where the names of its choices say it, or anything will do."""
+    return _EXPECTED.get(kind)
+
+
+def takes(name: str, hint: Any, one_each: bool) -> Flag:
+    """What a flag takes; ``one_each`` says that it is given several times in place of several values."""
+    kind = kind_of(hint)
+    if kind is bool:
+        return Flag(takes="")
+    inner = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else kind
+    choices = typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
+    return Flag(takes=metavar(name, kind) or "NAME", several=inner is not kind and not one_each, choices=choices)
+
+
+def reader(kind: Any, flag: str, text: str) -> PrimitiveConstructorSpec[Any]:
+    """How tyro reads such a value, which says what was expected where it fails."""
+    own = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, set()))
+    assert isinstance(own, PrimitiveConstructorSpec)
+    fixed = own.nargs if isinstance(own.nargs, int) and own.nargs > 1 else None
+
+    def readable(words: list[str]) -> bool:
+        try:
+            own.instance_from_str(words)
+        except ValueError:
+            return False
+        return own.nargs in ("*", len(words)) if fixed is None else fixed == len(words)
+
+    def read(words: list[str]) -> Any:
+        if readable(words):
+            return own.instance_from_str(words)
+        meant = next((f" Did you mean {flag} {' '.join(other)}?" for other in _likely(words) if readable(other)), "")
+        raise InputError(f"{flag} is {' '.join(words)!r}; expected {_EXPECTED[kind]}.{meant} {text}")
+
+    return dataclasses.replace(
+        own,
+        nargs="*" if fixed else own.nargs,  # where tyro counts, it does not say what was expected
+        instance_from_str=read,
+        is_instance=lambda value: value is None or own.is_instance(value),
+        str_from_instance=lambda value: [] if value is None else own.str_from_instance(value),
+    )
+
+
+def _likely(words: list[str]) -> Iterator[list[str]]:
+    """What may have been meant: numbers with something else than spaces between them, per cent, a decimal comma."""
+    text = " ".join(words)
+    yield re.split(r"[,;x×\s]+", text)
+    if re.fullmatch(r"[\d.]+\s*%", text):
+        yield [f"{float(text.rstrip('% ')) / 100:g}"]
+    yield [text.replace(",", ".")]
+
+
+def value_from_file(value: Any, hint: Any) -> Any:
+    """Read the value of an option from YAML: in place of a list of one, its entry will do.
+
+    Raises:
+        ValueError: It is not of the option's kind; the message says what was expected.
+    """
+    kind = kind_of(hint)
+    several = typing.get_origin(kind) is tuple
+    items = value if isinstance(value, list) else [value]
+    words = [str(item) for item in items]  # YAML makes a number of a folder's name 2024, and text of 1e9
+    inner = typing.get_args(kind)[0] if several else kind
+    choices = typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
+    if wrong := next((word for word in words if choices and word not in choices), None):
+        raise ValueError(f"{wrong!r}; expected one of {', '.join(choices)}.{did_you_mean(wrong, choices)}")
+
+    def read(words: list[str]) -> Any:
+        if not several and len(words) != 1:
+            raise ValueError(words)
+        given = words if several else words[0]
+        return msgspec.convert(given, kind, strict=False, dec_hook=lambda made, word: made(word))
+
+    try:
+        return read(words)
+    except ValueError:  # msgspec's errors are of this kind, too
+        meant = ""
+        for likely in _likely(words):
+            with suppress(ValueError):
+                read(likely)
+                meant = f" Did you mean {_as_yaml(likely, several)}?"
+                break
+        raise ValueError(
+            f"{_as_yaml(words, len(words) > 1)}; expected {_IN_FILES.get(kind, 'one value')}.{meant}"
+        ) from None
+
+
+def _as_yaml(words: list[str], several: bool) -> str:
+    return f"[{', '.join(words)}]" if several else words[0]
