@@ -32,8 +32,9 @@ from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import Pruned, prune
 from pruneport.errors import InputError, ParityError, PruneportError
 from pruneport.export.bundle.weights import check_reload, write_network
+from pruneport.export.cpu_session import open_cpu_session
 from pruneport.export.onnx.onnx_file import write_onnx
-from pruneport.export.parity import check_seeded, open_cpu_session
+from pruneport.export.parity import check_seeded
 from pruneport.files import write_whole
 from pruneport.models.options import SourceOptions
 from pruneport.models.outputs import tensor_leaves

@@ -11,7 +11,7 @@
 - ``finetuning``: finetune
 - ``transferring``: transfer: the study, its report and its advice
 - ``artifacts``: what the commands put into a bundle
-- ``records``: what earlier commands wrote into a bundle, read for card and report
+- ``records``: what is read of a bundle: its networks, and what earlier commands wrote
 - ``terminal/``: what a person at the terminal, or of a log, reads
 - ``results``: what the commands return, typed and as JSON
 
