@@ -194,7 +194,8 @@ def test_a_stopped_training_wants_the_same_settings(run: Any, task: Path, tmp_pa
         ("input_shape: [3, 32]", "input_shape is [3, 32]; expected three whole numbers C, H, W"),
         ("round_to: [8, 4]", "round_to is [8, 4]; expected one whole number"),
         ("jobs: null", "jobs is None; expected one whole number"),
-        ("calibration: [a, b]", "calibration is [a, b]; expected one value"),
+        ("calibration: [a, b]", "calibration is [a, b]; expected one value.\n"),
+        ("round_to: []", "round_to is []; expected one whole number"),
     ],
 )
 def test_study_files_that_cannot_be_used(content: str, said: str, run: Any, tmp_path: Path) -> None:

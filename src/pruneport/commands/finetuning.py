@@ -21,8 +21,9 @@ from pruneport.compress.prune import request_of
 from pruneport.compress.surgery.plan import Plan
 from pruneport.compress.surgery.rebuild import rebuild_network
 from pruneport.errors import InputError, SourceError, TargetError, TrainingError
-from pruneport.export.bundle.bundle import TRAINING, check_output, is_bundle, new_bundle, open_bundle
+from pruneport.export.bundle.bundle import TRAINING, is_bundle, open_bundle
 from pruneport.export.bundle.weights import rebuild, write_network
+from pruneport.export.bundle.writing import check_output, new_bundle
 from pruneport.files import beside, held, made_folder
 from pruneport.models.factories import load_factory
 from pruneport.models.images.tasks import open_task
@@ -124,6 +125,7 @@ def _open(options: FinetuneConfig, factory: Factory | None = None) -> tuple[nn.M
 
 
 def _check_schedule(config: FinetuneConfig) -> None:
+    """Raise where a target is given without a schedule, or a schedule with another target than compute."""
     if config.schedule == "none":
         given = [f"`{name}`" for name in ("flops", "params", "ratio") if getattr(config, name) is not None]
         if given:

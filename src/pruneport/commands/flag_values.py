@@ -6,18 +6,15 @@ import dataclasses
 import re
 import typing
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import msgspec
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from pruneport.commands.slips import Flag
 from pruneport.errors import InputError
-from pruneport.models.factories import did_you_mean
 
-__all__ = ["expected", "kind_of", "metavar", "reader", "takes", "value_from_file"]
+__all__ = ["expected", "kind_of", "likely", "metavar", "reader", "takes"]
 
 _NAMES = {  # what stands for the value; where it is not here, the type says it
     "source": "SOURCE",
@@ -46,13 +43,6 @@ _EXPECTED: dict[Any, str] = {
     tuple[int, ...]: "whole numbers with spaces between them",
     tuple[float, ...]: "numbers with spaces between them",
     tuple[int, int, int]: "three whole numbers C H W with spaces between them, such as 3 224 224",
-}
-_IN_FILES: dict[Any, str] = {
-    int: "one whole number",
-    float: "one number",
-    tuple[int, ...]: "whole numbers, such as [1, 8]",
-    tuple[float, ...]: "numbers, such as [1.0, 0.5]",
-    tuple[int, int, int]: "three whole numbers C, H, W, such as [3, 224, 224]",
 }
 
 
@@ -91,6 +81,7 @@ def reader(kind: Any, flag: str, text: str) -> PrimitiveConstructorSpec[Any]:
     fixed = own.nargs if isinstance(own.nargs, int) and own.nargs > 1 else None
 
     def readable(words: list[str]) -> bool:
+        """Whether tyro reads these words as a value of this kind."""
         try:
             own.instance_from_str(words)
         except ValueError:
@@ -98,9 +89,10 @@ def reader(kind: Any, flag: str, text: str) -> PrimitiveConstructorSpec[Any]:
         return own.nargs in ("*", len(words)) if fixed is None else fixed == len(words)
 
     def read(words: list[str]) -> Any:
+        """The value, or an error that says what was expected."""
         if readable(words):
             return own.instance_from_str(words)
-        meant = next((f" Did you mean {flag} {' '.join(other)}?" for other in _likely(words) if readable(other)), "")
+        meant = next((f" Did you mean {flag} {' '.join(other)}?" for other in likely(words) if readable(other)), "")
         raise InputError(f"{flag} is {' '.join(words)!r}; expected {_EXPECTED[kind]}.{meant} {text}")
 
     return dataclasses.replace(
@@ -112,49 +104,10 @@ def reader(kind: Any, flag: str, text: str) -> PrimitiveConstructorSpec[Any]:
     )
 
 
-def _likely(words: list[str]) -> Iterator[list[str]]:
+def likely(words: list[str]) -> Iterator[list[str]]:
     """What may have been meant: numbers with something else than spaces between them, per cent, a decimal comma."""
     text = " ".join(words)
     yield re.split(r"[,;x×\s]+", text)
     if re.fullmatch(r"[\d.]+\s*%", text):
         yield [f"{float(text.rstrip('% ')) / 100:g}"]
     yield [text.replace(",", ".")]
-
-
-def value_from_file(value: Any, hint: Any) -> Any:
-    """Read the value of an option from YAML: in place of a list of one, its entry will do.
-
-    Raises:
-        ValueError: It is not of the option's kind; the message says what was expected.
-    """
-    kind = kind_of(hint)
-    several = typing.get_origin(kind) is tuple
-    items = value if isinstance(value, list) else [value]
-    words = [str(item) for item in items]  # YAML makes a number of a folder's name 2024, and text of 1e9
-    inner = typing.get_args(kind)[0] if several else kind
-    choices = typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
-    if wrong := next((word for word in words if choices and word not in choices), None):
-        raise ValueError(f"{wrong!r}; expected one of {', '.join(choices)}.{did_you_mean(wrong, choices)}")
-
-    def read(words: list[str]) -> Any:
-        if not several and len(words) != 1:
-            raise ValueError(words)
-        given = words if several else words[0]
-        return msgspec.convert(given, kind, strict=False, dec_hook=lambda made, word: made(word))
-
-    try:
-        return read(words)
-    except ValueError:  # msgspec's errors are of this kind, too
-        meant = ""
-        for likely in _likely(words):
-            with suppress(ValueError):
-                read(likely)
-                meant = f" Did you mean {_as_yaml(likely, several)}?"
-                break
-        raise ValueError(
-            f"{_as_yaml(words, len(words) > 1)}; expected {_IN_FILES.get(kind, 'one value')}.{meant}"
-        ) from None
-
-
-def _as_yaml(words: list[str], several: bool) -> str:
-    return f"[{', '.join(words)}]" if several else words[0]

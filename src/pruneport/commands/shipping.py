@@ -12,15 +12,9 @@ from pruneport.commands.results import ShipResult
 from pruneport.commands.steps import prune_source
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.prune import Pruned
-from pruneport.export.bundle.bundle import (
-    BENCH,
-    DENSE_ONNX,
-    MODEL_ONNX,
-    VERIFY,
-    new_bundle,
-    plan_hash,
-)
+from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, plan_hash
 from pruneport.export.bundle.weights import check_reload, write_network
+from pruneport.export.bundle.writing import new_bundle
 from pruneport.export.card.verdict import warnings_for
 from pruneport.export.verify import Check, require_parity, verify_files
 from pruneport.progress import Progress, Stage, numbered, silent

@@ -36,19 +36,9 @@ from pruneport.compress.pipeline import calibration_inputs, check_inputs, compre
 from pruneport.compress.prune import Pruned
 from pruneport.errors import CheckpointError, OutputError, SourceError
 from pruneport.export.accuracy import check_classes
-from pruneport.export.bundle.bundle import (
-    BENCH,
-    DENSE_ONNX,
-    MODEL_ONNX,
-    REPORT,
-    VERIFY,
-    check_hashes,
-    check_output,
-    new_bundle,
-    plan_hash,
-    update_bundle,
-)
+from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, REPORT, VERIFY, check_hashes, plan_hash
 from pruneport.export.bundle.weights import write_network
+from pruneport.export.bundle.writing import check_output, new_bundle, update_bundle
 from pruneport.export.card.verdict import warnings_for
 from pruneport.export.onnx.exporter import OnnxNetwork, check_fixed_batch
 from pruneport.export.options import ExportOptions, ParityOptions

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import typing
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import yaml
 
 from pruneport.bench.transfer.analysis.advice import advise
@@ -19,7 +21,7 @@ from pruneport.bench.transfer.runner import run_study
 from pruneport.bench.transfer.store import Finished, open_store
 from pruneport.bench.transfer.study import trials
 from pruneport.commands.configs import TransferConfig
-from pruneport.commands.flag_values import value_from_file
+from pruneport.commands.flag_values import kind_of, likely
 from pruneport.commands.results import AdviceResult, TransferResult
 from pruneport.errors import CheckFailed, InputError
 from pruneport.files import write_whole
@@ -29,6 +31,13 @@ from pruneport.progress import Progress, Stage, numbered, silent
 __all__ = ["read_study", "transfer"]
 
 REPORT, SUMMARY = "report.html", "summary.json"
+_IN_FILES: dict[Any, str] = {
+    int: "one whole number",
+    float: "one number",
+    tuple[int, ...]: "whole numbers, such as [1, 8]",
+    tuple[float, ...]: "numbers, such as [1.0, 0.5]",
+    tuple[int, int, int]: "three whole numbers C, H, W, such as [3, 224, 224]",
+}
 
 
 def transfer(config: TransferConfig, progress: Progress = silent, command: str = "") -> TransferResult | AdviceResult:
@@ -98,7 +107,52 @@ def read_study(file: Path) -> dict[str, Any]:
         if unset := next((item for item in (value if isinstance(value, list) else [value]) if "$" in str(item)), None):
             raise InputError(f"study {file}: {unset} names a variable that is not set; set it, or write the path out.")
         try:
-            values[name] = value_from_file(value, hints[name])
+            values[name] = _value(value, hints[name])
         except ValueError as error:
             raise InputError(f"study {file}: {name} is {error}") from error
     return values
+
+
+def _value(value: Any, hint: Any) -> Any:
+    """Read the value of an option from YAML: in place of a list of one, its entry will do.
+
+    Raises:
+        ValueError: It is not of the option's kind; the message says what was expected.
+    """
+    kind = kind_of(hint)
+    several = typing.get_origin(kind) is tuple
+    items = value if isinstance(value, list) else [value]
+    words = [str(item) for item in items]  # YAML makes a number of a folder's name 2024, and text of 1e9
+    inner = typing.get_args(kind)[0] if several else kind
+    choices = typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
+    if wrong := next((word for word in words if choices and word not in choices), None):
+        raise ValueError(f"{wrong!r}; expected one of {', '.join(choices)}.{did_you_mean(wrong, choices)}")
+
+    try:
+        return _convert(words, kind, several)
+    except ValueError:
+        meant = ""
+        for guess in likely(words) if kind in _IN_FILES else ():
+            with suppress(ValueError):
+                _convert(guess, kind, several)
+                meant = f" Did you mean {_as_yaml(guess, several)}?"
+                break
+        raise ValueError(
+            f"{_as_yaml(words, len(words) != 1)}; expected {_IN_FILES.get(kind, 'one value')}.{meant}"
+        ) from None
+
+
+def _as_yaml(words: list[str], several: bool) -> str:
+    return f"[{', '.join(words)}]" if several else words[0]
+
+
+def _convert(words: list[str], kind: Any, several: bool) -> Any:
+    """Make a value of its kind of what was read as text.
+
+    Raises:
+        ValueError: It is of another kind; msgspec's errors are such, too.
+    """
+    if not several and len(words) != 1:
+        raise ValueError(words)
+    given = words if several else words[0]
+    return msgspec.convert(given, kind, strict=False, dec_hook=lambda made, word: made(word))
