@@ -87,9 +87,9 @@ class PruneOptions:
     scope: ScopeName = "filters"
     """filters: only groups inside a block; channels: the residual streams too."""
     prune_representation: bool = False
-    """Prune the head's input too, which the papers leave whole."""
+    """Prune the output layer's input too, which the papers leave whole."""
     attention: AttentionName = "width"
-    """width: all heads of an attention lose the same channels; heads: whole heads go."""
+    """width: all attention heads of a layer lose the same channels; heads: whole attention heads go."""
     ranking: RankingName = "auto"
     """auto: sensitivity where there are inputs to calibrate with, else uniform. uniform: the same share of every group;
     global: filters compete across groups; isomorphic: among groups of the same structure; sensitivity: the damage of
@@ -152,7 +152,7 @@ class TrainOptions(PreparationOptions):
     learning_rate: float | None = None
     """Highest learning rate of the pretrained layers; 0.01 for sgd, 0.0003 for adamw."""
     head_rate: float = 10
-    """A new head learns this many times as fast."""
+    """A new output layer learns this many times as fast."""
     weight_decay: float = 1e-4
     """On weights; norms and biases have none."""
     warmup: float = 0.05
@@ -179,4 +179,4 @@ class TrainOptions(PreparationOptions):
     save_every: float = 60
     """Seconds between saved states, from which a run that was stopped goes on bit for bit."""
     keep_head: bool = False
-    """Train the head that is there; its outputs must be the task's classes in sorted order."""
+    """Train the output layer that is there; its outputs must be the task's classes in sorted order."""

@@ -3,7 +3,9 @@
 - ``options``: what a user says about export and parity
 - ``bundle/``: the folder that is shipped
 - ``onnx/``: ONNX files
-- ``parity``: torch against ONNX Runtime, and accuracy
+- ``cpu_session``: ONNX files in ONNX Runtime on the CPU
+- ``parity``: torch against ONNX Runtime on seeded inputs
+- ``accuracy``: the same on images, and accuracy
 - ``compared``: what may differ between two runtimes
 - ``verify``: every check as one record
 - ``records``: what verify.json says, read by a schema

@@ -9,39 +9,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from pruneport.arrays import AnyArray
-from pruneport.errors import ExportError, ImageFolderError, InputError
+from pruneport.errors import ExportError
 from pruneport.export.compared import Compared, Tolerance
-from pruneport.export.onnx.exporter import INPUT_NAME, OnnxNetwork, onnx_outputs
-from pruneport.export.onnx.memory import within_free_memory
-from pruneport.export.onnx.onnx_reader import read_onnx
-from pruneport.export.options import ParityOptions
-from pruneport.models.images.images import ImageSet
+from pruneport.export.cpu_session import open_cpu_session, output_names, run_onnx
+from pruneport.export.onnx.exporter import OnnxNetwork, onnx_outputs
 from pruneport.models.outputs import Outputs
-from pruneport.progress import Progress, Step, silent
 
 __all__ = [
     "TOLERANCES",
-    "Accuracy",
-    "Agreement",
     "Parity",
     "Tolerance",
-    "check_classes",
-    "check_images",
     "check_other_batches",
     "check_seeded",
-    "fitting_batches",
-    "fixed_batch",
-    "open_cpu_session",
-    "output_names",
+    "nearby",
+    "parity_of",
+    "run_torch",
 ]
 
-_IMAGE_BATCH = 32
 _NEARBY, _NEAR = 8, 1e-5  # other inputs near those compared, and how near: shares of their deviation
 
 TOLERANCES: Mapping[str, Tolerance] = {"fp32": Tolerance(atol=1e-5, rtol=1e-4)}
@@ -87,78 +74,6 @@ class Parity:
     constant: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    """Top-1 on labelled images, as fractions, and how many only one of dense torch and pruned ONNX gets right."""
-
-    images: int
-    folder: str
-    dense_torch: float | None
-    pruned_torch: float
-    pruned_onnx: float
-    only_dense: int | None = None
-    only_pruned: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """Share of images, labelled or not, on which pruned ONNX has the first choice of dense torch."""
-
-    images: int
-    folder: str
-    top1: float
-
-
-def open_cpu_session(path: Path) -> Any:
-    """Open an ONNX file on ONNX Runtime's CPU provider.
-
-    Raises:
-        ExportError: ONNX Runtime cannot open it.
-        ModelError: It is no file to open (see ``read_onnx``).
-    """
-    read_onnx(path)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        with within_free_memory():
-            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors share no other base
-        raise ExportError(f"ONNX Runtime cannot open {path}: {error}. Export it again.") from error
-
-
-def output_names(session: Any) -> tuple[str, ...] | None:
-    """Names of a session's outputs; None of files from before they were torch's, whose outputs come in its order."""
-    if "pruneport.outputs" not in session.get_modelmeta().custom_metadata_map:
-        return None
-    return tuple(output.name for output in session.get_outputs())
-
-
-def fixed_batch(session: Any) -> int | None:
-    """The one batch size that a session takes; None where it takes any."""
-    shape = session.get_inputs()[0].shape
-    return shape[0] if shape and isinstance(shape[0], int) else None
-
-
-def fitting_batches(options: ParityOptions, fixed: int | None) -> tuple[int, ...]:
-    """The batch sizes to compare at: what was asked for, or the fixed one where nothing was.
-
-    Raises:
-        InputError: A batch size is below 1, or is not the fixed one.
-    """
-    asked = options.parity_batches
-    if not asked or min(asked) < 1:
-        raise InputError(f"`parity_batches` is {asked}; expected batch sizes of at least 1.")
-    if fixed is None or set(asked) == {fixed}:
-        return asked
-    if asked != ParityOptions.parity_batches:
-        listed = ", ".join(str(batch) for batch in asked if batch != fixed)
-        raise InputError(
-            f"`parity_batches` {listed}: the networks are exported for a batch of {fixed} alone. Leave it out, or "
-            f"give `parity_batches` {fixed}."
-        )
-    return (fixed,)
-
-
 def check_seeded(
     name: str,
     network: nn.Module,
@@ -184,9 +99,9 @@ def check_seeded(
     for batch in batches:
         inputs = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
         compared = Compared(TOLERANCES["fp32"], names)
-        theirs = _run_torch(network, inputs)
-        compared.add(theirs, _run_onnx(session, inputs), partial(_nearby, network, inputs))
-        results.append(_parity(name, compared, "seeded", batch))
+        theirs = run_torch(network, inputs)
+        compared.add(theirs, run_onnx(session, inputs), partial(nearby, network, inputs))
+        results.append(parity_of(name, compared, "seeded", batch))
     return results
 
 
@@ -224,125 +139,21 @@ def check_other_batches(network: nn.Module, exported: OnnxNetwork, shape: tuple[
         )
 
 
-def check_classes(images: ImageSet, shape: tuple[int, ...]) -> None:
-    """Check that labels can be compared with a network's main output, whose shape (B, ...) is given.
-
-    Raises:
-        ImageFolderError: The folder's classes are not the network's.
-    """
-    if images.labels is not None and (len(shape) != 2 or shape[1] != len(images.classes)):
-        folders = f"{len(images.classes)} class folder{'' if len(images.classes) == 1 else 's'}"
-        raise ImageFolderError(
-            f"{images.folder} has {folders}; the network's output has shape {shape[1:]}. "
-            "Use the folder it was trained for, or a flat one without labels."
-        )
-
-
-def check_images(
-    images: ImageSet,
-    dense: nn.Module | None,
-    pruned: nn.Module,
-    pruned_session: Any,
-    names: Sequence[str] | None = None,
-    fixed: int | None = None,
-    progress: Progress = silent,
-) -> tuple[Parity, Accuracy | None, Agreement | None]:
-    """Compare the pruned network on images, and count top-1 of dense (if given), pruned and pruned ONNX where labelled.
-
-    Args:
-        images: In the folder's order; where the batch is fixed, the last one repeats its last image to be full.
-        dense: The dense network, or None.
-        pruned: The pruned network.
-        pruned_session: Runs its ONNX file.
-        names: Of the file's outputs, in order (see ``output_names``).
-        fixed: The one batch size that the file takes, or None.
-        progress: Told how far it is.
-
-    Returns:
-        The comparison with torch; the accuracy, where the images are labelled; how often the pruned network decides as
-        the dense one, where that is given and the main output is scores (B, classes).
-
-    Raises:
-        ImageFolderError: An image is unreadable, or the folder's classes are not the network's.
-    """
-    size = fixed or _IMAGE_BATCH
-    compared = Compared(TOLERANCES["fp32"], names)
-    choices: list[AnyArray] = []
-    done = 0
-    for given, labels in images.batches(size):
-        progress(Step(f"running image {done + 1} of {len(images)}", done, len(images)))
-        done += len(given)
-        inputs = torch.cat([given, given[-1:].expand(size - len(given), *given.shape[1:])]) if fixed else given
-        theirs, ours = _run_torch(pruned, inputs), _run_onnx(pruned_session, inputs)
-        found = compared.add(theirs, ours, partial(_nearby, pruned, inputs)).get(theirs.main)
-        wanted = _main(theirs)
-        check_classes(images, wanted.shape)
-        if _are_scores(wanted) and found is not None and found.shape == wanted.shape:
-            before = _main(_run_torch(dense, inputs)) if dense is not None else wanted
-            truth = np.full(len(given), -1) if labels is None else labels.numpy()
-            choices.append(np.stack([truth, *(scores[: len(given)].argmax(1) for scores in (before, wanted, found))]))
-    return _parity("pruned", compared, "images", size), *_count(images, choices, dense is not None)
-
-
-def _main(outputs: Outputs) -> AnyArray:
-    array: AnyArray = outputs.tensors[outputs.main].detach().numpy()
-    return array
-
-
-def _count(images: ImageSet, choices: Sequence[AnyArray], with_dense: bool) -> tuple[Accuracy | None, Agreement | None]:
-    """Count from batches of (4, B): labels, then the choices of dense torch, pruned torch and pruned ONNX."""
-    if sum(batch.shape[1] for batch in choices) < len(images):  # outputs that are no scores
-        return None, None
-    truth, dense, theirs, ours = np.concatenate(choices, axis=1)
-    agreement = accuracy = None
-    if with_dense:
-        agreement = Agreement(images=len(images), folder=images.folder.name, top1=float((dense == ours).mean()))
-    if images.labels is not None:
-        before, after = dense == truth, ours == truth
-        accuracy = Accuracy(
-            images=len(images),
-            folder=images.folder.name,
-            dense_torch=float(before.mean()) if with_dense else None,
-            pruned_torch=float((theirs == truth).mean()),
-            pruned_onnx=float(after.mean()),
-            only_dense=int((before & ~after).sum()) if with_dense else None,
-            only_pruned=int((after & ~before).sum()) if with_dense else None,
-        )
-    return accuracy, agreement
-
-
-def _are_scores(outputs: AnyArray) -> bool:
-    """Whether there is something to choose from: (B, classes)."""
-    return outputs.ndim == 2 and outputs.shape[1] > 1
-
-
-def _run_torch(network: nn.Module, inputs: Tensor) -> Outputs:
+def run_torch(network: nn.Module, inputs: Tensor) -> Outputs:
+    """What torch computes, with the outputs that an ONNX file has."""
     with torch.inference_mode():
         return onnx_outputs(network(inputs))
 
 
-def _run_onnx(session: Any, inputs: Tensor) -> list[AnyArray]:
-    """Outputs of an ONNX Runtime session."""
-    try:
-        with within_free_memory():
-            outputs: list[AnyArray] = session.run(None, {INPUT_NAME: inputs.numpy()})
-    except Exception as error:  # ONNX Runtime's errors share no other base
-        raise ExportError(
-            f"the ONNX file does not run on inputs of shape {tuple(inputs.shape)}: {error}. Make the network's forward "
-            "free of sizes taken as Python numbers, and export it again."
-        ) from error
-    return outputs
-
-
-def _nearby(network: nn.Module, inputs: Tensor) -> Iterator[Outputs]:
+def nearby(network: nn.Module, inputs: Tensor) -> Iterator[Outputs]:
     """What torch computes of inputs that are nearly the same: where it changes its mind, rounding decides."""
     generator = torch.Generator().manual_seed(0)
     reach = _NEAR * float(inputs.std(correction=0))
     for _ in range(_NEARBY):
-        yield _run_torch(network, inputs + reach * torch.randn(inputs.shape, generator=generator))
+        yield run_torch(network, inputs + reach * torch.randn(inputs.shape, generator=generator))
 
 
-def _parity(network: str, compared: Compared, inputs: str, batch: int, precision: str = "fp32") -> Parity:
+def parity_of(network: str, compared: Compared, inputs: str, batch: int, precision: str = "fp32") -> Parity:
     """The record of one comparison."""
     tolerance = TOLERANCES[precision]
     return Parity(

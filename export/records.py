@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from pruneport.documents import Count, check_document
-from pruneport.export.parity import Accuracy, Agreement, Parity
+from pruneport.export.accuracy import Accuracy, Agreement
+from pruneport.export.parity import Parity
 from pruneport.export.verify import Check
 
 __all__ = ["read_verified"]

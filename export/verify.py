@@ -11,20 +11,12 @@ import torch
 from torch import nn
 
 from pruneport.errors import BundleError, ParityError
+from pruneport.export.accuracy import Accuracy, Agreement, check_images
 from pruneport.export.bundle.bundle import DENSE_ONNX, MODEL_ONNX, plan_hash
+from pruneport.export.cpu_session import fitting_batches, fixed_batch, open_cpu_session, output_names
 from pruneport.export.onnx.onnx_file import check_onnx, read_metadata
 from pruneport.export.options import ParityOptions
-from pruneport.export.parity import (
-    Accuracy,
-    Agreement,
-    Parity,
-    check_images,
-    check_seeded,
-    fitting_batches,
-    fixed_batch,
-    open_cpu_session,
-    output_names,
-)
+from pruneport.export.parity import Parity, check_seeded
 from pruneport.models.images.images import ImageSet, open_images
 from pruneport.progress import Progress, silent
 

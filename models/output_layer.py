@@ -42,7 +42,7 @@ def replace_output_layers(network: nn.Module, outputs: Mapping[str, int]) -> Non
             )
         else:
             raise SourceError(
-                f"the head {name} is a {type(old).__name__}; expected a linear layer or an ungrouped convolution. "
-                "Give a factory that builds the network for your classes."
+                f"the output layer {name} is a {type(old).__name__}; expected a linear layer or an ungrouped "
+                "convolution. Give a factory that builds the network for your classes."
             )
         set_part(network, name, new.train(old.training))

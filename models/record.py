@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import nn
 
 from pruneport.documents import Path, Size
 
-__all__ = ["LIBRARIES", "Factory", "Scalar", "Source"]
+__all__ = ["LIBRARIES", "Factory", "Scalar", "Source", "fields_of_source"]
 
 Factory = Callable[..., nn.Module]
 Scalar = bool | int | float | str | None
@@ -17,13 +18,15 @@ Scalar = bool | int | float | str | None
 LIBRARIES = ("torchvision", "timm", "pruneport")
 """Sources whose code is installed beside ours; a bundle of any other source needs its owner's factory."""
 
+_IN_FILES = {"output_layers": "heads"}  # the key of plan.json's first versions, which stay readable
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Everything needed to build the dense network again; the plan records it as JSON.
 
     Attributes:
-        heads: Layers that were replaced for other classes: number of outputs by layer name.
+        output_layers: Those that were replaced for other classes: number of outputs by layer name.
     """
 
     spec: str
@@ -33,7 +36,7 @@ class Source:
     weights: str | None = None
     checkpoint: Path | None = None
     checkpoint_sha256: str | None = None
-    heads: dict[str, Size] = field(default_factory=dict)
+    output_layers: dict[str, Size] = field(default_factory=dict)
 
     @property
     def library(self) -> str | None:
@@ -45,3 +48,13 @@ class Source:
     def trained(self) -> bool:
         """Whether the weights come from a checkpoint or a weight name, not from an initialiser."""
         return self.checkpoint is not None or self.weights is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as plan.json has it."""
+        return {_IN_FILES.get(name, name): value for name, value in asdict(self).items()}
+
+
+def fields_of_source(plain: object) -> object:
+    """What plan.json says of a source, with the names of its fields for keys; what is no object stays as it is."""
+    names = {key: name for name, key in _IN_FILES.items()}
+    return {names.get(key, key): value for key, value in plain.items()} if isinstance(plain, dict) else plain

@@ -71,7 +71,7 @@ def build_dense(source: Source, factory: Factory | None = None) -> nn.Module:
         SourceError: The factory cannot be found or fails.
         CheckpointError: The checkpoint is not where it was, or its content changed.
     """
-    network = build(replace(source, heads={}), factory)
+    network = build(replace(source, output_layers={}), factory)
     if source.checkpoint is not None:
         path = Path(source.checkpoint)
         state = read_checkpoint(path)
@@ -126,7 +126,7 @@ def renew_output_layers(network: nn.Module, source: Source) -> None:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
-        replace_output_layers(network, source.heads)
+        replace_output_layers(network, source.output_layers)
 
 
 def _parse_model_args(items: Iterable[str]) -> dict[str, Scalar]:

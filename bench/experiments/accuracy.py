@@ -43,6 +43,8 @@ _KEYS = ("network", "target", "inputs", "criterion", "ranking", "recovery")
 
 @dataclass(frozen=True, kw_only=True)
 class _Case:
+    """A network, its checkpoint and the shares of its compute to keep."""
+
     source: str
     weights: str
     shape: tuple[int, int, int]
@@ -131,6 +133,7 @@ def main() -> None:
 def _measure(
     name: str, case: _Case, recipes: Sequence[_Recipe], only: Sequence[float] | None, data: Path, done: set[Any]
 ) -> Iterator[dict[str, Any]]:
+    """Yield one row for every target and recovery that is not measured yet."""
     options = SourceOptions(source=case.source, checkpoint=data / "weights" / case.weights, input_shape=case.shape)
     dense, source = open_source(options)
     test, calibrations = _images(case, data)
@@ -180,6 +183,7 @@ def _measure(
 
 
 def _images(case: _Case, data: Path) -> tuple[list[tuple[Tensor, Tensor]], dict[str, Calibration]]:
+    """Read the test images with their labels, and the calibration images."""
     if case.shape[1] == 32:
         tests = _opened(ImageOptions(images=data / "data/tasks/cifar10/test"), case)
         given = _opened(ImageOptions(images=data / "data/tasks/cifar10/train", images_limit=case.calibration), case)
@@ -204,6 +208,7 @@ def _images(case: _Case, data: Path) -> tuple[list[tuple[Tensor, Tensor]], dict[
 
 
 def _opened(options: ImageOptions, case: _Case) -> ImageSet:
+    """Open an image folder at the network's input shape."""
     images = open_images(options, case.shape)
     assert images is not None
     return images
@@ -211,6 +216,7 @@ def _opened(options: ImageOptions, case: _Case) -> ImageSet:
 
 @torch.inference_mode()
 def _top1(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Share of the images whose largest output is the label."""
     right = sum(int((network(inputs).argmax(1) == labels).sum()) for inputs, labels in batches)
     return right / sum(len(labels) for _, labels in batches)
 

@@ -57,6 +57,8 @@ _KEYS = ("network", "kept", "criterion", "pruned_on", "seed")
 
 @dataclass(frozen=True)
 class _Task:
+    """Training and test images of a task, as tensors."""
+
     train: Tensor
     train_labels: Tensor
     test: Tensor
@@ -88,6 +90,7 @@ def main() -> None:
 
 
 def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows and summary, with what they depend on."""
     content = {
         "rows": rows,
         "summary": _summary(rows),
@@ -101,6 +104,7 @@ def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
 def _measure(
     name: str, data: Path, tasks: dict[str, _Task], kept: Sequence[float], seeds: int, done: set[Any]
 ) -> Iterator[dict[str, Any]]:
+    """Yield the dense network's row, then one for every share, criterion, task and seed that is not measured yet."""
     spec, weights, head = _NETWORKS[name]
     dense, source = open_source(SourceOptions(source=spec, checkpoint=data / "weights" / weights, input_shape=_SHAPE))
     key = (name, 1.0, "none", "none", 0)
@@ -144,6 +148,7 @@ def _on_task(dense: nn.Module, head: str, task: _Task, seed: int) -> tuple[nn.Mo
 
 
 def _test(network: nn.Module, head: str, tasks: dict[str, _Task]) -> dict[str, float]:
+    """Top-1 of a ridge classifier on the network's features, by task."""
     found = {}
     for name, task in tasks.items():
         classifier = _ridge(_features(network, head, task.train), task.train_labels)
@@ -159,7 +164,7 @@ def _ridge(features: np.ndarray, labels: Tensor) -> RidgeClassifierCV:
 
 @torch.inference_mode()
 def _features(network: nn.Module, head: str, images: Tensor) -> np.ndarray:
-    """What the head reads: (images, features)."""
+    """What the output layer reads: (images, features)."""
     with inputs_recorded(network, head) as seen:
         for batch in torch.split(images, 100):
             network(batch.contiguous(memory_format=torch.channels_last))
@@ -167,12 +172,14 @@ def _features(network: nn.Module, head: str, images: Tensor) -> np.ndarray:
 
 
 def _open(folder: Path) -> _Task:
+    """Read a task's images."""
     train, train_labels, classes = _read(folder / "train", _TRAIN)
     test, test_labels, _ = _read(folder / "test", _TEST)
     return _Task(train, train_labels, test, test_labels, classes)
 
 
 def _read(folder: Path, limit: int) -> tuple[Tensor, Tensor, int]:
+    """Read at most ``limit`` images of a folder: inputs, labels and the number of classes."""
     images = open_images(ImageOptions(images=folder, images_limit=limit, resize=_SHAPE[1]), _SHAPE)
     assert images is not None
     inputs, labels = next(images.batches(len(images)))
@@ -211,6 +218,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _draw(summary: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw top-1, as a share of the dense network's, against the share of the compute kept."""
     styles = {"same": "-", "other": "--", "none": ":"}
     words = {"same": "pruned on the task", "other": "on another", "none": "no data"}
     colours = {"l1": "#1f2a33", "fisher": "#c2571a", "block-hessian": "#14688c"}

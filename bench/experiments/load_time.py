@@ -1,6 +1,6 @@
-"""Time ``pruneport.load`` against building the dense network: ``python bench/experiments/load_time.py``.
+"""Time of ``pruneport.load`` against building the dense network: ``python bench/experiments/load_time.py``.
 
-Both in one process, in turn, the first place alternating, after one untimed round; prints JSON.
+Both run in one process, in turn, after one round that is not timed; which goes first alternates. Prints JSON.
 """
 
 from __future__ import annotations

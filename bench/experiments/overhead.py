@@ -1,8 +1,8 @@
-"""What our care costs: ``compress`` + ``export`` against the bare torch-pruning + torch.onnx.export recipe.
+"""What our checks cost: ``compress`` and ``export`` against the plain recipe of torch-pruning and torch.onnx.export.
 
-Both reach half the compute of torchvision's ResNet-50 and write ONNX with a dynamic batch, in one process,
-alternating. The recipe writes the dense and the pruned file, as our ``export`` does; a second ratio sets our
-two files against a recipe that writes the pruned one only. Run: ``python -m pruneport.bench.experiments.overhead``.
+Both prune torchvision's ResNet-50 to half its compute and write ONNX with a dynamic batch. They run in one process, in
+turn. The recipe writes a dense and a pruned file, as ``export`` does; a second ratio compares with a recipe that writes
+the pruned file alone. Run: ``python -m pruneport.bench.experiments.overhead``.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def measure_overhead(repeats: int) -> dict[str, Any]:
 
 
 def _ours(folder: Path) -> float:
+    """Compress and export with pruneport; return the share of the compute that is left."""
     from pruneport.commands import CompressConfig, ExportConfig, compress, export
 
     result = compress(CompressConfig(source="torchvision:resnet50", flops=0.5, out=folder / "bundle"))
@@ -106,6 +107,7 @@ def _recipe(folder: Path, *, dense: bool = True) -> float:
 
 
 def _export(network: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
+    """Write an ONNX file with a dynamic batch by torch's exporter."""
     torch.onnx.export(
         network,
         (example,),

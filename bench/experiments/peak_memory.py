@@ -1,7 +1,7 @@
-"""Peak memory of ``compress`` beyond what torch itself takes, in multiples of the dense weights.
+"""Peak memory of ``compress`` above that of torch itself, in multiples of the dense weights.
 
-"What torch takes" is a process that builds the same network and runs it once, less its weights.
-Each figure is the peak resident size of a process of its own. ``python bench/experiments/peak_memory.py``.
+Torch's own is measured in a process that builds the same network and runs it once; its weights are subtracted. Each
+figure is the peak resident size of a process of its own. Run: ``python bench/experiments/peak_memory.py``.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def main() -> None:
 
 
 def _measure(source: str) -> dict[str, object]:
+    """Measure one network."""
     with tempfile.TemporaryDirectory() as folder:
         (compressing,) = _run(_COMPRESS.format(source=source, out=str(Path(folder) / "bundle")))
     (imports,) = _run(_IMPORTS)
@@ -58,7 +59,8 @@ def _measure(source: str) -> dict[str, object]:
 
 
 def _run(code: str) -> list[int]:
-    """Return the numbers that the code printed and then its peak; this process stays small, as a child inherits it."""
+    """Run code in a process of its own; return the numbers it printed, then its peak memory in bytes."""
+    # A child inherits its parent's peak, so this process imports nothing large.
     done = subprocess.run([sys.executable, "-c", code + _PEAK], check=True, capture_output=True, text=True)
     return [int(line) for line in done.stdout.split()]
 

@@ -39,8 +39,9 @@ from pruneport.compress.prune import Pruned, prune
 from pruneport.compress.surgery.apply import apply_plan
 from pruneport.errors import InputError, ParityError, PruneportError
 from pruneport.export.bundle.weights import check_reload, write_network
+from pruneport.export.cpu_session import open_cpu_session
 from pruneport.export.onnx.onnx_file import write_onnx
-from pruneport.export.parity import check_seeded, open_cpu_session
+from pruneport.export.parity import check_seeded
 from pruneport.files import write_whole
 from pruneport.models.options import SourceOptions
 from pruneport.models.outputs import tensor_leaves
@@ -80,12 +81,13 @@ def main() -> None:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a file, by network."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return {row["network"]: row for row in map(json.loads, lines)}
 
 
 def _rows(specs: Sequence[str], jobs: int, timeout: float, memory: float) -> Iterator[dict[str, Any]]:
-    """Rows as they come; those that their share of the memory did not suffice run again, alone and with all of it."""
+    """Yield rows as they come; networks that ran out of memory are run again, alone and with all of it."""
     alone: list[str] = []
     with ThreadPoolExecutor(jobs) as pool:
         for done in as_completed([pool.submit(_in_process, spec, timeout, memory / jobs, jobs) for spec in specs]):
@@ -99,7 +101,7 @@ def _rows(specs: Sequence[str], jobs: int, timeout: float, memory: float) -> Ite
 
 
 def _in_process(spec: str, timeout: float, memory: float, jobs: int) -> dict[str, Any]:
-    """One network in a process of its own, forked from one that has imported everything and run nothing."""
+    """Run one network in a process of its own, forked from one that has only imported the libraries."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pruneport.bench.experiments.zoo", "onnxscript"])
     receiver, sender = context.Pipe(duplex=False)
@@ -122,6 +124,7 @@ def _in_process(spec: str, timeout: float, memory: float, jobs: int) -> dict[str
 
 
 def _send(sender: Connection, spec: str, memory: float, threads: int) -> None:
+    """Run one network within its memory and threads, and send the row to the process that waits for it."""
     limit = int(memory * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     torch.set_num_threads(threads)
@@ -142,6 +145,7 @@ def compress_one(spec: str) -> dict[str, Any]:
     seconds: dict[str, float] = {}
 
     def timed(step: str, work: Callable[[], Any]) -> Any:
+        """Do a step: note its name first, in case it fails, and then its seconds."""
         row["outcome"], start = step, time.monotonic()
         result = work()
         seconds[step] = round(time.monotonic() - start, 2)
@@ -254,6 +258,7 @@ def enliven(network: nn.Module, shape: tuple[int, int, int], seed: int) -> None:
 
 
 def _forward_seconds(network: nn.Module, shape: tuple[int, int, int]) -> float:
+    """Seconds of one forward pass, after one that is not timed."""
     inputs = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         network(inputs)
@@ -263,6 +268,7 @@ def _forward_seconds(network: nn.Module, shape: tuple[int, int, int]) -> float:
 
 
 def _reload(folder: Path, network: nn.Module, plan: Any) -> None:
+    """Write the network, read it back, and compare weights and outputs bit for bit."""
     write_network(folder, network, plan)
     again = check_reload(folder, network, plan)
     inputs = torch.randn(2, *plan.source.input_shape, generator=torch.Generator().manual_seed(1))
@@ -273,7 +279,7 @@ def _reload(folder: Path, network: nn.Module, plan: Any) -> None:
 
 
 def _reason(text: str) -> str:
-    """Of a group's reason what does not name the group."""
+    """A group's reason for staying dense, without the name of the group."""
     known = ("relies on this width", "residual stream", "outputs always stay", "representation", "leaves no smaller")
     for words in known:
         if words in text:

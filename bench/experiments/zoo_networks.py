@@ -101,10 +101,12 @@ xcit_nano_12_p16_224 xcit_tiny_12_p8_224
 
 
 def _timm_names() -> list[str]:
+    """The networks of timm."""
     return [f"timm:{name}" for name in _TIMM.split()]
 
 
 def _torchvision_names(module: ModuleType) -> list[str]:
+    """The networks of torchvision."""
     return [f"torchvision:{name}" for name in torchvision.models.list_models(module=module)]
 
 

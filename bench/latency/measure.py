@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +15,7 @@ import onnx
 
 from pruneport.bench.devices import cpu_in_use_by_others, describe_device, latency_versions, sample_device
 from pruneport.bench.latency.onnx_input import read_input
+from pruneport.bench.latency.records import BatchTimes, Measured
 from pruneport.bench.latency.sessions import BoundRun, Session, open_session
 from pruneport.bench.latency.stats import paired_speedup, summarise
 from pruneport.bench.options import BenchOptions, ProviderName
@@ -38,7 +39,7 @@ def measure(
     pruned: Path,
     options: BenchOptions,
     progress: Progress = silent,
-) -> dict[str, Any]:
+) -> Measured:
     """Time both networks at every batch size, interleaved.
 
     Args:
@@ -75,12 +76,11 @@ def measure(
         settings = sessions["dense"].settings
         placement = {name: session.placement for name, session in sessions.items()}
         batches.append(_measure_batch(sessions, batch, options, progress))
-    return {
-        "format_version": 1,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "provider": options.provider,
-        "device": device | {"at_end": batches[-1]["device"]},
-        "settings": settings
+    return Measured(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        provider=options.provider,
+        device=device | {"at_end": batches[-1].device},
+        settings=settings
         | {
             "nodes_per_provider": placement,
             "warmup": options.warmup,
@@ -90,10 +90,10 @@ def measure(
             "bootstrap_resamples": _RESAMPLES,
             "bootstrap_seed": _SEED,
         },
-        "versions": latency_versions(),
-        "method": _METHOD,
-        "batches": batches,
-    }
+        versions=dict(latency_versions()),
+        method=_METHOD,
+        batches=tuple(batches),
+    )
 
 
 def preflight(options: BenchOptions, fixed: int | None = None) -> None:
@@ -124,7 +124,7 @@ def preflight(options: BenchOptions, fixed: int | None = None) -> None:
     describe_device(options.provider, options.device)
 
 
-def check_required(bench: dict[str, Any], require: float) -> None:
+def check_required(bench: Measured, require: float) -> None:
     """Fail where the speed-up is not surely as large as required.
 
     Args:
@@ -135,14 +135,14 @@ def check_required(bench: dict[str, Any], require: float) -> None:
         SpeedupError: the lower end is below ``require``; every such batch size is named.
     """
     short = [
-        f"batch {entry['batch']}: {speedup['ratio']:.3f}x, {speedup['confidence']:.0%} interval "
-        f"{speedup['low']:.3f} to {speedup['high']:.3f}"
-        for entry in bench["batches"]
-        if not (speedup := entry["speedup"])["low"] >= require
+        f"batch {entry.batch}: {speedup.ratio:.3f}x, {speedup.confidence:.0%} interval "
+        f"{speedup.low:.3f} to {speedup.high:.3f}"
+        for entry in bench.batches
+        if not (speedup := entry.speedup).low >= require
     ]
     if short:
         raise SpeedupError(
-            f"A speed-up of at least {require:g}x on {bench['provider']} was required and not measured at "
+            f"A speed-up of at least {require:g}x on {bench.provider} was required and not measured at "
             f"{'; '.join(short)}. Prune further, or repeat more often to narrow the interval."
         )
 
@@ -217,9 +217,7 @@ def _listed(batches: tuple[int, ...]) -> str:
     return " ".join(map(str, batches))
 
 
-def _measure_batch(
-    sessions: dict[str, Session], batch: int, options: BenchOptions, progress: Progress
-) -> dict[str, Any]:
+def _measure_batch(sessions: dict[str, Session], batch: int, options: BenchOptions, progress: Progress) -> BatchTimes:
     """Time both networks at one batch size."""
     images = _random_images(sessions["dense"], batch)
     runs = {name: session.bind(images) for name, session in sessions.items()}
@@ -238,12 +236,13 @@ def _measure_batch(
         seed=_SEED,
     )
     progress(f"batch {batch}: {speedup.ratio:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})")
-    entry: dict[str, Any] = {"batch": batch}
-    for name, values in samples_ms.items():
-        summary = summarise(values)
-        images_per_s = batch / (summary.p50_ms / 1000)
-        entry[name] = {"samples_ms": values, **asdict(summary), "images_per_s": images_per_s}
-    return entry | {"speedup": asdict(speedup), "device": device}
+    return BatchTimes(
+        batch=batch,
+        dense=summarise(samples_ms["dense"], batch),
+        pruned=summarise(samples_ms["pruned"], batch),
+        speedup=speedup,
+        device=device,
+    )
 
 
 def _random_images(session: Session, batch: int) -> npt.NDArray[Any]:

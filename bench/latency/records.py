@@ -1,14 +1,15 @@
-"""What a bundle says was timed (bench.json): read by a schema, since card and report are drawn from it."""
+"""What was timed: the content of bench.json, typed, and the schema by which it is read for card and report."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 import msgspec
 
 from pruneport.documents import Size, check_document
 
-__all__ = ["read_measured"]
+__all__ = ["BatchTimes", "Latency", "Measured", "Speedup", "read_measured"]
 
 _Milliseconds = Annotated[float, msgspec.Meta(ge=1e-6, le=1e9)]
 _Times = Annotated[float, msgspec.Meta(ge=1e-9, le=1e9)]
@@ -17,18 +18,21 @@ _Named = dict[str, _Leaf | list[_Leaf]]
 _Details = dict[str, _Leaf | list[_Leaf] | dict[str, _Leaf | list[_Leaf] | _Named]]
 
 
-class _Latency(msgspec.Struct):
-    """Times of one network at one batch size."""
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Times of one network at one batch size: every round, percentiles, mean, and images a second at the median."""
 
-    samples_ms: Annotated[list[_Milliseconds], msgspec.Meta(min_length=1)]
+    samples_ms: Annotated[tuple[_Milliseconds, ...], msgspec.Meta(min_length=1)]
     p50_ms: _Milliseconds
     p90_ms: _Milliseconds
     p99_ms: _Milliseconds
+    mean_ms: float
     images_per_s: Annotated[float, msgspec.Meta(ge=0)]
 
 
-class _Speedup(msgspec.Struct):
-    """How many times as fast the pruned network is, with its interval."""
+@dataclass(frozen=True, kw_only=True)
+class Speedup:
+    """How many times as fast as the dense network the pruned one is, with its confidence interval."""
 
     ratio: _Times
     low: _Times
@@ -36,30 +40,57 @@ class _Speedup(msgspec.Struct):
     confidence: Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
-class _Batch(msgspec.Struct):
-    """Both networks at one batch size."""
+@dataclass(frozen=True, kw_only=True)
+class BatchTimes:
+    """Both networks at one batch size.
+
+    Attributes:
+        batch: The batch size.
+        dense: Times of the dense network.
+        pruned: Times of the pruned network.
+        speedup: Dense over pruned.
+        device: Load, clocks and power as the timed rounds left them.
+    """
 
     batch: Size
-    dense: _Latency
-    pruned: _Latency
-    speedup: _Speedup
+    dense: Latency
+    pruned: Latency
+    speedup: Speedup
+    device: _Details = field(default_factory=dict)
 
 
-class _Measured(msgspec.Struct):
-    """What bench.json holds; what it holds besides is not drawn."""
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What bench.json holds.
 
+    Attributes:
+        created: When, in ISO format.
+        provider: Of ONNX Runtime.
+        device: Processor and GPU, and what else they did before any session was opened.
+        settings: Everything that the times depend on.
+        versions: Of libraries.
+        method: In words.
+        batches: One entry a batch size.
+    """
+
+    format_version: int = 1
+    created: str
     provider: str
     device: _Details
     settings: _Details
     versions: _Details
     method: str
-    batches: Annotated[list[_Batch], msgspec.Meta(min_length=1, max_length=256)]
+    batches: Annotated[tuple[BatchTimes, ...], msgspec.Meta(min_length=1, max_length=256)]
 
     def __post_init__(self) -> None:
         for name in ("cpu_in_use_by_others", "gpu_in_use", "load_average_1min", "available_cores"):
             value = self.device.get(name)
             if value is not None and type(value) not in (int, float):
                 raise ValueError(f"expected a number - at `$.device.{name}`")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of bench.json."""
+        return asdict(self)
 
 
 def read_measured(content: bytes, name: str, advice: str) -> dict[str, Any]:
@@ -73,4 +104,4 @@ def read_measured(content: bytes, name: str, advice: str) -> dict[str, Any]:
     Raises:
         BundleError: It does not fit the schema, or is of a newer format.
     """
-    return check_document(content, _Measured, (1,), name, advice)
+    return check_document(content, Measured, (1,), name, advice)

@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from pruneport.arrays import FloatArray
+from pruneport.bench.latency.records import Latency, Speedup
 from pruneport.errors import InputError
 
-__all__ = ["LatencySummary", "Speedup", "paired_speedup", "summarise"]
+__all__ = ["paired_speedup", "summarise"]
+
+_DRAWN_AT_ONCE = 2**20  # samples; bounds the memory of many rounds, and changes no result
 
 
-@dataclass(frozen=True, kw_only=True)
-class LatencySummary:
-    """Percentiles and mean of one network's latencies, in milliseconds."""
-
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    mean_ms: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speedup:
-    """How many times faster pruned is than dense, with its confidence interval."""
-
-    ratio: float
-    low: float
-    high: float
-    confidence: float
-
-
-def summarise(samples_ms: Sequence[float]) -> LatencySummary:
+def summarise(samples_ms: Sequence[float], batch: int = 1) -> Latency:
     """Summarise the samples; percentiles interpolate linearly (numpy's default, Hyndman and Fan's type 7).
 
     Args:
         samples_ms: latencies in milliseconds, at least one.
+        batch: images of one run.
 
     Raises:
         InputError: there are no samples.
@@ -48,7 +32,14 @@ def summarise(samples_ms: Sequence[float]) -> LatencySummary:
     if not samples_ms:
         raise InputError("No latencies to summarise: expected at least one sample.")
     p50_ms, p90_ms, p99_ms = np.percentile(samples_ms, [50, 90, 99]).tolist()
-    return LatencySummary(p50_ms=p50_ms, p90_ms=p90_ms, p99_ms=p99_ms, mean_ms=float(np.mean(samples_ms)))
+    return Latency(
+        samples_ms=tuple(samples_ms),
+        p50_ms=p50_ms,
+        p90_ms=p90_ms,
+        p99_ms=p99_ms,
+        mean_ms=float(np.mean(samples_ms)),
+        images_per_s=batch / (p50_ms / 1000),
+    )
 
 
 def paired_speedup(
@@ -84,6 +75,8 @@ def paired_speedup(
         >>> paired_speedup([4.0, 4.0, 4.0], [2.0, 2.0, 2.0]).ratio
         2.0
     """
+    from scipy import stats  # slow to import
+
     rounds = len(dense_ms)
     if rounds != len(pruned_ms) or rounds < 2:
         raise InputError(
@@ -93,11 +86,25 @@ def paired_speedup(
     if not 0 < confidence < 1:
         raise InputError(f"The confidence must be inside (0, 1), for example 0.95; got {confidence}.")
     dense, pruned = np.asarray(dense_ms), np.asarray(pruned_ms)
-    generator = np.random.default_rng(seed)
-    ratios = np.empty(resamples)
-    for index in range(resamples):
-        drawn = generator.integers(rounds, size=rounds)
-        ratios[index] = np.median(dense[drawn]) / np.median(pruned[drawn])
-    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
-    ratio = float(np.median(dense) / np.median(pruned))
-    return Speedup(ratio=ratio, low=low, high=high, confidence=confidence)
+    interval = stats.bootstrap(
+        (dense, pruned),
+        _ratio_of_medians,
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=resamples,
+        confidence_level=confidence,
+        batch=max(1, _DRAWN_AT_ONCE // rounds),
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Speedup(
+        ratio=float(_ratio_of_medians(dense, pruned)),
+        low=float(interval.low),
+        high=float(interval.high),
+        confidence=confidence,
+    )
+
+
+def _ratio_of_medians(dense: FloatArray, pruned: FloatArray, axis: int = -1) -> FloatArray:
+    ratio: FloatArray = np.median(dense, axis=axis) / np.median(pruned, axis=axis)
+    return ratio

@@ -16,7 +16,7 @@ from pruneport.bench.report.graph_rows import Lane, Row, find_chains, find_lanes
 from pruneport.bench.report.graph_scene import HEIGHT, MARGIN, Dot, Line, Scene, Shape, text_width
 from pruneport.bench.report.graph_texts import GraphTexts, counted, end_of
 from pruneport.bench.report.svg import DENSE, INK, MUTED, PAGE
-from pruneport.export.card.summary import clean, shorten
+from pruneport.export.card.words import clean, shorten
 
 __all__ = ["PILL_INK", "arrange"]
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pruneport.bench.report.graph_content import DrawnGroup, DrawnLayer, GraphContent
-from pruneport.export.card.summary import clean, shorten
+from pruneport.export.card.words import clean, shorten
 
 __all__ = ["GraphTexts", "counted", "end_of"]
 

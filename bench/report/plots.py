@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from pruneport.bench.report.svg import DENSE, INK, KEPT, MUTED, REMOVED, inline_svg, quiet, styled, width_inches, write
 from pruneport.documents import Json
 from pruneport.errors import OutputError
-from pruneport.export.card.summary import milliseconds, shorten
+from pruneport.export.card.words import milliseconds, shorten
 from pruneport.files import beside, held
 
 __all__ = ["check_plot", "groups_plot", "latency_plot", "sensitivity_plot"]

@@ -14,19 +14,10 @@ from pruneport.bench.report.graph_content import content_of_plan
 from pruneport.bench.report.plots import groups_plot, latency_plot
 from pruneport.bench.report.svg import for_screens
 from pruneport.documents import Json
-from pruneport.export.card.summary import (
-    OWN_CODE,
-    clean,
-    comparisons,
-    device_name,
-    headline,
-    milliseconds,
-    onnx_example,
-    percent,
-    provenance,
-    runs_own_code,
-)
+from pruneport.export.card.provenance import provenance
+from pruneport.export.card.summary import OWN_CODE, comparisons, device_name, headline, onnx_example, runs_own_code
 from pruneport.export.card.verdict import verdict, warnings_for
+from pruneport.export.card.words import clean, milliseconds, percent
 from pruneport.text import OPTION
 
 __all__ = ["environment", "render_report"]

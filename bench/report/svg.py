@@ -18,7 +18,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pruneport.export.card.summary import clean
+from pruneport.export.card.words import clean
 
 __all__ = [
     "DENSE",

@@ -7,10 +7,7 @@
 - ``store``: where results are kept
 - ``executors``: where trials run
 - ``eta``: how long a study still takes
-- ``curves``: errors by budget, the frontier, areas, crossings
-- ``law``: a fitted law
-- ``advice``: what share of the MACs to keep
-- ``summary``: the study in numbers
+- ``analysis/``: what the results say
 - ``plots``: its plots
 - ``report``: its page
 """

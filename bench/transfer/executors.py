@@ -132,6 +132,7 @@ def _begin(threads: int) -> None:
     study = multiprocessing.parent_process()
 
     def watch() -> None:
+        """End this process when the study's has ended."""
         if study is not None:
             study.join()
             os._exit(1)

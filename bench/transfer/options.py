@@ -31,7 +31,7 @@ class StudyOptions(PreparationOptions):
     budgets: tuple[float, ...] = ()
     """Training FLOPs; each is a training of its own, since the learning rate falls over its length."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each orders and augments the images, and draws the head, anew."""
+    """Each orders and augments the images, and draws the output layer, anew."""
     scopes: tuple[ScopeName, ...] = ("filters",)
     """What is pruned: filters inside blocks, or channels of the residual streams too."""
     recipes: tuple[str, ...] = ("auto/auto/auto",)
@@ -49,7 +49,7 @@ class StudyOptions(PreparationOptions):
     optimizer: OptimizerName = "adamw"
     """adamw; sgd: with Nesterov momentum 0.9."""
     learning_rate: float | None = None
-    """Highest learning rate of the pretrained layers; a head learns ten times as fast."""
+    """Highest learning rate of the pretrained layers; a new output layer learns ten times as fast."""
     augment: AugmentName = "crop-flip"
     """What is done to the training images."""
     evaluations: int = 2

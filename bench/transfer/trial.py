@@ -22,8 +22,9 @@ from pruneport.compress.finetune.training import Job, train
 from pruneport.compress.options import CompressOptions
 from pruneport.compress.pipeline import compress_to
 from pruneport.errors import ImageFolderError, InputError, PruneportError
-from pruneport.export.bundle.bundle import is_bundle, new_bundle, open_bundle
+from pruneport.export.bundle.bundle import is_bundle, open_bundle
 from pruneport.export.bundle.weights import rebuild, write_network
+from pruneport.export.bundle.writing import new_bundle
 from pruneport.models.digits.tasks import write_digits_task
 from pruneport.models.images.tasks import Task, open_task
 from pruneport.models.options import SourceOptions

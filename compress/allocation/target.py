@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _STREAM = "a residual stream, outside `scope=filters`"
-_REPRESENTATION = "the representation (the head's input) keeps its width"
+_REPRESENTATION = "the representation (the output layer's input) keeps its width"
 TOLERANCE = 0.01
 """How far from a target, as a share of dense, is no miss."""
 
@@ -135,5 +135,5 @@ def nothing_prunable(groups: Sequence[Group], reasons: Sequence[str]) -> str:
     if _STREAM in reasons:
         shown.append("`scope=channels` prunes residual streams too.")
     if _REPRESENTATION in reasons:
-        shown.append("`prune_representation` prunes the head's input too.")
+        shown.append("`prune_representation` prunes the output layer's input too.")
     return "nothing can be pruned with these options:\n" + "\n".join(shown or ["  the network has no groups"])

@@ -62,12 +62,12 @@ def with_output_layer(network: nn.Module, plan: Plan, task: Task, keep: bool = F
     if keep and set(output_layers.values()) != {classes}:
         raise InputError(
             f"`keep_head`: the network has {next(iter(output_layers.values()))} outputs and {task.name} has {classes} "
-            "classes; leave it out to train a new head."
+            "classes; leave it out to train a new output layer."
         )
     if keep:
-        return network, replace(plan, source=replace(plan.source, heads=output_layers))
+        return network, replace(plan, source=replace(plan.source, output_layers=output_layers))
     outputs = dict.fromkeys(output_layers, classes)
-    network, source = copy.deepcopy(network), replace(plan.source, heads=outputs)
+    network, source = copy.deepcopy(network), replace(plan.source, output_layers=outputs)
     renew_output_layers(network, source)
     pruned = count_cost(network, plan.source.input_shape)
     more = Cost(macs=pruned.macs - plan.pruned.macs, params=pruned.params - plan.pruned.params)

@@ -114,7 +114,7 @@ class _Training:
     def __init__(self, fabric: Any, job: Job, progress: Progress) -> None:
         self._fabric, self._job, self._options, self._progress = fabric, job, job.options, progress
         self._state = read_state(job.state)
-        self._output_layers = tuple(self._state.plan.source.heads)
+        self._output_layers = tuple(self._state.plan.source.output_layers)
         self._factory = load_factory(job.factory) if job.factory else None
         self._images = images_a_step(job.task.train, self._options.batch_size)
         self._test = Pictures(job.task.test)

@@ -34,6 +34,6 @@ def find_output_layers(network: nn.Module, shape: tuple[int, int, int]) -> dict[
     if not outputs or len(layers) != len(outputs):
         raise PruningError(
             "the network's outputs are not made by a linear layer or a convolution, so there is no head to replace; "
-            "give a factory that builds it for your classes, and train that head with `keep_head`."
+            "give a factory that builds it for your classes, and train that layer with `keep_head`."
         )
     return outputs

@@ -21,7 +21,7 @@ from pruneport.compress.records import (
 from pruneport.compress.surgery.plan_schema import PlanDocument, check_sizes, read_groups, unknown_keys
 from pruneport.documents import fit_document, load_document
 from pruneport.errors import BundleError
-from pruneport.models.record import Source
+from pruneport.models.record import Source, fields_of_source
 
 if TYPE_CHECKING:
     from pruneport.compress.graph.groups import Group
@@ -80,7 +80,7 @@ class Plan:
 
     def to_json(self) -> str:
         """The content of plan.json."""
-        source = asdict(self.source) | {"trained": self.trained}
+        source = self.source.to_dict() | {"trained": self.trained}
         content = {
             "format_version": FORMAT_VERSION,
             "created": self.created,
@@ -112,6 +112,8 @@ def parse_plan(content: str | bytes, shapes: Mapping[str, Sequence[int]] | None 
         BundleError: It is of a newer format, or not a well-formed plan; the message says where.
     """
     loaded = load_document(content, (1, FORMAT_VERSION), *_NO_PLAN)
+    if "source" in loaded:
+        loaded["source"] = fields_of_source(loaded["source"])
     document = fit_document(loaded, PlanDocument, *_NO_PLAN)
     if unknown := unknown_keys(loaded):
         raise BundleError(f"{_NO_PLAN[0]}: {', '.join(unknown[:10])} are not known. {_NO_PLAN[1]}")

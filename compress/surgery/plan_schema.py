@@ -134,12 +134,12 @@ def check_sizes(document: PlanDocument, shapes: Shapes | None) -> None:
                     f"plan.json: a size in {module[:80]}, {call[:80]}, is {largest}; expected at most {most} in a "
                     f"network of these widths and this input; {_EDITED}"
                 )
-    for name, outputs in document.source.heads.items():
+    for name, outputs in document.source.output_layers.items():
         weight = (shapes or {}).get(f"{name}.weight")
         if outputs > max(widths, default=outputs) or (weight is not None and list(weight[:1]) != [outputs]):
             found = "no such weight" if weight is None else f"shape {list(weight)}"
             raise BundleError(
-                f"plan.json: the head {name[:80]} has {outputs} outputs; the weights have {found}; {_EDITED}"
+                f"plan.json: the output layer {name[:80]} has {outputs} outputs; the weights have {found}; {_EDITED}"
             )
 
 

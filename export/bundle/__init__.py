@@ -1,6 +1,7 @@
 """The folder that is shipped: written whole or not at all, opened with its hashes checked.
 
-- ``bundle``: written, opened, updated
+- ``bundle``: opened
+- ``writing``: written, updated
 - ``weights``: the network's weights, written and read back bit for bit
 - ``manifest``: who made it, with what
 - ``unfinished``: what is on the disk while a bundle is written, and how it is taken back

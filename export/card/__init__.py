@@ -1,7 +1,9 @@
 """The model card, and the sentences and figures that the report shares.
 
 - ``card``: the bundle's README.md
-- ``summary``: sentences and figures
+- ``words``: text and numbers as they are written
+- ``provenance``: how the network was made
+- ``summary``: the headline, and dense against pruned
 - ``verdict``: the first sentence and the warnings
 - ``intervals``: how sure an accuracy is
 """

@@ -5,17 +5,10 @@ from __future__ import annotations
 import re
 
 from pruneport.documents import Json
-from pruneport.export.card.summary import (
-    OWN_CODE,
-    clean,
-    comparisons,
-    device_name,
-    headline,
-    onnx_example,
-    provenance,
-    runs_own_code,
-)
+from pruneport.export.card.provenance import provenance
+from pruneport.export.card.summary import OWN_CODE, comparisons, device_name, headline, onnx_example, runs_own_code
 from pruneport.export.card.verdict import verdict, warnings_for
+from pruneport.export.card.words import clean
 from pruneport.text import OPTION
 
 __all__ = ["model_card"]

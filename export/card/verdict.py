@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pruneport.documents import Json
 from pruneport.export.card.intervals import change_interval
-from pruneport.export.card.summary import clean, percent
+from pruneport.export.card.words import clean, percent
 
 __all__ = ["verdict", "warnings_for"]
 

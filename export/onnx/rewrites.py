@@ -63,7 +63,7 @@ def part_pads_from_pools(graph: Any) -> None:
 
 
 class PlainAttention(TorchFunctionMode):
-    """Gives attention, and its mask, the four dimensions (batch, heads, places, width) that the exporter knows.
+    """Gives attention, and its mask, the dimensions (batch, attention heads, places, width) that the exporter knows.
 
     Its result is copied: the layout that fused attention returns is not the one that the exporter's has.
     """
@@ -85,5 +85,5 @@ def _attend(
 
 
 def _four(part: Tensor) -> Tensor:
-    """(…, places, width) as (batch, heads, places, width); without heads, as of one."""
+    """(…, places, width) as (batch, attention heads, places, width); without any, as of one."""
     return part.flatten(0, part.ndim - 4) if part.ndim > 3 else part.reshape(-1, 1, *part.shape[-2:])

@@ -36,8 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             root_help(arguments or ["--help"])
-        arguments = _with_study(arguments)
-        config, as_json = parse(verb, arguments[1:])
+        config, as_json = parse(verb, arguments[1:], _study(arguments))
         result = _run(verb, config, arguments, console)
     except PruneportError as error:
         return _failed(error, console)
@@ -57,19 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _with_study(arguments: list[str]) -> list[str]:
-    """Put the options of a study's file before the flags, which then have the last word."""
+def _study(arguments: Sequence[str]) -> dict[str, Any] | None:
+    """The options of a study's file, which stand in for defaults: flags have the last word."""
     if arguments[0] != "transfer":
-        return arguments
+        return None
     if late := next((word for word in arguments[2:] if word.endswith((".yaml", ".yml"))), None):
         raise InputError(f"the study comes first: pruneport transfer {late}, then the flags.")
     if len(arguments) < 2 or arguments[1].startswith("-"):
-        return arguments
+        return None
     from pathlib import Path
 
-    from pruneport.commands.transferring import study_flags
+    from pruneport.commands.transferring import read_study
 
-    return [*arguments[:2], *study_flags(Path(arguments[1])), *arguments[2:]]
+    return read_study(Path(arguments[1]))
 
 
 def _failed(error: PruneportError, console: Console) -> int:

@@ -138,6 +138,7 @@ def fit_document(loaded: Any, kind: type[_Kind], name: str, advice: str) -> _Kin
 
 
 def _load(content: bytes | str) -> Any:
+    """Parse JSON, and raise a fault for what no document of ours has."""
     if len(content) > MOST_BYTES:
         raise _Fault(f"it has more than {MOST_BYTES} bytes")
     try:
@@ -161,6 +162,7 @@ def _load(content: bytes | str) -> Any:
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, whose keys must differ."""
     loaded = dict(pairs)
     if len(loaded) < len(pairs):
         keys = [key for key, _ in pairs]

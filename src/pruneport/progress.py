@@ -66,6 +66,7 @@ def numbered(progress: Progress, total: int) -> Progress:
     count = 0
 
     def say(message: str) -> None:
+        """Number a stage, and pass on what is said."""
         nonlocal count
         if isinstance(message, Stage):
             count += 1

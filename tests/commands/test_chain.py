@@ -172,7 +172,7 @@ def test_inspect_shows_every_group(run: Any, tmp_path: Path, monkeypatch: pytest
     for text in (
         "blocks.1.conv1",
         "kept by --keep blocks.0.conv1",
-        "the representation (the head's input)",
+        "the representation (the output layer's input)",
         "the network's outputs always",
     ):
         assert text in done.out

@@ -17,6 +17,8 @@ import pruneport
 from pruneport import commands
 from pruneport.bench.transfer.study import identity
 from pruneport.commands.configs import TransferConfig
+from pruneport.commands.flags import parse
+from pruneport.commands.transferring import read_study
 from pruneport.errors import InputError
 from pruneport.files import held
 from pruneport.models.digits.tasks import write_digits_task
@@ -184,6 +186,16 @@ def test_a_stopped_training_wants_the_same_settings(run: Any, task: Path, tmp_pa
         ("kepd: [0.5]", "has no option 'kepd'. Did you mean kept"),
         ("tasks: [$NO_SUCH_VARIABLE/birds]", "names a variable that is not set"),
         ("tasks: [nowhere]", "the study has no networks"),
+        ("kept: [1.0, lots]", "kept is [1.0, lots]; expected numbers, such as [1.0, 0.5]"),
+        ("kept: 50%", "kept is 50%; expected numbers, such as [1.0, 0.5]. Did you mean [0.5]?"),
+        ("seeds: 0,1", "seeds is 0,1; expected whole numbers, such as [1, 8]. Did you mean [0, 1]?"),
+        ("seeds: [0.5]", "seeds is 0.5; expected whole numbers"),
+        ("scopes: [filter]", "scopes is 'filter'; expected one of filters, channels. Did you mean filters?"),
+        ("input_shape: [3, 32]", "input_shape is [3, 32]; expected three whole numbers C, H, W"),
+        ("round_to: [8, 4]", "round_to is [8, 4]; expected one whole number"),
+        ("jobs: null", "jobs is None; expected one whole number"),
+        ("calibration: [a, b]", "calibration is [a, b]; expected one value.\n"),
+        ("round_to: []", "round_to is []; expected one whole number"),
     ],
 )
 def test_study_files_that_cannot_be_used(content: str, said: str, run: Any, tmp_path: Path) -> None:
@@ -192,6 +204,15 @@ def test_study_files_that_cannot_be_used(content: str, said: str, run: Any, tmp_
     assert done.code == 2
     assert said.lower() in done.err.lower()
     assert not (tmp_path / "out").exists()
+
+
+def test_flags_have_the_last_word_over_a_studys_file(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("kept: [1, 0.5]\nbudgets: 1e9\nnetworks: [a:b]\ntasks: 2024\ncalibration: photos\nmemory: 1\n")
+    config, as_json = parse("transfer", [str(file), "--kept", "0.25", "--json"], read_study(file))
+    assert (config.study, as_json) == (file, True)
+    assert (config.kept, config.budgets, config.networks, config.tasks) == ((0.25,), (1e9,), ("a:b",), ("2024",))
+    assert (config.calibration, config.memory, config.seeds) == (Path("photos"), 1.0, (0, 1, 2))
 
 
 def test_transfer_as_typed(run: Any, tmp_path: Path) -> None:

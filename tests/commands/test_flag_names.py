@@ -23,7 +23,15 @@ from pruneport.text import OPTION
 
 _PACKAGE = Path(pruneport.__file__).parent
 _ROOMS = ("models", "compress", "export", "bench")
-_TYPED_ONLY = {"flag_names.py", "flags.py", "slips.py", "tables.py"}  # of commands: nobody else reads what they say
+_TYPED_ONLY = {
+    "flag_names.py",
+    "flags.py",
+    "flag_groups.py",
+    "flag_values.py",
+    "slips.py",
+    "tables.py",
+    "parts.py",
+}  # of commands: nobody else reads what they say
 _ALLOWED = (  # other programs' flags, a style's name, and one command to be typed as it stands
     "pip install --upgrade",
     "ray start --head",

@@ -173,7 +173,7 @@ def _run(plan: Any, size: int) -> None:
     [
         (_width, "its groups name .* positions|Expected `int` <= 2147483647"),
         (_run, "its groups name .* positions|Expected `int` <= 2147483647"),
-        (lambda plan, size: plan["source"]["heads"].update(head=size), "the head head has|Expected `int` <="),
+        (lambda plan, size: plan["source"]["heads"].update(head=size), "the output layer head has|Expected `int` <="),
         (lambda plan, size: plan["source"].update(input_shape=[3, size, size]), "is too large|Expected `int` <="),
         (
             lambda plan, size: plan["source"]["model_args"].update(num_classes=size),

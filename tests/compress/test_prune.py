@@ -423,7 +423,7 @@ def test_the_representation_goes_where_that_is_asked_for() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 24, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5)
     ).eval()
-    with pytest.raises(PruningError, match="`prune_representation` prunes the head's input too"):
+    with pytest.raises(PruningError, match="`prune_representation` prunes the output layer's input too"):
         prune(network, SOURCE, PruneOptions(flops=0.5, round_to=1))
     pruned = prune(network, SOURCE, PruneOptions(flops=0.5, round_to=1, prune_representation=True))
     assert (pruned.network[0].out_channels, pruned.network[4].in_features) == (12, 12)  # type: ignore[index]

@@ -30,7 +30,7 @@ import pytest
 import pruneport
 from pruneport.cli import main
 from pruneport.commands.flags import parse
-from pruneport.commands.transferring import study_flags
+from pruneport.commands.transferring import read_study
 
 _ROOT = Path(__file__).parents[2]
 _PAGES = [_ROOT / "README.md", _ROOT / "CONTRIBUTING.md", *sorted((_ROOT / "docs").glob("*.md"))]
@@ -106,7 +106,7 @@ def test_code_blocks(page: Path, place: Path) -> None:
             if not block.title and not changes:
                 exec(code, namespace)
         elif block.language == "yaml":
-            parse("transfer", [block.title, *study_flags(Path(block.title))])
+            parse("transfer", [block.title], read_study(Path(block.title)))
         elif block.language == "sh":
             for words in _commands(block.code):
                 _check_command(words, run=block.comment == "run")
@@ -115,9 +115,8 @@ def test_code_blocks(page: Path, place: Path) -> None:
 def _check_command(words: list[str], *, run: bool) -> None:
     program, arguments = Path(words[0]).name, words[1:]
     if program == "pruneport":
-        if arguments[0] == "transfer" and not arguments[1].startswith("-"):
-            arguments[2:2] = study_flags(Path(arguments[1]))
-        parse(arguments[0], arguments[1:])
+        study = arguments[0] == "transfer" and not arguments[1].startswith("-")
+        parse(arguments[0], arguments[1:], read_study(Path(arguments[1])) if study else None)
         if run:
             assert main(arguments) == 0
     elif program == "make":

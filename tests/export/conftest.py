@@ -14,8 +14,8 @@ from torch import nn
 
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import Pruned, prune
-from pruneport.export.bundle.bundle import new_bundle
 from pruneport.export.bundle.weights import write_network
+from pruneport.export.bundle.writing import new_bundle
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.models.options import SourceOptions
 from pruneport.models.source import open_source

@@ -14,17 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pruneport.errors import ExportError, ImageFolderError, InputError, ParityError
+from pruneport.export.accuracy import check_images
+from pruneport.export.cpu_session import fitting_batches, fixed_batch, open_cpu_session, output_names
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.export.options import ParityOptions
-from pruneport.export.parity import (
-    TOLERANCES,
-    check_images,
-    check_seeded,
-    fitting_batches,
-    fixed_batch,
-    open_cpu_session,
-    output_names,
-)
+from pruneport.export.parity import TOLERANCES, check_seeded
 from pruneport.export.verify import Verification, require_parity, verify_files
 from pruneport.models.images.images import open_images
 

@@ -1,7 +1,9 @@
 """The commands of the command line as Python functions, each with its frozen configuration.
 
 - ``configs``: the configurations, composed of the rooms' options
-- ``flags``: the command line's arguments and their help, made from the configurations
+- ``flags``: the command line's arguments, read
+- ``flag_groups``: flags in groups, with their help, made from the configurations
+- ``flag_values``: what a flag takes, and how it is read
 - ``flag_names``: options of Python as flags, in messages
 - ``slips``: what is wrong with the words of a command line
 - ``steps``: inspect, compress, export, verify and bench
@@ -9,7 +11,7 @@
 - ``finetuning``: finetune
 - ``transferring``: transfer: the study, its report and its advice
 - ``artifacts``: what the commands put into a bundle
-- ``records``: what earlier commands wrote into a bundle, read for card and report
+- ``records``: what is read of a bundle: its networks, and what earlier commands wrote
 - ``terminal/``: what a person at the terminal, or of a log, reads
 - ``results``: what the commands return, typed and as JSON
 

@@ -22,8 +22,9 @@ from pruneport.compress.prune import request_of
 from pruneport.compress.surgery.plan import Plan
 from pruneport.compress.surgery.rebuild import rebuild_network
 from pruneport.errors import InputError, SourceError, TargetError, TrainingError
-from pruneport.export.bundle.bundle import TRAINING, check_output, is_bundle, new_bundle, open_bundle
+from pruneport.export.bundle.bundle import TRAINING, is_bundle, open_bundle
 from pruneport.export.bundle.weights import rebuild, write_network
+from pruneport.export.bundle.writing import check_output, new_bundle
 from pruneport.files import beside, held, made_folder
 from pruneport.models.factories import load_factory
 from pruneport.models.images.tasks import open_task
@@ -125,6 +126,7 @@ def _open(options: FinetuneConfig, factory: Factory | None = None) -> tuple[nn.M
 
 
 def _check_schedule(config: FinetuneConfig) -> None:
+    """Raise where a target is given without a schedule, or a schedule with another target than compute."""
     if config.schedule == "none":
         given = [f"`{name}`" for name in ("flops", "params", "ratio") if getattr(config, name) is not None]
         if given:
@@ -140,7 +142,7 @@ def _check_above(plan: Plan, config: FinetuneConfig) -> None:
     """The schedule can only remove."""
     if config.schedule != "none" and config.flops is not None and plan.macs_kept <= config.flops:
         raise TargetError(
-            f"`flops` is {config.flops:g} of the dense network, and {config.source} with the new head keeps "
+            f"`flops` is {config.flops:g} of the dense network, and {config.source} with the new output layer keeps "
             f"{plan.macs_kept:.3g} of it already; give a smaller `flops`, or leave out `schedule` and `flops`."
         )
 

@@ -36,6 +36,7 @@ def with_flags(text: str) -> str:
 
 
 def _typed(found: re.Match[str]) -> str:
+    """The flag for an option that was found, with its value; what is no option stays."""
     name, value = found["name"], found["value"]
     if name not in _options():
         return found[0]

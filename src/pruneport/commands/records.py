@@ -1,18 +1,37 @@
-"""What earlier verbs wrote into a bundle: read, each by its schema, where card and report are drawn anew."""
+"""What the verbs read of a bundle: its networks, and what earlier verbs wrote, where card and report are drawn anew."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from pruneport.bench.latency.onnx_input import read_input
 from pruneport.bench.latency.records import read_measured
+from pruneport.commands.configs import BundleOptions
 from pruneport.documents import read_start
-from pruneport.errors import BundleError
-from pruneport.export.bundle.bundle import BENCH, VERIFY, Bundle
+from pruneport.errors import BundleError, CheckpointError
+from pruneport.export.bundle.bundle import BENCH, MODEL_ONNX, VERIFY, Bundle, open_bundle
+from pruneport.export.bundle.weights import rebuild
 from pruneport.export.records import read_verified
+from pruneport.models.factories import load_factory
+from pruneport.models.record import Factory
+from pruneport.models.source import build_dense
 from pruneport.progress import Note, Progress
 
-__all__ = ["read_record", "read_replaced"]
+__all__ = [
+    "bundle_at",
+    "dense_of",
+    "fixed_batch_of",
+    "open_networks",
+    "read_record",
+    "read_replaced",
+    "with_earlier",
+]
 
 _READERS: dict[str, tuple[str, Callable[[bytes, str, str], dict[str, Any]]]] = {
     VERIFY: ("verify", read_verified),
@@ -44,3 +63,56 @@ def read_replaced(bundle: Bundle, name: str, progress: Progress) -> dict[str, An
     except BundleError as error:
         progress(Note(f"nothing is kept of what was there: {error}"))
         return None
+
+
+def bundle_at(folder: Path) -> Bundle:
+    """Open a bundle; where a file in one or a network was named in its place, say what to name.
+
+    Raises:
+        BundleError: There is no bundle, or it is damaged.
+    """
+    if folder.is_file():
+        raise BundleError(f"{folder} is a file; expected the folder of a bundle: {folder.parent}, if it lies in one.")
+    if ":" in str(folder) and not folder.exists():
+        raise BundleError(
+            f"{folder} names a network; expected the folder of a bundle, such as half, written by: "
+            f"pruneport compress {folder} --flops 0.5 --out half"
+        )
+    return open_bundle(folder)
+
+
+def fixed_batch_of(bundle: Bundle) -> int | None:
+    """The one batch size that the bundle's ONNX files take; None where they take any."""
+    batch = read_input(bundle.path(MODEL_ONNX)).batch
+    return batch if isinstance(batch, int) else None
+
+
+def open_networks(config: BundleOptions) -> tuple[Bundle, nn.Module, Factory | None]:
+    """The bundle, its pruned network, and the factory that builds the dense one."""
+    bundle = bundle_at(config.folder)
+    factory = load_factory(config.factory) if config.factory else None
+    if factory is None and config.trust_source and bundle.plan.source.library is None:
+        factory = load_factory(bundle.plan.source.spec)
+    return bundle, rebuild(bundle, factory), factory
+
+
+def dense_of(bundle: Bundle, factory: Factory | None, checkpoint: Path | None) -> nn.Module:
+    """Build the bundle's dense network, its weights from ``checkpoint`` where that was moved.
+
+    Raises:
+        CheckpointError: The checkpoint is not there, has another content, or is not wanted.
+        SourceError: The factory cannot be found or fails.
+    """
+    source = bundle.plan.source
+    if checkpoint is not None:
+        if source.checkpoint is None:
+            raise CheckpointError(f"{bundle.folder} was not made from a checkpoint; leave out `checkpoint`.")
+        source = replace(source, checkpoint=os.path.realpath(checkpoint))
+    return build_dense(source, factory)
+
+
+def with_earlier(verified: dict[str, Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """Keep what was counted on images before, where this time there were none: the ONNX files are the same."""
+    kept = {name: earlier[name] for name in ("accuracy", "agreement") if earlier and earlier.get(name)}
+    counted = verified["accuracy"] or verified["agreement"]
+    return verified if counted else verified | kept

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pruneport.bench.latency.records import Measured
+from pruneport.bench.transfer.analysis.records import Advice, Summary
 from pruneport.compress.allocation.cost import Cost
 from pruneport.compress.assessment import GroupView
 from pruneport.compress.finetune.state import Event
@@ -125,12 +127,12 @@ class BenchResult:
     """What was measured: the content of bench.json."""
 
     folder: Path
-    bench: Mapping[str, Any]
+    bench: Measured
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {"folder": str(self.folder), **self.bench, "warnings": list(self.warnings)}
+        return {"folder": str(self.folder), **self.bench.to_dict(), "warnings": list(self.warnings)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +142,7 @@ class ShipResult:
     folder: Path
     plan: Plan
     verification: Verification
-    bench: Mapping[str, Any]
+    bench: Measured
     warnings: tuple[str, ...] = ()
 
     @property
@@ -154,7 +156,7 @@ class ShipResult:
         return {
             **compressed,
             "verify": self.verification.to_dict(),
-            "bench": dict(self.bench),
+            "bench": self.bench.to_dict(),
             "report": str(self.report),
         }
 
@@ -183,7 +185,7 @@ class TransferResult:
     """A study's folder and what it says so far: the content of summary.json."""
 
     folder: Path
-    summary: Mapping[str, Any]
+    summary: Summary
 
     @property
     def report(self) -> Path:
@@ -192,15 +194,15 @@ class TransferResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {"folder": str(self.folder), "report": str(self.report), **self.summary}
+        return {"folder": str(self.folder), "report": str(self.report), **self.summary.to_dict()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdviceResult:
     """What to keep at a budget, with the evidence."""
 
-    advice: Mapping[str, Any]
+    advice: Advice
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return dict(self.advice)
+        return self.advice.to_dict()

@@ -12,15 +12,9 @@ from pruneport.commands.results import ShipResult
 from pruneport.commands.steps import prune_source
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.prune import Pruned
-from pruneport.export.bundle.bundle import (
-    BENCH,
-    DENSE_ONNX,
-    MODEL_ONNX,
-    VERIFY,
-    new_bundle,
-    plan_hash,
-)
+from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, plan_hash
 from pruneport.export.bundle.weights import check_reload, write_network
+from pruneport.export.bundle.writing import new_bundle
 from pruneport.export.card.verdict import warnings_for
 from pruneport.export.verify import Check, require_parity, verify_files
 from pruneport.progress import Progress, Stage, numbered, silent
@@ -58,14 +52,15 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         write_json(staging / VERIFY, verified)
         progress(Stage("timing", still=True))
         measured = measure(staging / DENSE_ONNX, staging / MODEL_ONNX, config, progress)
-        write_json(staging / BENCH, measured)
+        timed = measured.to_dict()
+        write_json(staging / BENCH, timed)
         progress(Stage("writing the report"))
-        write_card(staging, plan, verified, measured, exported.batch)
-        write_report(staging, plan, verified, measured, exported.batch)
+        write_card(staging, plan, verified, timed, exported.batch)
+        write_report(staging, plan, verified, timed, exported.batch)
     require_parity(verification)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
-    warnings = tuple(warnings_for(json.loads(plan.to_json()), verified, measured))
+    warnings = tuple(warnings_for(json.loads(plan.to_json()), verified, timed))
     return ShipResult(folder=config.out, plan=plan, verification=verification, bench=measured, warnings=warnings)
 
 

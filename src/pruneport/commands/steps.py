@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from pruneport.bench.latency.measure import check_required, measure
-from pruneport.bench.latency.onnx_input import read_input
 from pruneport.bench.report.graph import check_graph, write_graph
 from pruneport.bench.report.graph_content import content_of_views
 from pruneport.bench.report.plots import check_plot, sensitivity_plot
 from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_pair, write_report
 from pruneport.commands.configs import (
     BenchConfig,
-    BundleOptions,
     CompressConfig,
     ExportConfig,
     InspectConfig,
     VerifyConfig,
 )
-from pruneport.commands.records import read_record, read_replaced
+from pruneport.commands.records import (
+    bundle_at,
+    dense_of,
+    fixed_batch_of,
+    open_networks,
+    read_record,
+    read_replaced,
+    with_earlier,
+)
 from pruneport.commands.results import BenchResult, CompressResult, ExportResult, InspectResult, VerifyResult
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import check_round_to, target_of
@@ -33,32 +36,18 @@ from pruneport.compress.options import PruneOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.pipeline import calibration_inputs, check_inputs, compress_network
 from pruneport.compress.prune import Pruned
-from pruneport.errors import BundleError, CheckpointError, OutputError, SourceError
-from pruneport.export.bundle.bundle import (
-    BENCH,
-    DENSE_ONNX,
-    MODEL_ONNX,
-    REPORT,
-    VERIFY,
-    Bundle,
-    check_hashes,
-    check_output,
-    new_bundle,
-    open_bundle,
-    plan_hash,
-    update_bundle,
-)
-from pruneport.export.bundle.weights import rebuild, write_network
+from pruneport.errors import CheckpointError, OutputError, SourceError
+from pruneport.export.accuracy import check_classes
+from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, REPORT, VERIFY, check_hashes, plan_hash
+from pruneport.export.bundle.weights import write_network
+from pruneport.export.bundle.writing import check_output, new_bundle, update_bundle
 from pruneport.export.card.verdict import warnings_for
 from pruneport.export.onnx.exporter import OnnxNetwork, check_fixed_batch
 from pruneport.export.options import ExportOptions, ParityOptions
-from pruneport.export.parity import check_classes
 from pruneport.export.verify import Check, open_parity_images, require_parity, verify_files
 from pruneport.files import write_whole
-from pruneport.models.factories import load_factory
 from pruneport.models.outputs import main_output
-from pruneport.models.record import Factory
-from pruneport.models.source import build_dense, open_source
+from pruneport.models.source import open_source
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
 __all__ = ["bench", "compress", "export", "inspect", "prune_source", "verify"]
@@ -132,9 +121,9 @@ def export(config: ExportConfig, progress: Progress = silent, command: str = "")
     check_fixed_batch(config.batch_size_fixed)
     progress = numbered(progress, 3)
     progress(Stage("opening the bundle"))
-    bundle, pruned, factory = _open(config)
+    bundle, pruned, factory = open_networks(config)
     progress(Stage("building the dense network"))
-    network = _dense(bundle, factory, config.checkpoint)
+    network = dense_of(bundle, factory, config.checkpoint)
     progress(Stage("exporting to ONNX"))
     dense = export_dense(network, bundle.plan.source, config.batch_size_fixed, progress)
     if outdated := [name for name in (VERIFY, BENCH, REPORT) if (bundle.folder / name).exists()]:
@@ -158,14 +147,14 @@ def verify(config: VerifyConfig, progress: Progress = silent, command: str = "")
     """
     progress = numbered(progress, 4)
     progress(Stage("opening the bundle"))
-    bundle, pruned, factory = _open(config)
+    bundle, pruned, factory = open_networks(config)
     hashes = Check(name="hashes", ok=True, detail=check_hashes(bundle))
     bundle.path(MODEL_ONNX), bundle.path(DENSE_ONNX)
     measured = read_record(bundle, BENCH)
     progress(Stage("building the dense network"))
     dense, why_no_dense = None, ""
     try:
-        dense = _dense(bundle, factory, config.checkpoint)
+        dense = dense_of(bundle, factory, config.checkpoint)
     except (CheckpointError, SourceError) as error:
         if config.checkpoint is not None:
             raise
@@ -183,14 +172,14 @@ def verify(config: VerifyConfig, progress: Progress = silent, command: str = "")
         progress=progress,
     )
     progress(Stage("writing verify.json"))
-    verified = _with_earlier(verification.to_dict(), read_replaced(bundle, VERIFY, progress))
+    verified = with_earlier(verification.to_dict(), read_replaced(bundle, VERIFY, progress))
     recorded = True
     try:
         with update_bundle(bundle, command) as staging:
             write_json(staging / VERIFY, verified)
-            write_card(staging, bundle.plan, verified, measured, _fixed_batch(bundle))
+            write_card(staging, bundle.plan, verified, measured, fixed_batch_of(bundle))
             if measured is not None and REPORT in bundle.files:
-                write_report(staging, bundle.plan, verified, measured, _fixed_batch(bundle))
+                write_report(staging, bundle.plan, verified, measured, fixed_batch_of(bundle))
     except OutputError as error:
         recorded = False
         progress(Note(f"not recorded in the bundle: {error}"))
@@ -207,50 +196,22 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
         SpeedupError: ``require_speedup`` was not reached; bench.json is written all the same.
     """
     progress = numbered(progress, 2)
-    bundle = _bundle_at(config.folder)
+    bundle = bundle_at(config.folder)
     dense, pruned = bundle.path(DENSE_ONNX), bundle.path(MODEL_ONNX)
     verified = read_record(bundle, VERIFY)
     progress(Stage("timing", still=True))
     measured = measure(dense, pruned, config, progress)
+    timed = measured.to_dict()
     progress(Stage("writing the report"))
-    fixed = _fixed_batch(bundle)
+    fixed = fixed_batch_of(bundle)
     with update_bundle(bundle, command) as staging:
-        write_json(staging / BENCH, measured)
-        write_card(staging, bundle.plan, verified, measured, fixed)
-        write_report(staging, bundle.plan, verified, measured, fixed)
+        write_json(staging / BENCH, timed)
+        write_card(staging, bundle.plan, verified, timed, fixed)
+        write_report(staging, bundle.plan, verified, timed, fixed)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
-    warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, measured)
+    warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, timed)
     return BenchResult(folder=config.folder, bench=measured, warnings=tuple(warnings))
-
-
-def _bundle_at(folder: Path) -> Bundle:
-    """Open a bundle; where a file in one or a network was named in its place, say what to name.
-
-    Raises:
-        BundleError: There is no bundle, or it is damaged.
-    """
-    if folder.is_file():
-        raise BundleError(f"{folder} is a file; expected the folder of a bundle: {folder.parent}, if it lies in one.")
-    if ":" in str(folder) and not folder.exists():
-        raise BundleError(
-            f"{folder} names a network; expected the folder of a bundle, such as half, written by: "
-            f"pruneport compress {folder} --flops 0.5 --out half"
-        )
-    return open_bundle(folder)
-
-
-def _fixed_batch(bundle: Bundle) -> int | None:
-    """The one batch size that the bundle's ONNX files take; None where they take any."""
-    batch = read_input(bundle.path(MODEL_ONNX)).batch
-    return batch if isinstance(batch, int) else None
-
-
-def _with_earlier(verified: dict[str, Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
-    """Keep what was counted on images before, where this time there were none: the ONNX files are the same."""
-    kept = {name: earlier[name] for name in ("accuracy", "agreement") if earlier and earlier.get(name)}
-    counted = verified["accuracy"] or verified["agreement"]
-    return verified if counted else verified | kept
 
 
 def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module, OnnxNetwork | None, Pruned]:
@@ -279,27 +240,3 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     if not isinstance(config, ExportOptions):
         exported = None  # only to see that it can be done
     return dense, exported, compress_network(dense, source, config, progress)
-
-
-def _open(config: BundleOptions) -> tuple[Bundle, nn.Module, Factory | None]:
-    """The bundle, its pruned network, and the factory that builds the dense one."""
-    bundle = _bundle_at(config.folder)
-    factory = load_factory(config.factory) if config.factory else None
-    if factory is None and config.trust_source and bundle.plan.source.library is None:
-        factory = load_factory(bundle.plan.source.spec)
-    return bundle, rebuild(bundle, factory), factory
-
-
-def _dense(bundle: Bundle, factory: Factory | None, checkpoint: Path | None) -> nn.Module:
-    """Build the bundle's dense network, its weights from ``checkpoint`` where that was moved.
-
-    Raises:
-        CheckpointError: The checkpoint is not there, has another content, or is not wanted.
-        SourceError: The factory cannot be found or fails.
-    """
-    source = bundle.plan.source
-    if checkpoint is not None:
-        if source.checkpoint is None:
-            raise CheckpointError(f"{bundle.folder} was not made from a checkpoint; leave out `checkpoint`.")
-        source = replace(source, checkpoint=os.path.realpath(checkpoint))
-    return build_dense(source, factory)

@@ -13,8 +13,9 @@ from onnx import TensorProto
 
 from pruneport.bench.latency import measure as latency
 from pruneport.bench.latency.measure import check_required, measure
+from pruneport.bench.latency.records import BatchTimes, Measured, Speedup
 from pruneport.bench.latency.sessions import open_session, read_input
-from pruneport.bench.latency.stats import paired_speedup
+from pruneport.bench.latency.stats import paired_speedup, summarise
 from pruneport.bench.options import BenchOptions
 from pruneport.errors import InputError, ModelError, ProviderError, SpeedupError
 
@@ -55,7 +56,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_bench_json_has_its_format(networks: tuple[Path, Path]) -> None:
-    bench = json.loads(json.dumps(measure(*networks, QUICK)))
+    bench = json.loads(json.dumps(measure(*networks, QUICK).to_dict()))
     assert list(bench) == [
         "format_version",
         "created",
@@ -90,11 +91,11 @@ def test_first_place_alternates_after_the_warm_up(networks: tuple[Path, Path], r
     bench = measure(*networks, replace(QUICK, batches=(2,), warmup=2, repeats=3))
     assert runs[:4] == ["dense", "dense", "pruned", "pruned"]
     assert runs[4:] == ["dense", "pruned", "pruned", "dense", "dense", "pruned"]
-    assert "dense first in rounds 0, 2" in bench["settings"]["order"]
-    (entry,) = bench["batches"]
-    assert entry["dense"]["samples_ms"] == [4.0, 4.0, 4.0]
-    assert entry["dense"]["images_per_s"] == 500
-    assert entry["speedup"] == {"ratio": 2.0, "low": 2.0, "high": 2.0, "confidence": 0.95}
+    assert "dense first in rounds 0, 2" in bench.settings["order"]
+    (entry,) = bench.batches
+    assert entry.dense.samples_ms == (4.0, 4.0, 4.0)
+    assert entry.dense.images_per_s == 500
+    assert entry.speedup == Speedup(ratio=2.0, low=2.0, high=2.0, confidence=0.95)
 
 
 def test_clocks_are_read_when_the_timed_rounds_end(
@@ -113,13 +114,13 @@ def test_clocks_are_read_when_the_timed_rounds_end(
     bench = measure(*networks, replace(QUICK, repeats=2))
     each = ["dense", "pruned", "dense", "pruned", "pruned", "dense", "sample", "statistics"]
     assert runs == 2 * each
-    clocks = [entry["device"]["sm_clock_mhz"] for entry in bench["batches"]]
+    clocks = [entry.device["sm_clock_mhz"] for entry in bench.batches]
     assert clocks == [7, 15]
-    assert bench["device"]["at_end"] == {"sm_clock_mhz": 15}
+    assert bench.device["at_end"] == {"sm_clock_mhz": 15}
 
 
 def test_confidence_reaches_the_interval(networks: tuple[Path, Path], runs: list[str]) -> None:
-    assert measure(*networks, replace(QUICK, confidence=0.8))["batches"][0]["speedup"]["confidence"] == 0.8
+    assert measure(*networks, replace(QUICK, confidence=0.8)).batches[0].speedup.confidence == 0.8
 
 
 def test_progress_names_every_step(networks: tuple[Path, Path], runs: list[str]) -> None:
@@ -198,7 +199,7 @@ def test_fixed_batch_is_refused_before_any_work(make_network: Make, monkeypatch:
 
 def test_fixed_batch_is_timed_when_it_is_the_one_asked_for(make_network: Make) -> None:
     dense, pruned = make_network("dense", batch=3), make_network("pruned", batch=3)
-    assert [entry["batch"] for entry in measure(dense, pruned, replace(QUICK, batches=(3,)))["batches"]] == [3]
+    assert [entry.batch for entry in measure(dense, pruned, replace(QUICK, batches=(3,))).batches] == [3]
 
 
 @pytest.mark.parametrize("change", [{"image": (3, 9, 9)}, {"dtype": TensorProto.FLOAT16}])
@@ -216,14 +217,25 @@ def test_failing_run_is_a_provider_error() -> None:
         latency._time_ms(Run())  # type: ignore[arg-type]
 
 
-def _bench(*lows: float) -> dict[str, Any]:
-    return {
-        "provider": "cpu",
-        "batches": [
-            {"batch": 2**index, "speedup": {"ratio": 1.5, "low": low, "high": 1.6, "confidence": 0.95}}
+def _bench(*lows: float) -> Measured:
+    times = summarise([2.0, 3.0])
+    return Measured(
+        created="2026-01-01T00:00:00+00:00",
+        provider="cpu",
+        device={},
+        settings={},
+        versions={},
+        method="",
+        batches=tuple(
+            BatchTimes(
+                batch=2**index,
+                dense=times,
+                pruned=times,
+                speedup=Speedup(ratio=1.5, low=low, high=1.6, confidence=0.95),
+            )
             for index, low in enumerate(lows)
-        ],
-    }
+        ),
+    )
 
 
 def test_required_speedup_that_is_measured_passes() -> None:

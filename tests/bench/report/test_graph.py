@@ -31,7 +31,7 @@ from pruneport.compress.assessment import GroupView
 from pruneport.compress.graph.coupling import Coupling, find_coupling
 from pruneport.compress.graph.groups import group_units
 from pruneport.errors import OutputError
-from pruneport.export.card.summary import clean
+from pruneport.export.card.words import clean
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _REASONS = {

@@ -10,6 +10,7 @@ import matplotlib
 import pytest
 
 from pruneport.bench.report.plots import check_plot, groups_plot, latency_plot, sensitivity_plot
+from pruneport.bench.transfer.analysis.records import FrontierPoint, NetworkSummary
 from pruneport.bench.transfer.plots import frontier_plot
 from pruneport.errors import OutputError
 
@@ -188,8 +189,23 @@ def test_a_sensitivity_plot_that_cannot_be_written_is_refused_before_measuring(t
 
 def test_the_frontier_names_the_share_that_a_budget_reaches() -> None:
     reached = ((4.7e11, 0.6, 0.75), (4.9e11, 0.5, 0.35), (1.6e12, 0.4, 0.5))  # the first two are of one budget
-    points = [{"flops": flops, "error": error, "kept": kept} for flops, error, kept in reached]
-    texts = _texts(frontier_plot({"name": "net", "tasks": ["birds"], "frontier": {"birds": points}}))
+    points = tuple(
+        FrontierPoint(flops=flops, error=error, scope="filters", recipe="none", kept=kept)
+        for flops, error, kept in reached
+    )
+    network = NetworkSummary(
+        name="net",
+        tasks=("birds",),
+        dense=False,
+        curves=(),
+        stream=(),
+        frontier={"birds": points},
+        areas=(),
+        low_budgets=(),
+        laws=(),
+        scopes=(),
+    )
+    texts = _texts(frontier_plot(network))
     assert {"35%", "50%"} <= set(texts)
     assert "75%" not in texts
     assert {"training FLOPs", "error"} <= set(texts)

@@ -92,12 +92,12 @@ def test_nothing_prunable_lists_every_reason() -> None:
     assert str(caught.value).splitlines()[1:] == [
         "  small (7): its width 7 leaves no smaller multiple of 8 within `max_pruning_ratio`",
         "  stream (64): a residual stream, outside `scope=filters`",
-        "  features (64): the representation (the head's input) keeps its width",
+        "  features (64): the representation (the output layer's input) keeps its width",
         "  head (10): the network's outputs always stay",
         "  odd (64): odd is a Mystery, which cannot be resized",
         "  kept (64): kept by `keep` 'x*'",
         "`scope=channels` prunes residual streams too.",
-        "`prune_representation` prunes the head's input too.",
+        "`prune_representation` prunes the output layer's input too.",
     ]
 
 

@@ -255,7 +255,7 @@ def test_two_processes_train_as_one(job: Callable[..., Job], tmp_path: Path, fol
     )
     options = SourceOptions(source=f"{tmp_path / 'plain.py'}:build", input_shape=(1, 8, 8))
     network, source = open_source(options)
-    plan = dense_plan(network, replace(source, heads={"3": 10}))
+    plan = dense_plan(network, replace(source, output_layers={"3": 10}))
     results = []
     for devices in (1, 2):
         begun = job(f"on {devices}", steps=3, devices=devices, accelerator="cpu", keep_head=True)
@@ -288,7 +288,7 @@ def test_a_new_head_is_counted_in_both(task: Task) -> None:
     network, source = open_source(_DIGITS)
     pruned = prune(network, source, PruneOptions(flops=0.5))
     smaller, plan = with_output_layer(pruned.network, pruned.plan, three)
-    assert plan.source.heads == {"head": 3}
+    assert plan.source.output_layers == {"head": 3}
     assert count_cost(smaller, (1, 8, 8)) == plan.pruned
     dense = build_dense(plan.source)
     assert count_cost(dense, (1, 8, 8)) == plan.dense

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from pruneport.compress.assessment import Assessment, assess
 from pruneport.compress.prune import Pruned, prune
 from pruneport.errors import InputError
-from pruneport.export.bundle.bundle import new_bundle, open_bundle
+from pruneport.export.bundle.bundle import open_bundle
 from pruneport.export.bundle.weights import rebuild, same_bits, write_network
+from pruneport.export.bundle.writing import new_bundle
 from pruneport.export.onnx.onnx_file import write_onnx
 
 from . import (

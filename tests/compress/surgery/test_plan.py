@@ -156,6 +156,14 @@ def test_the_first_plans_are_read(content: dict[str, Any]) -> None:
     assert sum(parameter.numel() for parameter in network.parameters()) == content["pruned"]["params"]
 
 
+def test_output_layers_stand_under_the_key_of_earlier_plans(content: dict[str, Any]) -> None:
+    content["source"]["heads"] = {"head": 10}
+    read = parse_plan(json.dumps(content))
+    assert read.source.output_layers == {"head": 10}
+    written = json.loads(read.to_json())["source"]
+    assert (written["heads"], "output_layers" in written) == ({"head": 10}, False)
+
+
 def test_positions_are_bounded_by_the_weights(content: dict[str, Any]) -> None:
     group = first_pruned(content)
     group["width"] = 2**20

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pruneport.export.bundle.bundle import new_bundle, open_bundle, update_bundle
+from pruneport.export.bundle.bundle import open_bundle
+from pruneport.export.bundle.writing import new_bundle, update_bundle
 
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link"}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC

@@ -11,7 +11,8 @@ import pytest
 
 import pruneport
 from pruneport.errors import BundleError, OutputError
-from pruneport.export.bundle.bundle import check_hashes, check_output, open_bundle
+from pruneport.export.bundle.bundle import check_hashes, open_bundle
+from pruneport.export.bundle.writing import check_output
 
 
 def _edit_plan(folder: Path, rehash: Any, **changes: Any) -> None:

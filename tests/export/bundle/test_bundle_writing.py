@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from pruneport.errors import OutputError, TargetError
-from pruneport.export.bundle.bundle import check_hashes, check_output, new_bundle, open_bundle, update_bundle
+from pruneport.export.bundle.bundle import check_hashes, open_bundle
 from pruneport.export.bundle.weights import write_network
+from pruneport.export.bundle.writing import check_output, new_bundle, update_bundle
 
 
 def _write(staging: Path, error: BaseException | type[BaseException] | None = None) -> None:
@@ -188,7 +189,8 @@ def test_an_update_takes_outdated_files_away(bundle: Path) -> None:
 _KILLED = """
 import sys, time
 from pathlib import Path
-from pruneport.export.bundle.bundle import new_bundle, open_bundle, update_bundle
+from pruneport.export.bundle.bundle import open_bundle
+from pruneport.export.bundle.writing import new_bundle, update_bundle
 with new_bundle(Path(sys.argv[1]), False, "") as made, update_bundle(open_bundle(Path(sys.argv[2])), "") as more:
     for folder in (made, more):
         (folder / "plan.json").write_text("half")

@@ -13,12 +13,14 @@ import pytest
 
 from pruneport.cli import main
 from pruneport.errors import BundleError, InUseError
-from pruneport.export.bundle.bundle import check_hashes, check_output, new_bundle, open_bundle, update_bundle
+from pruneport.export.bundle.bundle import check_hashes, open_bundle
+from pruneport.export.bundle.writing import check_output, new_bundle, update_bundle
 
 _OTHER = """
 import sys
 from pathlib import Path
-from pruneport.export.bundle.bundle import new_bundle, open_bundle, update_bundle
+from pruneport.export.bundle.bundle import open_bundle
+from pruneport.export.bundle.writing import new_bundle, update_bundle
 how, folder = sys.argv[1], Path(sys.argv[2])
 writing = update_bundle(open_bundle(folder), how) if how == "update" else new_bundle(folder, how == "replace", how)
 with writing as staging:

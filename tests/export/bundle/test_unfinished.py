@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from pruneport.errors import BundleError, OutputError
-from pruneport.export.bundle.bundle import check_hashes, check_output, is_bundle, new_bundle, open_bundle, update_bundle
+from pruneport.export.bundle.bundle import check_hashes, is_bundle, open_bundle
 from pruneport.export.bundle.weights import rebuild
+from pruneport.export.bundle.writing import check_output, new_bundle, update_bundle
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the script forks")
 

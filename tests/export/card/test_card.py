@@ -9,7 +9,9 @@ from markdown_it import MarkdownIt
 from onnx import TensorProto, helper
 
 from pruneport.export.card.card import model_card
-from pruneport.export.card.summary import clean, comparisons, device_name, headline, onnx_example, provenance
+from pruneport.export.card.provenance import provenance
+from pruneport.export.card.summary import comparisons, device_name, headline, onnx_example
+from pruneport.export.card.words import clean
 
 _HOSTILE = (
     "a|b `c` ``d`` <script>alert(1)</script> [x](http://evil.example) ![y](z) *e* _f_ \\ \n# g\n- h www.evil.example"

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from pruneport.bench.latency.sessions import open_session
 from pruneport.bench.options import BenchOptions
 from pruneport.errors import ExportError, InputError
+from pruneport.export.cpu_session import fixed_batch, open_cpu_session, output_names
 from pruneport.export.onnx.exporter import check_fixed_batch, export_network
 from pruneport.export.onnx.onnx_file import check_onnx, read_metadata
-from pruneport.export.parity import check_seeded, fixed_batch, open_cpu_session, output_names
+from pruneport.export.parity import check_seeded
 from pruneport.models.outputs import read_outputs
 
 SHAPE = (1, 6, 6)

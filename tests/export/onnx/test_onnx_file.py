@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 import pruneport
 from pruneport.errors import ExportError, ModelError
+from pruneport.export.cpu_session import open_cpu_session
 from pruneport.export.onnx.onnx_file import check_onnx, read_metadata, write_onnx
-from pruneport.export.parity import open_cpu_session
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])

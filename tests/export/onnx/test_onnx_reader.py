@@ -20,10 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 from pruneport.bench.latency.sessions import open_session
 from pruneport.bench.options import BenchOptions
 from pruneport.errors import ExportError, ModelError, ProviderError
+from pruneport.export.cpu_session import open_cpu_session
 from pruneport.export.onnx.memory import within_free_memory
 from pruneport.export.onnx.onnx_file import check_onnx
 from pruneport.export.onnx.onnx_reader import read_onnx
-from pruneport.export.parity import check_seeded, open_cpu_session
+from pruneport.export.parity import check_seeded
 
 _NO_RESERVE = 0x4000  # Linux's MAP_NORESERVE: addresses alone
 IMAGE = ["batch", 1, 8, 8]

@@ -3,4 +3,6 @@
 - ``console``: the terminal, with control characters of names as escapes
 - ``display``: progress, as it is shown while a command runs
 - ``tables``: results as tables
+- ``parts``: what several results are shown by
+- ``study``: a study and its advice
 """

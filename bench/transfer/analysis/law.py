@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -141,7 +142,7 @@ def fit_law(points: Sequence[Point], form: str) -> Law:
             f"at {len(shares)} and {len(budgets)}. Let the study run on, or give it more."
         )
     unit = min(point.budget for point in points)
-    residuals = _residuals(points, form, unit)
+    residuals = partial(_residuals, points=points, form=form, unit=unit)
     fits = [
         least_squares(residuals, np.full(count, start), bounds=(-8, 3), x_scale=1.0, max_nfev=200) for start in _STARTS
     ]
@@ -225,19 +226,13 @@ def _regrets(points: Sequence[Point], law: Law | None) -> list[float]:
     return found
 
 
-def _residuals(points: Sequence[Point], form: str, unit: float) -> Callable[[FloatArray], FloatArray]:
-    """The gaps between the law and the points, as a function of its parameters."""
-
-    def residuals(parameters: FloatArray) -> FloatArray:
-        floors, scales = _linear(points, form, parameters, unit)
-        shapes = _shapes(points, form, parameters, unit)
-        predicted = [
-            floors[point.task] + scales[point.task] * value for point, value in zip(points, shapes, strict=True)
-        ]
-        gaps: FloatArray = np.array(predicted) - np.array([point.error for point in points])
-        return gaps
-
-    return residuals
+def _residuals(parameters: FloatArray, points: Sequence[Point], form: str, unit: float) -> FloatArray:
+    """The gaps between the law with these parameters and the points."""
+    floors, scales = _linear(points, form, parameters, unit)
+    shapes = _shapes(points, form, parameters, unit)
+    predicted = [floors[point.task] + scales[point.task] * value for point, value in zip(points, shapes, strict=True)]
+    gaps: FloatArray = np.array(predicted) - np.array([point.error for point in points])
+    return gaps
 
 
 def _linear(

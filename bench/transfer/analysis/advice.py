@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pruneport.bench.transfer.curves import Cell, Means, cells, measured, stream
-from pruneport.bench.transfer.law import FORMS, Check, Law, Point, best_macs_kept, check_law, fit_law
+from pruneport.bench.transfer.analysis.curves import Cell, Means, cells, measured, stream
+from pruneport.bench.transfer.analysis.law import FORMS, Check, Law, Point, best_macs_kept, check_law, fit_law
+from pruneport.bench.transfer.analysis.records import Advice, MeasuredBest, WayAdvice
 from pruneport.bench.transfer.store import Finished
 from pruneport.bench.transfer.study import names
 from pruneport.errors import InputError
 
-__all__ = ["advise", "figures_of", "fit_all", "least", "points_of"]
+__all__ = ["advise", "fit_all", "least", "points_of"]
 
 
-def advise(finished: Sequence[Finished], budget: float, task: str | None, network: str | None) -> dict[str, Any]:
+def advise(finished: Sequence[Finished], budget: float, task: str | None, network: str | None) -> Advice:
     """For a budget, the share of the MACs to keep, with the evidence: by the law, or where none can be fitted the best
     that was measured at the nearest budget below.
 
@@ -41,50 +41,56 @@ def advise(finished: Sequence[Finished], budget: float, task: str | None, networ
         raise InputError(f"only the dense network has results for {names([chosen])[chosen]}: let the study run on.")
     means = stream([cell for cell in mine if only in (None, cell.task)], chosen)
     answers = [_answer(mine, means, scope, recipe, budget, only) for scope, recipe in ways]
-    known = [answer for answer in answers if answer["kept"] is not None]
+    known = tuple(answer for answer in answers if answer is not None)
     if not known:
         raise InputError(
             f"there is nothing to compare: with no budget have two shares of {names([chosen])[chosen]} results on "
             f"{'the task' if only else 'every task'}. Let the study run on, or give it more `kept`."
         )
-    best = min(known, key=lambda answer: (answer["law"] is None, answer["expected_error"]))
-    return {"budget": budget, "network": chosen, "task": only, "advice": best, "others": known}
+    best = min(known, key=lambda answer: (answer.law is None, answer.expected_error))
+    return Advice(budget=budget, network=chosen, task=only, advice=best, others=known)
 
 
 def _answer(
     mine: Sequence[Cell], means: Means, scope: str, recipe: str, budget: float, only: str | None
-) -> dict[str, Any]:
-    """What one way of pruning has to say; ``kept`` is None where that is nothing."""
+) -> WayAdvice | None:
+    """What one way of pruning has to say: by its law, or else by what was measured; None where that is nothing."""
     best = measured(means, scope, recipe)
     at = max((run for run in best if run <= budget), default=min(best, default=None))
-    errors = {} if at is None else best[at]
-    answer: dict[str, Any] = {"scope": scope, "recipe": recipe, "kept": least(errors) if errors else None}
-    answer["measured"] = {"budget": at, "kept": answer["kept"], "errors": _by_share(errors)} if errors else None
+    seen = None if at is None else MeasuredBest(budget=at, kept=least(best[at]), errors=best[at])
     points = points_of(mine, scope, recipe)
     if only is not None and all(point.task != only for point in points):
         points = []
+    law = check = None
+    no_law = ""
     try:
         laws, checks, form = fit_all(points)
     except InputError as error:
-        runs = sorted(best)
-        answer |= {"predicted": {}, "law": None, "no_law": str(error)}
+        no_law = str(error)
+        if seen is None:
+            return None
+        kept, errors, runs = seen.kept, seen.errors, sorted(best)
     else:
-        law, runs = laws[form], sorted({point.budget for point in points})
+        law, check, runs = laws[form], checks[form], sorted({point.budget for point in points})
         tasks = [only] if only else sorted(law.floors)
         shares = sorted({point.macs_kept for point in points})
         errors = {share: float(np.mean([law.error(name, share, budget) for name in tasks])) for share in shares}
-        answer |= {"kept": best_macs_kept(law, shares, budget), "predicted": _by_share(errors), "law": form}
-        answer |= figures_of(checks[form])
-    answer["expected_error"] = errors.get(answer["kept"])
-    answer["extrapolated"] = bool(runs) and not runs[0] <= budget <= runs[-1]
-    return answer
+        kept = best_macs_kept(law, shares, budget)
+    return WayAdvice(
+        scope=scope,
+        recipe=recipe,
+        kept=kept,
+        measured=seen,
+        predicted={} if law is None else errors,
+        law=None if law is None else law.form,
+        no_law=no_law,
+        check=check,
+        expected_error=errors[kept],
+        extrapolated=not runs[0] <= budget <= runs[-1],
+    )
 
 
-def _by_share(errors: dict[float, float]) -> dict[str, float]:
-    return {f"{share:g}": error for share, error in sorted(errors.items())}
-
-
-def least(errors: dict[float, float]) -> float:
+def least(errors: Mapping[float, float]) -> float:
     """The share with the least error; of equal ones the smallest."""
     return min(sorted(errors), key=lambda share: errors[share])
 
@@ -136,13 +142,3 @@ def _doubts(law: Law, check: Check, points: int) -> tuple[bool, float, float]:
         return False, round(check.regret, 4), check.error_rms or 0.0
     free = points - len(law.parameters) - 2 * len(law.floors)
     return True, round(check.budget_regret or 0.0, 4), law.rms / math.sqrt(free)
-
-
-def figures_of(check: Check) -> dict[str, float | None]:
-    """A check as plain data."""
-    return {
-        "error_rms": check.error_rms,
-        "regret": check.regret,
-        "budget_regret": check.budget_regret,
-        "dense_regret": check.dense_regret,
-    }

@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from pruneport.bench.transfer.advice import advise
-from pruneport.bench.transfer.curves import Way, areas, cells, crossing, frontier, low_budget_gain, stream
+from pruneport.bench.transfer.analysis.advice import advise
+from pruneport.bench.transfer.analysis.curves import Way, areas, cells, crossing, frontier, low_budget_gain, stream
+from pruneport.bench.transfer.analysis.records import AdviceAtBudget, MeasuredBest, Summary
+from pruneport.bench.transfer.analysis.summary import summarise
 from pruneport.bench.transfer.report import claim, render_transfer
 from pruneport.bench.transfer.store import Finished
 from pruneport.bench.transfer.study import Trial
-from pruneport.bench.transfer.summary import summarise
 from pruneport.errors import InputError
 
 _DENSE, _HALF = Way("dense", "none", 1.0), Way("filters", "none", 0.5)
@@ -93,9 +94,9 @@ def test_the_gain_at_low_budgets(finished: list[Finished]) -> None:
     assert (accuracy, dense) == (pytest.approx(0.35), pytest.approx(0.15))
     assert deviation == pytest.approx(0.01 * 2**0.5)
     summary = summarise(finished, [done.trial for done in finished])
-    (row,) = summary["networks"][0]["low_budgets"]
-    assert row["gain"] == pytest.approx(0.35 / 0.15 - 1)
-    assert row["claimed"] is row["beyond_spread"] is True
+    (row,) = summary.networks[0].low_budgets
+    assert row.gain == pytest.approx(0.35 / 0.15 - 1)
+    assert row.claimed is row.beyond_spread is True
 
 
 def test_low_budgets_are_the_lowest_third_of_a_range_in_logarithms() -> None:
@@ -106,9 +107,9 @@ def test_low_budgets_are_the_lowest_third_of_a_range_in_logarithms() -> None:
 
 def test_advice_names_what_it_does_not_know(finished: list[Finished]) -> None:
     answer = advise(finished, 1e10, "a", None)
-    assert answer["advice"]["kept"] == 0.5
-    assert answer["advice"]["extrapolated"] is False
-    assert advise(finished, 1e15, None, "net")["advice"]["extrapolated"] is True
+    assert answer.advice.kept == 0.5
+    assert answer.advice.extrapolated is False
+    assert advise(finished, 1e15, None, "net").advice.extrapolated is True
     with pytest.raises(InputError, match=r"`task` c: expected one task of the study's \(a, b\)"):
         advise(finished, 1e10, "c", None)
     with pytest.raises(InputError, match="`budget` is -1"):
@@ -123,30 +124,30 @@ def test_advice_names_what_it_does_not_know(finished: list[Finished]) -> None:
 
 def test_a_task_of_ones_own_gets_advice(finished: list[Finished]) -> None:
     mine = [done for done in finished if done.trial.task == "a"]
-    advice = advise(mine, 1e10, None, None)["advice"]
-    assert advice["kept"] == 0.5
-    assert advice["law"] is not None
-    assert advice["error_rms"] is advice["regret"] is None  # no other task to check it on
-    assert advice["measured"] == {"budget": 1e10, "kept": 0.5, "errors": {"0.5": pytest.approx(0.6), "1": 0.8}}
+    advice = advise(mine, 1e10, None, None).advice
+    assert advice.kept == 0.5
+    assert advice.law is not None
+    assert advice.check.error_rms is advice.check.regret is None  # no other task to check it on
+    assert advice.measured == MeasuredBest(budget=1e10, kept=0.5, errors={0.5: pytest.approx(0.6), 1: 0.8})
     summary = summarise(mine, [done.trial for done in mine])
-    (law,) = summary["networks"][0]["laws"]
-    assert [row["measured"] for row in law["advice"]] == [0.5, 0.5, 1.0]
+    (law,) = summary.networks[0].laws
+    assert [row.measured for row in law.advice] == [0.5, 0.5, 1.0]
     assert "not checked on another task" in _page(summary)
 
 
 def test_one_budget_is_answered_by_what_was_measured(finished: list[Finished]) -> None:
     one = [done for done in finished if done.trial.budget == 1e11]
     for asked, outside in ((1e11, False), (3e11, True), (1e10, True)):
-        advice = advise(one, asked, None, None)["advice"]
-        assert (advice["kept"], advice["law"], advice["measured"]["budget"]) == (0.5, None, 1e11)
-        assert advice["extrapolated"] is outside
-        assert "two budgets" in advice["no_law"]
+        advice = advise(one, asked, None, None).advice
+        assert (advice.kept, advice.law, advice.measured.budget) == (0.5, None, 1e11)
+        assert advice.extrapolated is outside
+        assert "two budgets" in advice.no_law
     below = [done for done in finished if done.trial.budget < 1e12 and done.trial.kept == 1]
-    two = advise([*below, *one], 9e10, "b", None)["advice"]
-    assert (two["measured"]["budget"], two["law"]) == (1e11, None)  # at 1e10 there is nothing to compare
+    two = advise([*below, *one], 9e10, "b", None).advice
+    assert (two.measured.budget, two.law) == (1e11, None)  # at 1e10 there is nothing to compare
     summary = summarise(one, [done.trial for done in one])
-    (law,) = summary["networks"][0]["laws"]
-    assert law["advice"] == [{"budget": 1e11, "measured": 0.5, "law": None}]
+    (law,) = summary.networks[0].laws
+    assert law.advice == (AdviceAtBudget(budget=1e11, measured=0.5, law=None),)
     assert "No law: a law needs at least 7 results" in _page(summary)
 
 
@@ -157,8 +158,8 @@ def test_a_way_with_too_few_results_leaves_the_others_theirs(finished: list[Fini
         _finished(Way("channels", "none", kept), task, 1e10, 0, (0.1,)) for kept in (0.5, 0.35) for task in ("a", "b")
     ]
     answer = advise([*half, *third, *started], 1e10, None, None)
-    assert {entry["scope"]: entry["law"] is None for entry in answer["others"]} == {"channels": True, "filters": False}
-    assert answer["advice"]["scope"] == "filters"  # what a law says comes first
+    assert {entry.scope: entry.law is None for entry in answer.others} == {"channels": True, "filters": False}
+    assert answer.advice.scope == "filters"  # what a law says comes first
     with pytest.raises(InputError, match="nothing to compare: with no budget have two shares of net results on every"):
         advise(half, 1e10, None, None)
 
@@ -167,8 +168,8 @@ def test_means_are_over_the_same_tasks(finished: list[Finished]) -> None:
     easy = Way("filters", "none", 0.35)  # has run on the easier task only, where all are better
     more = [*finished, *(_finished(easy, "a", budget, 0, (0.61,)) for budget in _BUDGETS)]
     summary = summarise(more, [done.trial for done in more])
-    (law,) = summary["networks"][0]["laws"]
-    assert [row["measured"] for row in law["advice"]] == [0.5, 0.5, 1.0]
+    (law,) = summary.networks[0].laws
+    assert [row.measured for row in law.advice] == [0.5, 0.5, 1.0]
     short = [done for done in finished if (done.trial.task, done.trial.budget) != ("b", 1e12)]
     found = areas(cells(short), "net")
     assert _HALF in found["a"]
@@ -180,10 +181,10 @@ def test_one_seed_has_no_spread(finished: list[Finished]) -> None:
     assert {cell.spread for cell in cells(one)} == {None}
     assert stream(cells(one), "net")[_HALF, 1e12][1] is None
     summary = summarise(one, [done.trial for done in one])
-    (network,) = summary["networks"]
-    (row,) = network["low_budgets"]
-    assert row["claimed"] is True
-    assert row["beyond_spread"] is row["deviation"] is None
+    (network,) = summary.networks
+    (row,) = network.low_budgets
+    assert row.claimed is True
+    assert row.beyond_spread is row.deviation is None
     assert "holds with one seed, whose spread is not known" in claim(network)
     assert "dense, one seed)" in claim(network)
     _page(summary)
@@ -193,11 +194,11 @@ def test_without_a_dense_network_nothing_is_said_about_it(finished: list[Finishe
     third = [replace(done, trial=replace(done.trial, kept=0.35)) for done in finished if done.trial.kept < 1]
     pruned = [*third, *(done for done in finished if done.trial.kept < 1)]
     summary = summarise(pruned, [done.trial for done in pruned])
-    assert summary["networks"][0]["dense"] is False
+    assert summary.networks[0].dense is False
     page = _page(summary)
     assert "add 1 to <code>kept</code>" in page
     assert "Budget from which the dense network is better" not in page
-    assert advise(pruned, 1e11, None, None)["advice"]["dense_regret"] is None
+    assert advise(pruned, 1e11, None, None).advice.check.dense_regret is None
 
 
 def test_a_dense_network_that_gets_nothing_right(finished: list[Finished]) -> None:
@@ -208,11 +209,11 @@ def test_a_dense_network_that_gets_nothing_right(finished: list[Finished]) -> No
         for done in finished
     ]
     summary = summarise(wrong, [done.trial for done in wrong])
-    assert summary["networks"][0]["low_budgets"][0]["gain"] is None
+    assert summary.networks[0].low_budgets[0].gain is None
     _page(summary)
 
 
-def _page(summary: dict[str, object]) -> str:
+def _page(summary: Summary) -> str:
     """The report, of figures that JSON can hold."""
-    json.dumps(summary, allow_nan=False)
+    json.dumps(summary.to_dict(), allow_nan=False)
     return render_transfer(summary, "study")

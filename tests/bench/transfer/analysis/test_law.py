@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pruneport.bench.transfer.law import FORMS, Point, best_macs_kept, check_law, fit_law
+from pruneport.bench.transfer.analysis.law import FORMS, Point, best_macs_kept, check_law, fit_law
 from pruneport.errors import InputError
 
 _SHARES = (1.0, 0.75, 0.5, 0.35)

@@ -1,0 +1,139 @@
+"""Top-1 on images, and how often pruned ONNX decides as dense torch; the images are compared as seeded inputs are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pruneport.arrays import AnyArray
+from pruneport.errors import ImageFolderError
+from pruneport.export.compared import Compared
+from pruneport.export.cpu_session import run_onnx
+from pruneport.export.parity import TOLERANCES, Parity, nearby, parity_of, run_torch
+from pruneport.models.images.images import ImageSet
+from pruneport.models.outputs import Outputs
+from pruneport.progress import Progress, Step, silent
+
+__all__ = ["Accuracy", "Agreement", "check_classes", "check_images"]
+
+_IMAGE_BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Top-1 on labelled images, as fractions, and how many only one of dense torch and pruned ONNX gets right."""
+
+    images: int
+    folder: str
+    dense_torch: float | None
+    pruned_torch: float
+    pruned_onnx: float
+    only_dense: int | None = None
+    only_pruned: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Share of images, labelled or not, on which pruned ONNX has the first choice of dense torch."""
+
+    images: int
+    folder: str
+    top1: float
+
+
+def check_classes(images: ImageSet, shape: tuple[int, ...]) -> None:
+    """Check that labels can be compared with a network's main output, whose shape (B, ...) is given.
+
+    Raises:
+        ImageFolderError: The folder's classes are not the network's.
+    """
+    if images.labels is not None and (len(shape) != 2 or shape[1] != len(images.classes)):
+        folders = f"{len(images.classes)} class folder{'' if len(images.classes) == 1 else 's'}"
+        raise ImageFolderError(
+            f"{images.folder} has {folders}; the network's output has shape {shape[1:]}. "
+            "Use the folder it was trained for, or a flat one without labels."
+        )
+
+
+def check_images(
+    images: ImageSet,
+    dense: nn.Module | None,
+    pruned: nn.Module,
+    pruned_session: Any,
+    names: Sequence[str] | None = None,
+    fixed: int | None = None,
+    progress: Progress = silent,
+) -> tuple[Parity, Accuracy | None, Agreement | None]:
+    """Compare the pruned network on images, and count top-1 of dense (if given), pruned and pruned ONNX where labelled.
+
+    Args:
+        images: In the folder's order; where the batch is fixed, the last one repeats its last image to be full.
+        dense: The dense network, or None.
+        pruned: The pruned network.
+        pruned_session: Runs its ONNX file.
+        names: Of the file's outputs, in order (see ``output_names``).
+        fixed: The one batch size that the file takes, or None.
+        progress: Told how far it is.
+
+    Returns:
+        The comparison with torch; the accuracy, where the images are labelled; how often the pruned network decides as
+        the dense one, where that is given and the main output is scores (B, classes).
+
+    Raises:
+        ImageFolderError: An image is unreadable, or the folder's classes are not the network's.
+    """
+    size = fixed or _IMAGE_BATCH
+    compared = Compared(TOLERANCES["fp32"], names)
+    choices: list[AnyArray] = []
+    done = 0
+    for given, labels in images.batches(size):
+        progress(Step(f"running image {done + 1} of {len(images)}", done, len(images)))
+        done += len(given)
+        inputs = torch.cat([given, given[-1:].expand(size - len(given), *given.shape[1:])]) if fixed else given
+        theirs, ours = run_torch(pruned, inputs), run_onnx(pruned_session, inputs)
+        found = compared.add(theirs, ours, partial(nearby, pruned, inputs)).get(theirs.main)
+        wanted = _main(theirs)
+        check_classes(images, wanted.shape)
+        if _are_scores(wanted) and found is not None and found.shape == wanted.shape:
+            before = _main(run_torch(dense, inputs)) if dense is not None else wanted
+            truth = np.full(len(given), -1) if labels is None else labels.numpy()
+            choices.append(np.stack([truth, *(scores[: len(given)].argmax(1) for scores in (before, wanted, found))]))
+    return parity_of("pruned", compared, "images", size), *_count(images, choices, dense is not None)
+
+
+def _main(outputs: Outputs) -> AnyArray:
+    array: AnyArray = outputs.tensors[outputs.main].detach().numpy()
+    return array
+
+
+def _count(images: ImageSet, choices: Sequence[AnyArray], with_dense: bool) -> tuple[Accuracy | None, Agreement | None]:
+    """Count from batches of (4, B): labels, then the choices of dense torch, pruned torch and pruned ONNX."""
+    if sum(batch.shape[1] for batch in choices) < len(images):  # outputs that are no scores
+        return None, None
+    truth, dense, theirs, ours = np.concatenate(choices, axis=1)
+    agreement = accuracy = None
+    if with_dense:
+        agreement = Agreement(images=len(images), folder=images.folder.name, top1=float((dense == ours).mean()))
+    if images.labels is not None:
+        before, after = dense == truth, ours == truth
+        accuracy = Accuracy(
+            images=len(images),
+            folder=images.folder.name,
+            dense_torch=float(before.mean()) if with_dense else None,
+            pruned_torch=float((theirs == truth).mean()),
+            pruned_onnx=float(after.mean()),
+            only_dense=int((before & ~after).sum()) if with_dense else None,
+            only_pruned=int((after & ~before).sum()) if with_dense else None,
+        )
+    return accuracy, agreement
+
+
+def _are_scores(outputs: AnyArray) -> bool:
+    """Whether there is something to choose from: (B, classes)."""
+    return outputs.ndim == 2 and outputs.shape[1] > 1

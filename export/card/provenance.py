@@ -1,0 +1,149 @@
+"""How a network was made, in words: the lines of card and report on source, target, calibration and recovery."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+
+from pruneport.compress.records import Cost
+from pruneport.documents import Json
+from pruneport.export.card.words import clean, percent
+
+__all__ = ["provenance", "recovery_figures", "share_kept"]
+
+_WORDS = {
+    "l1": "L1 magnitude of the weights",
+    "l2": "L2 magnitude of the weights",
+    "lamp": "LAMP: squared magnitude over that of all larger channels",
+    "fpgm": "FPGM: distance to the layer's other filters",
+    "bn-scale": "size of the BatchNorm scales",
+    "synflow": "SynFlow: share of the flow through positive weights",
+    "random": "random scores",
+    "activation": "mean activation on the calibration inputs",
+    "block-hessian": "block Hessian: what the consumers' outputs lose once their other weights have made up for it",
+    "taylor": "Taylor: squared first-order change of the loss",
+    "snip": "SNIP: weight times gradient of the loss",
+    "grasp": "GraSP: effect on the gradient flow",
+    "fisher": "diagonal Fisher information times squared weight",
+    "filters": "filters inside blocks; residual streams and the representation keep their width",
+    "channels": "residual streams too; the representation keeps its width",
+    "uniform": "the same share of every group",
+    "global": "filters compete across groups",
+    "isomorphic": "filters compete across groups of the same structure",
+    "sensitivity": "the least summed damage, measured group by group, that meets the target",
+}
+_SURGERY = "outputs equal the dense network's with the removed channels zeroed, within {:.1e} of their size"
+
+
+def provenance(plan: Json) -> list[tuple[str, str]]:
+    """Return how the network was made as pairs of name and plain text."""
+    source, request = plan["source"], plan["request"]
+    weights = "as the source builds them" + ("" if source["trained"] else f", seed {source['seed']}")
+    if source["checkpoint"]:
+        file = PurePath(source["checkpoint"]).name  # where it lay here is nobody else's business
+        weights = f"{file}, sha256 {source['checkpoint_sha256'] or 'not recorded'}"
+    elif source["weights"]:
+        weights = source["weights"]
+    most = percent(request["max_pruning_ratio"])
+    arguments = ", ".join(f"{key}={value}" for key, value in source["model_args"].items())
+    share = percent(request["value"])
+    targets = {
+        "flops": f"keep {share} of the compute",
+        "params": f"keep {share} of the parameters",
+        "ratio": f"remove {share} of the filters",
+    }
+    asked = (
+        targets.get(request["target"], f"{request['target']} {share}") if request["value"] < 1 else "nothing removed"
+    )
+    achieved = (
+        f"{percent(share_kept(plan, 'flops'), 2)} of the MACs, "
+        f"{percent(share_kept(plan, 'params'), 2)} of the parameters"
+    )
+    pairs = [
+        ("Source", source["spec"]),
+        ("Model arguments", arguments),
+        ("Weights", weights),
+        ("Input, C × H × W", " × ".join(str(size) for size in source["input_shape"])),
+        ("Asked", asked),
+        ("Achieved", achieved),
+        ("Note", plan["note"] or ""),
+        ("Surgery", _SURGERY.format(plan["masked_error"]) if plan.get("masked_error") is not None else ""),
+        ("Calibration", _calibration(plan.get("calibration"))),
+        ("Recovery", _recovery(plan.get("recovery"))),
+        ("Fine-tuning", _training(plan.get("training"))),
+        ("Criterion", _WORDS.get(request["criterion"], request["criterion"])),
+        ("Scope", _WORDS.get(request["scope"], request["scope"])),
+        ("Ranking", _WORDS.get(request["ranking"], request["ranking"])),
+        ("Widths", f"multiples of {request['round_to']}, at most {most} removed from a group"),
+        ("Left dense on request", ", ".join(request["keep"])),
+        ("Made", plan["created"]),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in plan["libraries"].items())),
+    ]
+    return [(name, clean(text)) for name, text in pairs if text]
+
+
+def _calibration(used: Json | None) -> str:
+    """Which inputs were used, or nothing."""
+    if not used:
+        return ""
+    kind = "images" if used["inputs"] == "images" else "synthetic inputs that match the BatchNorm statistics"
+    skipped = f"; left out as unreadable: {', '.join(used['skipped'])}" if used["skipped"] else ""
+    return f"{used['count']} {kind}{skipped}"
+
+
+def _training(done: Json | None) -> str:
+    """How the network was fine-tuned, or nothing."""
+    if not done:
+        return ""
+    return (
+        f"{done['steps']} steps on {done['images']} images of {done['task']} ({len(done['classes'])} classes), "
+        f"{done['flops']:.3g} training FLOPs; top-1 {percent(done['top1'])} on its {done['test_images']} test images. "
+        f"Inputs: shorter side {done['resize']} pixels, centre crop, pixels in 0 to 1, less {_numbers(done['mean'])}, "
+        f"over {_numbers(done['std'])}"
+    )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _recovery(done: Json | None) -> str:
+    """What was done after pruning, and what it brought."""
+    if not done:
+        return "none: plain pruning"
+    words = {
+        "none": "none: plain pruning, measured",
+        "bn": "BatchNorm statistics measured anew",
+        "reconstruct": "weights solved by least squares",
+        "data-free": "weights solved by least squares without images",
+    }
+    return f"{words.get(done['name'], done['name'])} on {done['images']} unlabelled inputs. {recovery_figures(done)}"
+
+
+def recovery_figures(done: Json) -> str:
+    """Say what a recovery brought: first on inputs that were held out, then on those that it was fitted to."""
+    recovered = done["name"] != "none"
+
+    def both(before: str, after: str) -> str:
+        return f"{after} (before recovery {before})" if recovered else after
+
+    in_sample = both(f"{done['error_before']:.3g}", f"{done['error_after']:.3g}")
+    if not done.get("heldout"):
+        return (
+            "On held-out inputs it was not measured, which takes 32 calibration inputs at least. In-sample, which says "
+            f"nothing of other inputs: output error {in_sample} of the dense outputs' variance."
+        )
+    error = both(f"{done['heldout_error_before']:.3g}", f"{done['heldout_error_after']:.3g}")
+    agreement = ""
+    if done["heldout_agreement"] is not None:
+        shares = both(percent(done["heldout_agreement_before"]), percent(done["heldout_agreement"]))
+        agreement = f", same top-1 as the dense network {shares}"
+    return (
+        f"On {done['heldout']} held-out inputs, which no score, choice or solve has seen: output error {error} of the "
+        f"dense outputs' variance{agreement}. In-sample, on the calibration inputs themselves: {in_sample}."
+    )
+
+
+def share_kept(plan: Json, target: str) -> float:
+    """What is left of the dense network's cost, for a target ``flops`` or ``params``."""
+    return Cost(**plan["pruned"]).share_of(Cost(**plan["dense"]), target)

@@ -1,0 +1,29 @@
+"""Text and numbers as card, report and console write them."""
+
+from __future__ import annotations
+
+import unicodedata
+
+__all__ = ["clean", "milliseconds", "percent", "shorten"]
+
+
+def clean(text: object) -> str:
+    """Return one printable line: whitespace runs become a space, control and direction characters U+FFFD."""
+    line = " ".join(str(text).split())
+    return "".join("\ufffd" if unicodedata.category(char).startswith("C") else char for char in line)
+
+
+def shorten(name: object, chars: int) -> str:
+    """Return a long name cut in its middle: its ends tell where in the network it is."""
+    text, half = clean(name), chars // 2
+    return text if len(text) <= chars else f"{text[: half - 1]}…{text[-half:]}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Return a share of one as per cent, ``0.5 -> '50.0 %'``."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def milliseconds(value: float) -> str:
+    """Return a latency in ms with two decimals, three below 1 ms."""
+    return f"{value:.2f}" if value >= 1 else f"{value:.3f}"

@@ -1,0 +1,85 @@
+"""ONNX files in ONNX Runtime on the CPU: opened, asked what they take, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from torch import Tensor
+
+from pruneport.arrays import AnyArray
+from pruneport.errors import ExportError, InputError
+from pruneport.export.onnx.exporter import INPUT_NAME
+from pruneport.export.onnx.memory import within_free_memory
+from pruneport.export.onnx.onnx_reader import read_onnx
+from pruneport.export.options import ParityOptions
+
+__all__ = ["fitting_batches", "fixed_batch", "open_cpu_session", "output_names", "run_onnx"]
+
+
+def open_cpu_session(path: Path) -> Any:
+    """Open an ONNX file on ONNX Runtime's CPU provider.
+
+    Raises:
+        ExportError: ONNX Runtime cannot open it.
+        ModelError: It is no file to open (see ``read_onnx``).
+    """
+    read_onnx(path)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        with within_free_memory():
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no other base
+        raise ExportError(f"ONNX Runtime cannot open {path}: {error}. Export it again.") from error
+
+
+def output_names(session: Any) -> tuple[str, ...] | None:
+    """Names of a session's outputs; None of files from before they were torch's, whose outputs come in its order."""
+    if "pruneport.outputs" not in session.get_modelmeta().custom_metadata_map:
+        return None
+    return tuple(output.name for output in session.get_outputs())
+
+
+def fixed_batch(session: Any) -> int | None:
+    """The one batch size that a session takes; None where it takes any."""
+    shape = session.get_inputs()[0].shape
+    return shape[0] if shape and isinstance(shape[0], int) else None
+
+
+def fitting_batches(options: ParityOptions, fixed: int | None) -> tuple[int, ...]:
+    """The batch sizes to compare at: what was asked for, or the fixed one where nothing was.
+
+    Raises:
+        InputError: A batch size is below 1, or is not the fixed one.
+    """
+    asked = options.parity_batches
+    if not asked or min(asked) < 1:
+        raise InputError(f"`parity_batches` is {asked}; expected batch sizes of at least 1.")
+    if fixed is None or set(asked) == {fixed}:
+        return asked
+    if asked != ParityOptions.parity_batches:
+        listed = ", ".join(str(batch) for batch in asked if batch != fixed)
+        raise InputError(
+            f"`parity_batches` {listed}: the networks are exported for a batch of {fixed} alone. Leave it out, or "
+            f"give `parity_batches` {fixed}."
+        )
+    return (fixed,)
+
+
+def run_onnx(session: Any, inputs: Tensor) -> list[AnyArray]:
+    """Outputs of a session.
+
+    Raises:
+        ExportError: The file does not run on these inputs.
+    """
+    try:
+        with within_free_memory():
+            outputs: list[AnyArray] = session.run(None, {INPUT_NAME: inputs.numpy()})
+    except Exception as error:  # ONNX Runtime's errors share no other base
+        raise ExportError(
+            f"the ONNX file does not run on inputs of shape {tuple(inputs.shape)}: {error}. Make the network's forward "
+            "free of sizes taken as Python numbers, and export it again."
+        ) from error
+    return outputs
