@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from unittest import mock
 
-from pruneport.commands.flags import VERBS, parse
+from pruneport.commands.arguments.flags import VERBS, parse
 
 PAGE = Path(__file__).parent / "command-line.md"
 _TABLES = re.compile(r"(<!-- flags of (\w+) -->\n).*?(<!-- end of flags -->)", re.DOTALL)

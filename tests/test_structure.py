@@ -139,7 +139,7 @@ def find_unnamed(modules: Mapping[str, Path]) -> list[str]:
 @pytest.fixture(scope="module")
 def modules() -> dict[str, Path]:
     found = find_modules(_ROOT)
-    assert {"models.source", "compress.graph.tracing.tracer", "export", "commands.steps", "cli"} <= found.keys()
+    assert {"models.source", "compress.graph.tracing.tracer", "export", "commands.compressing", "cli"} <= found.keys()
     return found
 
 
@@ -186,12 +186,12 @@ def test_a_tree_in_order_has_no_faults(tmp_path: Path) -> None:
         tmp_path,
         models__source="import torch\nfrom pruneport.errors import ModelError\n",
         compress__graph__tracer="from pruneport.models.source import open_source\n",
-        commands__steps="import pruneport.compress.graph.tracer\n",
+        commands__compressing="import pruneport.compress.graph.tracer\n",
     )
     name_files(tmp_path / "models", "source")
     name_files(tmp_path / "compress" / "graph", "tracer")
-    name_files(tmp_path / "src" / "pruneport" / "commands", "steps")
-    assert set(imports_of("commands.steps", modules)) == {"compress.graph.tracer"}
+    name_files(tmp_path / "src" / "pruneport" / "commands", "compressing")
+    assert set(imports_of("commands.compressing", modules)) == {"compress.graph.tracer"}
     assert find_back_arrows(modules) == find_crowded(modules) == find_unnamed(modules) == []
     assert find_cycle(modules) == ""
 
@@ -199,16 +199,16 @@ def test_a_tree_in_order_has_no_faults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "from pruneport.commands.steps import compress",
-        "from pruneport.commands import steps",
-        "import pruneport.commands.steps as steps",
-        "if TYPE_CHECKING:\n    from pruneport.commands.steps import compress",
-        "def late():\n    from pruneport.commands import steps",
+        "from pruneport.commands.compressing import compress",
+        "from pruneport.commands import compressing",
+        "import pruneport.commands.compressing as compressing",
+        "if TYPE_CHECKING:\n    from pruneport.commands.compressing import compress",
+        "def late():\n    from pruneport.commands import compressing",
     ],
 )
 def test_an_arrow_that_runs_back_is_found(line: str, tmp_path: Path) -> None:
-    modules = write_tree(tmp_path, commands__steps="compress = 1\n", models__source=f"{line}\n")
-    assert find_back_arrows(modules) == ["models.source imports commands.steps, which comes after it"]
+    modules = write_tree(tmp_path, commands__compressing="compress = 1\n", models__source=f"{line}\n")
+    assert find_back_arrows(modules) == ["models.source imports commands.compressing, which comes after it"]
 
 
 def test_an_arrow_that_runs_back_inside_a_room_is_found(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ compress(CompressConfig(source={source!r}, flops=0.5, out=Path({out!r})))
 """
 _IMPORTS = """
 import torch, torchvision
-import pruneport.commands.steps
+import pruneport.commands.compressing, pruneport.commands.deploying
 """
 _TORCH = (
     _IMPORTS

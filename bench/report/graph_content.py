@@ -11,10 +11,13 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pruneport.compress.assessment import GroupView
 from pruneport.compress.records import Role, role_of
 from pruneport.documents import Json
+
+if TYPE_CHECKING:
+    from pruneport.compress.assessment import GroupView
 
 __all__ = ["DrawnGroup", "DrawnLayer", "GraphContent", "content_of_plan", "content_of_views"]
 

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from pruneport import commands
-from pruneport.commands.flag_names import with_flags
-from pruneport.commands.flags import VERBS, parse, root_help
+from pruneport.commands.arguments.flag_names import with_flags
+from pruneport.commands.arguments.flags import VERBS, parse, root_help
 from pruneport.commands.terminal.console import SafeConsole
 from pruneport.commands.terminal.display import Display
 from pruneport.errors import CheckFailed, InputError, PruneportError

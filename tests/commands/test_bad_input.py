@@ -456,7 +456,7 @@ def test_interrupting_keeps_nothing(run: Any, tmp_path: Path, monkeypatch: pytes
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pruneport.commands.steps.write_card", interrupted)
+    monkeypatch.setattr("pruneport.commands.compressing.write_card", interrupted)
     done = run("compress", _DIGITS, "--flops", "0.5", "--out", tmp_path / "out")
     assert (done.code, done.out) == (130, "")
     assert "interrupted; nothing was kept" in done.err

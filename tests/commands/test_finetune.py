@@ -16,8 +16,8 @@ import torch
 import pruneport
 from pruneport import commands
 from pruneport.bench.transfer.study import identity
+from pruneport.commands.arguments.flags import parse
 from pruneport.commands.configs import TransferConfig
-from pruneport.commands.flags import parse
 from pruneport.commands.transferring import read_study
 from pruneport.errors import InputError
 from pruneport.files import held

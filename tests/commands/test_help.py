@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruneport.commands.flags import EXAMPLES, VERBS, parse
+from pruneport.commands.arguments.flags import EXAMPLES, VERBS, parse
 from pruneport.errors import CheckpointError
 from pruneport.models.checkpoints.checkpoint import load_weights
 

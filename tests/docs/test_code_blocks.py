@@ -29,7 +29,7 @@ import pytest
 
 import pruneport
 from pruneport.cli import main
-from pruneport.commands.flags import parse
+from pruneport.commands.arguments.flags import parse
 from pruneport.commands.transferring import read_study
 
 _ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 import pruneport
-from pruneport.commands.flags import VERBS
+from pruneport.commands.arguments.flags import VERBS
 
 _ROOT = Path(__file__).parents[2]
 _DOCS = _ROOT / "docs"

@@ -1,12 +1,9 @@
 """The commands of the command line as Python functions, each with its frozen configuration.
 
 - ``configs``: the configurations, composed of the rooms' options
-- ``flags``: the command line's arguments, read
-- ``flag_groups``: flags in groups, with their help, made from the configurations
-- ``flag_values``: what a flag takes, and how it is read
-- ``flag_names``: options of Python as flags, in messages
-- ``slips``: what is wrong with the words of a command line
-- ``steps``: inspect, compress, export, verify and bench
+- ``arguments/``: the command line's arguments: read, and what is wrong with them
+- ``compressing``: inspect and compress: from a source to a bundle with a plan
+- ``deploying``: export, verify and bench: from a bundle to files that are proved and timed
 - ``shipping``: ship: all steps in one
 - ``finetuning``: finetune
 - ``transferring``: transfer: the study, its report and its advice
@@ -37,9 +34,10 @@ from pruneport.commands.configs import (
 )
 
 if TYPE_CHECKING:
+    from pruneport.commands.compressing import compress, inspect
+    from pruneport.commands.deploying import bench, export, verify
     from pruneport.commands.finetuning import finetune
     from pruneport.commands.shipping import ship
-    from pruneport.commands.steps import bench, compress, export, inspect, verify
     from pruneport.commands.transferring import transfer
 
 __all__ = [
@@ -61,9 +59,13 @@ __all__ = [
     "verify",
 ]
 
-_HOMES = {"finetune": "finetuning", "ship": "shipping", "transfer": "transferring"} | dict.fromkeys(
-    ("bench", "compress", "export", "inspect", "verify"), "steps"
-)
+_HOMES = {
+    **dict.fromkeys(("compress", "inspect"), "compressing"),
+    **dict.fromkeys(("bench", "export", "verify"), "deploying"),
+    "finetune": "finetuning",
+    "ship": "shipping",
+    "transfer": "transferring",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pruneport.bench.latency.records import Measured
 from pruneport.bench.transfer.analysis.records import Advice, Summary
 from pruneport.compress.allocation.cost import Cost
-from pruneport.compress.assessment import GroupView
 from pruneport.compress.finetune.state import Event
 from pruneport.compress.records import scope_in_files
 from pruneport.compress.surgery.plan import Plan
 from pruneport.export.verify import Verification
+
+if TYPE_CHECKING:
+    from pruneport.compress.assessment import GroupView
 
 __all__ = [
     "AdviceResult",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pruneport.bench.latency.measure import check_required, measure, preflight
 from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_pair, write_report
+from pruneport.commands.compressing import prune_source
 from pruneport.commands.configs import ShipConfig
 from pruneport.commands.results import ShipResult
-from pruneport.commands.steps import prune_source
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.prune import Pruned
 from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, plan_hash

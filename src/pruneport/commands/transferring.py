@@ -20,8 +20,8 @@ from pruneport.bench.transfer.runner import STAGES as STUDY
 from pruneport.bench.transfer.runner import run_study
 from pruneport.bench.transfer.store import Finished, open_store
 from pruneport.bench.transfer.study import trials
+from pruneport.commands.arguments.flag_values import kind_of, likely
 from pruneport.commands.configs import TransferConfig
-from pruneport.commands.flag_values import kind_of, likely
 from pruneport.commands.results import AdviceResult, TransferResult
 from pruneport.errors import CheckFailed, InputError
 from pruneport.files import write_whole

@@ -186,9 +186,9 @@ def test_ignored_layers_and_parameters_keep_their_sizes() -> None:
         graph.get_pruning_group(network.embed, OUT, [0]).prune()
 
 
-def test_loading_and_help_do_not_import_torch_pruning() -> None:
+def test_help_loading_export_and_bench_do_not_import_torch_pruning() -> None:
     code = (
-        "import sys, pruneport, pruneport.cli, pruneport.export.bundle.weights, pruneport.compress.surgery.rebuild; "
+        "import sys, pruneport.cli, pruneport.commands.deploying, pruneport.compress.surgery.rebuild; "
         "assert 'torch_pruning' not in sys.modules; pruneport.dependency_graph; assert 'torch_pruning' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from pruneport.commands.flag_names import with_flags
+from pruneport.commands.arguments.flag_names import with_flags
 from pruneport.progress import Note, Stage, Step
 
 __all__ = ["Display", "spoken"]

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pruneport.bench.latency.records import Measured
-from pruneport.commands.flag_names import with_flags
+from pruneport.commands.arguments.flag_names import with_flags
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.surgery.plan import GroupPlan, Plan
 from pruneport.export.card.intervals import share_interval

@@ -8,7 +8,7 @@ from rich.text import Text
 from pruneport.bench.transfer.analysis.law import Check
 from pruneport.bench.transfer.analysis.records import MeasuredBest, WayAdvice
 from pruneport.bench.transfer.report import claim
-from pruneport.commands.flag_names import with_flags
+from pruneport.commands.arguments.flag_names import with_flags
 from pruneport.commands.results import AdviceResult, TransferResult
 from pruneport.commands.terminal.parts import new_table
 

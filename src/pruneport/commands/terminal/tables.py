@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import singledispatch
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from pruneport.commands.flag_names import with_flags
+from pruneport.commands.arguments.flag_names import with_flags
 from pruneport.commands.results import (
     AdviceResult,
     BenchResult,
@@ -30,8 +30,10 @@ from pruneport.commands.terminal.parts import (
     warn,
 )
 from pruneport.commands.terminal.study import show_advice, show_study
-from pruneport.compress.assessment import GroupView
 from pruneport.compress.records import scope_in_files
+
+if TYPE_CHECKING:
+    from pruneport.compress.assessment import GroupView
 
 __all__ = ["show"]
 

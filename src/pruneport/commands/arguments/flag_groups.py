@@ -14,9 +14,9 @@ import tyro
 from pruneport.bench.options import BenchOptions
 from pruneport.bench.transfer.options import StudyOptions
 from pruneport.commands import configs
-from pruneport.commands.flag_names import flag_of, with_flags
-from pruneport.commands.flag_values import expected, kind_of, metavar, reader, takes
-from pruneport.commands.slips import Flag
+from pruneport.commands.arguments.flag_names import flag_of, with_flags
+from pruneport.commands.arguments.flag_values import expected, kind_of, metavar, reader, takes
+from pruneport.commands.arguments.slips import Flag
 from pruneport.compress.options import CalibrationOptions, PruneOptions, RecoveryOptions, TrainOptions
 from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.models.options import ImageOptions, PreparationOptions, SourceOptions

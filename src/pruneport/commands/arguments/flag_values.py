@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from pruneport.commands.slips import Flag
+from pruneport.commands.arguments.slips import Flag
 from pruneport.errors import InputError
 
 __all__ = ["expected", "kind_of", "likely", "metavar", "reader", "takes"]

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import pruneport
 from pruneport.commands import InspectConfig, configs, inspect
-from pruneport.commands.flag_names import with_flags
+from pruneport.commands.arguments.flag_names import with_flags
 from pruneport.commands.terminal.display import Display
 from pruneport.errors import TargetError
 from pruneport.progress import Note, Stage, Step

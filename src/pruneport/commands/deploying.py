@@ -1,22 +1,14 @@
-"""The verbs one by one: each takes its configuration and returns a typed result."""
+"""export, verify and bench: from a bundle to files that are proved and timed."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-
-from torch import nn
 
 from pruneport.bench.latency.measure import check_required, measure
-from pruneport.bench.report.graph import check_graph, write_graph
-from pruneport.bench.report.graph_content import content_of_views
-from pruneport.bench.report.plots import check_plot, sensitivity_plot
 from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_pair, write_report
 from pruneport.commands.configs import (
     BenchConfig,
-    CompressConfig,
     ExportConfig,
-    InspectConfig,
     VerifyConfig,
 )
 from pruneport.commands.records import (
@@ -28,88 +20,16 @@ from pruneport.commands.records import (
     read_replaced,
     with_earlier,
 )
-from pruneport.commands.results import BenchResult, CompressResult, ExportResult, InspectResult, VerifyResult
-from pruneport.compress.allocation.cost import run_once
-from pruneport.compress.allocation.target import check_round_to, target_of
-from pruneport.compress.assessment import describe_groups
-from pruneport.compress.options import PruneOptions
-from pruneport.compress.pipeline import STAGES as COMPRESSION
-from pruneport.compress.pipeline import calibration_inputs, check_inputs, compress_network
-from pruneport.compress.prune import Pruned
+from pruneport.commands.results import BenchResult, ExportResult, VerifyResult
 from pruneport.errors import CheckpointError, OutputError, SourceError
-from pruneport.export.accuracy import check_classes
 from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, REPORT, VERIFY, check_hashes, plan_hash
-from pruneport.export.bundle.weights import write_network
-from pruneport.export.bundle.writing import check_output, new_bundle, update_bundle
+from pruneport.export.bundle.writing import update_bundle
 from pruneport.export.card.verdict import warnings_for
-from pruneport.export.onnx.exporter import OnnxNetwork, check_fixed_batch
-from pruneport.export.options import ExportOptions, ParityOptions
-from pruneport.export.verify import Check, open_parity_images, require_parity, verify_files
-from pruneport.files import write_whole
-from pruneport.models.outputs import main_output
-from pruneport.models.source import open_source
+from pruneport.export.onnx.exporter import check_fixed_batch
+from pruneport.export.verify import Check, require_parity, verify_files
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
-__all__ = ["bench", "compress", "export", "inspect", "prune_source", "verify"]
-
-
-def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult:
-    """Find the network's coupled groups and what would go with each; with ``sensitivity``, draw what removal costs.
-
-    With ``graph``, the groups are drawn, with the layers that hang on them.
-
-    Raises:
-        InputError: The source, its weights or the input shape cannot be used, or it cannot be traced; nothing is
-            written.
-    """
-    check_round_to(config.round_to)
-    if config.sensitivity:
-        check_plot(config.plot)
-    if config.graph is not None:
-        check_graph(config.graph)
-        if config.sensitivity and config.graph.resolve() == config.plot.resolve():
-            raise OutputError(f"`graph` and `plot` both name {config.graph}; give two files.")
-    progress = numbered(progress, 3 if config.sensitivity else 2)
-    progress(Stage(f"building {config.source}"))
-    network, source = open_source(config)
-    options = PruneOptions(scope=config.scope, round_to=config.round_to, keep=config.keep)
-    inputs = None
-    if config.sensitivity:
-        options = replace(options, criterion="block-hessian", ranking="sensitivity")
-        progress(Stage("gathering calibration inputs"))
-        inputs = calibration_inputs(config, network, source, progress)
-    progress(Stage("measuring what removal costs" if config.sensitivity else "finding groups"))
-    dense, views = describe_groups(network, source, options, inputs, progress)
-    result = InspectResult(
-        source=source.spec,
-        dense=dense,
-        groups=tuple(views),
-        scope=config.scope,
-        plot=config.plot if config.sensitivity else None,
-        members=config.members,
-        graph=config.graph,
-    )
-    if config.graph is not None:
-        write_graph(config.graph, content_of_views(source.spec, views))
-    if config.sensitivity:
-        write_whole(config.plot, sensitivity_plot(result.to_dict()["groups"]))
-    return result
-
-
-def compress(config: CompressConfig, progress: Progress = silent, command: str = "") -> CompressResult:
-    """Prune a network to its target and write the bundle.
-
-    Raises:
-        InputError: Something that was given cannot be used; nothing is written.
-    """
-    progress = numbered(progress, 1 + config.dry_export + COMPRESSION + 1)
-    _, _, pruned = prune_source(config, progress)
-    progress(Stage(f"writing {config.out}"))
-    with new_bundle(config.out, config.overwrite, command) as staging:
-        write_network(staging, pruned.network, pruned.plan)
-        write_card(staging, pruned.plan)
-    warnings = warnings_for(json.loads(pruned.plan.to_json()), None, None)
-    return CompressResult(folder=config.out, plan=pruned.plan, warnings=tuple(warnings))
+__all__ = ["bench", "export", "verify"]
 
 
 def export(config: ExportConfig, progress: Progress = silent, command: str = "") -> ExportResult:
@@ -212,31 +132,3 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
         check_required(measured, config.require_speedup)
     warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, timed)
     return BenchResult(folder=config.folder, bench=measured, warnings=tuple(warnings))
-
-
-def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module, OnnxNetwork | None, Pruned]:
-    """Open the source, prune it and recover accuracy; what can be checked before any work is.
-
-    Returns:
-        The dense network, untouched; the same as ONNX, where the configuration is one that exports, and not only at
-        the end; and the pruned one with its plan.
-    """
-    check_output(config.out, config.overwrite)
-    target_of(config)
-    fixed = config.batch_size_fixed if isinstance(config, ExportOptions) else None
-    check_fixed_batch(fixed)
-    progress(Stage(f"building {config.source}"))
-    dense, source = open_source(config)
-    if isinstance(config, ParityOptions):
-        images = open_parity_images(config, source.input_shape, fixed)
-        if images is not None:
-            images.check_readable()
-            check_classes(images, tuple(main_output(run_once(dense, source.input_shape)).shape))
-    check_inputs(config, dense, source)
-    exported = None
-    if config.dry_export:
-        progress(Stage("exporting the dense network"))
-        exported = export_dense(dense, source, fixed, progress)
-    if not isinstance(config, ExportOptions):
-        exported = None  # only to see that it can be done
-    return dense, exported, compress_network(dense, source, config, progress)

@@ -11,9 +11,9 @@ from typing import Annotated, Any, NoReturn
 import tyro
 
 from pruneport.commands import configs
-from pruneport.commands.flag_groups import grouped, wanted, with_defaults
-from pruneport.commands.flag_names import with_flags
-from pruneport.commands.slips import check_words
+from pruneport.commands.arguments.flag_groups import grouped, wanted, with_defaults
+from pruneport.commands.arguments.flag_names import with_flags
+from pruneport.commands.arguments.slips import check_words
 from pruneport.errors import InputError
 
 __all__ = ["EXAMPLES", "VERBS", "parse", "root_help"]
