@@ -38,6 +38,7 @@ from pruneport.compress.resize.hardcoded_widths import replace_sizes, replaced_s
 from pruneport.compress.resize.layers import narrow, ties_kept
 from pruneport.errors import PruningError
 from pruneport.models.inputs import ExampleInputs
+from pruneport.models.parts import part
 
 __all__ = ["ChannelGraph", "ChannelGroup", "dependency_graph"]
 
@@ -165,7 +166,9 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
             ValueError: The module is not in the graph.
         """
         if isinstance(module, Tensor):
-            module = next((axis for axis in self._own_pruners if getattr(axis, "tensor", None) is module), module)
+            axes = [axis for axis in self._own_pruners if isinstance(axis, UnwrappedAxis)]
+            module = next((axis for axis in axes if part(self.model, axis.name) is module), module)
+            pruning_fn = self._function(module, "out")
         given = [idxs] if isinstance(idxs, Integral) else idxs.tolist() if isinstance(idxs, Tensor) else idxs
         listed: list[int] = list(dict.fromkeys(map(int, given)))
         self._check_positions(module, pruning_fn, listed)
@@ -307,7 +310,7 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         modules, order = dict(model.named_modules()), self.coupling.order
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         for name, axis in sorted(self.coupling.sizes, key=lambda key: order.get(key[0], len(order))):
-            module = modules.get(name) or UnwrappedAxis(name, axis, tensors[name])
+            module = modules.get(name) or UnwrappedAxis(name, axis)
             self._modules[name, axis] = module
             self._module2name.setdefault(module, name)
             if isinstance(module, UnwrappedAxis | nn.MultiheadAttention):

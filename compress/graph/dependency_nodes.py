@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch_pruning
-from torch import Tensor, nn
+from torch import nn
 from torch_pruning import _helpers
 from torch_pruning.dependency import Dependency, Node
 from torch_pruning.pruner import function
@@ -65,10 +65,9 @@ class Hub(nn.Module):
 class UnwrappedAxis(nn.Module):
     """A dimension of a parameter or buffer that no layer owns."""
 
-    def __init__(self, name: str, axis: str, tensor: Tensor) -> None:
+    def __init__(self, name: str, axis: str) -> None:
         super().__init__()
         self.name, self.axis = name, axis
-        object.__setattr__(self, "tensor", tensor)
 
     def extra_repr(self) -> str:
         """How it is printed."""

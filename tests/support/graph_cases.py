@@ -121,12 +121,22 @@ class Attention(nn.Module):
         return found
 
 
+def torch_attention() -> nn.Module:
+    return Net(
+        lambda net, x: net.fc(net.layer(net.embed(x).flatten(2).transpose(1, 2)).mean(1)),
+        embed=nn.Conv2d(3, 16, 2, 2),
+        layer=nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
+        fc=nn.Linear(16, 4),
+    )
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "residual": residual,
     "concat": concatenated,
     "shuffle": shuffled,
     "grouped": grouped,
     "attention": Attention,
+    "torch attention": torch_attention,
 }
 
 

@@ -34,7 +34,8 @@ def test_every_group_is_found_and_removed_as_torch_pruning_does_it(name: str) ->
             if isinstance(item.dep.target.module, nn.Conv2d | nn.Linear)
         }
         for member in group.members:
-            if member.axis in ("in", "out"):
+            layer = dict(network.named_modules()).get(member.module)
+            if member.axis != "channels" and isinstance(layer, nn.Conv2d | nn.Linear):
                 assert positions[member.module, member.axis == "in"] == sorted(member.positions.ravel().tolist())
     pruned = 0
     for group in list(graph.get_all_groups()):
@@ -118,6 +119,17 @@ def test_frozen_parameters_stay_frozen_and_buffers_shrink() -> None:
     assert network.embed.bias.requires_grad
     assert network.position.shape == (1, 16, 14)
     assert network.shift.shape == (14,)
+    check_removal(dense, graph)
+
+
+def test_a_parameter_is_a_root_like_a_layer_also_after_it_shrank() -> None:
+    dense = made("attention")
+    network = copy.deepcopy(dense)
+    graph = dependency_graph(network, X)
+    for width in (15, 14):
+        group = graph.get_pruning_group(network.position, torch_pruning.prune_parameter_out_channels, [0])
+        group.prune()
+        assert network.embed.out_channels == network.position.shape[2] == width
     check_removal(dense, graph)
 
 
