@@ -2,7 +2,8 @@
 
 - ``curves``: errors by budget, the frontier, areas, crossings
 - ``law``: a fitted law
-- ``records``: what a study says, typed
+- ``records``: what the summary says, typed
+- ``advice_records``: what the advice says, typed
 - ``advice``: what share of the MACs to keep
 - ``summary``: the study in numbers
 """

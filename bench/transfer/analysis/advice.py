@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pruneport.bench.transfer.analysis.advice_records import Advice, MeasuredBest, WayAdvice
 from pruneport.bench.transfer.analysis.curves import Cell, Means, cells, measured, stream
 from pruneport.bench.transfer.analysis.law import FORMS, Check, Law, Point, best_macs_kept, check_law, fit_law
-from pruneport.bench.transfer.analysis.records import Advice, MeasuredBest, WayAdvice
 from pruneport.bench.transfer.store import Finished
 from pruneport.bench.transfer.study import names
 from pruneport.errors import InputError

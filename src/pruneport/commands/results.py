@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruneport.bench.latency.records import Measured
-from pruneport.bench.transfer.analysis.records import Advice, Summary
+from pruneport.bench.transfer.analysis.advice_records import Advice
+from pruneport.bench.transfer.analysis.records import Summary
 from pruneport.compress.allocation.cost import Cost
 from pruneport.compress.finetune.state import Event
 from pruneport.compress.records import scope_in_files

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
+from pruneport.bench.transfer.analysis.advice_records import MeasuredBest, WayAdvice
 from pruneport.bench.transfer.analysis.law import Check
-from pruneport.bench.transfer.analysis.records import MeasuredBest, WayAdvice
 from pruneport.bench.transfer.report import claim
 from pruneport.commands.arguments.flag_names import with_flags
 from pruneport.commands.results import AdviceResult, TransferResult

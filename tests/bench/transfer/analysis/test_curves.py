@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from pruneport.bench.transfer.analysis.advice import advise
+from pruneport.bench.transfer.analysis.advice_records import MeasuredBest
 from pruneport.bench.transfer.analysis.curves import Way, areas, cells, crossing, frontier, low_budget_gain, stream
-from pruneport.bench.transfer.analysis.records import AdviceAtBudget, MeasuredBest, Summary
+from pruneport.bench.transfer.analysis.records import AdviceAtBudget, Summary
 from pruneport.bench.transfer.analysis.summary import summarise
 from pruneport.bench.transfer.report import claim, render_transfer
 from pruneport.bench.transfer.store import Finished
