@@ -139,7 +139,7 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         """
         if customized_pruners:
             raise PruningError(
-                "`customized_pruners` do not fit this graph, which shrinks layers by its own table: leave them out. "
+                "customized_pruners do not fit this graph, which shrinks layers by its own table: leave them out. "
                 "Modules of other types are looked into; how to add a layer is in docs/extending.md."
             )
         with torch.enable_grad():  # torch-pruning insists on it
