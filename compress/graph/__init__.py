@@ -5,6 +5,8 @@
 - ``coupling``: which channel of which layer is coupled to which: what the pass found
 - ``channel_axes``: which unit lies at which position now, while units are removed
 - ``module_attributes``: attributes of modules that hold widths, and scales that follow them
+- ``fitted_forwards``: what forwards are told while the network shrinks
+- ``channel_group``: a group of torch-pruning's that shrinks its layers together
 - ``dependency_nodes``: its hubs and edges, and how positions map to units
 - ``dependency``: torch-pruning's dependency graph, filled from the coupling; its groups shrink the network
 - ``channel_pruner``: torch-pruning's pruners on that graph

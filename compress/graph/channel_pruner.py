@@ -10,7 +10,8 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from pruneport.compress.graph.dependency import ChannelGraph, ChannelGroup
+from pruneport.compress.graph.channel_group import ChannelGroup
+from pruneport.compress.graph.dependency import ChannelGraph
 from pruneport.errors import PruningError
 from pruneport.models.inputs import ExampleInputs
 

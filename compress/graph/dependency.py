@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch_pruning.dependency import Node
 
 from pruneport.compress.graph.channel_axes import ChannelAxes
+from pruneport.compress.graph.channel_group import ChannelGroup
 from pruneport.compress.graph.coupling import Coupling, Key, find_coupling
 from pruneport.compress.graph.dependency_nodes import (
     ChannelDependency,
@@ -32,15 +33,15 @@ from pruneport.compress.graph.dependency_nodes import (
     to_positions,
     to_units,
 )
+from pruneport.compress.graph.fitted_forwards import FittedForwards
 from pruneport.compress.graph.groups import Group, group_units
-from pruneport.compress.graph.module_attributes import ForwardChanges, fit_forwards, held_attributes, rescale_keys
-from pruneport.compress.resize.hardcoded_widths import replace_sizes, replaced_sizes, restore_sizes
+from pruneport.compress.graph.module_attributes import ForwardChanges
 from pruneport.compress.resize.layers import narrow, ties_kept
 from pruneport.errors import PruningError
 from pruneport.models.inputs import ExampleInputs
 from pruneport.models.parts import part
 
-__all__ = ["ChannelGraph", "ChannelGroup", "dependency_graph"]
+__all__ = ["ChannelGraph", "dependency_graph"]
 
 
 def dependency_graph(
@@ -87,13 +88,10 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
     Attributes:
         coupling: Which positions must be removed together.
         groups: The coupled groups, in the order in which their producers run.
-        changes: What forwards were told since units were removed.
     """
 
     coupling: Coupling
     groups: list[Group]
-    changes: ForwardChanges
-    _fitted: frozenset[int]
 
     def __init__(self, *, attention: Literal["width", "heads"] = "width", whole_channel_groups: bool = True) -> None:
         super().__init__()
@@ -101,6 +99,11 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         self._known: Coupling | None = None
         self._deferred = False
         self._own_pruners: dict[nn.Module, Any] = {}
+
+    @property
+    def changes(self) -> ForwardChanges:
+        """What forwards were told since units were removed."""
+        return self._forwards.changes
 
     @classmethod
     def of(cls, network: nn.Module, coupling: Coupling) -> ChannelGraph:
@@ -252,7 +255,7 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
             yield
         finally:
             self._deferred = False
-        self._fit(dense_numbers)
+        self._forwards.fit(self._axes.removed, dense_numbers)
 
     def remove(self, units: Iterable[int]) -> None:
         """Remove units from all layers, in place.
@@ -268,24 +271,7 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
             for name, keep in kept.items():
                 narrow(self.model, name, keep)
         if not self._deferred:
-            self._fit()
-
-    def _fit(self, dense_numbers: bool = False) -> None:
-        """Let every forward ask for the sizes that are there, and scale as it did."""
-        before, removed = self._fitted, self._axes.removed
-        changes = fit_forwards(self._held, self.coupling, lambda unit: unit not in removed, dense_numbers)
-        modules = dict(self.model.named_modules())
-        for name, held in self.changes.attributes.items():
-            for attribute in held:
-                setattr(modules[name], attribute, self._held[name][attribute])
-        for name, values in changes.attributes.items():
-            for attribute, value in values.items():
-                present = self._held[name][attribute]
-                setattr(modules[name], attribute, list(value) if isinstance(present, list) else value)  # type: ignore[arg-type]
-        restore_sizes(self.model, self._sizes)
-        replace_sizes(self.model, changes.sizes)
-        rescale_keys(self.model, self.coupling, lambda unit: unit not in removed, lambda unit: unit not in before)
-        self.changes, self._fitted = changes, frozenset(removed)
+            self._forwards.fit(self._axes.removed)
 
     def get_pruner_of_module(self, module: nn.Module) -> Any:
         """What says how many channels a layer has, and by which functions its sides are named."""
@@ -300,11 +286,8 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         """The nodes: layers in the order in which they run, unwrapped tensors, then the hubs."""
         self.coupling = self._known or self._traced(model, example_inputs, forward_fn)
         self.groups = group_units(model, self.coupling)
-        self.changes = ForwardChanges(attributes={}, sizes={})
         self._axes = ChannelAxes(self.coupling)
-        self._held = held_attributes(model, self.coupling)
-        self._sizes = replaced_sizes(model)
-        self._fitted = frozenset()
+        self._forwards = FittedForwards(model, self.coupling)
         self._group_of = {unit: group for group in self.groups for unit in group.units}
         self._modules: dict[Key, nn.Module] = {}
         modules, order = dict(model.named_modules()), self.coupling.order
@@ -380,39 +363,6 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
                     f"{key[0]} has {size} channels ({key[1]}), and no {', '.join(map(str, wrong[:10]))}; expected "
                     f"positions from 0 to {size - 1} of the network as it is now."
                 )
-
-
-class ChannelGroup(torch_pruning.dependency.Group):  # type: ignore[misc]
-    """Layers of a ``ChannelGraph`` that lose channels together, and where in each of them."""
-
-    @property
-    def units(self) -> tuple[int, ...]:
-        """Numbers of the units, in the graph's coupling."""
-        return tuple(unit for dep, units in self._group if isinstance(dep.target.module, Hub) for unit in units)
-
-    def prune(self, idxs: Sequence[int] | None = None, record_history: bool = True) -> None:
-        """Shrink all layers of the group, in place, with attributes that hold widths, sizes and scales of attention.
-
-        Args:
-            idxs: Other positions of the first layer; those that the group was made for where not given.
-            record_history: Whether the graph remembers it (see ``pruning_history``).
-
-        Raises:
-            PruningError: They cannot be removed; nothing has changed then.
-        """
-        if idxs is not None:
-            self._DG.get_pruning_group(self[0].dep.target.module, self[0].dep.handler, idxs).prune(None, record_history)
-            return
-        root = self[0]
-        if not root.idxs:  # as pruners ask for, where they choose nothing
-            return
-        name = self._DG._module2name[root.dep.target.module]
-        if not self.units:
-            raise PruningError(f"these channels of {name} cannot be pruned: they are no layer's to remove.")
-        self._DG.remove(self.units)
-        if record_history:
-            side = self._DG.is_out_channel_pruning_fn(root.dep.trigger)
-            self._DG._pruning_history.append([name, side, list(root.idxs)])
 
 
 def _parameter_of(layer: str, names: Iterable[str]) -> bool:
