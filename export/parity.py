@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from pruneport.arrays import AnyArray
 from pruneport.errors import ExportError, ImageFolderError, InputError
 from pruneport.export.compared import Compared, Tolerance
-from pruneport.export.onnx.exporter import INPUT_NAME, OnnxNetwork, onnx_outputs
+from pruneport.export.onnx.capture import onnx_outputs
+from pruneport.export.onnx.exporter import OnnxNetwork
+from pruneport.export.onnx.form import names_in, other_size
 from pruneport.export.onnx.memory import within_free_memory
 from pruneport.export.onnx.onnx_reader import read_onnx
 from pruneport.export.options import ParityOptions
@@ -38,6 +40,7 @@ __all__ = [
     "fitting_batches",
     "fixed_batch",
     "open_cpu_session",
+    "open_size",
     "output_names",
 ]
 
@@ -68,6 +71,7 @@ class Parity:
         undecided: Entries of outputs of whole numbers, such as classes, that differ where torch itself gives both
             values for inputs that differ by 1e-5 of their deviation.
         fault: What differs, by name of the output; empty where all is within the tolerance.
+        size: H, W of the inputs, where they are not the plan's.
         constant: Whether the outputs differ from input to input by less than the tolerance: any file that gives them
             whatever it is given would pass.
     """
@@ -85,6 +89,7 @@ class Parity:
     undecided: int = 0
     fault: str = ""
     constant: bool = False
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +132,22 @@ def open_cpu_session(path: Path) -> Any:
 
 
 def output_names(session: Any) -> tuple[str, ...] | None:
-    """Names of a session's outputs; None of files from before they were torch's, whose outputs come in its order."""
-    if "pruneport.outputs" not in session.get_modelmeta().custom_metadata_map:
+    """What torch calls a session's outputs, in the session's order.
+
+    These are their own names, but where others were chosen. None of files from before they were torch's, whose outputs
+    come in its order.
+    """
+    said = session.get_modelmeta().custom_metadata_map
+    if "pruneport.outputs" not in said:
         return None
-    return tuple(output.name for output in session.get_outputs())
+    names = tuple(output.name for output in session.get_outputs())
+    chosen, torchs = (names_in(said.get(f"pruneport.{key}", "")) for key in ("output_names", "outputs"))
+    return torchs if chosen == names and len(torchs) == len(names) else names
+
+
+def open_size(session: Any) -> bool:
+    """Whether a session takes images of other sizes than the example's."""
+    return any(not isinstance(size, int) for size in session.get_inputs()[0].shape[2:])
 
 
 def fixed_batch(session: Any) -> int | None:
@@ -166,6 +183,7 @@ def check_seeded(
     shape: tuple[int, int, int],
     batches: tuple[int, ...],
     names: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> list[Parity]:
     """Compare on normal inputs (B, C, H, W), seeded by the batch size, at every batch size.
 
@@ -176,6 +194,7 @@ def check_seeded(
         shape: C, H, W.
         batches: Batch sizes.
         names: Of the file's outputs, in order (see ``output_names``).
+        size: H, W, for the record, where they are not the plan's.
 
     Raises:
         ExportError: The ONNX file does not run at one of them.
@@ -186,7 +205,7 @@ def check_seeded(
         compared = Compared(TOLERANCES["fp32"], names)
         theirs = _run_torch(network, inputs)
         compared.add(theirs, _run_onnx(session, inputs), partial(_nearby, network, inputs))
-        results.append(_parity(name, compared, "seeded", batch))
+        results.append(replace(_parity(name, compared, "seeded", batch), size=size))
     return results
 
 
@@ -199,7 +218,8 @@ def check_other_batches(network: nn.Module, exported: OnnxNetwork, shape: tuple[
         shape: C, H, W.
 
     Raises:
-        ExportError: It computes what torch does for a batch of two, and does not for three.
+        ExportError: It computes what torch does for a batch of two, and does not for three, or for images of another
+            size where that is open.
     """
     if exported.batch is not None:
         return
@@ -216,11 +236,22 @@ def check_other_batches(network: nn.Module, exported: OnnxNetwork, shape: tuple[
             fault = check_seeded("", network, session, shape, (3,), names)[0].fault
         except ExportError as error:
             fault = str(error)
+        try:
+            other = other_size(shape)
+            resized = check_seeded("", network, session, other, (2,), names)[0].fault if open_size(session) else ""
+        except ExportError as error:
+            resized = str(error)
     if fault:
         raise ExportError(
             f"the ONNX file of {type(network).__name__} is right for a batch of two alone, from which it was made: its "
             "forward turns the batch size into a number. Take it from the input's shape wherever it is needed, and as "
             f"a torch size, or export for one batch size alone with `batch_size_fixed=N`. At a batch of three: {fault}"
+        )
+    if resized:
+        raise ExportError(
+            f"the ONNX file of {type(network).__name__} is right for images of {shape[1]} x {shape[2]} alone, from "
+            "which it was made: its forward turns their size into a number. Take it from the input's shape wherever it "
+            f"is needed, and as a torch size, or give `dynamic=batch`. At {other[1]} x {other[2]}: {resized}"
         )
 
 
@@ -325,7 +356,7 @@ def _run_onnx(session: Any, inputs: Tensor) -> list[AnyArray]:
     """Outputs of an ONNX Runtime session."""
     try:
         with within_free_memory():
-            outputs: list[AnyArray] = session.run(None, {INPUT_NAME: inputs.numpy()})
+            outputs: list[AnyArray] = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
     except Exception as error:  # ONNX Runtime's errors share no other base
         raise ExportError(
             f"the ONNX file does not run on inputs of shape {tuple(inputs.shape)}: {error}. Make the network's forward "

@@ -36,6 +36,7 @@ from pruneport.compress.prune import Pruned
 from pruneport.errors import BundleError, CheckpointError, OutputError, SourceError
 from pruneport.export.bundle.bundle import (
     BENCH,
+    DATA,
     DENSE_ONNX,
     MODEL_ONNX,
     REPORT,
@@ -50,8 +51,9 @@ from pruneport.export.bundle.bundle import (
 )
 from pruneport.export.bundle.weights import rebuild, write_network
 from pruneport.export.card.verdict import warnings_for
-from pruneport.export.onnx.exporter import OnnxNetwork, check_fixed_batch
-from pruneport.export.options import ExportOptions, ParityOptions
+from pruneport.export.onnx.exporter import OnnxNetwork
+from pruneport.export.onnx.form import check_form
+from pruneport.export.options import DEFAULTS, ExportOptions, ParityOptions
 from pruneport.export.parity import check_classes
 from pruneport.export.verify import Check, open_parity_images, require_parity, verify_files
 from pruneport.files import write_whole
@@ -129,15 +131,16 @@ def export(config: ExportConfig, progress: Progress = silent, command: str = "")
     Raises:
         InputError: The bundle, its source or the dense checkpoint cannot be used, or torch cannot export it.
     """
-    check_fixed_batch(config.batch_size_fixed)
+    check_form(config)
     progress = numbered(progress, 3)
     progress(Stage("opening the bundle"))
     bundle, pruned, factory = _open(config)
     progress(Stage("building the dense network"))
     network = _dense(bundle, factory, config.checkpoint)
     progress(Stage("exporting to ONNX"))
-    dense = export_dense(network, bundle.plan.source, config.batch_size_fixed, progress)
-    if outdated := [name for name in (VERIFY, BENCH, REPORT) if (bundle.folder / name).exists()]:
+    dense = export_dense(network, bundle.plan.source, config, progress)
+    gone = (VERIFY, BENCH, REPORT, MODEL_ONNX + DATA, DENSE_ONNX + DATA)
+    if outdated := [name for name in gone if (bundle.folder / name).exists()]:
         progress(Note(f"{', '.join(outdated)}: of the ONNX files that are there now; will go with them"))
     with update_bundle(bundle, command, outdated) as staging:
         write_onnx_pair(staging, plan_hash(bundle.folder), bundle.plan, dense, pruned, progress)
@@ -262,12 +265,12 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     """
     check_output(config.out, config.overwrite)
     target_of(config)
-    fixed = config.batch_size_fixed if isinstance(config, ExportOptions) else None
-    check_fixed_batch(fixed)
+    form = config if isinstance(config, ExportOptions) else DEFAULTS
+    check_form(form)
     progress(Stage(f"building {config.source}"))
     dense, source = open_source(config)
     if isinstance(config, ParityOptions):
-        images = open_parity_images(config, source.input_shape, fixed)
+        images = open_parity_images(config, source.input_shape, form.batch_size_fixed)
         if images is not None:
             images.check_readable()
             check_classes(images, tuple(main_output(run_once(dense, source.input_shape)).shape))
@@ -275,7 +278,7 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     exported = None
     if config.dry_export:
         progress(Stage("exporting the dense network"))
-        exported = export_dense(dense, source, fixed, progress)
+        exported = export_dense(dense, source, form, progress)
     if not isinstance(config, ExportOptions):
         exported = None  # only to see that it can be done
     return dense, exported, compress_network(dense, source, config, progress)

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from pruneport.bench.latency.sessions import open_session
 from pruneport.bench.options import BenchOptions
 from pruneport.errors import ExportError, InputError
-from pruneport.export.onnx.exporter import check_fixed_batch, export_network
+from pruneport.export.onnx.exporter import export_network
+from pruneport.export.onnx.form import check_form
 from pruneport.export.onnx.onnx_file import check_onnx, read_metadata
+from pruneport.export.options import ExportOptions
 from pruneport.export.parity import check_seeded, fixed_batch, open_cpu_session, output_names
 from pruneport.models.outputs import read_outputs
 
@@ -150,13 +152,13 @@ def test_what_is_no_tensor_is_left_out_and_said(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_exported_is_named_with_what_to_do(kind: str, batch: int | None, message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        export_network(Network(kind).eval(), SHAPE, batch)
+        export_network(Network(kind).eval(), SHAPE, ExportOptions(batch_size_fixed=batch))
 
 
 @pytest.mark.parametrize(("kind", "batch"), [("single", 1), ("as a number", 4), ("one by one", 3), ("arguments", 1)])
 def test_a_fixed_batch_is_exported_and_found_again(kind: str, batch: int, tmp_path: Path) -> None:
     network, path = Network(kind).eval(), tmp_path / "model.onnx"
-    exported = export_network(network, SHAPE, batch)
+    exported = export_network(network, SHAPE, ExportOptions(batch_size_fixed=batch))
     exported.save(path, {})
     session = open_cpu_session(path)
     assert exported.batch == fixed_batch(session) == int(read_metadata(path)["batch_size_fixed"]) == batch
@@ -173,9 +175,9 @@ class _PinnedWhenDynamic(nn.Module):
 def test_a_fixed_batch_is_offered_where_it_was_tried_and_works() -> None:
     with pytest.raises(ExportError, match="`batch_size_fixed=N`"):
         export_network(_PinnedWhenDynamic(), SHAPE)
-    assert export_network(_PinnedWhenDynamic(), SHAPE, 3).batch == 3
+    assert export_network(_PinnedWhenDynamic(), SHAPE, ExportOptions(batch_size_fixed=3)).batch == 3
 
 
 def test_batches_that_are_none() -> None:
     with pytest.raises(InputError, match="`batch_size_fixed` is 0; expected at least 1"):
-        check_fixed_batch(0)
+        check_form(ExportOptions(batch_size_fixed=0))
