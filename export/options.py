@@ -20,7 +20,7 @@ class ExportOptions:
     """Export for this one batch size, which verify and bench then use; default: for any. For networks that take one
     image at a time, or that torch exports for no other."""
     dynamic: DynamicName = "batch"
-    """Sizes of the input that stay open; height and width only where the network takes images of other sizes."""
+    """Sizes of the input that stay open: batch, or batch,height,width where the network takes images of other sizes."""
     opset: int | None = None
     """ONNX opset of the files, from 18 to the newest that the ONNX Runtime here takes; default: torch's own."""
     input_names: tuple[str, ...] = ()

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnx
 
 from pruneport.errors import ModelError
+from pruneport.export.onnx.form import shape_in
 from pruneport.export.onnx.onnx_reader import read_onnx
 
 __all__ = ["NetworkInput", "read_input"]
 
-_MOST_INPUTS = 2**27  # numbers in one image, as in a plan
 _DTYPES: dict[int, np.dtype[Any]] = {
     onnx.TensorProto.FLOAT: np.dtype(np.float32),
     onnx.TensorProto.FLOAT16: np.dtype(np.float16),
@@ -56,7 +54,8 @@ def read_input(path: Path) -> NetworkInput:
     inputs = [value for value in graph.input if value.name not in weights]
     tensors = [value.type.tensor_type for value in inputs]
     dims = [[d.dim_value if d.HasField("dim_value") else d.dim_param for d in t.shape.dim] for t in tensors]
-    shape = _image_shape(dims[0], _made_for(model)) if dims else ()
+    said = next((entry.value for entry in model.metadata_props if entry.key == "pruneport.input_shape"), "")
+    shape = _image_shape(dims[0], shape_in(said)) if dims else ()
     if len(inputs) != 1 or not shape or tensors[0].elem_type not in _DTYPES:
         got = ", ".join(f"{v.name} {d}" for v, d in zip(inputs, dims, strict=True)) or "no input"
         raise ModelError(f"{path} must take one batch of float images of fixed size (B, C, H, W); it takes {got}.")
@@ -69,21 +68,11 @@ def read_input(path: Path) -> NetworkInput:
     )
 
 
-def _image_shape(dims: Sequence[int | str], made_for: tuple[int, ...]) -> tuple[int, ...]:
+def _image_shape(dims: Sequence[int | str], made_for: tuple[int, int, int] | None) -> tuple[int, ...]:
     """C, H, W of dimensions (B, C, H, W), open ones by what the file was made for; nothing where it does not say."""
     if all(isinstance(dim, int) for dim in dims[1:]):
         return tuple(dim for dim in dims[1:] if isinstance(dim, int))
-    agree = len(made_for) == len(dims) - 1 and all(
-        dim == size if isinstance(dim, int) else dim for dim, size in zip(dims[1:], made_for, strict=False)
-    )
-    return made_for if agree else ()
-
-
-def _made_for(model: onnx.ModelProto) -> tuple[int, ...]:
-    """What a file's metadata says of the size (C, H, W) that it was made for; nothing where that is none."""
-    said = next((entry.value for entry in model.metadata_props if entry.key == "pruneport.input_shape"), "")
-    try:
-        sizes = msgspec.json.decode(said, type=tuple[int, int, int])
-    except (msgspec.MsgspecError, RecursionError):
+    if made_for is None or len(dims) != 1 + len(made_for):
         return ()
-    return sizes if min(sizes) >= 1 and math.prod(sizes) <= _MOST_INPUTS else ()
+    agree = (dim == size if isinstance(dim, int) else dim for dim, size in zip(dims[1:], made_for, strict=True))
+    return made_for if all(agree) else ()

@@ -129,9 +129,11 @@ def _require_open(kind: str, program: Any, options: ExportOptions) -> None:
             "number. Take it from the input's shape wherever it is needed, and as a torch size, or export for one "
             "batch size alone with `batch_size_fixed=N`."
         )
-    if open_sizes(options) and any(isinstance(size, int) for size in dimensions[2:]):
+    sizes = zip(("height", "width"), dimensions[2:], strict=True)
+    fixed = [f"a {name} of {size}" for name, size in sizes if isinstance(size, int)]
+    if open_sizes(options) and fixed:
         raise ExportError(
-            f"torch exports {kind} for images of {dimensions[2]} x {dimensions[3]} only: its forward turns their size "
+            f"torch exports {kind} for {' and '.join(fixed)} only: its forward turns the size of images "
             "into a number. Take it from the input's shape wherever it is needed, and as a torch size, or give "
             "`dynamic=batch`."
         )
@@ -195,5 +197,5 @@ def _exports(network: nn.Module, shape: tuple[int, int, int], options: ExportOpt
 
 def _first_line(error: BaseException) -> str:
     """What an error says, in a line."""
-    reason = (str(error).strip().splitlines() or [repr(error)])[0]
+    reason = (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")
     return reason if len(reason) <= _REASON else f"{reason[:_REASON]} …"

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import get_args
+from typing import TypeVar, get_args
 
 import msgspec
 
+from pruneport.compress.surgery.plan_schema import MOST_INPUTS
 from pruneport.errors import InputError
 from pruneport.export.onnx.naming import INPUT_NAME
 from pruneport.export.onnx.opsets import OLDEST, newest_opset
 from pruneport.export.options import DynamicName, ExportOptions
 
-__all__ = ["check_form", "file_names", "names_in", "open_sizes", "other_size"]
+__all__ = ["check_form", "file_names", "names_in", "open_sizes", "other_size", "shape_in"]
 
+_T = TypeVar("_T")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./:-]{0,199}")
 _FURTHER = (32, 64)  # added to height and width: a multiple of most networks' strides, and not the same in both
 
@@ -86,11 +89,20 @@ def file_names(options: ExportOptions, outputs: Sequence[str]) -> tuple[tuple[st
 
 def names_in(metadata: str) -> tuple[str, ...]:
     """The names that a file's metadata lists as JSON; none where it is something else."""
+    return _json(metadata, tuple[str, ...]) or ()
+
+
+def shape_in(metadata: str) -> tuple[int, int, int] | None:
+    """The size (C, H, W) of images in a file's metadata; None where it is none, or too large."""
+    shape = _json(metadata, tuple[int, int, int])
+    return shape if shape and min(shape) >= 1 and math.prod(shape) <= MOST_INPUTS else None
+
+
+def _json(text: str, kind: type[_T]) -> _T | None:
     try:
-        names = msgspec.json.decode(metadata, type=tuple[str, ...])
-    except (msgspec.MsgspecError, RecursionError):
-        return ()
-    return names
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
 
 
 def open_sizes(options: ExportOptions) -> bool:
