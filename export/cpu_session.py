@@ -10,12 +10,12 @@ from torch import Tensor
 
 from pruneport.arrays import AnyArray
 from pruneport.errors import ExportError, InputError
-from pruneport.export.onnx.exporter import INPUT_NAME
+from pruneport.export.onnx.form import names_in
 from pruneport.export.onnx.memory import within_free_memory
 from pruneport.export.onnx.onnx_reader import read_onnx
 from pruneport.export.options import ParityOptions
 
-__all__ = ["fitting_batches", "fixed_batch", "open_cpu_session", "output_names", "run_onnx"]
+__all__ = ["fitting_batches", "fixed_batch", "open_cpu_session", "open_size", "output_names", "run_onnx"]
 
 
 def open_cpu_session(path: Path) -> Any:
@@ -36,10 +36,22 @@ def open_cpu_session(path: Path) -> Any:
 
 
 def output_names(session: Any) -> tuple[str, ...] | None:
-    """Names of a session's outputs; None of files from before they were torch's, whose outputs come in its order."""
-    if "pruneport.outputs" not in session.get_modelmeta().custom_metadata_map:
+    """What torch calls a session's outputs, in the session's order.
+
+    These are their own names, but where others were chosen. None of files from before they were torch's, whose outputs
+    come in its order.
+    """
+    said = session.get_modelmeta().custom_metadata_map
+    if "pruneport.outputs" not in said:
         return None
-    return tuple(output.name for output in session.get_outputs())
+    names = tuple(output.name for output in session.get_outputs())
+    chosen, torchs = (names_in(said.get(f"pruneport.{key}", "")) for key in ("output_names", "outputs"))
+    return torchs if chosen == names and len(torchs) == len(names) else names
+
+
+def open_size(session: Any) -> bool:
+    """Whether a session takes images of other sizes than the example's."""
+    return any(not isinstance(size, int) for size in session.get_inputs()[0].shape[2:])
 
 
 def fixed_batch(session: Any) -> int | None:
@@ -76,7 +88,7 @@ def run_onnx(session: Any, inputs: Tensor) -> list[AnyArray]:
     """
     try:
         with within_free_memory():
-            outputs: list[AnyArray] = session.run(None, {INPUT_NAME: inputs.numpy()})
+            outputs: list[AnyArray] = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
     except Exception as error:  # ONNX Runtime's errors share no other base
         raise ExportError(
             f"the ONNX file does not run on inputs of shape {tuple(inputs.shape)}: {error}. Make the network's forward "

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pruneport.models.options import ImageOptions
 
-__all__ = ["ExportOptions", "ParityOptions"]
+__all__ = ["DEFAULTS", "DynamicName", "ExportOptions", "ParityOptions"]
+
+DynamicName = Literal["batch", "batch,height,width"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """For what the ONNX files are."""
+    """What the ONNX files are like, the dense and the pruned one alike."""
 
     batch_size_fixed: int | None = None
     """Export for this one batch size, which verify and bench then use; default: for any. For networks that take one
     image at a time, or that torch exports for no other."""
+    dynamic: DynamicName = "batch"
+    """Sizes of the input that stay open: batch, or batch,height,width where the network takes images of other sizes."""
+    opset: int | None = None
+    """ONNX opset of the files, from 18 to the newest that the ONNX Runtime here takes; default: torch's own."""
+    input_names: tuple[str, ...] = ()
+    """Name of the network's input in the files; default: input."""
+    output_names: tuple[str, ...] = ()
+    """Names of the outputs in the files, one for each, in the network's order; default: the ways to them in torch."""
+    external_data: bool = False
+    """Put the weights into a file of their own beside each ONNX file, as is done anyway above 1.8 GB."""
+
+
+DEFAULTS = ExportOptions()
+"""Nothing asked for: any batch, torch's opset and names."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from pruneport.errors import ExportError
 from pruneport.export.compared import Compared, Tolerance
-from pruneport.export.cpu_session import open_cpu_session, output_names, run_onnx
-from pruneport.export.onnx.exporter import OnnxNetwork, onnx_outputs
+from pruneport.export.cpu_session import open_cpu_session, open_size, output_names, run_onnx
+from pruneport.export.onnx.capture import onnx_outputs
+from pruneport.export.onnx.exporter import OnnxNetwork
+from pruneport.export.onnx.form import other_size
 from pruneport.models.outputs import Outputs
 
 __all__ = [
@@ -55,6 +57,7 @@ class Parity:
         undecided: Entries of outputs of whole numbers, such as classes, that differ where torch itself gives both
             values for inputs that differ by 1e-5 of their deviation.
         fault: What differs, by name of the output; empty where all is within the tolerance.
+        size: H, W of the inputs, where they are not the plan's.
         constant: Whether the outputs differ from input to input by less than the tolerance: any file that gives them
             whatever it is given would pass.
     """
@@ -72,6 +75,7 @@ class Parity:
     undecided: int = 0
     fault: str = ""
     constant: bool = False
+    size: tuple[int, int] | None = None
 
 
 def check_seeded(
@@ -81,6 +85,7 @@ def check_seeded(
     shape: tuple[int, int, int],
     batches: tuple[int, ...],
     names: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> list[Parity]:
     """Compare on normal inputs (B, C, H, W), seeded by the batch size, at every batch size.
 
@@ -91,6 +96,7 @@ def check_seeded(
         shape: C, H, W.
         batches: Batch sizes.
         names: Of the file's outputs, in order (see ``output_names``).
+        size: H, W, for the record, where they are not the plan's.
 
     Raises:
         ExportError: The ONNX file does not run at one of them.
@@ -101,7 +107,7 @@ def check_seeded(
         compared = Compared(TOLERANCES["fp32"], names)
         theirs = run_torch(network, inputs)
         compared.add(theirs, run_onnx(session, inputs), partial(nearby, network, inputs))
-        results.append(parity_of(name, compared, "seeded", batch))
+        results.append(replace(parity_of(name, compared, "seeded", batch), size=size))
     return results
 
 
@@ -114,7 +120,8 @@ def check_other_batches(network: nn.Module, exported: OnnxNetwork, shape: tuple[
         shape: C, H, W.
 
     Raises:
-        ExportError: It computes what torch does for a batch of two, and does not for three.
+        ExportError: It computes what torch does for a batch of two, and does not for three, or for images of another
+            size where that is open.
     """
     if exported.batch is not None:
         return
@@ -131,11 +138,22 @@ def check_other_batches(network: nn.Module, exported: OnnxNetwork, shape: tuple[
             fault = check_seeded("", network, session, shape, (3,), names)[0].fault
         except ExportError as error:
             fault = str(error)
+        try:
+            other = other_size(shape)
+            resized = check_seeded("", network, session, other, (2,), names)[0].fault if open_size(session) else ""
+        except ExportError as error:
+            resized = str(error)
     if fault:
         raise ExportError(
             f"the ONNX file of {type(network).__name__} is right for a batch of two alone, from which it was made: its "
             "forward turns the batch size into a number. Take it from the input's shape wherever it is needed, and as "
             f"a torch size, or export for one batch size alone with `batch_size_fixed=N`. At a batch of three: {fault}"
+        )
+    if resized:
+        raise ExportError(
+            f"the ONNX file of {type(network).__name__} is right for images of {shape[1]} x {shape[2]} alone, from "
+            "which it was made: its forward turns their size into a number. Take it from the input's shape wherever it "
+            f"is needed, and as a torch size, or give `dynamic=batch`. At {other[1]} x {other[2]}: {resized}"
         )
 
 

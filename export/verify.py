@@ -13,7 +13,8 @@ from torch import nn
 from pruneport.errors import BundleError, ParityError
 from pruneport.export.accuracy import Accuracy, Agreement, check_images
 from pruneport.export.bundle.bundle import DENSE_ONNX, MODEL_ONNX, plan_hash
-from pruneport.export.cpu_session import fitting_batches, fixed_batch, open_cpu_session, output_names
+from pruneport.export.cpu_session import fitting_batches, fixed_batch, open_cpu_session, open_size, output_names
+from pruneport.export.onnx.form import other_size
 from pruneport.export.onnx.onnx_file import check_onnx, read_metadata
 from pruneport.export.options import ParityOptions
 from pruneport.export.parity import Parity, check_seeded
@@ -120,7 +121,12 @@ def verify_files(
         session = open_cpu_session(path)
         names, fixed = output_names(session), fixed_batch(session)
         _require_forward(name, network, (fixed or 1, *shape))
-        parity += check_seeded(name, network, session, shape, fitting_batches(options, fixed), names)
+        batches = fitting_batches(options, fixed)
+        parity += check_seeded(name, network, session, shape, batches, names)
+        if open_size(session):
+            other = other_size(shape)
+            _require_forward(name, network, (1, *other))
+            parity += check_seeded(name, network, session, other, batches, names, other[1:])
         if name == "pruned" and images is not None:
             compared = dense if comparable else None
             on_images, accuracy, agreement = check_images(images, compared, pruned, session, names, fixed, progress)
@@ -159,12 +165,16 @@ def require_parity(verification: Verification) -> None:
     failed = [entry for entry in verification.parity if not entry.ok]
     if failed:
         lines = [
-            f"  {entry.network} {entry.precision} on {entry.inputs} inputs, batch {entry.batch}: max error "
-            f"{_small(entry.max_abs_error)} ({_small(entry.max_rel_error)} of the largest output), allowed "
+            f"  {entry.network} {entry.precision} on {entry.inputs} inputs{_sized(entry)}, batch {entry.batch}: max "
+            f"error {_small(entry.max_abs_error)} ({_small(entry.max_rel_error)} of the largest output), allowed "
             f"{entry.atol:g} + {entry.rtol:g} of the largest output: {entry.fault}"
             for entry in failed
         ]
         raise ParityError("ONNX Runtime and torch disagree:\n" + "\n".join(lines))
+
+
+def _sized(entry: Parity) -> str:
+    return "" if entry.size is None else f" of {entry.size[0]} x {entry.size[1]}"
 
 
 def _small(error: float | None) -> str:

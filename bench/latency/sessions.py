@@ -146,7 +146,8 @@ def open_session(path: Path, options: BenchOptions, *, batch: int | None = None)
     Args:
         path: ONNX file.
         options: provider, device, threads and CUDA switches.
-        batch: fix the dynamic batch of the network to this size; None leaves it dynamic.
+        batch: fix the dynamic batch of the network to this size; None leaves it dynamic. Open sizes of images are fixed
+            to those that the network was made for.
 
     Raises:
         ModelError: there is no such file, or it is no network that ONNX Runtime can load with this batch.
@@ -158,7 +159,9 @@ def open_session(path: Path, options: BenchOptions, *, batch: int | None = None)
             f"{path} was exported with the fixed batch {network_input.batch} and cannot run batch {batch}. "
             "Export it with a dynamic batch, or ask for its own batch only."
         )
-    fixed = {network_input.batch: batch} if batch and isinstance(network_input.batch, str) else {}
+    fixed = dict(network_input.open_sizes)
+    if batch and isinstance(network_input.batch, str):
+        fixed[network_input.batch] = batch
     fixed.pop("", None)  # ONNX Runtime can only fix a dimension that has a name
     provider, available = _PROVIDERS[options.provider], ort.get_available_providers()
     if provider not in available:
@@ -176,7 +179,7 @@ def open_session(path: Path, options: BenchOptions, *, batch: int | None = None)
         raise ProviderError(_why_not(path, options, fixed, error, notes)) from error
     return Session(
         input=network_input,
-        settings=_settings(session, options, _CONFIG | strict, fixed),
+        settings=_settings(session, options, _CONFIG | strict, network_input, fixed),
         placement=dict(Counter(name for name, _ in _assignment(session))),
         _ort=session,
         _device=("cpu" if options.provider == "cpu" else "cuda", options.device if strict else 0),
@@ -216,7 +219,9 @@ def _errors_only_raised() -> Iterator[None]:
         ort.set_default_logger_severity(_WARNINGS)
 
 
-def _settings(session: Any, options: BenchOptions, config: dict[str, str], fixed: dict[str, int]) -> dict[str, Any]:
+def _settings(
+    session: Any, options: BenchOptions, config: dict[str, str], images: NetworkInput, fixed: dict[str, int]
+) -> dict[str, Any]:
     """The settings that a session has, as bench.json records them."""
     used = session.get_session_options()
     return {
@@ -225,7 +230,8 @@ def _settings(session: Any, options: BenchOptions, config: dict[str, str], fixed
         "intra_op_threads": used.intra_op_num_threads,
         "inter_op_threads": used.inter_op_num_threads,
         "session_config": config,
-        "batch_fixed_in_session": bool(fixed),
+        "batch_fixed_in_session": images.batch in fixed,
+        "image_shape": list(images.shape),
         # What the provider reports wins over what was asked: it is what it uses.
         "provider_options": provider_options(options)
         | session.get_provider_options().get(_PROVIDERS[options.provider], {}),

@@ -26,14 +26,14 @@ from pruneport.documents import Count, Size
 from pruneport.errors import BundleError
 from pruneport.models.record import Source
 
-__all__ = ["PlanDocument", "Shapes", "check_sizes", "dense_elements", "read_groups", "unknown_keys"]
+__all__ = ["MOST_INPUTS", "PlanDocument", "Shapes", "check_sizes", "dense_elements", "read_groups", "unknown_keys"]
 
 Shapes = Mapping[str, Sequence[int]]
 """Shapes of the pruned network's weights, by name."""
 
 _FREE, _MOST_POSITIONS = 2**20, 2**24  # positions that any plan may name, and that none may exceed
 _MOST_SIZE, _UPSAMPLED = 2**31 - 1, 64  # of one dimension; places of an output or a batch for one of the input
-_MOST_INPUTS = 2**27  # numbers in one input image: 3 channels at 6688 by 6688
+MOST_INPUTS = 2**27  # numbers in one input image: 3 channels at 6688 by 6688
 _EDITED = "the plan was damaged or edited. Compress again."
 
 
@@ -91,7 +91,7 @@ class PlanDocument(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError("`libraries` does not say which pruneport made it")
         if not (self.dense.macs and self.dense.params):
             raise ValueError("the dense network costs nothing")
-        if math.prod(self.source.input_shape) > _MOST_INPUTS:
+        if math.prod(self.source.input_shape) > MOST_INPUTS:
             raise ValueError(f"an input of shape {self.source.input_shape} is too large - at `$.source.input_shape`")
         if (done := self.recovery) is not None and done.heldout:
             measured = (done.heldout_error_before, done.heldout_error_after)

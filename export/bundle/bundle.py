@@ -26,6 +26,7 @@ from pruneport.files import file_sha256
 
 __all__ = [
     "BENCH",
+    "DATA",
     "DENSE_ONNX",
     "FORMAT_VERSION",
     "MANIFEST",
@@ -46,6 +47,8 @@ __all__ = [
 
 PLAN, WEIGHTS, MANIFEST = "plan.json", "weights.safetensors", "manifest.json"
 MODEL_ONNX, DENSE_ONNX = "model.onnx", "dense.onnx"
+DATA = ".data"
+"""Stands behind an ONNX file's name in that of the file that holds its weights, where they are not in it."""
 VERIFY, BENCH, REPORT, TRAINING = "verify.json", "bench.json", "report.html", "training.json"
 FORMAT_VERSION = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -73,14 +76,16 @@ class Bundle:
     commands: tuple[str, ...] = ()
 
     def path(self, name: str) -> Path:
-        """Path of one of its files, which is what the manifest says.
+        """Path of one of its files, which is what the manifest says; so are the weights beside an ONNX file.
 
         Raises:
             BundleError: The bundle has no such file yet, or it was changed.
         """
         if name not in self.files:
             raise BundleError(f"{self.folder} has no {name}; make it with: pruneport export {self.folder}")
-        _check(self.folder, self.files, (name,))
+        data = name + DATA
+        beside = data in self.files or os.path.lexists(self.folder / data)
+        _check(self.folder, self.files, (name, data) if beside else (name,))
         return self.folder / name
 
 

@@ -83,7 +83,8 @@ def comparisons(plan: Json, verify: Json | None, bench: Json | None) -> list[Com
     ]
     files = (verify or {}).get("files") or {}
     if "dense.onnx" in files and "model.onnx" in files:
-        rows.append(_cost("ONNX file", files["dense.onnx"], files["model.onnx"], unit="B"))
+        before, after = (files[name] + files.get(f"{name}.data", 0) for name in ("dense.onnx", "model.onnx"))
+        rows.append(_cost("ONNX file", before, after, unit="B"))
     for entry in bench["batches"] if bench else ():
         before, after = (f"{milliseconds(entry[network]['p50_ms'])} ms" for network in ("dense", "pruned"))
         rows.append(Comparison(f"Latency p50, batch {entry['batch']}", before, after, _speedup(entry)))
@@ -111,7 +112,8 @@ def onnx_example(plan: Json, batch: int | None = None) -> str:
         "import onnxruntime as ort\n"
         'session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])\n'
         f"images = np.zeros(({batch or 1}, {shape}), dtype=np.float32)  # yours, prepared as in training\n"
-        'outputs = session.run(None, {"input": images})  # a classifier has one output, its scores\n'
+        "name = session.get_inputs()[0].name\n"
+        "outputs = session.run(None, {name: images})  # a classifier has one output, its scores\n"
         "for output, values in zip(session.get_outputs(), outputs):\n"
         "    print(output.name, values.shape)"
     )

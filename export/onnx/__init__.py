@@ -1,6 +1,10 @@
 """ONNX files.
 
-- ``exporter``: torch's dynamo exporter, for any batch or for one
+- ``form``: what a user asks of the files, checked
+- ``opsets``: which may be asked for, and whether a graph's operators are in one
+- ``capture``: torch's dynamo exporter
+- ``exporter``: a network as ONNX in memory, for any batch or for one, and why it cannot be
+- ``naming``: of inputs, outputs, weights and nodes
 - ``rewrites``: what is changed before and after torch's exporter
 - ``onnx_file``: written, checked, read
 - ``onnx_reader``: looked through before ONNX Runtime opens them

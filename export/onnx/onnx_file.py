@@ -11,6 +11,7 @@ from torch import nn
 from pruneport.errors import ExportError
 from pruneport.export.onnx.exporter import export_network
 from pruneport.export.onnx.onnx_reader import read_onnx
+from pruneport.export.options import DEFAULTS, ExportOptions
 
 __all__ = ["check_onnx", "read_metadata", "write_onnx"]
 
@@ -20,10 +21,10 @@ def write_onnx(
     shape: tuple[int, int, int],
     path: Path,
     metadata: Mapping[str, str],
-    batch: int | None = None,
+    options: ExportOptions = DEFAULTS,
 ) -> None:
-    """Export ``network`` for inputs (B, C, H, W), B being ``batch``, or any (see ``export_network``)."""
-    export_network(network, shape, batch).save(path, metadata)
+    """Export ``network`` for inputs (B, C, H, W) and write it (see ``export_network``)."""
+    export_network(network, shape, options).save(path, metadata)
 
 
 def check_onnx(path: Path) -> str:

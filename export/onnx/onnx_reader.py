@@ -13,6 +13,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from pruneport.errors import ModelError
+from pruneport.export.bundle.bundle import DATA
 from pruneport.models.files import not_a_file
 
 __all__ = ["read_onnx"]
@@ -73,11 +74,10 @@ def _faults(model: onnx.ModelProto, path: Path) -> Iterator[str]:
                 yield "sparse weights"
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.STRING:
                 yield "strings"
-            for tensor in (attribute.t, *attribute.tensors):
-                yield from _tensor_faults(tensor, path)
-    for weight in graph.initializer:
-        yield from _tensor_faults(weight, path)
-    yield from _divisions(model)
+    inside = (attribute for node in graph.node for attribute in node.attribute)
+    tensors = [*graph.initializer, *(tensor for entry in inside for tensor in (entry.t, *entry.tensors))]
+    faults = [fault for tensor in tensors for fault in _tensor_faults(tensor, path)]
+    yield from faults or _divisions(model, path.parent)  # for which values are read, also from the file beside it
 
 
 def _tensor_faults(tensor: TensorProto, path: Path) -> Iterator[str]:
@@ -87,7 +87,7 @@ def _tensor_faults(tensor: TensorProto, path: Path) -> Iterator[str]:
     if tensor.data_location != TensorProto.EXTERNAL and not tensor.external_data:
         return
     place = {entry.key: entry.value for entry in tensor.external_data}
-    data = path.with_name(path.name + ".data")
+    data = path.with_name(path.name + DATA)
     if place.get("location") != data.name or data.is_symlink() or not_a_file(data):
         yield f"weights in {place.get('location', 'no file')!r}, which is no file {data.name} beside it"
         return
@@ -99,8 +99,8 @@ def _tensor_faults(tensor: TensorProto, path: Path) -> Iterator[str]:
         yield f"weights beyond the end of {data.name}"
 
 
-def _divisions(model: onnx.ModelProto) -> Iterator[str]:
-    """Divisions of whole numbers by what is not surely above 0.
+def _divisions(model: onnx.ModelProto, folder: Path) -> Iterator[str]:
+    """Divisions of whole numbers by what is not surely above 0; weights may lie in a file in ``folder``.
 
     By 0 ONNX Runtime raises; the lowest number by -1 is a fault of the processor, which ends the process.
     """
@@ -122,7 +122,7 @@ def _divisions(model: onnx.ModelProto) -> Iterator[str]:
         divisor = constants.get(node.input[1])
         if divisor is not None:
             whole = divisor.data_type in _INTEGERS
-            if not whole or _all_positive(divisor):
+            if not whole or _all_positive(divisor, folder):
                 continue
         else:
             kinds = _kinds(model) if kinds is None else kinds
@@ -145,11 +145,11 @@ def _is_size(value: str, producers: Mapping[str, onnx.NodeProto]) -> bool:
     return False
 
 
-def _all_positive(tensor: TensorProto) -> bool:
+def _all_positive(tensor: TensorProto, folder: Path) -> bool:
     """Whether all numbers of a small tensor are above zero."""
     try:
-        return bool(np.all(numpy_helper.to_array(tensor) > 0))
-    except Exception:  # sizes that are not so, or external
+        return bool(np.all(numpy_helper.to_array(tensor, str(folder)) > 0))
+    except Exception:  # sizes that are not so
         return False
 
 

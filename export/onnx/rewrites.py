@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,38 +9,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["INPUT_NAME", "PlainAttention", "name_values", "part_pads_from_pools"]
-
-INPUT_NAME = "input"
+__all__ = ["PlainAttention", "leave_out_weight_info", "part_pads_from_pools"]
 
 
-def name_values(graph: Any, outputs: Sequence[str]) -> None:
-    """Give outputs their names, each made by a node of its own, and weights the names that the network has for them."""
-    from onnxscript import ir  # slow to import
+def leave_out_weight_info(graph: Any) -> None:
+    """Say nothing of the weights' shapes besides the weights.
 
-    for place, value in enumerate(list(graph.outputs)):
-        if value.producer() is None or any(value is earlier for earlier in graph.outputs[:place]):
-            node = ir.node("Identity", inputs=[value])
-            node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
-            graph.append(node)
-            graph.outputs[place] = node.outputs[0]
-    weights = list(graph.initializers.values())
-    leaving = {id(value) for value in graph.outputs}
-    inner = [value for node in graph.all_nodes() for value in node.outputs if id(value) not in leaving]
-    taken = {INPUT_NAME, *outputs}
-    names = []
-    for value, name in [
-        *((weight, str(weight.name).removeprefix("network.")) for weight in weights),
-        *((value, str(value.name)) for value in inner),
-    ]:
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        names.append((value, name))
-    for number, value in enumerate(weights):  # first out of each other's way
-        value.name = f"pruneport.renamed.{number}"
-    for value, name in [*names, *zip(graph.outputs, outputs, strict=True)]:
-        value.name = name
+    onnxscript writes each weight's shape a second time, as if it were computed. Tools that change weights, such as
+    ONNX Runtime's quantiser, which transposes them, do not look there; the two then contradict each other.
+    """
+    for weight in graph.initializers.values():
+        weight.shape = weight.type = None
+        weight.metadata_props.clear()  # with any of it, an entry without a type is written
 
 
 def part_pads_from_pools(graph: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from pruneport.errors import ExportError, ImageFolderError, InputError, ParityEr
 from pruneport.export.accuracy import check_images
 from pruneport.export.cpu_session import fitting_batches, fixed_batch, open_cpu_session, output_names
 from pruneport.export.onnx.onnx_file import write_onnx
-from pruneport.export.options import ParityOptions
+from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.export.parity import TOLERANCES, check_seeded
 from pruneport.export.verify import Verification, require_parity, verify_files
 from pruneport.models.images.images import open_images
@@ -28,6 +29,9 @@ class _Stub:
 
     def __init__(self, network: nn.Module, change: Any) -> None:
         self.network, self.change = network, change
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name="input")]
 
     def run(self, _: None, feed: dict[str, Any]) -> list[Any]:
         with torch.inference_mode():
@@ -120,6 +124,8 @@ def test_every_output_is_compared(kind: str, count: int, tmp_path: Path) -> None
     assert all(entry.ok for entry in check_seeded("dense", network, session, (1, 6, 6), (1, 4)))
 
     class _LastWrong:
+        get_inputs = session.get_inputs
+
         def run(self, *arguments: Any) -> Any:
             return [*(outputs := session.run(*arguments))[:-1], outputs[-1] + 1]
 
@@ -290,6 +296,8 @@ def test_on_images_every_output_is_compared_and_accuracy_is_of_the_scores(images
     assert accuracy.pruned_onnx == pytest.approx(float((scores.argmax(1) == torch.tensor(found.labels)).float().mean()))
 
     class _ClassesWrong:
+        get_inputs = session.get_inputs
+
         def run(self, *arguments: Any) -> Any:
             mean, classes, rest = session.run(*arguments)
             return [mean, classes + 1, rest]
@@ -305,7 +313,7 @@ class _ForThree(nn.Module):
 
 def test_images_fill_the_fixed_batch_and_each_is_counted_once(images: Path, tmp_path: Path) -> None:
     network = _ForThree().eval()
-    write_onnx(network, (1, 8, 8), tmp_path / "three.onnx", {}, batch=3)
+    write_onnx(network, (1, 8, 8), tmp_path / "three.onnx", {}, ExportOptions(batch_size_fixed=3))
     session, found = open_cpu_session(tmp_path / "three.onnx"), open_images(ParityOptions(images=images), (1, 8, 8))
     assert found is not None
     assert len(found) % 3 == 1

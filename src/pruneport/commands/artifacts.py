@@ -14,7 +14,9 @@ from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.surgery.plan import Plan
 from pruneport.export.bundle.bundle import DENSE_ONNX, MODEL_ONNX, REPORT
 from pruneport.export.card.card import model_card
-from pruneport.export.onnx.exporter import OnnxNetwork, export_network, listed
+from pruneport.export.onnx.capture import listed
+from pruneport.export.onnx.exporter import OnnxNetwork, export_network
+from pruneport.export.options import ExportOptions
 from pruneport.export.parity import check_other_batches
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress
@@ -22,16 +24,16 @@ from pruneport.progress import Note, Progress
 __all__ = ["export_dense", "write_card", "write_json", "write_onnx_pair", "write_report"]
 
 
-def export_dense(dense: nn.Module, source: Source, fixed: int | None, progress: Progress) -> OnnxNetwork:
+def export_dense(dense: nn.Module, source: Source, options: ExportOptions, progress: Progress) -> OnnxNetwork:
     """Export the dense network, in memory, and say what is left out of the ONNX file.
 
     Raises:
-        ExportError: torch cannot export it, or not for any batch where no one batch size was asked for.
-        ModelError: It refuses the input shape.
+        ExportError: torch cannot export it, or not for any batch, size or opset that was asked for.
+        InputError: It refuses the input shape, or the names do not fit its outputs.
     """
     progress(f"exporting {DENSE_ONNX}")
     run_once(dense, source.input_shape)
-    exported = export_network(dense, source.input_shape, fixed)
+    exported = export_network(dense, source.input_shape, options)
     check_other_batches(dense, exported, source.input_shape)
     if exported.left_out:
         left_out = listed(exported.left_out)
@@ -44,7 +46,7 @@ def write_onnx_pair(
 ) -> None:
     """Export the pruned network as the dense one was, and write both, with source, plan hash, cost and versions."""
     progress(f"exporting {MODEL_ONNX}")
-    smaller = export_network(pruned, plan.source.input_shape, dense.batch)
+    smaller = export_network(pruned, plan.source.input_shape, dense.options)
     for name, network, cost in ((DENSE_ONNX, dense, plan.dense), (MODEL_ONNX, smaller, plan.pruned)):
         metadata = {
             "source": plan.source.spec,

@@ -28,8 +28,9 @@ from pruneport.export.accuracy import check_classes
 from pruneport.export.bundle.weights import write_network
 from pruneport.export.bundle.writing import check_output, new_bundle
 from pruneport.export.card.verdict import warnings_for
-from pruneport.export.onnx.exporter import OnnxNetwork, check_fixed_batch
-from pruneport.export.options import ExportOptions, ParityOptions
+from pruneport.export.onnx.exporter import OnnxNetwork
+from pruneport.export.onnx.form import check_form
+from pruneport.export.options import DEFAULTS, ExportOptions, ParityOptions
 from pruneport.export.verify import open_parity_images
 from pruneport.files import write_whole
 from pruneport.models.outputs import main_output
@@ -107,12 +108,12 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     """
     check_output(config.out, config.overwrite)
     target_of(config)
-    fixed = config.batch_size_fixed if isinstance(config, ExportOptions) else None
-    check_fixed_batch(fixed)
+    form = config if isinstance(config, ExportOptions) else DEFAULTS
+    check_form(form)
     progress(Stage(f"building {config.source}"))
     dense, source = open_source(config)
     if isinstance(config, ParityOptions):
-        images = open_parity_images(config, source.input_shape, fixed)
+        images = open_parity_images(config, source.input_shape, form.batch_size_fixed)
         if images is not None:
             images.check_readable()
             check_classes(images, tuple(main_output(run_once(dense, source.input_shape)).shape))
@@ -120,7 +121,7 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     exported = None
     if config.dry_export:
         progress(Stage("exporting the dense network"))
-        exported = export_dense(dense, source, fixed, progress)
+        exported = export_dense(dense, source, form, progress)
     if not isinstance(config, ExportOptions):
         exported = None  # only to see that it can be done
     return dense, exported, compress_network(dense, source, config, progress)

@@ -22,10 +22,10 @@ from pruneport.commands.records import (
 )
 from pruneport.commands.results import BenchResult, ExportResult, VerifyResult
 from pruneport.errors import CheckpointError, OutputError, SourceError
-from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, REPORT, VERIFY, check_hashes, plan_hash
+from pruneport.export.bundle.bundle import BENCH, DATA, DENSE_ONNX, MODEL_ONNX, REPORT, VERIFY, check_hashes, plan_hash
 from pruneport.export.bundle.writing import update_bundle
 from pruneport.export.card.verdict import warnings_for
-from pruneport.export.onnx.exporter import check_fixed_batch
+from pruneport.export.onnx.form import check_form
 from pruneport.export.verify import Check, require_parity, verify_files
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
@@ -38,15 +38,16 @@ def export(config: ExportConfig, progress: Progress = silent, command: str = "")
     Raises:
         InputError: The bundle, its source or the dense checkpoint cannot be used, or torch cannot export it.
     """
-    check_fixed_batch(config.batch_size_fixed)
+    check_form(config)
     progress = numbered(progress, 3)
     progress(Stage("opening the bundle"))
     bundle, pruned, factory = open_networks(config)
     progress(Stage("building the dense network"))
     network = dense_of(bundle, factory, config.checkpoint)
     progress(Stage("exporting to ONNX"))
-    dense = export_dense(network, bundle.plan.source, config.batch_size_fixed, progress)
-    if outdated := [name for name in (VERIFY, BENCH, REPORT) if (bundle.folder / name).exists()]:
+    dense = export_dense(network, bundle.plan.source, config, progress)
+    gone = (VERIFY, BENCH, REPORT, MODEL_ONNX + DATA, DENSE_ONNX + DATA)
+    if outdated := [name for name in gone if (bundle.folder / name).exists()]:
         progress(Note(f"{', '.join(outdated)}: of the ONNX files that are there now; will go with them"))
     with update_bundle(bundle, command, outdated) as staging:
         write_onnx_pair(staging, plan_hash(bundle.folder), bundle.plan, dense, pruned, progress)

@@ -42,7 +42,7 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         reload = _check_reload(staging, pruned)
         progress(Stage("exporting to ONNX"))
         if exported is None:
-            exported = export_dense(dense, plan.source, config.batch_size_fixed, progress)
+            exported = export_dense(dense, plan.source, config, progress)
         write_onnx_pair(staging, plan_hash(staging), plan, exported, pruned.network, progress)
         progress(Stage("verifying"))
         verification = verify_files(

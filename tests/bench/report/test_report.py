@@ -187,7 +187,7 @@ def test_how_to_load(plan: Any) -> None:
     code = "\n".join("".join(block.itertext()) for block in _parse(render_report(plan, None, None)).iter("pre"))
     assert 'onnxruntime as ort\nsession = ort.InferenceSession("model.onnx"' in code
     assert "np.zeros((1, 1, 8, 8), dtype=np.float32)" in code
-    assert '{"input": images}' in code
+    assert "{name: images}" in code
     assert 'network = pruneport.load("DIR")' in code
 
 

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from pruneport.bench.latency.sessions import open_session
 from pruneport.bench.options import BenchOptions
-from pruneport.errors import ExportError, InputError
+from pruneport.errors import ExportError, InputError, ModelError
 from pruneport.export.cpu_session import fixed_batch, open_cpu_session, output_names
-from pruneport.export.onnx.exporter import check_fixed_batch, export_network
+from pruneport.export.onnx.exporter import export_network
+from pruneport.export.onnx.form import check_form
 from pruneport.export.onnx.onnx_file import check_onnx, read_metadata
-from pruneport.export.parity import check_seeded
+from pruneport.export.options import ExportOptions
+from pruneport.export.parity import check_other_batches, check_seeded
 from pruneport.models.outputs import read_outputs
 
 SHAPE = (1, 6, 6)
@@ -151,13 +153,13 @@ def test_what_is_no_tensor_is_left_out_and_said(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_exported_is_named_with_what_to_do(kind: str, batch: int | None, message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        export_network(Network(kind).eval(), SHAPE, batch)
+        export_network(Network(kind).eval(), SHAPE, ExportOptions(batch_size_fixed=batch))
 
 
 @pytest.mark.parametrize(("kind", "batch"), [("single", 1), ("as a number", 4), ("one by one", 3), ("arguments", 1)])
 def test_a_fixed_batch_is_exported_and_found_again(kind: str, batch: int, tmp_path: Path) -> None:
     network, path = Network(kind).eval(), tmp_path / "model.onnx"
-    exported = export_network(network, SHAPE, batch)
+    exported = export_network(network, SHAPE, ExportOptions(batch_size_fixed=batch))
     exported.save(path, {})
     session = open_cpu_session(path)
     assert exported.batch == fixed_batch(session) == int(read_metadata(path)["batch_size_fixed"]) == batch
@@ -174,9 +176,95 @@ class _PinnedWhenDynamic(nn.Module):
 def test_a_fixed_batch_is_offered_where_it_was_tried_and_works() -> None:
     with pytest.raises(ExportError, match="`batch_size_fixed=N`"):
         export_network(_PinnedWhenDynamic(), SHAPE)
-    assert export_network(_PinnedWhenDynamic(), SHAPE, 3).batch == 3
+    assert export_network(_PinnedWhenDynamic(), SHAPE, ExportOptions(batch_size_fixed=3)).batch == 3
 
 
 def test_batches_that_are_none() -> None:
     with pytest.raises(InputError, match="`batch_size_fixed` is 0; expected at least 1"):
-        check_fixed_batch(0)
+        check_form(ExportOptions(batch_size_fixed=0))
+
+
+class _OfOneSize(nn.Module):
+    """Takes images of one size, or any and turns their height into a number."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.conv = kind, nn.Conv2d(1, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "fixed":
+            return self.conv(x) + torch.zeros(4, 4)
+        return self.conv(x).flatten(1) if x.shape[2] == 6 else self.conv(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            "fixed",
+            r"_OfOneSize takes images of 6 x 6 and not of 38 x 70: .*\. Its height and width are fixed: give `dyn",
+        ),
+        (
+            "branch",
+            "_OfOneSize for a height of 6 only: its forward turns the size of images .* or give `dynamic=batch`",
+        ),
+    ],
+)
+def test_a_size_that_the_network_fixes_is_named(kind: str, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        export_network(_OfOneSize(kind).eval(), SHAPE, ExportOptions(dynamic="batch,height,width"))
+
+
+def test_open_sizes_are_exported_compared_at_two_sizes_and_timed_at_the_examples(tmp_path: Path) -> None:
+    network, path = Network("pair").eval(), tmp_path / "model.onnx"
+    exported = export_network(network, SHAPE, ExportOptions(dynamic="batch,height,width"))
+    check_other_batches(network, exported, SHAPE)
+    exported.save(path, {})
+    session = open_cpu_session(path)
+    assert session.get_inputs()[0].shape == ["batch", 1, "height", "width"]
+    for shape in (SHAPE, (1, 38, 70), (1, 7, 11)):
+        assert all(e.ok for e in check_seeded("dense", network, session, shape, (1, 3), output_names(session)))
+    timed = open_session(path, BenchOptions(threads=1), batch=2)
+    assert (timed.input.shape, timed.input.open_sizes) == (SHAPE, {"height": 6, "width": 6})
+    assert timed.settings["image_shape"] == [1, 6, 6]
+    timed.bind(np.zeros((2, *SHAPE), np.float32)).run()
+    onnx.shape_inference.infer_shapes(onnx.load(path), check_type=True, strict_mode=True, data_prop=True)
+
+
+def test_a_file_that_is_right_at_one_size_alone_is_refused() -> None:
+    network = nn.Conv2d(1, 2, 3).eval()
+    exported = export_network(network, SHAPE, ExportOptions(dynamic="batch,height,width"))
+    network.register_forward_hook(lambda *args: args[2] * (1 if args[1][0].shape[2] == 6 else 2))
+    with pytest.raises(ExportError, match=r"right for images of 6 x 6 alone, .* At 38 x 70: output differs by"):
+        check_other_batches(network, exported, SHAPE)
+
+
+def test_weights_go_to_a_file_beside_where_asked_for_or_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class _Shares(nn.Module):
+        """Divides whole numbers by a table of them, which is large enough to lie in the file beside."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 32, 3)
+            self.register_buffer("table", torch.arange(1, 513).reshape(32, 4, 4))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            maps = self.conv(x)
+            return maps, torch.div((maps * 1000).round().long(), self.table, rounding_mode="floor")
+
+    network = _Shares().eval()
+    for name, options, limit in (("asked", ExportOptions(external_data=True), 10**9), ("large", ExportOptions(), 100)):
+        path = tmp_path / f"{name}.onnx"
+        monkeypatch.setattr("pruneport.export.onnx.exporter._INLINE_LIMIT_BYTES", limit)
+        export_network(network, SHAPE, options).save(path, {})
+        data = path.with_name(f"{name}.onnx.data")
+        assert data.stat().st_size >= 32 * 9 * 4
+        check_onnx(path)
+        session = open_cpu_session(path)
+        assert check_seeded("dense", network, session, SHAPE, (2,), output_names(session))[0].ok
+        open_session(path, BenchOptions(threads=1), batch=2).bind(np.zeros((2, *SHAPE), np.float32)).run()
+        data.unlink()
+        with pytest.raises(ModelError, match=rf"which is no file {name}\.onnx\.data beside it"):
+            check_onnx(path)

@@ -25,6 +25,7 @@ _NAMES = {  # what stands for the value; where it is not here, the type says it
     "keep": "PATTERN",
     "factory": "FILE.py:FUNCTION",
     "checkpoint": "FILE",
+    "dynamic": "SIZES",
     "plot": "FILE.svg",
     "graph": "FILE.svg",
     "seeds": "INT ...",

@@ -67,7 +67,7 @@ def show_verification(verification: Verification, console: Console) -> None:
     for entry in verification.parity:
         table.add_row(
             f"{entry.network} {entry.precision}",
-            entry.inputs,
+            entry.inputs if entry.size is None else f"{entry.inputs} {entry.size[0]}x{entry.size[1]}",
             str(entry.batch),
             *("-" if error is None else f"{error:.1e}" for error in (entry.max_abs_error, entry.max_rel_error)),
             "" if entry.top1_agreement is None else f"{entry.top1_agreement:.1%}",
