@@ -26,16 +26,18 @@ STAGES = 4
 """How many a compression has; one that has nothing to do takes no time."""
 
 
-def check_inputs(options: CompressOptions, dense: nn.Module, source: Source) -> None:
+def check_inputs(options: CompressOptions, dense: nn.Module, source: Source, *, calibrated: bool = False) -> None:
     """Check, without any work, that the options can be met by the images that are given, or by none.
+
+    ``calibrated``: there are inputs besides a folder that the options name.
 
     Raises:
         ImageFolderError: Images are needed and none are given, or the folder cannot be used.
         PruningError: Synthetic inputs are needed, and there are no BatchNorm statistics to make them from.
     """
     list_images(options, source.input_shape)
-    choose_recovery(options, dense, source.trained)
-    wants_inputs(options, options.calibration is not None)
+    choose_recovery(options, dense, source.trained, calibrated=calibrated)
+    wants_inputs(options, calibrated or options.calibration is not None)
 
 
 def compress_network(dense: nn.Module, source: Source, options: CompressOptions, progress: Progress = silent) -> Pruned:
@@ -48,18 +50,32 @@ def compress_network(dense: nn.Module, source: Source, options: CompressOptions,
 
 
 def compress_to(
-    targets: Sequence[CompressOptions], dense: nn.Module, source: Source, progress: Progress = silent
+    targets: Sequence[CompressOptions],
+    dense: nn.Module,
+    source: Source,
+    progress: Progress = silent,
+    calibration: Calibration | None = None,
 ) -> Iterator[Pruned]:
-    """The same to several targets: options that differ in nothing else. The network is assessed once."""
+    """The same to several targets: options that differ in nothing else. The network is assessed once.
+
+    Args:
+        targets: The options.
+        dense: The dense network in eval mode; it is only read and run.
+        source: Where it came from.
+        progress: Told what is being done.
+        calibration: Inputs that are at hand, in the place of those that the options name.
+    """
     options = targets[0]
     outputs = read_outputs(run_once(dense, source.input_shape))
     several = takes_several(dense, source.input_shape)
-    name = choose_recovery(options, dense, source.trained, several and _measurable(outputs))
+    given = calibration is not None
+    name = choose_recovery(options, dense, source.trained, several and _measurable(outputs), calibrated=given)
     progress(Stage("gathering calibration inputs"))
     if not several:
         progress(Note("the network takes one image at a time: to export it, give `batch_size_fixed=1`"))
-    calibration = None
-    if options.calibration is not None or wants_inputs(options, calibrated=False) or name == "data-free":
+    if given:
+        _check_measurable(outputs)
+    elif options.calibration is not None or wants_inputs(options, calibrated=False) or name == "data-free":
         _check_measurable(outputs)
         calibration = calibration_inputs(options, dense, source, progress, hold_out=True)
     progress(Stage("scoring filters and groups"))

@@ -128,7 +128,7 @@ class Calibrated:
     """The inputs that scores, sensitivities and recovery were computed from.
 
     Attributes:
-        inputs: Images of a folder, or synthetic ones made from the network's BatchNorm statistics.
+        inputs: Images of a folder, or given as tensors; or synthetic ones, made from the BatchNorm statistics.
         count: How many.
         skipped: Files that could not be read.
     """

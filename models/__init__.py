@@ -8,6 +8,8 @@
 - ``names``: what was meant by a name that is no source
 - ``files``: what stands in the way of reading a file that a user names
 - ``size_limit``: a limit on what a stranger's factory may allocate
+- ``live/``: a network that is in memory already
+- ``live/``: a network that is in memory already
 - ``checkpoints/``: weights in files
 - ``images/``: image folders, and labelled ones to train on
 - ``output_layer``: the output layer, replaced for other classes

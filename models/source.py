@@ -21,12 +21,13 @@ from pruneport.files import file_sha256
 from pruneport.models.checkpoints.checkpoint import load_weights, read_checkpoint
 from pruneport.models.factories import call_factory, load_factory
 from pruneport.models.libraries import build_from_library, library_input_shape
+from pruneport.models.live.identity import state_sha256
 from pruneport.models.names import not_a_source
 from pruneport.models.options import SourceOptions
 from pruneport.models.output_layer import replace_output_layers
 from pruneport.models.record import Factory, Scalar, Source
 
-__all__ = ["build", "build_dense", "open_source", "renew_output_layers"]
+__all__ = ["build", "build_dense", "check_finite", "open_source", "renew_output_layers"]
 
 
 def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
@@ -60,7 +61,7 @@ def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
         raise ModelError(f"the input shape of {draft.spec} is not known; give `input_shape` C H W, such as 3 224 224.")
     if len(shape) != 3 or min(shape) < 1:
         raise ModelError(f"`input_shape` is {shape}; expected three positive numbers C H W, such as 3 224 224.")
-    _check_finite(network)
+    check_finite(network)
     return network, replace(draft, input_shape=shape)
 
 
@@ -68,7 +69,7 @@ def build_dense(source: Source, factory: Factory | None = None) -> nn.Module:
     """Build the recorded dense network again, weights included.
 
     Raises:
-        SourceError: The factory cannot be found or fails.
+        SourceError: The factory cannot be found or fails, or it was a network in memory and comes with other weights.
         CheckpointError: The checkpoint is not where it was, or its content changed.
     """
     network = build(replace(source, output_layers={}), factory)
@@ -82,6 +83,11 @@ def build_dense(source: Source, factory: Factory | None = None) -> nn.Module:
                 f"the plan records {source.checkpoint_sha256}. Restore the original file and try again."
             )
         load_weights(network, state, path)
+    if source.live is not None and state_sha256(network.state_dict()) != source.live.state_sha256:
+        raise SourceError(
+            f"the factory builds a {source.spec} with other weights than the network that was compressed; give one "
+            "that returns it with the same weights, or the network itself."
+        )
     renew_output_layers(network, source)
     return network
 
@@ -146,8 +152,8 @@ def _parse_model_args(items: Iterable[str]) -> dict[str, Scalar]:
     return parsed
 
 
-def _check_finite(network: nn.Module) -> None:
-    """Raise where a weight is not a finite number."""
+def check_finite(network: nn.Module) -> None:
+    """Raise a ``ModelError`` where a weight is not a finite number."""
     bad = [
         name
         for name, tensor in network.state_dict().items()

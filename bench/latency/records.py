@@ -88,6 +88,11 @@ class Measured:
             if value is not None and type(value) not in (int, float):
                 raise ValueError(f"expected a number - at `$.device.{name}`")
 
+    @property
+    def speedup(self) -> Speedup:
+        """Of the smallest batch size that was timed."""
+        return min(self.batches, key=lambda entry: entry.batch).speedup
+
     def to_dict(self) -> dict[str, Any]:
         """The content of bench.json."""
         return asdict(self)

@@ -14,8 +14,8 @@ from pruneport.bench.report.graph_content import content_of_plan
 from pruneport.bench.report.plots import groups_plot, latency_plot
 from pruneport.bench.report.svg import for_screens
 from pruneport.documents import Json
-from pruneport.export.card.provenance import provenance
-from pruneport.export.card.summary import OWN_CODE, comparisons, device_name, headline, onnx_example, runs_own_code
+from pruneport.export.card.provenance import fine_tuned, provenance
+from pruneport.export.card.summary import comparisons, device_name, headline, onnx_example, own_code
 from pruneport.export.card.verdict import verdict, warnings_for
 from pruneport.export.card.words import clean, milliseconds, percent
 from pruneport.text import OPTION
@@ -48,7 +48,7 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None, batch: in
             verify=verify,
             bench=bench,
             agreement=(verify or {}).get("agreement"),
-            training=plan.get("training"),
+            training=fine_tuned(plan),
             verdict=_unbroken(verdict(plan, verify, bench)),
             headline=_unbroken(headline(plan, verify, bench)),
             warnings=[_coded(_unbroken(sentence)) for sentence in warnings_for(plan, verify, bench)],
@@ -62,7 +62,7 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None, batch: in
             circumstances=_circumstances(bench) if bench else [],
             onnx_example=Markup(escape(onnx_example(plan, batch))),
             fixed_batch=batch,
-            own_code=OWN_CODE if runs_own_code(plan) else "",
+            own_code=own_code(plan),
         )
     )
 

@@ -25,6 +25,7 @@ __all__ = [
     "Batches",
     "Calibration",
     "check_count",
+    "divided",
     "held_out_count",
     "in_memory",
     "list_images",
@@ -120,7 +121,7 @@ def open_calibration(
     if not rows:
         raise ImageFolderError(f"none of the {len(unreadable)} images taken from {images.folder} can be read.")
     if hold_out and len(extra) < held_out_count(len(rows)):
-        rows, extra = _divided(rows, extra, seed)
+        rows, extra = divided(rows, extra, seed)
     solving, heldout = images.part(rows), images.part(extra)
     parts = solving.spread(batch)
     return Calibration(
@@ -146,7 +147,7 @@ def _spread(rows: Sequence[int], count: int, seed: int) -> list[int]:
     return [rows[draw.randrange(start, end)] for start, end in itertools.pairwise(edges)]
 
 
-def _divided(rows: list[int], extra: list[int], seed: int) -> tuple[list[int], list[int]]:
+def divided(rows: list[int], extra: list[int], seed: int) -> tuple[list[int], list[int]]:
     """Rows to solve with and rows that are held out, of all; none where they are too few."""
     pool = sorted([*rows, *extra])
     if len(pool) < 2 * _LEAST_HELD_OUT:

@@ -29,7 +29,9 @@ Kept = Mapping[str, Mapping[str, Sequence[int]]]
 Recovery = Callable[[nn.Module, nn.Module, Kept, Batches, Progress], None]
 
 
-def choose_recovery(options: RecoveryOptions, network: nn.Module, trained: bool, data_free: bool = True) -> str:
+def choose_recovery(
+    options: RecoveryOptions, network: nn.Module, trained: bool, data_free: bool = True, *, calibrated: bool = False
+) -> str:
     """Name the recovery that the options ask for; ``auto`` is the best that the given images allow.
 
     Args:
@@ -38,20 +40,22 @@ def choose_recovery(options: RecoveryOptions, network: nn.Module, trained: bool,
         trained: Whether its weights were trained; random ones are not worth recovering without being asked.
         data_free: Whether synthetic inputs would be of use: it takes several at a time and returns what errors can be
             measured on.
+        calibrated: Whether there are inputs besides a folder that the options name.
 
     Raises:
         ImageFolderError: It needs images and none are given, or none and they are.
         PruningError: It needs BatchNorm statistics and the network has none.
     """
+    calibrated = calibrated or options.calibration is not None
     if options.recover == "auto":
-        if options.calibration is not None:
+        if calibrated:
             return "reconstruct"
         return "data-free" if trained and data_free and has_statistics(network) else "none"
     if options.recover == "data-free":
-        if options.calibration is not None:
+        if calibrated:
             raise ImageFolderError("`recover=data-free` uses no images: leave out `calibration`, or use reconstruct.")
         require_statistics(network)
-    elif options.recover != "none" and options.calibration is None:
+    elif options.recover != "none" and not calibrated:
         raise ImageFolderError(
             f"`recover={options.recover}` needs images: give `calibration=FOLDER`; no labels are needed. "
             "Without images there is `recover=data-free`."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Plan:
             average over channels, all outputs zero).
         calibration: The inputs that were used, or None.
         recovery: What was done after pruning, or None.
-        training: How it was fine-tuned, or None.
+        training: How it was fine-tuned, ``outside`` where somebody else's code trained it, or None.
     """
 
     source: Source
@@ -61,7 +61,7 @@ class Plan:
     masked_error: float | None = None
     calibration: Calibrated | None = None
     recovery: Recovered | None = None
-    training: Trained | None = None
+    training: Trained | Literal["outside"] | None = None
 
     @property
     def macs_kept(self) -> float:
@@ -95,7 +95,7 @@ class Plan:
             "masked_error": self.masked_error,
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "recovery": None if self.recovery is None else asdict(self.recovery),
-            "training": None if self.training is None else asdict(self.training),
+            "training": asdict(self.training) if isinstance(self.training, Trained) else self.training,
             "groups": [_group_to_dict(group) for group in self.groups],
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"

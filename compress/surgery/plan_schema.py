@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -84,7 +84,7 @@ class PlanDocument(msgspec.Struct, forbid_unknown_fields=True):
     sizes: dict[str, dict[str, dict[int, Count]]] | None = None
     calibration: Calibrated | None = None
     recovery: Recovered | None = None
-    training: Trained | None = None
+    training: Trained | Literal["outside"] | None = None
 
     def __post_init__(self) -> None:
         if "pruneport" not in self.libraries:
@@ -183,7 +183,8 @@ def unknown_keys(loaded: Mapping[str, Any]) -> list[str]:
     return [
         f"{part}.{key}"
         for part, kind in kinds.items()
-        for key in (loaded.get(part) or {})
+        if isinstance(entry := loaded.get(part), Mapping)
+        for key in entry
         if key not in {field.name for field in fields(kind)} and (part, key) != ("source", "trained")
     ]
 

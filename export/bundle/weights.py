@@ -7,7 +7,7 @@ from pathlib import Path
 import safetensors
 import torch
 from safetensors.torch import load, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from pruneport.compress.surgery.plan import Plan
 from pruneport.compress.surgery.rebuild import rebuild_network
@@ -16,7 +16,7 @@ from pruneport.export.bundle.bundle import PLAN, WEIGHTS, Bundle, plan_hash
 from pruneport.files import process_umask
 from pruneport.models.record import Factory
 
-__all__ = ["check_reload", "rebuild", "same_bits", "write_network"]
+__all__ = ["check_reload", "read_weights", "rebuild", "same_bits", "write_network"]
 
 
 def write_network(folder: Path, network: nn.Module, plan: Plan) -> None:
@@ -38,26 +38,46 @@ def rebuild(bundle: Bundle, factory: Factory | None = None, *, trust_source: boo
         SourceError: The factory fails.
     """
     source = bundle.plan.source
+    if factory is None and source.live is not None:
+        raise BundleError(
+            f"{bundle.folder} was made from a network in memory, a {source.spec}, and does not say how it is built: "
+            "give `factory`, which builds the dense network; in Python also one in memory, which is copied."
+        )
     if factory is None and source.library is None and not trust_source:
         raise BundleError(
             f"{bundle.folder} was made from {source.spec}; building it runs that code. If you trust it, give "
             f"`factory` {source.spec}, or `trust_source=True` where it is taken."
         )
     try:
-        return rebuild_network(bundle.plan, load((bundle.folder / WEIGHTS).read_bytes()), factory)
-    except (RuntimeError, safetensors.SafetensorError) as error:
+        return rebuild_network(bundle.plan, read_weights(bundle), factory)
+    except RuntimeError as error:
         raise BundleError(
             f"{bundle.folder / WEIGHTS} does not fit the network of {source.spec} after its plan: {error}"
         ) from error
 
 
-def check_reload(folder: Path, network: nn.Module, plan: Plan) -> nn.Module:
-    """Load the network back from disk, by running its source, and compare it bit for bit with the one in memory.
+def read_weights(bundle: Bundle) -> dict[str, Tensor]:
+    """The state dict of a bundle's pruned network.
+
+    Raises:
+        BundleError: The file is damaged.
+    """
+    try:
+        return load((bundle.folder / WEIGHTS).read_bytes())
+    except safetensors.SafetensorError as error:
+        raise BundleError(
+            f"{bundle.folder / WEIGHTS} is not a file of weights: {error}. Fetch the bundle again."
+        ) from error
+
+
+def check_reload(folder: Path, network: nn.Module, plan: Plan, factory: Factory | None = None) -> nn.Module:
+    """Load the network back from disk, by its source or ``factory``, and compare it bit for bit with the one in memory.
 
     Args:
         folder: What ``write_network`` wrote.
         network: What was written.
         plan: Its plan.
+        factory: Builds the dense architecture in place of the source.
 
     Returns:
         The network from disk.
@@ -65,7 +85,7 @@ def check_reload(folder: Path, network: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         BundleError: They differ.
     """
-    reloaded = rebuild(Bundle(folder=folder, plan=plan, files={}), trust_source=True)
+    reloaded = rebuild(Bundle(folder=folder, plan=plan, files={}), factory, trust_source=True)
     if not same_bits(reloaded, network):
         raise BundleError(f"{plan.source.spec} does not build the same network twice; make its factory deterministic.")
     return reloaded

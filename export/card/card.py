@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from pruneport.documents import Json
-from pruneport.export.card.provenance import provenance
-from pruneport.export.card.summary import OWN_CODE, comparisons, device_name, headline, onnx_example, runs_own_code
+from pruneport.export.card.provenance import fine_tuned, provenance
+from pruneport.export.card.summary import comparisons, device_name, headline, onnx_example, own_code
 from pruneport.export.card.verdict import verdict, warnings_for
 from pruneport.export.card.words import clean
 from pruneport.text import OPTION
@@ -50,7 +50,7 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int |
         f"```python\n{onnx_example(plan, batch)}\n```",
         "In torch, where `DIR` is this folder:",
         '```python\nimport pruneport\nnetwork = pruneport.load("DIR")\n```',
-        *([_escape(OWN_CODE)] if runs_own_code(plan) else []),
+        *([_escape(how)] if (how := own_code(plan)) else []),
         "## How it was made",
         "\n".join(f"- {name}: {(_sentence if name == 'Note' else _escape)(text)}" for name, text in provenance(plan)),
         "## Limits",
@@ -62,7 +62,7 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int |
 def _limits(plan: Json, verify: Json | None, bench: Json | None) -> list[str]:
     """Sentences on what was not measured, and what the figures hold for."""
     accuracy = (verify or {}).get("accuracy")
-    training = plan.get("training")
+    training = fine_tuned(plan)
     sentences = ["`plan.json` says which filters were removed; pruning itself trains nothing."]
     if training:
         sentences.append(

@@ -9,7 +9,7 @@ from pruneport.compress.records import Cost
 from pruneport.documents import Json
 from pruneport.export.card.words import clean, percent
 
-__all__ = ["provenance", "recovery_figures", "share_kept"]
+__all__ = ["fine_tuned", "provenance", "recovery_figures", "share_kept"]
 
 _WORDS = {
     "l1": "L1 magnitude of the weights",
@@ -39,7 +39,9 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
     """Return how the network was made as pairs of name and plain text."""
     source, request = plan["source"], plan["request"]
     weights = "as the source builds them" + ("" if source["trained"] else f", seed {source['seed']}")
-    if source["checkpoint"]:
+    if live := source.get("live"):
+        weights = f"of a network in memory; sha256 of its state {live['state_sha256']}"
+    elif source["checkpoint"]:
         file = PurePath(source["checkpoint"]).name  # where it lay here is nobody else's business
         weights = f"{file}, sha256 {source['checkpoint_sha256'] or 'not recorded'}"
     elif source["weights"]:
@@ -70,7 +72,7 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
         ("Surgery", _SURGERY.format(plan["masked_error"]) if plan.get("masked_error") is not None else ""),
         ("Calibration", _calibration(plan.get("calibration"))),
         ("Recovery", _recovery(plan.get("recovery"))),
-        ("Fine-tuning", _training(plan.get("training"))),
+        ("Fine-tuning", _training(plan)),
         ("Criterion", _WORDS.get(request["criterion"], request["criterion"])),
         ("Scope", _WORDS.get(request["scope"], request["scope"])),
         ("Ranking", _WORDS.get(request["ranking"], request["ranking"])),
@@ -91,8 +93,17 @@ def _calibration(used: Json | None) -> str:
     return f"{used['count']} {kind}{skipped}"
 
 
-def _training(done: Json | None) -> str:
+def fine_tuned(plan: Json) -> Json | None:
+    """What our fine-tuning recorded; None where there was none, or where somebody else's code trained the network."""
+    training = plan.get("training")
+    return training if isinstance(training, dict) else None
+
+
+def _training(plan: Json) -> str:
     """How the network was fine-tuned, or nothing."""
+    if plan.get("training") == "outside":
+        return "outside pruneport, by other code, after all that is said of recovery"
+    done = fine_tuned(plan)
     if not done:
         return ""
     return (

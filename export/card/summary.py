@@ -8,31 +8,33 @@ from typing import NamedTuple
 
 from pruneport.documents import Json
 from pruneport.export.card.intervals import Interval, change_interval, share_interval
-from pruneport.export.card.provenance import share_kept
+from pruneport.export.card.provenance import fine_tuned, share_kept
 from pruneport.export.card.words import clean, milliseconds, percent
 from pruneport.models.record import LIBRARIES
 from pruneport.units import scaled
 
 __all__ = [
-    "OWN_CODE",
     "Comparison",
     "comparisons",
     "device_name",
     "headline",
     "onnx_example",
-    "runs_own_code",
+    "own_code",
 ]
 
 
-OWN_CODE = (
+_OWN_CODE = (
     "Building this network runs code that is no library's: where you trust it, "
     "pass your factory as factory=, or trust_source=True."
 )
+_LIVE = "It was made from a network in memory: pass one of its class, or a function that builds it, as factory=."
 
 
-def runs_own_code(plan: Json) -> bool:
-    """Whether loading in torch runs code that belongs to the source and to no library."""
-    return str(plan["source"]["spec"]).partition(":")[0] not in LIBRARIES
+def own_code(plan: Json) -> str:
+    """What else loading in torch takes, where that runs code of no library."""
+    if plan["source"].get("live"):
+        return _LIVE
+    return "" if str(plan["source"]["spec"]).partition(":")[0] in LIBRARIES else _OWN_CODE
 
 
 class Comparison(NamedTuple):
@@ -56,7 +58,7 @@ def headline(plan: Json, verify: Json | None, bench: Json | None) -> str:
         parts.append("latency not measured")
     if not plan["source"]["trained"]:
         parts.append("architecture only")
-    elif training := plan.get("training"):
+    elif training := fine_tuned(plan):
         parts.append(f"fine-tuned on {training['task']} to top-1 {percent(training['top1'])}")
     elif accuracy := (verify or {}).get("accuracy"):
         known = [accuracy.get(name) for name in ("pruned_onnx", "pruned_torch") if accuracy.get(name) is not None]
@@ -98,7 +100,7 @@ def comparisons(plan: Json, verify: Json | None, bench: Json | None) -> list[Com
             images = accuracy["images"]
             dense_text = "" if dense_top1 is None else _top1(dense_top1, images)
             rows.append(Comparison(f"Top-1 accuracy, {runtime}", dense_text, _top1(top1, images), change))
-    if not accuracy and (training := plan.get("training")):
+    if not accuracy and (training := fine_tuned(plan)):
         top1 = _top1(training["top1"], training["test_images"])
         rows.append(Comparison("Top-1 accuracy, torch, after fine-tuning", "", top1, ""))
     return rows

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pruneport.documents import Json
 from pruneport.export.card.intervals import change_interval
+from pruneport.export.card.provenance import fine_tuned
 from pruneport.export.card.words import clean, percent
 
 __all__ = ["verdict", "warnings_for"]
@@ -25,7 +26,7 @@ def verdict(plan: Json, verify: Json | None, bench: Json | None) -> str:
     accuracy, agreement = (verify or {}).get("accuracy"), (verify or {}).get("agreement")
     if not plan["source"]["trained"]:
         parts.append("accuracy left out: architecture only")
-    elif training := plan.get("training"):
+    elif training := fine_tuned(plan):
         parts.append(f"top-1 {percent(training['top1'])} on {training['test_images']} test images after fine-tuning")
     elif (fall := _fall(accuracy)) is not None and accuracy:
         parts.append(f"{_points(fall)} on {accuracy['images']} images{_by_chance(accuracy)}")
@@ -57,7 +58,7 @@ def warnings_for(plan: Json, verify: Json | None, bench: Json | None) -> list[st
 
 def _accuracy_warnings(plan: Json, verify: Json | None) -> list[str]:
     """Of labelled images the fall counts, of others the agreement, and without either what was held out."""
-    if plan.get("training"):
+    if fine_tuned(plan):
         return []  # the dense original is no measure of it
     accuracy, agreement = (verify or {}).get("accuracy"), (verify or {}).get("agreement")
     if (fall := _fall(accuracy)) is not None and accuracy:
@@ -66,7 +67,8 @@ def _accuracy_warnings(plan: Json, verify: Json | None) -> list[str]:
         before, after = percent(accuracy["dense_torch"]), percent(accuracy["dense_torch"] - fall)
         said = f"Accuracy fell by {100 * fall:.1f} points, from {before} to {after} on {accuracy['images']} images."
     else:
-        held_out = (plan.get("recovery") or {}).get("heldout_agreement")
+        trained_since = plan.get("training") is not None  # then what recovery measured holds no longer
+        held_out = None if trained_since else (plan.get("recovery") or {}).get("heldout_agreement")
         share = agreement["top1"] if agreement else held_out
         if share is None or share >= _LEAST_AGREEMENT:
             return []

@@ -17,35 +17,52 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from pruneport.commands.api.bundles import save as save
+    from pruneport.commands.api.pruning import prune as prune
+    from pruneport.commands.api.shipping import ship as ship
     from pruneport.compress.graph.channel_pruner import ChannelPruner as ChannelPruner
     from pruneport.compress.graph.dependency import ChannelGraph as ChannelGraph
     from pruneport.compress.graph.dependency import dependency_graph as dependency_graph
     from pruneport.models.record import Factory
 
-__all__ = ["ChannelGraph", "ChannelPruner", "PruneportError", "__version__", "dependency_graph", "load"]
+__all__ = [
+    "ChannelGraph",
+    "ChannelPruner",
+    "PruneportError",
+    "__version__",
+    "dependency_graph",
+    "load",
+    "prune",
+    "save",
+    "ship",
+]
 
 _WHERE = {
     "ChannelGraph": "pruneport.compress.graph.dependency",
     "ChannelPruner": "pruneport.compress.graph.channel_pruner",
     "dependency_graph": "pruneport.compress.graph.dependency",
+    "prune": "pruneport.commands.api.pruning",
+    "save": "pruneport.commands.api.bundles",
+    "ship": "pruneport.commands.api.shipping",
 }
 
 __version__ = importlib.metadata.version("pruneport")
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is built on torch-pruning when it is asked for, and not before: that takes seconds."""
+    """Import what needs torch, or torch-pruning, when it is asked for, and not before: that takes seconds."""
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_WHERE[name]), name)
 
 
-def load(folder: str | Path, *, factory: Factory | None = None, trust_source: bool = False) -> nn.Module:
+def load(folder: str | Path, *, factory: Factory | nn.Module | None = None, trust_source: bool = False) -> nn.Module:
     """Load a bundle's pruned network, bit for bit as it was compressed.
 
     Args:
         folder: The bundle.
-        factory: Builds the dense architecture; needed where the source is not torchvision's, timm's or ours.
+        factory: Builds the dense architecture, with any weights; or a network of it in memory, which is copied and left
+            as it is. Needed where the source is not torchvision's, timm's or ours.
         trust_source: Build it by running the source named in the plan instead; only for bundles you trust.
 
     Returns:
@@ -53,6 +70,7 @@ def load(folder: str | Path, *, factory: Factory | None = None, trust_source: bo
 
     Raises:
         BundleError: The bundle is damaged, was changed, is of a newer format, or needs a factory.
+        ModelError: The network that was given cannot be copied.
         SourceError: The factory fails.
 
     Example:
@@ -62,5 +80,6 @@ def load(folder: str | Path, *, factory: Factory | None = None, trust_source: bo
 
     from pruneport.export.bundle.bundle import open_bundle
     from pruneport.export.bundle.weights import rebuild
+    from pruneport.models.live.copying import as_factory
 
-    return rebuild(open_bundle(Path(folder)), factory, trust_source=trust_source)
+    return rebuild(open_bundle(Path(folder)), as_factory(factory), trust_source=trust_source)

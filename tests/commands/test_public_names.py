@@ -25,6 +25,9 @@ def test_the_package_exports_these() -> None:
         "__version__",
         "dependency_graph",
         "load",
+        "prune",
+        "save",
+        "ship",
     ]
     assert all(hasattr(pruneport, name) for name in pruneport.__all__)
 

@@ -9,6 +9,7 @@
 - ``transferring``: transfer: the study, its report and its advice
 - ``artifacts``: what the commands put into a bundle
 - ``records``: what is read of a bundle: its networks, and what earlier commands wrote
+- ``api/``: what ``pruneport`` itself offers: the same by keyword arguments, and from a network in memory
 - ``terminal/``: what a person at the terminal, or of a log, reads
 - ``results``: what the commands return, typed and as JSON
 

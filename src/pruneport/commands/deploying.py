@@ -21,19 +21,25 @@ from pruneport.commands.records import (
     with_earlier,
 )
 from pruneport.commands.results import BenchResult, ExportResult, VerifyResult
+from pruneport.compress.records import Trained
 from pruneport.errors import CheckpointError, OutputError, SourceError
 from pruneport.export.bundle.bundle import BENCH, DATA, DENSE_ONNX, MODEL_ONNX, REPORT, VERIFY, check_hashes, plan_hash
 from pruneport.export.bundle.writing import update_bundle
 from pruneport.export.card.verdict import warnings_for
 from pruneport.export.onnx.form import check_form
 from pruneport.export.verify import Check, require_parity, verify_files
+from pruneport.models.record import Factory
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
 __all__ = ["bench", "export", "verify"]
 
 
-def export(config: ExportConfig, progress: Progress = silent, command: str = "") -> ExportResult:
+def export(
+    config: ExportConfig, progress: Progress = silent, command: str = "", factory: Factory | None = None
+) -> ExportResult:
     """Write model.onnx and dense.onnx into the bundle; what was seen on the ones before leaves it.
+
+    ``factory`` builds the dense network in place of what the configuration or the plan names.
 
     Raises:
         InputError: The bundle, its source or the dense checkpoint cannot be used, or torch cannot export it.
@@ -41,7 +47,7 @@ def export(config: ExportConfig, progress: Progress = silent, command: str = "")
     check_form(config)
     progress = numbered(progress, 3)
     progress(Stage("opening the bundle"))
-    bundle, pruned, factory = open_networks(config)
+    bundle, pruned, factory = open_networks(config, factory)
     progress(Stage("building the dense network"))
     network = dense_of(bundle, factory, config.checkpoint)
     progress(Stage("exporting to ONNX"))
@@ -56,11 +62,14 @@ def export(config: ExportConfig, progress: Progress = silent, command: str = "")
     return ExportResult(folder=config.folder, files=files)
 
 
-def verify(config: VerifyConfig, progress: Progress = silent, command: str = "") -> VerifyResult:
+def verify(
+    config: VerifyConfig, progress: Progress = silent, command: str = "", factory: Factory | None = None
+) -> VerifyResult:
     """Check hashes, ONNX files, and parity between torch and ONNX Runtime; write verify.json into the bundle.
 
     The model card, and the report where there is one, are written anew. A bundle that cannot be written is checked all
-    the same, and the result says so.
+    the same, and the result says so. ``factory`` builds the dense network in place of what the configuration or the
+    plan names.
 
     Raises:
         InputError: The bundle is damaged, or was not exported yet, or the checkpoint that was given cannot be used.
@@ -68,7 +77,7 @@ def verify(config: VerifyConfig, progress: Progress = silent, command: str = "")
     """
     progress = numbered(progress, 4)
     progress(Stage("opening the bundle"))
-    bundle, pruned, factory = open_networks(config)
+    bundle, pruned, factory = open_networks(config, factory)
     hashes = Check(name="hashes", ok=True, detail=check_hashes(bundle))
     bundle.path(MODEL_ONNX), bundle.path(DENSE_ONNX)
     measured = read_record(bundle, BENCH)
@@ -88,7 +97,7 @@ def verify(config: VerifyConfig, progress: Progress = silent, command: str = "")
         bundle.plan.source.input_shape,
         config,
         [hashes],
-        comparable=bundle.plan.training is None,
+        comparable=not isinstance(bundle.plan.training, Trained),
         why_no_dense=why_no_dense,
         progress=progress,
     )

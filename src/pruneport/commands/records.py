@@ -87,12 +87,14 @@ def fixed_batch_of(bundle: Bundle) -> int | None:
     return batch if isinstance(batch, int) else None
 
 
-def open_networks(config: BundleOptions) -> tuple[Bundle, nn.Module, Factory | None]:
-    """The bundle, its pruned network, and the factory that builds the dense one."""
+def open_networks(config: BundleOptions, factory: Factory | None = None) -> tuple[Bundle, nn.Module, Factory | None]:
+    """The bundle, its pruned network, and the factory that builds the dense one: ``factory`` itself, if given."""
     bundle = bundle_at(config.folder)
-    factory = load_factory(config.factory) if config.factory else None
-    if factory is None and config.trust_source and bundle.plan.source.library is None:
-        factory = load_factory(bundle.plan.source.spec)
+    source = bundle.plan.source
+    if factory is None and config.factory:
+        factory = load_factory(config.factory)
+    if factory is None and config.trust_source and source.library is None and source.live is None:
+        factory = load_factory(source.spec)
     return bundle, rebuild(bundle, factory), factory
 
 

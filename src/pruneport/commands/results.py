@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from pruneport.bench.latency.records import Measured
 from pruneport.bench.transfer.analysis.advice_records import Advice
 from pruneport.bench.transfer.analysis.records import Summary
 from pruneport.compress.allocation.cost import Cost
 from pruneport.compress.finetune.state import Event
-from pruneport.compress.records import scope_in_files
+from pruneport.compress.records import Trained, scope_in_files
 from pruneport.compress.surgery.plan import Plan
+from pruneport.export.accuracy import Accuracy
 from pruneport.export.verify import Verification
 
 if TYPE_CHECKING:
@@ -140,13 +143,24 @@ class BenchResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ShipResult:
-    """The finished bundle."""
+    """The finished bundle, and the pruned network in memory: in eval mode, on the CPU."""
 
     folder: Path
     plan: Plan
     verification: Verification
     bench: Measured
     warnings: tuple[str, ...] = ()
+    network: nn.Module = field(repr=False, compare=False)
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast as the dense network it is, at the smallest batch size that was timed."""
+        return self.bench.speedup.ratio
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """Top-1 on the labelled images that were given; None where there were none."""
+        return self.verification.accuracy
 
     @property
     def report(self) -> Path:
@@ -178,7 +192,7 @@ class FinetuneResult:
         return {
             "folder": str(self.folder),
             "macs": {"dense": self.plan.dense.macs, "pruned": self.plan.pruned.macs},
-            "training": None if training is None else asdict(training),
+            "training": asdict(training) if isinstance(training, Trained) else training,
             "events": [asdict(event) for event in self.events],
         }
 

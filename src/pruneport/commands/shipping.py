@@ -61,7 +61,14 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
     warnings = tuple(warnings_for(json.loads(plan.to_json()), verified, timed))
-    return ShipResult(folder=config.out, plan=plan, verification=verification, bench=measured, warnings=warnings)
+    return ShipResult(
+        folder=config.out,
+        plan=plan,
+        verification=verification,
+        bench=measured,
+        warnings=warnings,
+        network=pruned.network,
+    )
 
 
 def _check_reload(folder: Path, pruned: Pruned) -> Check:

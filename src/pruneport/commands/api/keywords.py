@@ -1,0 +1,158 @@
+"""The fields of the configurations as keyword arguments: typed here, documented at the configurations' own fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, TypedDict, TypeVar
+
+from pruneport.bench.options import ProviderName
+from pruneport.compress.options import (
+    AttentionName,
+    CriterionOrImportance,
+    LabelsName,
+    RankingName,
+    RecoverName,
+    ScopeName,
+)
+from pruneport.errors import InputError, PruneportError
+from pruneport.models.factories import did_you_mean
+
+__all__ = [
+    "BenchKeywords",
+    "CompressKeywords",
+    "ParityKeywords",
+    "PathName",
+    "PruneKeywords",
+    "ShipKeywords",
+    "macs_for_flops",
+    "options_from",
+]
+
+PathName = str | PathLike[str]
+_Options = TypeVar("_Options")
+
+
+class _PreparationKeywords(TypedDict, total=False):
+    resize: int | None
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+class PruneKeywords(_PreparationKeywords, total=False):
+    """Fields of ``CompressOptions``, but for the target and the calibration."""
+
+    criterion: CriterionOrImportance
+    scope: ScopeName
+    prune_representation: bool
+    attention: AttentionName
+    ranking: RankingName
+    round_to: int
+    max_pruning_ratio: float
+    keep: Sequence[str]
+    calibration_images: int
+    calibration_labels: LabelsName
+    skip_unreadable: bool
+    recover: RecoverName
+
+
+class CompressKeywords(PruneKeywords, total=False):
+    """Fields of ``CompressConfig``, but for the source, the target and the bundle's folder."""
+
+    calibration: PathName | None
+    checkpoint: PathName | None
+    weights: str | None
+    model_arg: Sequence[str]
+    input_shape: tuple[int, int, int] | None
+    seed: int
+    overwrite: bool
+    dry_export: bool
+
+
+class ParityKeywords(_PreparationKeywords, total=False):
+    """Fields of ``ParityOptions``, but for the images."""
+
+    images_limit: int | None
+    parity_batches: Sequence[int]
+
+
+class BenchKeywords(TypedDict, total=False):
+    """Fields of ``BenchOptions``."""
+
+    provider: ProviderName
+    batches: Sequence[int]
+    repeats: int
+    warmup: int
+    threads: int | None
+    device: int
+    tf32: bool
+    nhwc: bool
+    cuda_graph: bool
+    confidence: float
+    require_speedup: float | None
+
+
+class ShipKeywords(CompressKeywords, BenchKeywords, total=False):
+    """Fields of ``ShipConfig``, but for the source, the target and the bundle's folder."""
+
+    images: PathName | None
+    images_limit: int | None
+    parity_batches: Sequence[int]
+    batch_size_fixed: int | None
+
+
+def options_from(kind: type[_Options], function: str, given: Mapping[str, Any]) -> _Options:
+    """Make a configuration of keyword arguments: lists become tuples, and names of files paths.
+
+    Args:
+        kind: A frozen dataclass.
+        function: What the caller called, for messages.
+        given: The arguments.
+
+    Raises:
+        TypeError: There is no such argument.
+        InputError: A name is not among those that an argument takes.
+    """
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    made: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in names:
+            raise TypeError(f"{function} takes no argument {name!r}.{did_you_mean(name, names)}")
+        kinds = list(_alternatives(hints[name]))
+        choices = [choice for part in kinds if typing.get_origin(part) is Literal for choice in typing.get_args(part)]
+        if choices and isinstance(value, str) and value not in choices:
+            near = did_you_mean(value, choices)
+            raise InputError(f"`{name}` is {value!r}; expected one of {', '.join(map(str, choices))}.{near}")
+        if any(typing.get_origin(part) is tuple for part in kinds) and value is not None:
+            value = (value,) if isinstance(value, str) else tuple(value)
+        elif Path in kinds and isinstance(value, str):
+            value = Path(value)
+        made[name] = value
+    return kind(**made)
+
+
+@contextmanager
+def macs_for_flops() -> Iterator[None]:
+    """Let errors name the target as the functions here do: ``macs`` is what the command line calls flops."""
+    try:
+        yield
+    except PruneportError as error:
+        said = str(error).replace("`flops`", "`macs`").replace("`flops=", "`macs=")
+        if said == str(error):
+            raise
+        raise type(error)(said) from error
+
+
+def _alternatives(hint: Any) -> Iterator[Any]:
+    """The types of a union, or the one that it is."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        for part in typing.get_args(hint):
+            yield from _alternatives(part)
+    else:
+        yield hint

@@ -1,0 +1,265 @@
+"""prune: from a network in memory to a pruned one, by the way that ``compress`` goes from a source to a bundle."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Unpack
+
+from torch import Tensor, nn
+
+from pruneport.commands.api.bundles import COMMAND, Layout, check_fits, layout_of, write_bundle
+from pruneport.commands.api.deployed import Deployed
+from pruneport.commands.api.keywords import PathName, PruneKeywords, macs_for_flops, options_from
+from pruneport.commands.configs import ExportConfig
+from pruneport.commands.deploying import export
+from pruneport.compress.activations.calibration import BATCH, Calibration
+from pruneport.compress.activations.tensors import gather_calibration
+from pruneport.compress.allocation.cost import run_once
+from pruneport.compress.allocation.target import target_of
+from pruneport.compress.options import CalibrationOptions, CompressOptions
+from pruneport.compress.pipeline import STAGES, check_inputs, compress_to
+from pruneport.compress.surgery.plan import Plan
+from pruneport.errors import BundleError, ImageFolderError, ModelError
+from pruneport.export.bundle.bundle import is_bundle, open_bundle
+from pruneport.export.bundle.weights import read_weights
+from pruneport.models.inputs import ExampleInputs
+from pruneport.models.live.copying import copy_network
+from pruneport.models.live.identity import live_source, state_sha256
+from pruneport.models.outputs import main_output, read_outputs, takes_several
+from pruneport.models.record import Factory
+from pruneport.progress import Note, Progress, Stage, numbered, silent
+
+__all__ = ["PrunedNetwork", "prune"]
+
+_PREPARATION = ("resize", "mean", "std", "skip_unreadable")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunedNetwork:
+    """A pruned network in memory.
+
+    Attributes:
+        network: The network, in eval mode on the CPU; it is yours to train.
+        plan: What was removed and why; ``plan.macs_kept`` is the share of the compute that is left.
+    """
+
+    network: nn.Module = field(repr=False)
+    plan: Plan = field(repr=False)
+    _dense: nn.Module = field(repr=False)
+    _state_sha256: str = field(repr=False)
+    _layout: Layout = field(repr=False)
+
+    def save(self, folder: PathName, *, overwrite: bool = False) -> Path:
+        """Write a bundle, from which ``pruneport.load(folder, factory=…)`` gives the network back, bit for bit.
+
+        Where the network was trained since it was pruned, the plan says so: ``training`` is ``outside``.
+
+        Args:
+            folder: It must not exist yet, or be empty.
+            overwrite: Replace the bundle that is there.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OutputError: The folder is taken or cannot be written.
+            BundleError: The network no longer fits its plan.
+        """
+        network, plan = self._now()
+        return write_bundle(Path(folder), network, plan, self._factory(), overwrite=overwrite)
+
+    def export(
+        self,
+        folder: PathName,
+        *,
+        batch_size_fixed: int | None = None,
+        overwrite: bool = False,
+        progress: Progress = silent,
+    ) -> Deployed:
+        """Write the ONNX files of the pruned and the dense network into the bundle; it is saved first where need be.
+
+        Args:
+            folder: Where this network was saved, or where it will be.
+            batch_size_fixed: Export for this one batch size; default: for any.
+            overwrite: Replace the bundle that is there, if it is another network's.
+            progress: Told what is being done.
+
+        Raises:
+            BundleError: The folder is another network's bundle.
+            ExportError: torch cannot export the network.
+            OutputError: The folder is taken or cannot be written.
+        """
+        folder = Path(folder)
+        network, plan = self._now()
+        factory = self._factory()
+        if not (is_bundle(folder) and _holds(folder, network, plan)):
+            if is_bundle(folder) and not overwrite:
+                raise BundleError(
+                    f"{folder} is the bundle of another network, or of this one before it was trained; choose another "
+                    "folder, or replace it with `overwrite=True`."
+                )
+            write_bundle(folder, network, plan, factory, overwrite=overwrite)
+        config = ExportConfig(folder=folder, batch_size_fixed=batch_size_fixed)
+        written = export(config, progress, COMMAND, factory=factory)
+        return Deployed(folder=folder, plan=plan, network=self.network, files=written.files, _factory=factory)
+
+    def _now(self) -> tuple[nn.Module, Plan]:
+        """A copy of the network to write, and its plan, which says where it was trained meanwhile."""
+        network = copy_network(self.network).network
+        if state_sha256(network.state_dict()) == self._state_sha256:
+            return network, self.plan
+        check_fits(network, self._layout, "the network that was pruned")
+        return network, replace(self.plan, training="outside")
+
+    def _factory(self) -> Factory:
+        """Copies of the dense network, which the plan shrinks."""
+        return lambda **_: copy.deepcopy(self._dense)
+
+
+def prune(
+    model: nn.Module,
+    *,
+    macs: float | None = None,
+    params: float | None = None,
+    ratio: float | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    example_inputs: ExampleInputs | None = None,
+    calibration: PathName | Iterable[Any] | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+    **options: Unpack[PruneKeywords],
+) -> PrunedNetwork:
+    """Prune a network that is in memory, and win accuracy back; the network itself is left as it is.
+
+    It is copied: in any mode, on any device, inside DataParallel, DistributedDataParallel or torch.compile. The copy
+    has no hooks but its own, and the plan's note says where some were left out.
+
+    Args:
+        model: A trained network in float32.
+        macs: Keep this share of the compute, in (0, 1). Exactly one of ``macs``, ``params`` and ``ratio`` is given.
+        params: Keep this share of the parameters.
+        ratio: Remove this share of the filters.
+        input_shape: C, H, W of the input.
+        example_inputs: In its place: a tensor (B, C, H, W).
+        calibration: Inputs that decide what is removed, and that recovery solves with: a folder of images, prepared by
+            ``resize``, ``mean`` and ``std``; or a DataLoader or a list of tensors (B, C, H, W), as the network takes
+            them, alone, as ``(x, y)`` or in dicts.
+        seed: Chooses the inputs that are held out, and random scores.
+        progress: Told what is being done.
+        **options: Fields of ``CompressOptions``, such as ``criterion``, ``scope``, ``round_to``, ``keep``, ``recover``.
+
+    Raises:
+        TargetError: The target is wrong or out of reach.
+        ModelError: The network cannot be pruned as it is (quantised, scripted, sharded, without values, not float32,
+            not finite, returning no tensor), or refuses the input.
+        ImageFolderError: The calibration yields nothing, or what the network does not take.
+        PruningError: Nothing can be pruned.
+
+    Example:
+        >>> import torch, pruneport
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(1, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 8, 3), torch.nn.Flatten()
+        ... )
+        >>> pruned = pruneport.prune(model, macs=0.5, input_shape=(1, 8, 8))
+        >>> pruned.network[0].weight.shape
+        torch.Size([16, 1, 3, 3])
+    """
+    with macs_for_flops():
+        chosen = _options(macs, params, ratio, calibration, options)
+        progress = numbered(progress, 1 + STAGES)
+        progress(Stage("copying the network"))
+        dense, unhooked = copy_network(model)
+        source = live_source(dense, _input_shape(input_shape, example_inputs), seed)
+        outputs = read_outputs(run_once(dense, source.input_shape))
+        given = None
+        if calibration is not None and chosen.calibration is None:
+            given = _gather(calibration, chosen, dense, source.input_shape, main_output(outputs.tensors), seed)
+        check_inputs(chosen, dense, source, calibrated=given is not None)
+        pruned = next(compress_to([chosen], dense, source, progress, given))
+    plan = pruned.plan
+    if unhooked:
+        said = f"hooks of the network that was given are not in this one: those on {', '.join(unhooked[:10])}."
+        progress(Note(said))
+        plan = replace(plan, note=f"{plan.note} {said}" if plan.note else said)
+    state = pruned.network.state_dict()
+    return PrunedNetwork(
+        network=pruned.network, plan=plan, _dense=dense, _state_sha256=state_sha256(state), _layout=layout_of(state)
+    )
+
+
+def _options(
+    macs: float | None,
+    params: float | None,
+    ratio: float | None,
+    calibration: PathName | Iterable[Any] | None,
+    given: PruneKeywords,
+) -> CompressOptions:
+    """The options; the calibration is among them where it is a folder."""
+    folder = Path(calibration) if isinstance(calibration, str | PathLike) else None
+    named: dict[str, Any] = {"flops": macs, "params": params, "ratio": ratio, "calibration": folder}
+    options = options_from(CompressOptions, "prune", {**given, **named})
+    target_of(options)
+    if calibration is not None and folder is None and (idle := [name for name in _PREPARATION if name in given]):
+        raise ImageFolderError(
+            f"{', '.join(f'`{name}`' for name in idle)}: for a folder of images; tensors in `calibration` are taken as "
+            "they are. Leave it out, and give tensors as the network takes them."
+        )
+    return options
+
+
+def _input_shape(shape: tuple[int, int, int] | None, example: ExampleInputs | None) -> tuple[int, int, int]:
+    """C, H, W of the input.
+
+    Raises:
+        ModelError: Neither is given, or both, or something else than one image tensor.
+    """
+    if (shape is None) == (example is None):
+        raise ModelError(
+            "exactly one of `input_shape` and `example_inputs` is needed: C, H, W, such as (3, 224, 224), or a tensor "
+            "(B, C, H, W)."
+        )
+    if shape is not None:
+        if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+            raise ModelError(f"`input_shape` is {shape}; expected three positive numbers C H W, such as 3 224 224.")
+        return (shape[0], shape[1], shape[2])
+    if isinstance(example, Mapping):
+        example = list(example.values())
+    if isinstance(example, list | tuple):
+        if len(example) != 1:
+            raise ModelError(
+                f"`example_inputs` holds {len(example)} inputs; networks of one input, a tensor (B, C, H, W), can be "
+                "pruned. Give one whose forward makes the others itself."
+            )
+        example = example[0]
+    if not isinstance(example, Tensor) or example.ndim != 4 or 0 in example.shape or not example.is_floating_point():
+        kind = f"{example.dtype} {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
+        raise ModelError(
+            f"`example_inputs` is {kind}; expected a tensor (B, C, H, W) of floating point, such as "
+            "torch.zeros(1, 3, 224, 224)."
+        )
+    return (example.shape[1], example.shape[2], example.shape[3])
+
+
+def _gather(
+    calibration: Any,
+    options: CalibrationOptions,
+    dense: nn.Module,
+    shape: tuple[int, int, int],
+    scores: Tensor,
+    seed: int,
+) -> Calibration:
+    """Calibration from tensors, in batches that the network takes; ``scores`` is what it returns for one input."""
+    batch = BATCH if takes_several(dense, shape) else 1
+    classes = scores.shape[1] if scores.ndim > 1 else 0
+    return gather_calibration(calibration, options, shape, outputs=classes, seed=seed, batch=batch)
+
+
+def _holds(folder: Path, network: nn.Module, plan: Plan) -> bool:
+    """Whether a bundle is this network's: the same plan and the same weights."""
+    bundle = open_bundle(folder)
+    ours = state_sha256(network.state_dict())
+    return bundle.plan.to_json() == plan.to_json() and state_sha256(read_weights(bundle)) == ours

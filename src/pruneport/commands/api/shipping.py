@@ -1,0 +1,58 @@
+"""ship, by keyword arguments."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from pruneport.commands.api.bundles import COMMAND
+from pruneport.commands.api.keywords import PathName, ShipKeywords, macs_for_flops, options_from
+from pruneport.commands.configs import ShipConfig
+from pruneport.commands.results import ShipResult
+from pruneport.commands.shipping import ship as ship_config
+from pruneport.errors import SourceError
+from pruneport.progress import Progress, silent
+
+__all__ = ["ship"]
+
+
+def ship(
+    source: str,
+    *,
+    out: PathName,
+    macs: float | None = None,
+    params: float | None = None,
+    ratio: float | None = None,
+    progress: Progress = silent,
+    **options: Unpack[ShipKeywords],
+) -> ShipResult:
+    """Compress, export, verify, time and report: from a source to a bundle, in one call.
+
+    Args:
+        source: torchvision:NAME, timm:NAME, pruneport:NAME, package.module:factory or path/to/file.py:factory.
+        out: The bundle's folder; it must not exist yet, or be empty.
+        macs: Keep this share of the compute, in (0, 1). Exactly one of ``macs``, ``params`` and ``ratio`` is given.
+        params: Keep this share of the parameters.
+        ratio: Remove this share of the filters.
+        progress: Told what is being done.
+        **options: Fields of ``ShipConfig``, such as ``checkpoint``, ``weights``, ``calibration``, ``images``.
+
+    Returns:
+        The bundle, with ``network``, ``speedup``, ``accuracy`` and ``report``.
+
+    Raises:
+        InputError: Something that was given cannot be used; nothing is written.
+        ParityError: The outputs differ by more than the tolerance; the bundle holds the evidence.
+        SpeedupError: ``require_speedup`` was not reached; the bundle holds the evidence.
+
+    Example:
+        >>> result = pruneport.ship("torchvision:resnet50", macs=0.5, out="r50")  # doctest: +SKIP
+        >>> result.network, result.speedup, result.accuracy, result.report  # doctest: +SKIP
+    """
+    if not isinstance(source, str):
+        raise SourceError(
+            f"the source is a {type(source).__name__}; expected a string such as 'torchvision:resnet50'. A network in "
+            "memory: pruneport.prune(network, …).export(folder).verify().bench()."
+        )
+    with macs_for_flops():
+        named: dict[str, Any] = {"source": source, "out": str(out), "flops": macs, "params": params, "ratio": ratio}
+        return ship_config(options_from(ShipConfig, "ship", {**options, **named}), progress, COMMAND)
