@@ -38,7 +38,9 @@ from pruneport.files import check_free, file_sha256, held, made_folder
 
 __all__ = [
     "BENCH",
+    "CARD",
     "DENSE_ONNX",
+    "MANIFEST",
     "MODEL_ONNX",
     "PLAN",
     "REPORT",
@@ -51,13 +53,16 @@ __all__ = [
     "is_bundle",
     "new_bundle",
     "open_bundle",
+    "placed_bundle",
     "plan_hash",
+    "read_manifest",
     "update_bundle",
 ]
 
 PLAN, WEIGHTS, MANIFEST = "plan.json", "weights.safetensors", "manifest.json"
 MODEL_ONNX, DENSE_ONNX = "model.onnx", "dense.onnx"
 VERIFY, BENCH, REPORT, TRAINING = "verify.json", "bench.json", "report.html", "training.json"
+CARD = "README.md"
 _FORMAT_VERSION = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -147,6 +152,14 @@ def new_bundle(folder: Path, overwrite: bool, command: str) -> Iterator[Path]:
         OutputError: The folder is taken or cannot be written, or the disk is full; nothing is left behind.
         InUseError: Another process is at work on it.
     """
+    with placed_bundle(folder, overwrite) as staging:
+        yield staging
+        _write_manifest(staging, {path.name: _entry(path) for path in sorted(staging.iterdir())}, [command])
+
+
+@contextmanager
+def placed_bundle(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """The same for a bundle that brings its manifest, which the block has to check."""
     check_output(folder, overwrite)
     folder = Path(os.path.realpath(folder))  # a link to a bundle stays a link
     try:
@@ -158,7 +171,6 @@ def new_bundle(folder: Path, overwrite: bool, command: str) -> Iterator[Path]:
             try:
                 staging = begin_bundle(folder)
                 yield staging
-                _write_manifest(staging, {path.name: _entry(path) for path in sorted(staging.iterdir())}, [command])
                 old.close()  # Windows moves no folder in which a file is open
                 swap_in(folder)
             finally:
@@ -226,7 +238,7 @@ def _read(folder: Path) -> Bundle:
         raise BundleError(f"no bundle at {folder}; expected a folder written by pruneport ship or compress.")
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}.")
-    files, commands = _read_manifest(folder)
+    files, commands = read_manifest(folder)
     _check(folder, files, (PLAN, WEIGHTS))
     plan = parse_plan(read_start(folder / PLAN), _shapes(folder / WEIGHTS))
     return Bundle(folder=folder, plan=plan, files=files, commands=commands)
@@ -247,8 +259,12 @@ def plan_hash(folder: Path) -> str:
     return str(_entry(folder / PLAN)["sha256"])
 
 
-def _read_manifest(folder: Path) -> tuple[dict[str, Mapping[str, Any]], tuple[str, ...]]:
-    """What the manifest says of every file, and the command lines."""
+def read_manifest(folder: Path) -> tuple[dict[str, Mapping[str, Any]], tuple[str, ...]]:
+    """What the manifest says of every file, and the command lines.
+
+    Raises:
+        BundleError: It is no manifest, or names what lies outside the folder.
+    """
     name, advice = f"{folder / MANIFEST} is not a manifest", "Fetch the bundle again."
     manifest = fit_document(
         load_document(read_start(folder / MANIFEST), (_FORMAT_VERSION,), name, advice), _Manifest, name, advice

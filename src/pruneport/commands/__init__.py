@@ -8,6 +8,7 @@
 - ``shipping``: ship: all steps in one
 - ``finetuning``: finetune
 - ``transferring``: transfer: the study, its report and its advice
+- ``pushing``: push
 - ``artifacts``: what the commands put into a bundle
 - ``records``: what earlier commands wrote into a bundle, read for card and report
 - ``terminal/``: what a person at the terminal, or of a log, reads
@@ -29,6 +30,7 @@ from pruneport.commands.configs import (
     ExportConfig,
     FinetuneConfig,
     InspectConfig,
+    PushConfig,
     ShipConfig,
     TransferConfig,
     VerifyConfig,
@@ -36,6 +38,7 @@ from pruneport.commands.configs import (
 
 if TYPE_CHECKING:
     from pruneport.commands.finetuning import finetune
+    from pruneport.commands.pushing import push
     from pruneport.commands.shipping import ship
     from pruneport.commands.steps import bench, compress, export, inspect, verify
     from pruneport.commands.transferring import transfer
@@ -46,6 +49,7 @@ __all__ = [
     "ExportConfig",
     "FinetuneConfig",
     "InspectConfig",
+    "PushConfig",
     "ShipConfig",
     "TransferConfig",
     "VerifyConfig",
@@ -54,12 +58,13 @@ __all__ = [
     "export",
     "finetune",
     "inspect",
+    "push",
     "ship",
     "transfer",
     "verify",
 ]
 
-_HOMES = {"finetune": "finetuning", "ship": "shipping", "transfer": "transferring"} | dict.fromkeys(
+_HOMES = {"finetune": "finetuning", "push": "pushing", "ship": "shipping", "transfer": "transferring"} | dict.fromkeys(
     ("bench", "compress", "export", "inspect", "verify"), "steps"
 )
 

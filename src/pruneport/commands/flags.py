@@ -37,6 +37,7 @@ VERBS: dict[str, type[Any]] = {
     "bench": configs.BenchConfig,
     "finetune": configs.FinetuneConfig,
     "transfer": configs.TransferConfig,
+    "push": configs.PushConfig,
 }
 EXAMPLES = {
     "ship": "pruneport ship torchvision:resnet50 --checkpoint r50.pth --flops 0.5 --calibration photos/ --out half",
@@ -47,6 +48,7 @@ EXAMPLES = {
     "bench": "pruneport bench half --batches 1 8",
     "finetune": "pruneport finetune half --task birds/ --epochs 10 --out birds-half",
     "transfer": "pruneport transfer study.yaml --out study",
+    "push": "pruneport push half me/resnet50-half",
 }
 
 
@@ -99,12 +101,14 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     configs.InspectConfig: ("output", {"choice": "scope round_to keep", "sensitivity": "sensitivity plot"}),
     configs.CompressConfig: ("output", {}),
     configs.FinetuneConfig: ("output", {"network": "factory"}),
+    configs.PushConfig: ("output", {"network": "folder"}),
     configs.TransferConfig: ("output", {"advice": "advise budget task network"}),
     _Display: ("output", {}),
 }
 _NAMES = {  # what stands for the value; where it is not here, the type says it
     "source": "SOURCE",
     "folder": "BUNDLE",
+    "repository": "OWNER/NAME",
     "study": "[STUDY.yaml]",
     "model_arg": "KEY=VALUE",
     "input_shape": "C H W",
@@ -210,22 +214,24 @@ def _grouped(verb: str) -> type[Any]:
 
 
 @functools.cache
-def _wanted(verb: str) -> tuple[dict[str, Flag], str, tuple[str, ...]]:
-    """What each flag of a verb takes, what stands for the one value without a flag, and what must be given."""
+def _wanted(verb: str) -> tuple[dict[str, Flag], tuple[str, ...], tuple[str, ...]]:
+    """What each flag of a verb takes, what stands for the values without a flag, and what must be given."""
     flags: dict[str, Flag] = {}
-    positional, required = "", []
+    positional: list[str] = []
+    required: list[str] = []
     for options in (VERBS[verb], _Display):
         hints = typing.get_type_hints(options, include_extras=True)
         for field in dataclasses.fields(options):
             marks = getattr(hints[field.name], "__metadata__", ())
             name = flag_of(field.name, off=field.default is True)
             if tyro.conf.Positional in marks:
-                positional = name = _NAMES[field.name]
+                name = _NAMES[field.name]
+                positional.append(name)
             else:
                 flags[name] = _takes(field.name, hints[field.name], one_each=tyro.conf.UseAppendAction in marks)
             if field.default is dataclasses.MISSING:
                 required.append(name)
-    return flags, positional, tuple(required)
+    return flags, tuple(positional), tuple(required)
 
 
 def _takes(name: str, hint: Any, one_each: bool) -> Flag:

@@ -44,12 +44,12 @@ from pruneport.export.bundle.bundle import (
     check_hashes,
     check_output,
     new_bundle,
-    open_bundle,
     plan_hash,
     update_bundle,
 )
 from pruneport.export.bundle.weights import rebuild, write_network
 from pruneport.export.card.verdict import warnings_for
+from pruneport.export.hub import is_on_hub, open_any_bundle
 from pruneport.export.onnx.exporter import OnnxNetwork, check_fixed_batch
 from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.export.parity import check_classes
@@ -61,7 +61,7 @@ from pruneport.models.record import Factory
 from pruneport.models.source import build_dense, open_source
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
-__all__ = ["bench", "compress", "export", "inspect", "prune_source", "verify"]
+__all__ = ["bench", "bundle_at", "compress", "export", "fixed_batch", "inspect", "prune_source", "verify"]
 
 
 def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult:
@@ -132,7 +132,7 @@ def export(config: ExportConfig, progress: Progress = silent, command: str = "")
     check_fixed_batch(config.batch_size_fixed)
     progress = numbered(progress, 3)
     progress(Stage("opening the bundle"))
-    bundle, pruned, factory = _open(config)
+    bundle, pruned, factory = _open(config, progress)
     progress(Stage("building the dense network"))
     network = _dense(bundle, factory, config.checkpoint)
     progress(Stage("exporting to ONNX"))
@@ -143,7 +143,7 @@ def export(config: ExportConfig, progress: Progress = silent, command: str = "")
         write_onnx_pair(staging, plan_hash(bundle.folder), bundle.plan, dense, pruned, progress)
         files = {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
         write_card(staging, bundle.plan, batch=dense.batch)
-    return ExportResult(folder=config.folder, files=files)
+    return ExportResult(folder=bundle.folder, files=files)
 
 
 def verify(config: VerifyConfig, progress: Progress = silent, command: str = "") -> VerifyResult:
@@ -158,7 +158,7 @@ def verify(config: VerifyConfig, progress: Progress = silent, command: str = "")
     """
     progress = numbered(progress, 4)
     progress(Stage("opening the bundle"))
-    bundle, pruned, factory = _open(config)
+    bundle, pruned, factory = _open(config, progress)
     hashes = Check(name="hashes", ok=True, detail=check_hashes(bundle))
     bundle.path(MODEL_ONNX), bundle.path(DENSE_ONNX)
     measured = read_record(bundle, BENCH)
@@ -188,15 +188,15 @@ def verify(config: VerifyConfig, progress: Progress = silent, command: str = "")
     try:
         with update_bundle(bundle, command) as staging:
             write_json(staging / VERIFY, verified)
-            write_card(staging, bundle.plan, verified, measured, _fixed_batch(bundle))
+            write_card(staging, bundle.plan, verified, measured, fixed_batch(bundle))
             if measured is not None and REPORT in bundle.files:
-                write_report(staging, bundle.plan, verified, measured, _fixed_batch(bundle))
+                write_report(staging, bundle.plan, verified, measured, fixed_batch(bundle))
     except OutputError as error:
         recorded = False
         progress(Note(f"not recorded in the bundle: {error}"))
     require_parity(verification)
     warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, measured)
-    return VerifyResult(folder=config.folder, verification=verification, warnings=tuple(warnings), recorded=recorded)
+    return VerifyResult(folder=bundle.folder, verification=verification, warnings=tuple(warnings), recorded=recorded)
 
 
 def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -> BenchResult:
@@ -207,13 +207,13 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
         SpeedupError: ``require_speedup`` was not reached; bench.json is written all the same.
     """
     progress = numbered(progress, 2)
-    bundle = _bundle_at(config.folder)
+    bundle = bundle_at(config.folder, progress)
     dense, pruned = bundle.path(DENSE_ONNX), bundle.path(MODEL_ONNX)
     verified = read_record(bundle, VERIFY)
     progress(Stage("timing", still=True))
     measured = measure(dense, pruned, config, progress)
     progress(Stage("writing the report"))
-    fixed = _fixed_batch(bundle)
+    fixed = fixed_batch(bundle)
     with update_bundle(bundle, command) as staging:
         write_json(staging / BENCH, measured)
         write_card(staging, bundle.plan, verified, measured, fixed)
@@ -221,15 +221,18 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
     warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, measured)
-    return BenchResult(folder=config.folder, bench=measured, warnings=tuple(warnings))
+    return BenchResult(folder=bundle.folder, bench=measured, warnings=tuple(warnings))
 
 
-def _bundle_at(folder: Path) -> Bundle:
-    """Open a bundle; where a file in one or a network was named in its place, say what to name.
+def bundle_at(folder: Path, progress: Progress) -> Bundle:
+    """Open a bundle, on the hub or here; where a file in one or a network was named in its place, say what to name.
 
     Raises:
         BundleError: There is no bundle, or it is damaged.
+        HubError: It cannot be fetched from the hub.
     """
+    if is_on_hub(folder):
+        return open_any_bundle(folder, progress)
     if folder.is_file():
         raise BundleError(f"{folder} is a file; expected the folder of a bundle: {folder.parent}, if it lies in one.")
     if ":" in str(folder) and not folder.exists():
@@ -237,10 +240,10 @@ def _bundle_at(folder: Path) -> Bundle:
             f"{folder} names a network; expected the folder of a bundle, such as half, written by: "
             f"pruneport compress {folder} --flops 0.5 --out half"
         )
-    return open_bundle(folder)
+    return open_any_bundle(folder)
 
 
-def _fixed_batch(bundle: Bundle) -> int | None:
+def fixed_batch(bundle: Bundle) -> int | None:
     """The one batch size that the bundle's ONNX files take; None where they take any."""
     batch = read_input(bundle.path(MODEL_ONNX)).batch
     return batch if isinstance(batch, int) else None
@@ -281,9 +284,9 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     return dense, exported, compress_network(dense, source, config, progress)
 
 
-def _open(config: BundleOptions) -> tuple[Bundle, nn.Module, Factory | None]:
+def _open(config: BundleOptions, progress: Progress) -> tuple[Bundle, nn.Module, Factory | None]:
     """The bundle, its pruned network, and the factory that builds the dense one."""
-    bundle = _bundle_at(config.folder)
+    bundle = bundle_at(config.folder, progress)
     factory = load_factory(config.factory) if config.factory else None
     if factory is None and config.trust_source and bundle.plan.source.library is None:
         factory = load_factory(bundle.plan.source.spec)

@@ -20,6 +20,7 @@ from pruneport.commands.results import (
     ExportResult,
     FinetuneResult,
     InspectResult,
+    PushResult,
     ShipResult,
     TransferResult,
     VerifyResult,
@@ -106,6 +107,17 @@ def _(result: ExportResult, console: Console) -> None:
         table.add_row(name, f"{size / 1e6:.2f} MB")
     console.print(table)
     console.print(f"Next: pruneport verify {result.folder}; pruneport bench {result.folder}", markup=False)
+
+
+@show.register
+def _(result: PushResult, console: Console) -> None:
+    table = _table("file", ">size")
+    for name, size in result.files.items():
+        table.add_row(Text(name), f"{size / 1e6:.2f} MB")
+    console.print(table)
+    kind = "Private" if result.private else "Public"
+    console.print(f"{kind} repository: {result.url}", markup=False, soft_wrap=True)
+    console.print(f'In Python: pruneport.load("{result.name}")', markup=False, soft_wrap=True)
 
 
 @show.register
