@@ -223,7 +223,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
         said = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **(headers or {})}
-        self._send(status, json.dumps({"error": message}).encode(), {"Content-Type": "application/json", **said})
+        echoed = f"{message} (you sent {self.token})"  # a careless server, whose words end in an error message
+        self._send(status, json.dumps({"error": echoed}).encode(), {"Content-Type": "application/json", **said})
 
     def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pruneport.compress.prune import prune
 from pruneport.compress.surgery.rebuild import rebuild_network
 from pruneport.errors import CheckpointError, HubError, SourceError
 from pruneport.models.options import SourceOptions
+from pruneport.models.record import Source
 from pruneport.models.source import build_dense, open_source
 
 _ARCHITECTURE = "test_resnet"  # timm's smallest
@@ -133,6 +135,16 @@ def test_configurations_that_are_none(change: Any, message: str, folder: Path, h
     for source in (f"timm:local-dir:{folder}", "timm:hf-hub:me/odd"):
         with pytest.raises((SourceError, HubError), match=message):
             open_source(SourceOptions(source=source))
+
+
+@pytest.mark.parametrize("name", ["hf-hub:me/birds", "local-dir:/tmp"])
+def test_a_strangers_plan_reads_neither_the_hub_nor_folders_by_its_source(name: str, on_hub: str, hub: Any) -> None:
+    source = Source(spec=f"timm:{name}", model_args={}, input_shape=(3, 32, 32), weights="DEFAULT")
+    with pytest.raises(SourceError, match="timm has no model"):
+        build_dense(source)
+    with pytest.raises(HubError, match="is no repository"):
+        build_dense(replace(source, spec=f"timm:{_ARCHITECTURE}", weights="hf-hub:../../etc"))
+    assert hub.asked == []
 
 
 def test_what_cannot_be_found_is_named(folder: Path, hub: Any, on_hub: str, tmp_path: Path) -> None:
