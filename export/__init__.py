@@ -10,4 +10,5 @@
 - ``verify``: every check as one record
 - ``records``: what verify.json says, read by a schema
 - ``card/``: the model card, and the sentences that the report shares
+- ``hub``: bundles on the Hugging Face Hub, uploaded and fetched
 """

@@ -5,6 +5,7 @@
 - ``source``: from source options to the dense network with its weights
 - ``factories``: user's factories, found by file or module name
 - ``libraries``: networks of torchvision, timm and ourselves
+- ``hubs/``: what lies on the Hugging Face Hub
 - ``names``: what was meant by a name that is no source
 - ``files``: what stands in the way of reading a file that a user names
 - ``size_limit``: a limit on what a stranger's factory may allocate

@@ -11,6 +11,8 @@ from pruneport.errors import SourceError
 from pruneport.models.checkpoints.checkpoint import load_weights, read_checkpoint
 from pruneport.models.digits import network as digits
 from pruneport.models.factories import call_factory, did_you_mean
+from pruneport.models.hubs.client import HUB
+from pruneport.models.hubs.timm_networks import check_architecture
 from pruneport.models.record import Factory, Source
 
 __all__ = ["build_from_library", "library_input_shape"]
@@ -83,7 +85,9 @@ def _build_timm(source: Source, weights: str | None) -> nn.Module:
         raise SourceError("timm is not installed; install it with: pip install timm") from error
     name = _known(source, timm.list_models(), tag_separator=".")
     _refuse_fetching_args(source)
-    if weights is not None and weights != "DEFAULT":
+    if weights is not None and weights.startswith(HUB):
+        name = check_architecture(weights, name)
+    elif weights is not None and weights != "DEFAULT":
         tags = [entry.partition(".")[2] for entry in timm.list_pretrained(name)]
         if weights not in tags:
             raise SourceError(f"timm:{name} has no weights {weights!r}; expected DEFAULT or one of {', '.join(tags)}.")

@@ -18,7 +18,8 @@ class SourceOptions:
     """Where the dense network comes from."""
 
     source: tyro.conf.Positional[str]
-    """torchvision:NAME, timm:NAME, pruneport:NAME, package.module:factory or path/to/file.py:factory."""
+    """torchvision:NAME, timm:NAME, pruneport:NAME, package.module:factory or path/to/file.py:factory; timm also takes
+    timm:hf-hub:OWNER/NAME and timm:local-dir:FOLDER."""
     checkpoint: Path | None = None
     """Weights: .pt/.pth/.th/.bin (read without running code) or .safetensors."""
     weights: str | None = None

@@ -1,6 +1,6 @@
 """Model sources: one string names a network, whoever wrote it.
 
-torchvision:resnet50 · timm:convnext_tiny · pruneport:digits_resnet
+torchvision:resnet50 · timm:convnext_tiny · timm:hf-hub:owner/name · timm:local-dir:folder · pruneport:digits_resnet
 package.module:factory · path/to/file.py:factory
 """
 
@@ -20,6 +20,7 @@ from pruneport.errors import CheckpointError, ModelError, SourceError
 from pruneport.files import file_sha256
 from pruneport.models.checkpoints.checkpoint import load_weights, read_checkpoint
 from pruneport.models.factories import call_factory, load_factory
+from pruneport.models.hubs.timm_networks import spelled_out
 from pruneport.models.libraries import build_from_library, library_input_shape
 from pruneport.models.live.identity import state_sha256
 from pruneport.models.names import not_a_source
@@ -40,7 +41,9 @@ def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
         SourceError: The source, an argument or the weight name is wrong, or the factory fails.
         CheckpointError: The checkpoint cannot be read safely or does not fit.
         ModelError: Weights are not finite, or the input shape is not known.
+        HubError: The source or its weights are on the hub and cannot be read there.
     """
+    options = spelled_out(options)
     if options.checkpoint is not None and options.weights is not None:
         raise SourceError("`checkpoint` and `weights` were both given; weights come from one of the two.")
     state = read_checkpoint(options.checkpoint) if options.checkpoint else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +62,22 @@ def listing() -> Callable[[Path], dict[str, Any]]:
         return (mode, path.lstat().st_mtime_ns, path.read_bytes()) if path.is_file() else mode
 
     return lambda folder: {str(path.relative_to(folder)): entry(path) for path in sorted(folder.rglob("*"))}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A hub on this machine, which huggingface_hub asks in place of the real one, with a token that it takes."""
+    from huggingface_hub import constants
+
+    from hub_server import TOKEN, running_hub
+
+    with running_hub() as server:
+        # What HF_ENDPOINT and its like would have set, had they been there when huggingface_hub was imported.
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        for name in ("HF_ASSETS_CACHE", "HF_HUB_CACHE", "HF_TOKEN_PATH"):
+            monkeypatch.setattr(constants, name, str(tmp_path / "hf" / name))
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server

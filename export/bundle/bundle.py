@@ -26,6 +26,7 @@ from pruneport.files import file_sha256
 
 __all__ = [
     "BENCH",
+    "CARD",
     "DATA",
     "DENSE_ONNX",
     "FORMAT_VERSION",
@@ -43,6 +44,7 @@ __all__ = [
     "open_bundle",
     "plan_hash",
     "read_bundle",
+    "read_manifest",
 ]
 
 PLAN, WEIGHTS, MANIFEST = "plan.json", "weights.safetensors", "manifest.json"
@@ -50,6 +52,7 @@ MODEL_ONNX, DENSE_ONNX = "model.onnx", "dense.onnx"
 DATA = ".data"
 """Stands behind an ONNX file's name in that of the file that holds its weights, where they are not in it."""
 VERIFY, BENCH, REPORT, TRAINING = "verify.json", "bench.json", "report.html", "training.json"
+CARD = "README.md"
 FORMAT_VERSION = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -113,7 +116,7 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(f"no bundle at {folder}; expected a folder written by pruneport ship or compress.")
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}.")
-    files, commands = _read_manifest(folder)
+    files, commands = read_manifest(folder)
     _check(folder, files, (PLAN, WEIGHTS))
     plan = parse_plan(read_start(folder / PLAN), _shapes(folder / WEIGHTS))
     return Bundle(folder=folder, plan=plan, files=files, commands=commands)
@@ -134,8 +137,12 @@ def plan_hash(folder: Path) -> str:
     return str(entry_of(folder / PLAN)["sha256"])
 
 
-def _read_manifest(folder: Path) -> tuple[dict[str, Mapping[str, Any]], tuple[str, ...]]:
-    """What the manifest says of every file, and the command lines."""
+def read_manifest(folder: Path) -> tuple[dict[str, Mapping[str, Any]], tuple[str, ...]]:
+    """What the manifest says of every file, and the command lines.
+
+    Raises:
+        BundleError: It is no manifest, or names what lies outside the folder.
+    """
     name, advice = f"{folder / MANIFEST} is not a manifest", "Fetch the bundle again."
     manifest = fit_document(
         load_document(read_start(folder / MANIFEST), (FORMAT_VERSION,), name, advice), _Manifest, name, advice

@@ -31,7 +31,7 @@ from pruneport.export.bundle.unfinished import (
 )
 from pruneport.files import check_free, held, made_folder
 
-__all__ = ["check_output", "new_bundle", "update_bundle"]
+__all__ = ["check_output", "new_bundle", "placed_bundle", "update_bundle"]
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -86,6 +86,14 @@ def new_bundle(folder: Path, overwrite: bool, command: str) -> Iterator[Path]:
         OutputError: The folder is taken or cannot be written, or the disk is full; nothing is left behind.
         InUseError: Another process is at work on it.
     """
+    with placed_bundle(folder, overwrite) as staging:
+        yield staging
+        _write_manifest(staging, {path.name: entry_of(path) for path in sorted(staging.iterdir())}, [command])
+
+
+@contextmanager
+def placed_bundle(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """The same for a bundle that brings its manifest, which the block has to check."""
     check_output(folder, overwrite)
     folder = Path(os.path.realpath(folder))  # a link to a bundle stays a link
     try:
@@ -97,7 +105,6 @@ def new_bundle(folder: Path, overwrite: bool, command: str) -> Iterator[Path]:
             try:
                 staging = begin_bundle(folder)
                 yield staging
-                _write_manifest(staging, {path.name: entry_of(path) for path in sorted(staging.iterdir())}, [command])
                 old.close()  # Windows moves no folder in which a file is open
                 swap_in(folder)
             finally:

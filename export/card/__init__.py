@@ -1,6 +1,7 @@
 """The model card, and the sentences and figures that the report shares.
 
 - ``card``: the bundle's README.md
+- ``front_matter``: the YAML at its head, for the Hugging Face Hub
 - ``words``: text and numbers as they are written
 - ``provenance``: how the network was made
 - ``summary``: the headline, and dense against pruned

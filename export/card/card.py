@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from pruneport.documents import Json
+from pruneport.export.card.front_matter import front_matter
 from pruneport.export.card.provenance import fine_tuned, provenance
 from pruneport.export.card.summary import comparisons, device_name, headline, onnx_example, own_code
 from pruneport.export.card.verdict import verdict, warnings_for
@@ -32,7 +33,8 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int |
         batch: The one batch size that the ONNX files take, or None where they take any.
 
     Returns:
-        Markdown. Names that come from outside are escaped, so that they show as text in any renderer.
+        Markdown, with YAML for the Hugging Face Hub at its head. Names that come from outside are escaped, so that
+        they show as text in any renderer.
     """
     takes = "any batch size" if batch is None else f"batches of {batch}, and no others"
     table = ["| | dense | pruned | change |", "|---|--:|--:|--:|"]
@@ -56,7 +58,7 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int |
         "## Limits",
         "\n".join(f"- {sentence}" for sentence in _limits(plan, verify, bench)),
     ]
-    return "\n\n".join(sections) + "\n"
+    return f"{front_matter(plan, verify, bench).to_yaml()}\n" + "\n\n".join(sections) + "\n"
 
 
 def _limits(plan: Json, verify: Json | None, bench: Json | None) -> list[str]:

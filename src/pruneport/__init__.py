@@ -60,7 +60,8 @@ def load(folder: str | Path, *, factory: Factory | nn.Module | None = None, trus
     """Load a bundle's pruned network, bit for bit as it was compressed.
 
     Args:
-        folder: The bundle.
+        folder: The bundle's folder, or ``hf-hub:owner/name`` of one on the Hugging Face Hub, ``@revision`` behind it
+            where it shall not be the newest. It is fetched once, with every file checked against its manifest.
         factory: Builds the dense architecture, with any weights; or a network of it in memory, which is copied and left
             as it is. Needed where the source is not torchvision's, timm's or ours.
         trust_source: Build it by running the source named in the plan instead; only for bundles you trust.
@@ -72,14 +73,13 @@ def load(folder: str | Path, *, factory: Factory | nn.Module | None = None, trus
         BundleError: The bundle is damaged, was changed, is of a newer format, or needs a factory.
         ModelError: The network that was given cannot be copied.
         SourceError: The factory fails.
+        HubError: The hub cannot be asked, or has no such repository.
 
     Example:
         >>> network = pruneport.load("resnet50-half")  # doctest: +SKIP
     """
-    from pathlib import Path
-
-    from pruneport.export.bundle.bundle import open_bundle
     from pruneport.export.bundle.weights import rebuild
+    from pruneport.export.hub import open_any_bundle
     from pruneport.models.live.copying import as_factory
 
-    return rebuild(open_bundle(Path(folder)), as_factory(factory), trust_source=trust_source)
+    return rebuild(open_any_bundle(folder), as_factory(factory), trust_source=trust_source)

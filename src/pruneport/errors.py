@@ -11,6 +11,7 @@
     │   ├── OutputError         the output folder is taken, not writable, or the disk is full
     │   │   └── InUseError      another process is at work on the same bundle, training or study
     │   ├── BundleError         a changed file, a newer format, indices or paths out of range
+    │   ├── HubError            no such repository, no token, no network, no huggingface_hub
     │   ├── StoreError          a study's store is another study's, of a newer format, or damaged
     │   ├── TrainingError       a budget below one step, a loss that is not finite, a state of another training
     │   ├── ExportError         the network cannot be expressed in ONNX
@@ -29,6 +30,7 @@ __all__ = [
     "CheckFailed",
     "CheckpointError",
     "ExportError",
+    "HubError",
     "ImageFolderError",
     "InUseError",
     "InputError",
@@ -90,6 +92,10 @@ class InUseError(OutputError):
 
 class BundleError(InputError):
     """The bundle is damaged, was changed, or is of a newer format."""
+
+
+class HubError(InputError):
+    """The Hugging Face Hub cannot be used: the repository's name, the token, the network, or its client."""
 
 
 class StoreError(InputError):

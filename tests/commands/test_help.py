@@ -33,7 +33,7 @@ def test_help_is_grouped_and_has_an_example(verb: str, run: Any) -> None:
         assert literal not in done.out
     for field in fields(VERBS[verb]):
         flag = f"--{'no-' if field.default is True else ''}{field.name.replace('_', '-')}"
-        assert re.search(rf"│ {flag}\b", done.out) or field.name in ("source", "folder", "study")
+        assert re.search(rf"│ {flag}\b", done.out) or field.name in ("source", "folder", "study", "repository")
 
 
 def test_ships_groups_stand_in_the_order_of_the_work(run: Any) -> None:

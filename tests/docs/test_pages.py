@@ -41,7 +41,12 @@ def test_flags_are_those_of_the_real_help(command_line: ModuleType) -> None:
 def test_every_option_has_its_row(command: str, command_line: ModuleType) -> None:
     """The tables are read off the help's layout: nothing may be lost on the way."""
     rows = re.findall(r"^\| `--(?:no-)?([\w-]+)", command_line.tables(command), re.MULTILINE)
-    options = {field.name.replace("_", "-") for field in fields(VERBS[command])} - {"source", "folder", "study"}
+    options = {field.name.replace("_", "-") for field in fields(VERBS[command])} - {
+        "source",
+        "folder",
+        "study",
+        "repository",
+    }
     assert sorted(rows) == sorted({*options, "json"})
 
 

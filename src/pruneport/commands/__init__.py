@@ -7,6 +7,7 @@
 - ``shipping``: ship: all steps in one
 - ``finetuning``: finetune
 - ``transferring``: transfer: the study, its report and its advice
+- ``pushing``: push
 - ``artifacts``: what the commands put into a bundle
 - ``records``: what is read of a bundle: its networks, and what earlier commands wrote
 - ``api/``: what ``pruneport`` itself offers: the same by keyword arguments, and from a network in memory
@@ -29,6 +30,7 @@ from pruneport.commands.configs import (
     ExportConfig,
     FinetuneConfig,
     InspectConfig,
+    PushConfig,
     ShipConfig,
     TransferConfig,
     VerifyConfig,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pruneport.commands.compressing import compress, inspect
     from pruneport.commands.deploying import bench, export, verify
     from pruneport.commands.finetuning import finetune
+    from pruneport.commands.pushing import push
     from pruneport.commands.shipping import ship
     from pruneport.commands.transferring import transfer
 
@@ -47,6 +50,7 @@ __all__ = [
     "ExportConfig",
     "FinetuneConfig",
     "InspectConfig",
+    "PushConfig",
     "ShipConfig",
     "TransferConfig",
     "VerifyConfig",
@@ -55,6 +59,7 @@ __all__ = [
     "export",
     "finetune",
     "inspect",
+    "push",
     "ship",
     "transfer",
     "verify",
@@ -64,6 +69,7 @@ _HOMES = {
     **dict.fromkeys(("compress", "inspect"), "compressing"),
     **dict.fromkeys(("bench", "export", "verify"), "deploying"),
     "finetune": "finetuning",
+    "push": "pushing",
     "ship": "shipping",
     "transfer": "transferring",
 }

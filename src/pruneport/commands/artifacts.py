@@ -12,7 +12,7 @@ from torch import nn
 from pruneport.bench.report.report import render_report
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.surgery.plan import Plan
-from pruneport.export.bundle.bundle import DENSE_ONNX, MODEL_ONNX, REPORT
+from pruneport.export.bundle.bundle import CARD, DENSE_ONNX, MODEL_ONNX, REPORT
 from pruneport.export.card.card import model_card
 from pruneport.export.onnx.capture import listed
 from pruneport.export.onnx.exporter import OnnxNetwork, export_network
@@ -67,7 +67,7 @@ def write_card(
     batch: int | None = None,
 ) -> None:
     """Write the bundle's README.md; ``batch`` is the one batch size that the ONNX files take, if they do."""
-    (folder / "README.md").write_text(model_card(json.loads(plan.to_json()), verify, bench, batch), encoding="utf-8")
+    (folder / CARD).write_text(model_card(json.loads(plan.to_json()), verify, bench, batch), encoding="utf-8")
 
 
 def write_report(

@@ -21,6 +21,7 @@ __all__ = [
     "ExportConfig",
     "FinetuneConfig",
     "InspectConfig",
+    "PushConfig",
     "ShipConfig",
     "TransferConfig",
     "VerifyConfig",
@@ -66,7 +67,7 @@ class BundleOptions:
     """An existing bundle, and who builds its architecture."""
 
     folder: tyro.conf.Positional[Path]
-    """The bundle."""
+    """The bundle: its folder, or hf-hub:OWNER/NAME."""
     factory: str | None = None
     """path/to/file.py:factory or package.module:factory that builds the dense architecture."""
     trust_source: bool = False
@@ -93,7 +94,7 @@ class BenchConfig(BenchOptions):
     """Time a bundle's dense and pruned ONNX against each other, interleaved in one process."""
 
     folder: tyro.conf.Positional[Path]
-    """The bundle."""
+    """The bundle: its folder, or hf-hub:OWNER/NAME."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,21 @@ class FinetuneConfig(TrainOptions, PruneOptions, SourceOptions):
     """Replace the bundle that is there."""
     factory: str | None = None
     """For a bundle that was made from code of your own: path/to/file.py:factory or package.module:factory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushConfig:
+    """Upload a bundle with its model card to the Hugging Face Hub, as one commit of the files in its manifest.
+
+    The token is huggingface_hub's own: HF_TOKEN, or what `hf auth login` stored.
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """The bundle."""
+    repository: tyro.conf.Positional[str]
+    """Where to: OWNER/NAME. It is made where there is none; a bundle that is there is replaced by a new commit."""
+    private: bool = False
+    """Make the repository private; one that is there must be."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ def export(
     check_form(config)
     progress = numbered(progress, 3)
     progress(Stage("opening the bundle"))
-    bundle, pruned, factory = open_networks(config, factory)
+    bundle, pruned, factory = open_networks(config, progress, factory)
     progress(Stage("building the dense network"))
     network = dense_of(bundle, factory, config.checkpoint)
     progress(Stage("exporting to ONNX"))
@@ -59,7 +59,7 @@ def export(
         write_onnx_pair(staging, plan_hash(bundle.folder), bundle.plan, dense, pruned, progress)
         files = {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
         write_card(staging, bundle.plan, batch=dense.batch)
-    return ExportResult(folder=config.folder, files=files)
+    return ExportResult(folder=bundle.folder, files=files)
 
 
 def verify(
@@ -77,7 +77,7 @@ def verify(
     """
     progress = numbered(progress, 4)
     progress(Stage("opening the bundle"))
-    bundle, pruned, factory = open_networks(config, factory)
+    bundle, pruned, factory = open_networks(config, progress, factory)
     hashes = Check(name="hashes", ok=True, detail=check_hashes(bundle))
     bundle.path(MODEL_ONNX), bundle.path(DENSE_ONNX)
     measured = read_record(bundle, BENCH)
@@ -115,7 +115,7 @@ def verify(
         progress(Note(f"not recorded in the bundle: {error}"))
     require_parity(verification)
     warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, measured)
-    return VerifyResult(folder=config.folder, verification=verification, warnings=tuple(warnings), recorded=recorded)
+    return VerifyResult(folder=bundle.folder, verification=verification, warnings=tuple(warnings), recorded=recorded)
 
 
 def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -> BenchResult:
@@ -126,7 +126,7 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
         SpeedupError: ``require_speedup`` was not reached; bench.json is written all the same.
     """
     progress = numbered(progress, 2)
-    bundle = bundle_at(config.folder)
+    bundle = bundle_at(config.folder, progress)
     dense, pruned = bundle.path(DENSE_ONNX), bundle.path(MODEL_ONNX)
     verified = read_record(bundle, VERIFY)
     progress(Stage("timing", still=True))
@@ -141,4 +141,4 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
     warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, timed)
-    return BenchResult(folder=config.folder, bench=measured, warnings=tuple(warnings))
+    return BenchResult(folder=bundle.folder, bench=measured, warnings=tuple(warnings))

@@ -22,9 +22,10 @@ from pruneport.compress.prune import request_of
 from pruneport.compress.surgery.plan import Plan
 from pruneport.compress.surgery.rebuild import rebuild_network
 from pruneport.errors import InputError, SourceError, TargetError, TrainingError
-from pruneport.export.bundle.bundle import TRAINING, is_bundle, open_bundle
+from pruneport.export.bundle.bundle import TRAINING, is_bundle
 from pruneport.export.bundle.weights import rebuild, write_network
 from pruneport.export.bundle.writing import check_output, new_bundle
+from pruneport.export.hub import is_on_hub, open_any_bundle
 from pruneport.files import beside, held, made_folder
 from pruneport.models.factories import load_factory
 from pruneport.models.images.tasks import open_task
@@ -84,7 +85,7 @@ def _begin_or_go_on(config: FinetuneConfig, state_file: Path, factory: Factory |
         plan = state.plan
     else:
         progress(Stage(f"opening {config.source}"))
-        network, plan = _open(config, factory)
+        network, plan = _open(config, factory, progress)
     progress(Stage(f"reading the images of {config.task}"))
     task = open_task(config.task, config, plan.source.input_shape)
     if network is not None:
@@ -103,10 +104,10 @@ def _begin_or_go_on(config: FinetuneConfig, state_file: Path, factory: Factory |
     )
 
 
-def _open(options: FinetuneConfig, factory: Factory | None = None) -> tuple[nn.Module, Plan]:
+def _open(options: FinetuneConfig, factory: Factory | None, progress: Progress) -> tuple[nn.Module, Plan]:
     """The network that training starts from, and its plan: a bundle's, or one that prunes nothing."""
     folder = Path(options.source)
-    if is_bundle(folder):
+    if is_on_hub(options.source) or is_bundle(folder):
         given = [
             f"`{name}`"
             for name in ("checkpoint", "weights", "model_arg", "input_shape")
@@ -114,7 +115,7 @@ def _open(options: FinetuneConfig, factory: Factory | None = None) -> tuple[nn.M
         ]
         if given:
             raise SourceError(f"{folder} is a bundle, which knows its own source: leave out {', '.join(given)}.")
-        bundle = open_bundle(folder)
+        bundle = open_any_bundle(options.source, progress)
         return rebuild(bundle, factory), bundle.plan
     if ":" not in options.source:
         raise SourceError(

@@ -15,8 +15,9 @@ from pruneport.bench.latency.records import read_measured
 from pruneport.commands.configs import BundleOptions
 from pruneport.documents import read_start
 from pruneport.errors import BundleError, CheckpointError
-from pruneport.export.bundle.bundle import BENCH, MODEL_ONNX, VERIFY, Bundle, open_bundle
+from pruneport.export.bundle.bundle import BENCH, MODEL_ONNX, VERIFY, Bundle
 from pruneport.export.bundle.weights import rebuild
+from pruneport.export.hub import is_on_hub, open_any_bundle
 from pruneport.export.records import read_verified
 from pruneport.models.factories import load_factory
 from pruneport.models.record import Factory
@@ -65,12 +66,15 @@ def read_replaced(bundle: Bundle, name: str, progress: Progress) -> dict[str, An
         return None
 
 
-def bundle_at(folder: Path) -> Bundle:
-    """Open a bundle; where a file in one or a network was named in its place, say what to name.
+def bundle_at(folder: Path, progress: Progress) -> Bundle:
+    """Open a bundle, on the hub or here; where a file in one or a network was named in its place, say what to name.
 
     Raises:
         BundleError: There is no bundle, or it is damaged.
+        HubError: It cannot be fetched from the hub.
     """
+    if is_on_hub(folder):
+        return open_any_bundle(folder, progress)
     if folder.is_file():
         raise BundleError(f"{folder} is a file; expected the folder of a bundle: {folder.parent}, if it lies in one.")
     if ":" in str(folder) and not folder.exists():
@@ -78,7 +82,7 @@ def bundle_at(folder: Path) -> Bundle:
             f"{folder} names a network; expected the folder of a bundle, such as half, written by: "
             f"pruneport compress {folder} --flops 0.5 --out half"
         )
-    return open_bundle(folder)
+    return open_any_bundle(folder)
 
 
 def fixed_batch_of(bundle: Bundle) -> int | None:
@@ -87,9 +91,11 @@ def fixed_batch_of(bundle: Bundle) -> int | None:
     return batch if isinstance(batch, int) else None
 
 
-def open_networks(config: BundleOptions, factory: Factory | None = None) -> tuple[Bundle, nn.Module, Factory | None]:
+def open_networks(
+    config: BundleOptions, progress: Progress, factory: Factory | None = None
+) -> tuple[Bundle, nn.Module, Factory | None]:
     """The bundle, its pruned network, and the factory that builds the dense one: ``factory`` itself, if given."""
-    bundle = bundle_at(config.folder)
+    bundle = bundle_at(config.folder, progress)
     source = bundle.plan.source
     if factory is None and config.factory:
         factory = load_factory(config.factory)

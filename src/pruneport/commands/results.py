@@ -29,6 +29,7 @@ __all__ = [
     "ExportResult",
     "FinetuneResult",
     "InspectResult",
+    "PushResult",
     "ShipResult",
     "TransferResult",
     "VerifyResult",
@@ -195,6 +196,27 @@ class FinetuneResult:
             "training": asdict(training) if isinstance(training, Trained) else training,
             "events": [asdict(event) for event in self.events],
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushResult:
+    """Where the bundle is on the hub now."""
+
+    folder: Path
+    repository: str
+    commit: str
+    url: str
+    private: bool
+    files: Mapping[str, int]
+
+    @property
+    def name(self) -> str:
+        """What loads just this bundle, whatever is pushed later."""
+        return f"hf-hub:{self.repository}@{self.commit}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "folder": str(self.folder), "files": dict(self.files), "name": self.name}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,12 @@ from typing import Any
 
 import onnx
 import pytest
+import yaml
 from markdown_it import MarkdownIt
 from onnx import TensorProto, helper
 
 from pruneport.export.card.card import model_card
+from pruneport.export.card.front_matter import front_matter
 from pruneport.export.card.provenance import provenance
 from pruneport.export.card.summary import comparisons, device_name, headline, onnx_example
 from pruneport.export.card.words import clean
@@ -25,7 +27,9 @@ def _html(card: str) -> str:
 
 def test_card_says_what_it_is(plan: Any, verify: Any, bench: Any) -> None:
     card = model_card(plan, verify, bench)
-    assert card.startswith("# `torchvision:resnet50`, pruned\n")
+    head, front, page = card.split("---\n", 2)
+    assert (head, yaml.safe_load(front)) == ("", front_matter(plan, verify, bench).to_dict())
+    assert page.startswith("\n# `torchvision:resnet50`, pruned\n")
     html = _html(card)
     assert f"<strong>{headline(plan, verify, bench)}</strong>" in html
     assert "<p>1.71 times as fast at batch 1; 34.8 points of top-1 lost on 250 images.</p>" in html

@@ -17,6 +17,7 @@ from pruneport.export.bundle.weights import check_reload, read_weights, write_ne
 from pruneport.export.bundle.writing import new_bundle
 from pruneport.models.live.copying import copy_network
 from pruneport.models.record import Factory
+from pruneport.progress import silent
 
 __all__ = ["COMMAND", "Layout", "check_fits", "layout_of", "save", "write_bundle"]
 
@@ -50,7 +51,7 @@ def save(network: nn.Module, folder: PathName, *, like: PathName, overwrite: boo
         >>> my_training(network)  # doctest: +SKIP
         >>> pruneport.save(network, "half-trained", like="half")  # doctest: +SKIP
     """
-    bundle = bundle_at(Path(like))
+    bundle = bundle_at(Path(like), silent)
     copied = copy_network(network).network
     check_fits(copied, layout_of(read_weights(bundle)), str(like))
     return write_bundle(Path(folder), copied, replace(bundle.plan, training="outside"), overwrite=overwrite)

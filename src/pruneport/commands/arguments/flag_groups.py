@@ -73,6 +73,7 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     configs.InspectConfig: ("output", {"choice": "scope round_to keep", "sensitivity": "sensitivity plot"}),
     configs.CompressConfig: ("output", {}),
     configs.FinetuneConfig: ("output", {"network": "factory"}),
+    configs.PushConfig: ("output", {"network": "folder"}),
     configs.TransferConfig: ("output", {"advice": "advise budget task network"}),
     _Display: ("output", {}),
 }
@@ -103,20 +104,22 @@ def with_defaults(groups: type[Any], values: Mapping[str, Any]) -> Any:
     return groups(**made)
 
 
-def wanted(config: type[Any]) -> tuple[dict[str, Flag], str, tuple[str, ...]]:
-    """What each flag of a verb takes, what stands for the one value without a flag, and what must be given."""
+def wanted(config: type[Any]) -> tuple[dict[str, Flag], tuple[str, ...], tuple[str, ...]]:
+    """What each flag of a verb takes, what stands for the values without a flag, and what must be given."""
     flags: dict[str, Flag] = {}
-    positional, required = "", []
+    positional: list[str] = []
+    required: list[str] = []
     for _, field, hint in _options(config):
         marks = getattr(hint, "__metadata__", ())
         name = flag_of(field.name, off=field.default is True)
         if tyro.conf.Positional in marks:
-            positional = name = metavar(field.name, kind_of(hint)) or "VALUE"
+            name = metavar(field.name, kind_of(hint)) or "VALUE"
+            positional.append(name)
         else:
             flags[name] = takes(field.name, hint, one_each=tyro.conf.UseAppendAction in marks)
         if field.default is dataclasses.MISSING:
             required.append(name)
-    return flags, positional, tuple(required)
+    return flags, tuple(positional), tuple(required)
 
 
 def _options(config: type[Any]) -> Iterator[tuple[type[Any], dataclasses.Field[Any], Any]]:

@@ -19,6 +19,7 @@ __all__ = ["expected", "kind_of", "likely", "metavar", "reader", "takes"]
 _NAMES = {  # what stands for the value; where it is not here, the type says it
     "source": "SOURCE",
     "folder": "BUNDLE",
+    "repository": "OWNER/NAME",
     "study": "[STUDY.yaml]",
     "model_arg": "KEY=VALUE",
     "input_shape": "C H W",

@@ -27,6 +27,7 @@ VERBS: dict[str, type[Any]] = {
     "bench": configs.BenchConfig,
     "finetune": configs.FinetuneConfig,
     "transfer": configs.TransferConfig,
+    "push": configs.PushConfig,
 }
 EXAMPLES = {
     "ship": "pruneport ship torchvision:resnet50 --checkpoint r50.pth --flops 0.5 --calibration photos/ --out half",
@@ -37,6 +38,7 @@ EXAMPLES = {
     "bench": "pruneport bench half --batches 1 8",
     "finetune": "pruneport finetune half --task birds/ --epochs 10 --out birds-half",
     "transfer": "pruneport transfer study.yaml --out study",
+    "push": "pruneport push half me/resnet50-half",
 }
 _MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 

@@ -37,7 +37,12 @@ class _Reading:
 
 
 def check_words(
-    verb: str, words: Sequence[str], flags: Mapping[str, Flag], positional: str, required: Sequence[str], example: str
+    verb: str,
+    words: Sequence[str],
+    flags: Mapping[str, Flag],
+    positional: Sequence[str],
+    required: Sequence[str],
+    example: str,
 ) -> None:
     """Check that every flag exists and has as many values as it takes, and that none is missing.
 
@@ -45,8 +50,8 @@ def check_words(
         verb: Whose flags they are.
         words: What was typed behind the verb.
         flags: Every flag with its dashes, ``-h`` and ``--help`` apart.
-        positional: What stands for the one value without a flag in help.
-        required: What must be given: ``positional``, or flags.
+        positional: What stands in help for the values without a flag, in order.
+        required: What must be given: of ``positional``, and flags.
         example: A whole command, shown where something is missing.
 
     Raises:
@@ -63,9 +68,9 @@ def check_words(
         else:
             _take_value(reading, word, flags, positional, see)
     _check_filled(reading, flags, see)
-    have = reading.given | ({positional} if reading.positional else set())
+    have = reading.given | set(positional[: len(reading.positional)])
     if missing := [
-        name if name == positional else f"{name} {flags[name].takes}" for name in required if name not in have
+        name if name in positional else f"{name} {flags[name].takes}" for name in required if name not in have
     ]:
         raise InputError(f"pruneport {verb} lacks {' and '.join(missing)}. Example: {example}. {see}")
 
@@ -85,21 +90,23 @@ def _begin_flag(reading: _Reading, word: str, flags: Mapping[str, Flag], see: st
         reading.values = 1
 
 
-def _take_value(reading: _Reading, word: str, flags: Mapping[str, Flag], positional: str, see: str) -> None:
-    """Take a word without dashes: a value of the flag before it, or the one value without a flag."""
+def _take_value(reading: _Reading, word: str, flags: Mapping[str, Flag], positional: Sequence[str], see: str) -> None:
+    """Take a word without dashes: a value of the flag before it, or one without a flag."""
     flag = flags.get(reading.flag)
     if flag is not None and flag.takes and (flag.several or not reading.values):
         _check_choice(reading.flag, word, flag, see)
         reading.values += 1
         return
     reading.positional.append(word)
-    if len(reading.positional) == 1:
+    if len(reading.positional) <= len(positional):
         return
     if flag is not None and not flag.takes:
         raise InputError(f"{word!r} is one value too many: {reading.flag} takes none. {see}")
     if flag is not None:
         raise InputError(f"{word!r} is one value too many: {reading.flag} takes one {flag.takes}. {see}")
-    raise InputError(f"{word!r} is one value too many: there is one {positional}, {reading.positional[0]!r}. {see}")
+    names = " and one ".join(positional)
+    given = ", ".join(map(repr, reading.positional[:-1]))
+    raise InputError(f"{word!r} is one value too many: there is one {names}, {given}. {see}")
 
 
 def _check_filled(reading: _Reading, flags: Mapping[str, Flag], see: str) -> None:

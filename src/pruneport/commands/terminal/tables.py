@@ -6,6 +6,7 @@ from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 from pruneport.commands.arguments.flag_names import with_flags
 from pruneport.commands.results import (
@@ -15,6 +16,7 @@ from pruneport.commands.results import (
     ExportResult,
     FinetuneResult,
     InspectResult,
+    PushResult,
     ShipResult,
     TransferResult,
     VerifyResult,
@@ -105,6 +107,17 @@ def _(result: ExportResult, console: Console) -> None:
         table.add_row(name, f"{size / 1e6:.2f} MB")
     console.print(table)
     console.print(f"Next: pruneport verify {result.folder}; pruneport bench {result.folder}", markup=False)
+
+
+@show.register
+def _(result: PushResult, console: Console) -> None:
+    table = new_table("file", ">size")
+    for name, size in result.files.items():
+        table.add_row(Text(name), f"{size / 1e6:.2f} MB")
+    console.print(table)
+    kind = "Private" if result.private else "Public"
+    console.print(f"{kind} repository: {result.url}", markup=False, soft_wrap=True)
+    console.print(f'In Python: pruneport.load("{result.name}")', markup=False, soft_wrap=True)
 
 
 @show.register
