@@ -9,6 +9,7 @@
 - ``files``: what stands in the way of reading a file that a user names
 - ``size_limit``: a limit on what a stranger's factory may allocate
 - ``checkpoints/``: weights in files
+- ``preparation/``: how images become inputs, and what classes are called
 - ``images/``: image folders, and labelled ones to train on
 - ``output_layer``: the output layer, replaced for other classes
 - ``parts``: layers, parameters and buffers by their names

@@ -41,6 +41,7 @@ __all__ = [
     "DENSE_ONNX",
     "MODEL_ONNX",
     "PLAN",
+    "PREPROCESSOR",
     "REPORT",
     "TRAINING",
     "VERIFY",
@@ -56,6 +57,7 @@ __all__ = [
 ]
 
 PLAN, WEIGHTS, MANIFEST = "plan.json", "weights.safetensors", "manifest.json"
+PREPROCESSOR = "preprocessor.json"
 MODEL_ONNX, DENSE_ONNX = "model.onnx", "dense.onnx"
 VERIFY, BENCH, REPORT, TRAINING = "verify.json", "bench.json", "report.html", "training.json"
 _FORMAT_VERSION = 1

@@ -16,6 +16,7 @@ from pruneport.export.bundle.bundle import DENSE_ONNX, MODEL_ONNX, REPORT
 from pruneport.export.card.card import model_card
 from pruneport.export.onnx.exporter import OnnxNetwork, export_network, listed
 from pruneport.export.parity import check_other_batches
+from pruneport.models.preparation.huggingface import preparation_metadata
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress
 
@@ -53,6 +54,7 @@ def write_onnx_pair(
             "params": str(cost.params),
             "pruneport": plan.libraries["pruneport"],
             "torch": str(torch.__version__),
+            **preparation_metadata(plan.source),
         }
         network.save(folder / name, metadata)
 

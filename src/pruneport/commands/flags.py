@@ -111,6 +111,7 @@ _NAMES = {  # what stands for the value; where it is not here, the type says it
     "keep": "PATTERN",
     "factory": "FILE.py:FUNCTION",
     "checkpoint": "FILE",
+    "class_names": "FILE",
     "plot": "FILE.svg",
     "graph": "FILE.svg",
     "seeds": "INT ...",

@@ -33,6 +33,7 @@ from pruneport.compress.options import PruneOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.pipeline import calibration_inputs, check_inputs, compress_network
 from pruneport.compress.prune import Pruned
+from pruneport.compress.surgery.plan import preprocessing_of
 from pruneport.errors import BundleError, CheckpointError, OutputError, SourceError
 from pruneport.export.bundle.bundle import (
     BENCH,
@@ -57,6 +58,7 @@ from pruneport.export.verify import Check, open_parity_images, require_parity, v
 from pruneport.files import write_whole
 from pruneport.models.factories import load_factory
 from pruneport.models.outputs import main_output
+from pruneport.models.preparation.resolve import prepared
 from pruneport.models.record import Factory
 from pruneport.models.source import build_dense, open_source
 from pruneport.progress import Note, Progress, Stage, numbered, silent
@@ -180,6 +182,7 @@ def verify(config: VerifyConfig, progress: Progress = silent, command: str = "")
         [hashes],
         comparable=bundle.plan.training is None,
         why_no_dense=why_no_dense,
+        preprocessing=preprocessing_of(bundle.plan, pruned),
         progress=progress,
     )
     progress(Stage("writing verify.json"))
@@ -266,11 +269,13 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     check_fixed_batch(fixed)
     progress(Stage(f"building {config.source}"))
     dense, source = open_source(config)
+    source = prepared(source, config)
     if isinstance(config, ParityOptions):
-        images = open_parity_images(config, source.input_shape, fixed)
+        images = open_parity_images(config, source.input_shape, fixed, source.preprocessing)
         if images is not None:
             images.check_readable()
             check_classes(images, tuple(main_output(run_once(dense, source.input_shape)).shape))
+            source = replace(source, class_names=source.class_names or images.classes)
     check_inputs(config, dense, source)
     exported = None
     if config.dry_export:
