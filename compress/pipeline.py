@@ -17,6 +17,7 @@ from pruneport.compress.prune import Pruned, prune
 from pruneport.compress.recovery.recover import choose_recovery, recover
 from pruneport.errors import ModelError, PruningError
 from pruneport.models.outputs import Outputs, read_outputs, takes_several
+from pruneport.models.preparation.resolve import prepared
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress, Stage, silent
 
@@ -35,7 +36,8 @@ def check_inputs(options: CompressOptions, dense: nn.Module, source: Source, *, 
         ImageFolderError: Images are needed and none are given, or the folder cannot be used.
         PruningError: Synthetic inputs are needed, and there are no BatchNorm statistics to make them from.
     """
-    list_images(options, source.input_shape)
+    source = prepared(source, options)
+    list_images(options, source.input_shape, source.preprocessing)
     choose_recovery(options, dense, source.trained, calibrated=calibrated)
     wants_inputs(options, calibrated or options.calibration is not None)
 
@@ -66,6 +68,7 @@ def compress_to(
         calibration: Inputs that are at hand, in the place of those that the options name.
     """
     options = targets[0]
+    source = prepared(source, options)
     outputs = read_outputs(run_once(dense, source.input_shape))
     several = takes_several(dense, source.input_shape)
     given = calibration is not None
@@ -115,7 +118,9 @@ def calibration_inputs(
     """
     several = takes_several(network, source.input_shape)
     batch = BATCH if several else 1
-    given = open_calibration(options, source.input_shape, hold_out=hold_out, seed=source.seed, batch=batch)
+    given = open_calibration(
+        options, source.input_shape, source.preprocessing, hold_out=hold_out, seed=source.seed, batch=batch
+    )
     if given is not None:
         return given
     if not several:

@@ -19,6 +19,7 @@ from pruneport.export.onnx.onnx_file import check_onnx, read_metadata
 from pruneport.export.options import ParityOptions
 from pruneport.export.parity import Parity, check_seeded
 from pruneport.models.images.images import ImageSet, open_images
+from pruneport.models.record import Preprocessing
 from pruneport.progress import Progress, silent
 
 __all__ = ["Check", "Verification", "open_parity_images", "require_parity", "verify_files"]
@@ -54,7 +55,10 @@ class Verification:
 
 
 def open_parity_images(
-    options: ParityOptions, shape: tuple[int, int, int], fixed: int | None = None
+    options: ParityOptions,
+    shape: tuple[int, int, int],
+    fixed: int | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> ImageSet | None:
     """Check the options, and list the images where the user gives some; cheap enough to come before any work.
 
@@ -62,13 +66,14 @@ def open_parity_images(
         options: Batch sizes and images.
         shape: C, H, W of the input.
         fixed: The one batch size that the networks are exported for, or None.
+        preprocessing: Of the images; the options have the last word.
 
     Raises:
         InputError: A batch size is below 1, or is not the fixed one.
         ImageFolderError: The images cannot be used.
     """
     fitting_batches(options, fixed)
-    return open_images(options, shape)
+    return open_images(options, shape, preprocessing)
 
 
 def verify_files(
@@ -80,6 +85,7 @@ def verify_files(
     checks: Sequence[Check] = (),
     comparable: bool = True,
     why_no_dense: str = "",
+    preprocessing: Preprocessing | None = None,
     progress: Progress = silent,
 ) -> Verification:
     """Check the ONNX files in ``folder`` against the torch networks.
@@ -95,6 +101,7 @@ def verify_files(
         comparable: Whether the dense network's accuracy says anything beside the pruned one's; a fine-tuned network's
             dense original does not.
         why_no_dense: Why ``dense`` is None, for the record.
+        preprocessing: Of the images; the options have the last word.
         progress: Told what is being done.
 
     Raises:
@@ -103,7 +110,7 @@ def verify_files(
         ExportError: An ONNX file is not valid.
         ImageFolderError: The images cannot be used.
     """
-    images = open_parity_images(options, shape)
+    images = open_parity_images(options, shape, preprocessing=preprocessing)
     done = list(checks)
     parity: list[Parity] = []
     accuracy = agreement = None

@@ -12,6 +12,7 @@
 - ``live/``: a network that is in memory already
 - ``live/``: a network that is in memory already
 - ``checkpoints/``: weights in files
+- ``preparation/``: how images become inputs, and what classes are called
 - ``images/``: image folders, and labelled ones to train on
 - ``output_layer``: the output layer, replaced for other classes
 - ``parts``: layers, parameters and buffers by their names

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-__all__ = ["AugmentName", "ImageOptions", "PreparationOptions", "SourceOptions"]
+__all__ = ["AugmentName", "ImageOptions", "InterpolationName", "PreparationOptions", "SourceOptions"]
 
 AugmentName = Literal["none", "crop", "crop-flip"]
+InterpolationName = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,9 @@ class SourceOptions:
     """A weight name that the library itself can download or carries, for example IMAGENET1K_V2."""
     model_arg: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """An argument for the factory as key=value; may be given several times."""
+    class_names: Path | None = None
+    """A text file with the names of the classes, one a line in the order of the outputs; default: those that the
+    weights bring, else the folders of labelled `images`."""
     input_shape: tuple[int, int, int] | None = None
     """Input as C H W; needed for a factory of your own, else the library's default."""
     seed: int = 0
@@ -34,14 +38,19 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationOptions:
-    """How images become inputs."""
+    """How images become inputs; what is not given is as the source of the network says, else ImageNet's."""
 
     resize: int | None = None
-    """Shorter side in pixels before the centre crop to the input shape; default: the crop itself."""
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Per-channel mean of pixels in [0, 1]; one number stands for every channel."""
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    """Per-channel standard deviation of pixels in [0, 1]; one number stands for every channel."""
+    """Shorter side in pixels before the centre crop to the input shape; default: as the source says, else the crop
+    itself."""
+    interpolation: InterpolationName | None = None
+    """How pixels are resized; default: as the source says, else bilinear."""
+    mean: tuple[float, ...] | None = None
+    """Per-channel mean of pixels in [0, 1]; one number stands for every channel; default: as the source says, else
+    ImageNet's."""
+    std: tuple[float, ...] | None = None
+    """Per-channel standard deviation of pixels in [0, 1]; one number stands for every channel; default: as the source
+    says, else ImageNet's."""
 
 
 @dataclass(frozen=True, kw_only=True)

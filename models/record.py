@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from pruneport.documents import Path, Size
+from pruneport.models.options import InterpolationName
 
-__all__ = ["LIBRARIES", "Factory", "Live", "Scalar", "Source", "fields_of_source"]
+__all__ = ["LIBRARIES", "Factory", "Live", "Preprocessing", "Scalar", "Source", "fields_of_source"]
 
 Factory = Callable[..., nn.Module]
 Scalar = bool | int | float | str | None
@@ -18,6 +19,7 @@ Scalar = bool | int | float | str | None
 LIBRARIES = ("torchvision", "timm", "pruneport")
 """Sources whose code is installed beside ours; a bundle of any other source needs its owner's factory."""
 
+_WHERE_KNOWN = ("live", "preprocessing", "class_names")  # left out else, as earlier versions wrote it
 _IN_FILES = {"output_layers": "heads"}  # the key of plan.json's first versions, which stay readable
 
 
@@ -35,12 +37,36 @@ class Live:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How an image becomes an input: resized, cropped from the centre to the input's size, normalised.
+
+    Attributes:
+        resize: Pixels of the shorter side, or of both where they are squashed.
+        interpolation: How pixels are resized.
+        mean: Of pixels in [0, 1], per channel; inputs are less it, over ``std``.
+        std: See ``mean``.
+        squash: Whether both sides are resized to the same length, whatever the image's shape.
+        origin: Who says so, in words.
+    """
+
+    resize: Size
+    interpolation: InterpolationName
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    squash: bool = False
+    origin: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """Everything needed to build the dense network again; the plan records it as JSON.
 
     Attributes:
         live: For a network that was in memory; then ``spec`` is the name of its class.
         output_layers: Those that were replaced for other classes: number of outputs by layer name.
+        preprocessing: How images become its inputs; None where these are no images, and in plans from before it was
+            recorded.
+        class_names: In the order of the outputs; empty where they are not known.
     """
 
     spec: str
@@ -52,6 +78,8 @@ class Source:
     checkpoint_sha256: str | None = None
     output_layers: dict[str, Size] = field(default_factory=dict)
     live: Live | None = None
+    preprocessing: Preprocessing | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def library(self) -> str | None:
@@ -69,7 +97,7 @@ class Source:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as plan.json has it."""
         plain = {_IN_FILES.get(name, name): value for name, value in asdict(self).items()}
-        return {name: value for name, value in plain.items() if (name, value) != ("live", None)}
+        return {name: value for name, value in plain.items() if value or name not in _WHERE_KNOWN}
 
 
 def fields_of_source(plain: object) -> object:

@@ -26,6 +26,8 @@ from pruneport.models.live.identity import state_sha256
 from pruneport.models.names import not_a_source
 from pruneport.models.options import SourceOptions
 from pruneport.models.output_layer import replace_output_layers
+from pruneport.models.preparation.class_names import named
+from pruneport.models.preparation.known import infer_preprocessing
 from pruneport.models.record import Factory, Scalar, Source
 
 __all__ = ["build", "build_dense", "check_finite", "open_source", "renew_output_layers"]
@@ -65,7 +67,9 @@ def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
     if len(shape) != 3 or min(shape) < 1:
         raise ModelError(f"`input_shape` is {shape}; expected three positive numbers C H W, such as 3 224 224.")
     check_finite(network)
-    return network, replace(draft, input_shape=shape)
+    source = replace(draft, input_shape=shape)
+    source = replace(source, preprocessing=infer_preprocessing(source, network))
+    return network, named(source, network, options.class_names)
 
 
 def build_dense(source: Source, factory: Factory | None = None) -> nn.Module:

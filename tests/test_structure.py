@@ -19,7 +19,7 @@ _MOST_MODULES = 13
 # that of the nearest folder named here.
 _ORDER = """
 errors files progress text documents arrays units versions
-models.options models.record models.digits models models.checkpoints models.images
+models.options models.record models.digits models models.preparation models.checkpoints models.images
 compress.options compress.records compress.hooks
 compress.sizes
 compress.resize

@@ -148,17 +148,16 @@ def _check(connection: sqlite3.Connection, path: Path, study: dict[str, Any] | N
     version = int(stored) if stored is not None and stored.isdecimal() else stored
     check_format(version, (_FORMAT_VERSION,), path, error=StoreError, otherwise=", or choose another `out`")
     before = json.loads(known["study"])
-    if study is None or study == before:
+    if study is None:
+        return
+    changed_names = [name for name in sorted({*before, *study}) if before.get(name) != study.get(name)]
+    if not changed_names:  # an option that an earlier version did not have is not given
         return
     (done,) = connection.execute("SELECT count(*) FROM trials WHERE error IS NULL").fetchone()
     if done == 0:  # settings under which nothing worked bind nobody
         _begin(connection, study)
     else:
-        changed = ", ".join(
-            f"{name} ({before.get(name)}, now {study.get(name)})"
-            for name in sorted({*before, *study})
-            if before.get(name) != study.get(name)
-        )
+        changed = ", ".join(f"{name} ({before.get(name)}, now {study.get(name)})" for name in changed_names)
         raise StoreError(
             f"{path} holds another study, with other settings: {changed}. Give the same ones, or choose another `out`. "
             "(Networks, tasks, shares, budgets, seeds, scopes and recipes may be added.)"

@@ -128,6 +128,7 @@ def train_options(options: StudyOptions, task: Path, budget: float) -> TrainOpti
         evaluations=options.evaluations,
         precision=options.precision,
         resize=options.resize,
+        interpolation=options.interpolation,
         mean=options.mean,
         std=options.std,
         save_every=1e9,  # a trial is the least that is lost

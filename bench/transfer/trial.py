@@ -28,12 +28,14 @@ from pruneport.export.bundle.writing import new_bundle
 from pruneport.models.digits.tasks import write_digits_task
 from pruneport.models.images.tasks import Task, open_task
 from pruneport.models.options import SourceOptions
+from pruneport.models.preparation.resolve import prepared
+from pruneport.models.record import Preprocessing
 from pruneport.models.source import open_source
 from pruneport.progress import Progress, silent
 
 __all__ = ["Preparation", "check_tasks", "preparations", "prepare", "run_trial"]
 
-_PRUNING = ("round_to", "calibration", "calibration_images", "input_shape", "resize", "mean", "std")
+_PRUNING = ("round_to", "calibration", "calibration_images", "input_shape", "resize", "interpolation", "mean", "std")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,23 +69,24 @@ def check_tasks(missing: Iterable[Trial], options: StudyOptions) -> None:
         ImageFolderError: Tasks cannot be used; all are named.
     """
     needed = list(missing)
-    shapes = {_input_shape(network, options) for network in dict.fromkeys(trial.network for trial in needed)}
+    inputs = {_input_of(network, options) for network in dict.fromkeys(trial.network for trial in needed)}
     faults: dict[str, None] = {}
-    for task, shape in itertools.product(dict.fromkeys(trial.task for trial in needed), sorted(shapes)):
+    for task, (shape, known) in itertools.product(
+        dict.fromkeys(trial.task for trial in needed), sorted(inputs, key=str)
+    ):
         try:
-            _task(task, options, shape)
+            _task(task, options, shape, known)
         except ImageFolderError as error:
             faults[str(error)] = None
     if faults:
         raise ImageFolderError(" ".join(faults))
 
 
-def _input_shape(network: str, options: StudyOptions) -> tuple[int, int, int]:
-    """The study's input shape, or else the network's own."""
-    if options.input_shape is not None:
-        return options.input_shape
+def _input_of(network: str, options: StudyOptions) -> tuple[tuple[int, int, int], Preprocessing | None]:
+    """The network's input shape, which the study may give, and what is known of its images' preprocessing."""
     try:
-        return open_source(_source_options(network, None))[1].input_shape
+        source = open_source(_source_options(network, options.input_shape))[1]
+        return source.input_shape, source.preprocessing
     except PruneportError as error:
         raise InputError(f"{network} cannot be prepared: {error}") from error
 
@@ -117,6 +120,7 @@ def prepare(todo: Preparation, options: StudyOptions, progress: Progress = silen
     if not missing:
         return
     dense, source = open_source(_source_options(todo.network, options.input_shape))
+    source = prepared(source, options)
     if (todo.scope, todo.recipe) == DENSE:
         with new_bundle(todo.bundle(1.0), overwrite=False, command="pruneport transfer") as staging:
             write_network(staging, dense, dense_plan(dense, source))
@@ -133,6 +137,7 @@ def prepare(todo: Preparation, options: StudyOptions, progress: Progress = silen
             calibration=options.calibration,
             calibration_images=options.calibration_images,
             resize=options.resize,
+            interpolation=options.interpolation,
             mean=options.mean,
             std=options.std,
         )
@@ -166,7 +171,7 @@ def run_trial(trial: Trial, options: StudyOptions, folder: Path, progress: Progr
     bundle = open_bundle(where.bundle(trial.kept))
     plan = replace(bundle.plan, source=replace(bundle.plan.source, seed=trial.seed))
     with tempfile.TemporaryDirectory() as scratch:
-        task = _task(trial.task, options, plan.source.input_shape)
+        task = _task(trial.task, options, plan.source.input_shape, plan.source.preprocessing)
         network, plan = with_output_layer(rebuild(bundle, trust_source=True), plan, task)
         state = Path(scratch) / "state"
         write_state(state, TrainState(plan=plan, weights=dict(network.state_dict()), config={}))
@@ -192,10 +197,10 @@ def _source_options(network: str, shape: tuple[int, int, int] | None) -> SourceO
 
 
 @functools.lru_cache(maxsize=8)
-def _task(name: str, options: StudyOptions, shape: tuple[int, int, int]) -> Task:
+def _task(name: str, options: StudyOptions, shape: tuple[int, int, int], known: Preprocessing | None) -> Task:
     """The task, with its images kept in memory from one trial of this process to the next."""
     folder = _digits_folder(name.removeprefix(DIGITS)) if name.startswith(DIGITS) else Path(name)
-    task = open_task(folder, options, shape)
+    task = open_task(folder, options, shape, known)
     count, most = len(task.test), options.test_images
     if most is not None and most < count:
         task = replace(task, test=task.test.part([row * count // most for row in range(most)]))

@@ -16,8 +16,9 @@ from torch import Tensor
 from pruneport.compress.options import CalibrationOptions
 from pruneport.compress.records import Calibrated
 from pruneport.errors import ImageFolderError
-from pruneport.models.images.images import ImageSet, open_images
-from pruneport.models.options import ImageOptions
+from pruneport.models.images.images import ImageSet, list_folder
+from pruneport.models.preparation.resolve import resolve
+from pruneport.models.record import Preprocessing
 from pruneport.text import escaped
 
 __all__ = [
@@ -63,15 +64,18 @@ def check_count(count: int) -> None:
         raise ImageFolderError(f"`calibration_images` is {count}; expected at least 1.")
 
 
-def list_images(options: CalibrationOptions, shape: tuple[int, int, int]) -> ImageSet | None:
+def list_images(
+    options: CalibrationOptions, shape: tuple[int, int, int], known: Preprocessing | None = None
+) -> ImageSet | None:
     """Every image of the calibration folder, none of them read yet; None where no folder was given.
 
     Raises:
         ImageFolderError: No such folder, no images in it, or they cannot be inputs of this shape.
     """
     check_count(options.calibration_images)
-    given = ImageOptions(images=options.calibration, resize=options.resize, mean=options.mean, std=options.std)
-    return open_images(given, shape)
+    if options.calibration is None:
+        return None
+    return list_folder(options.calibration, shape, resolve(options, shape, known))
 
 
 def held_out_count(count: int) -> int:
@@ -82,6 +86,7 @@ def held_out_count(count: int) -> int:
 def open_calibration(
     options: CalibrationOptions,
     shape: tuple[int, int, int],
+    known: Preprocessing | None = None,
     *,
     hold_out: bool = False,
     seed: int = 0,
@@ -92,6 +97,7 @@ def open_calibration(
     Args:
         options: The folder, how many of its images are used and how they are prepared.
         shape: C, H, W of the network's input.
+        known: What the network's source or plan says of their preparation; the options have the last word.
         hold_out: Whether images are held out. They come on top of those asked for where the folder has enough: a tenth
             as many, at least 16. Else a tenth of all, at least 16, is taken from them, and none of fewer than 32.
         seed: Chooses the images that are held out, one from each of equal runs of the sorted folder.
@@ -104,7 +110,7 @@ def open_calibration(
         ImageFolderError: No such folder, no images in it, one that cannot be read, or they cannot be inputs of
             this shape.
     """
-    images = list_images(options, shape)
+    images = list_images(options, shape, known)
     if images is None:
         return None
     count = min(options.calibration_images, len(images))

@@ -64,10 +64,11 @@ def with_output_layer(network: nn.Module, plan: Plan, task: Task, keep: bool = F
             f"`keep_head`: the network has {next(iter(output_layers.values()))} outputs and {task.name} has {classes} "
             "classes; leave it out to train a new output layer."
         )
+    named = replace(plan.source, class_names=task.classes)
     if keep:
-        return network, replace(plan, source=replace(plan.source, output_layers=output_layers))
+        return network, replace(plan, source=replace(named, output_layers=output_layers))
     outputs = dict.fromkeys(output_layers, classes)
-    network, source = copy.deepcopy(network), replace(plan.source, output_layers=outputs)
+    network, source = copy.deepcopy(network), replace(named, output_layers=outputs)
     renew_output_layers(network, source)
     pruned = count_cost(network, plan.source.input_shape)
     more = Cost(macs=pruned.macs - plan.pruned.macs, params=pruned.params - plan.pruned.params)
@@ -89,9 +90,9 @@ def trained_plan(state: TrainState, task: Task) -> Plan:
             flops=state.flops,
             top1=1 - state.events[-1].error,
             test_images=len(task.test),
-            resize=task.test.resize,
-            mean=task.test.mean,
-            std=task.test.std,
+            resize=task.test.preprocessing.resize,
+            mean=task.test.preprocessing.mean,
+            std=task.test.preprocessing.std,
         ),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from torch import nn
 
 from pruneport.compress.records import (
     Calibrated,
@@ -21,12 +22,13 @@ from pruneport.compress.records import (
 from pruneport.compress.surgery.plan_schema import PlanDocument, check_sizes, read_groups, unknown_keys
 from pruneport.documents import fit_document, load_document
 from pruneport.errors import BundleError
-from pruneport.models.record import Source, fields_of_source
+from pruneport.models.preparation.known import infer_preprocessing
+from pruneport.models.record import Preprocessing, Source, fields_of_source
 
 if TYPE_CHECKING:
     from pruneport.compress.graph.groups import Group
 
-__all__ = ["FORMAT_VERSION", "GroupPlan", "Plan", "Request", "group_plan", "parse_plan"]
+__all__ = ["FORMAT_VERSION", "GroupPlan", "Plan", "Request", "group_plan", "parse_plan", "preprocessing_of"]
 
 FORMAT_VERSION = 2
 _NO_PLAN = ("plan.json is not a well-formed plan", "Compress again.")
@@ -135,6 +137,22 @@ def parse_plan(content: str | bytes, shapes: Mapping[str, Sequence[int]] | None 
         recovery=document.recovery,
         training=document.training,
     )
+
+
+def preprocessing_of(plan: Plan, network: nn.Module) -> Preprocessing | None:
+    """How images become the inputs of a plan's network; None where these are no images.
+
+    Args:
+        plan: One of an earlier version does not record it: then it is what its training used, or what its source says.
+        network: Dense or pruned.
+    """
+    if plan.source.preprocessing is not None:
+        return plan.source.preprocessing
+    if isinstance(done := plan.training, Trained):
+        return Preprocessing(
+            resize=done.resize, interpolation="bilinear", mean=done.mean, std=done.std, origin="the training's"
+        )
+    return infer_preprocessing(plan.source, network)
 
 
 def group_plan(group: Group, kept: Sequence[int] | None, asked: float, reason: str, cost: Cost) -> GroupPlan:

@@ -24,7 +24,7 @@ from pruneport.compress.records import (
 )
 from pruneport.documents import Count, Size
 from pruneport.errors import BundleError
-from pruneport.models.record import Source
+from pruneport.models.record import Preprocessing, Source
 
 __all__ = ["MOST_INPUTS", "PlanDocument", "Shapes", "check_sizes", "dense_elements", "read_groups", "unknown_keys"]
 
@@ -173,6 +173,7 @@ def unknown_keys(loaded: Mapping[str, Any]) -> list[str]:
     """Keys of a plan's parts that the schema does not have; those of groups it refuses itself."""
     kinds = {
         "source": Source,
+        "source.preprocessing": Preprocessing,
         "request": Request,
         "dense": Cost,
         "pruned": Cost,
@@ -183,10 +184,20 @@ def unknown_keys(loaded: Mapping[str, Any]) -> list[str]:
     return [
         f"{part}.{key}"
         for part, kind in kinds.items()
-        if isinstance(entry := loaded.get(part), Mapping)
-        for key in entry
+        for key in _part(loaded, part)
         if key not in {field.name for field in fields(kind)} and (part, key) != ("source", "trained")
     ]
+
+
+def _part(loaded: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of a plan by its name, which has dots where it lies in others."""
+    part: Any = loaded
+    for key in name.split("."):
+        part = part.get(key)
+        if not isinstance(part, Mapping):
+            return {}
+    found: Mapping[str, Any] = part
+    return found
 
 
 def _elements(shapes: Shapes) -> int:

@@ -33,6 +33,7 @@ __all__ = [
     "MANIFEST",
     "MODEL_ONNX",
     "PLAN",
+    "PREPROCESSOR",
     "REPORT",
     "TRAINING",
     "VERIFY",
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 PLAN, WEIGHTS, MANIFEST = "plan.json", "weights.safetensors", "manifest.json"
+PREPROCESSOR = "preprocessor.json"
 MODEL_ONNX, DENSE_ONNX = "model.onnx", "dense.onnx"
 DATA = ".data"
 """Stands behind an ONNX file's name in that of the file that holds its weights, where they are not in it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import safetensors
@@ -12,16 +13,24 @@ from torch import Tensor, nn
 from pruneport.compress.surgery.plan import Plan
 from pruneport.compress.surgery.rebuild import rebuild_network
 from pruneport.errors import BundleError
-from pruneport.export.bundle.bundle import PLAN, WEIGHTS, Bundle, plan_hash
+from pruneport.export.bundle.bundle import PLAN, PREPROCESSOR, WEIGHTS, Bundle, plan_hash
 from pruneport.files import process_umask
+from pruneport.models.preparation.huggingface import image_processor
 from pruneport.models.record import Factory
 
 __all__ = ["check_reload", "read_weights", "rebuild", "same_bits", "write_network"]
 
 
 def write_network(folder: Path, network: nn.Module, plan: Plan) -> None:
-    """Write plan.json and weights.safetensors; tensors that share memory are stored once each by value."""
+    """Write plan.json, weights.safetensors and, where inputs are images, preprocessor.json.
+
+    Tensors that share memory are stored once each by value.
+    """
     (folder / PLAN).write_text(plan.to_json(), encoding="utf-8")
+    source = plan.source
+    if source.preprocessing is not None:
+        content = image_processor(source.preprocessing, source.input_shape, source.class_names)
+        (folder / PREPROCESSOR).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     state = {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt", "plan_sha256": plan_hash(folder)})
     (folder / WEIGHTS).chmod(0o666 & ~process_umask())

@@ -7,7 +7,9 @@ from pathlib import PurePath
 
 from pruneport.compress.records import Cost
 from pruneport.documents import Json
-from pruneport.export.card.words import clean, percent
+from pruneport.export.card.words import clean, percent, shorten
+from pruneport.models.preparation.resolve import describe
+from pruneport.models.record import Preprocessing
 
 __all__ = ["fine_tuned", "provenance", "recovery_figures", "share_kept"]
 
@@ -66,6 +68,8 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
         ("Model arguments", arguments),
         ("Weights", weights),
         ("Input, C × H × W", " × ".join(str(size) for size in source["input_shape"])),
+        ("Preprocessing", _preprocessing(plan)),
+        ("Classes", _class_names(source.get("class_names", ()))),
         ("Asked", asked),
         ("Achieved", achieved),
         ("Note", plan["note"] or ""),
@@ -108,14 +112,23 @@ def _training(plan: Json) -> str:
         return ""
     return (
         f"{done['steps']} steps on {done['images']} images of {done['task']} ({len(done['classes'])} classes), "
-        f"{done['flops']:.3g} training FLOPs; top-1 {percent(done['top1'])} on its {done['test_images']} test images. "
-        f"Inputs: shorter side {done['resize']} pixels, centre crop, pixels in 0 to 1, less {_numbers(done['mean'])}, "
-        f"over {_numbers(done['std'])}"
+        f"{done['flops']:.3g} training FLOPs; top-1 {percent(done['top1'])} on its {done['test_images']} test images"
     )
 
 
-def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
+def _preprocessing(plan: Json) -> str:
+    """How images become inputs, or nothing; earlier versions recorded it of trainings alone."""
+    if known := plan["source"].get("preprocessing"):
+        return describe(Preprocessing(**known), plan["source"]["input_shape"])
+    if not (done := fine_tuned(plan)):
+        return ""
+    known = {name: done[name] for name in ("resize", "mean", "std")} | {"interpolation": "bilinear"}
+    return describe(Preprocessing(**known, origin="as in the training"), plan["source"]["input_shape"])
+
+
+def _class_names(names: Sequence[str]) -> str:
+    """How many there are, and the first and the last, or nothing."""
+    return f"{len(names)}, from {shorten(names[0], 40)} to {shorten(names[-1], 40)}" if names else ""
 
 
 def _recovery(done: Json | None) -> str:

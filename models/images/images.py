@@ -18,8 +18,10 @@ from torch import Tensor
 from pruneport.errors import ImageFolderError
 from pruneport.models.images.image_files import PIXELS, decode, find_images
 from pruneport.models.options import ImageOptions
+from pruneport.models.preparation.resolve import resolve
+from pruneport.models.record import Preprocessing
 
-__all__ = ["ImageSet", "open_images"]
+__all__ = ["ImageSet", "list_folder", "open_images"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class ImageSet:
         labels: Index of each image's class in sorted order, or None for a flat, unlabelled folder.
         classes: Folder names in sorted order; empty where unlabelled.
         shape: C, H, W of the network's input.
+        preprocessing: How they are resized and normalised.
         held: Shrunk images that training has read, kept from one epoch, or one training, to the next.
     """
 
@@ -40,9 +43,7 @@ class ImageSet:
     labels: tuple[int, ...] | None
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
-    resize: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    preprocessing: Preprocessing
     held: dict[Path, Image.Image] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -98,25 +99,28 @@ class ImageSet:
         if width * height > PIXELS:
             raise ImageFolderError(
                 f"image {path} of {image.width} x {image.height} pixels would have {width} x {height} with a shorter "
-                f"side of {self.resize}; remove it from {path.parent} or cut it."
+                f"side of {self.preprocessing.resize}; remove it from {path.parent} or cut it."
             )
         return image
 
     def _shrunk_size(self, image: Image.Image) -> tuple[int, int]:
         # torchvision's Resize: the longer side is cut down to a whole number.
-        shorter = min(image.size)
-        return self.resize * image.width // shorter, self.resize * image.height // shorter
+        side, shorter = self.preprocessing.resize, min(image.size)
+        if self.preprocessing.squash:
+            return side, side
+        return side * image.width // shorter, side * image.height // shorter
 
     def shrunk(self, path: Path) -> Image.Image:
-        """The image with its shorter side at ``resize`` pixels.
+        """The image with its shorter side, or both, at as many pixels as the preprocessing says.
 
         Raises:
             ImageFolderError: It cannot be decoded; the message names it.
         """
         image = self._decode(path)
-        if min(image.size) == self.resize:
+        size = self._shrunk_size(image)
+        if image.size == size:
             return image
-        return image.resize(self._shrunk_size(image), Image.Resampling.BILINEAR)
+        return image.resize(size, Image.Resampling[self.preprocessing.interpolation.upper()])
 
     def centre(self, image: Image.Image) -> Image.Image:
         """The middle of a shrunk image, in the size of the input."""
@@ -128,37 +132,45 @@ class ImageSet:
         """An image in the size of the input as a tensor (C, H, W), less the mean, over the deviation."""
         channels, height, width = self.shape
         pixels = np.asarray(image, dtype=np.float32).reshape(height, width, channels) / 255
-        normalised = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        mean, std = (np.asarray(part, np.float32) for part in (self.preprocessing.mean, self.preprocessing.std))
+        normalised = (pixels - mean) / std
         return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1), dtype=np.float32))
 
     def _prepare(self, path: Path) -> Tensor:
         return self.normalised(self.centre(self.shrunk(path)))
 
 
-def open_images(options: ImageOptions, shape: tuple[int, int, int]) -> ImageSet | None:
+def open_images(
+    options: ImageOptions, shape: tuple[int, int, int], known: Preprocessing | None = None
+) -> ImageSet | None:
     """List the images that the options name; None where they name none.
 
     Args:
         options: The folder and how its images are prepared.
         shape: C, H, W of the network's input.
+        known: What the network's source or plan says of their preparation; the options have the last word.
 
     Raises:
         ImageFolderError: No such folder, no images in it, or a preparation that does not fit the input.
     """
-    folder = options.images
-    if folder is None:
+    if options.images is None:
         return None
-    channels, height, width = shape
-    if channels not in (1, 3):
-        raise ImageFolderError(f"the network takes {channels} channels; image files give 1 or 3. Leave out `images`.")
-    mean, std = (_per_channel(options, name, channels) for name in ("mean", "std"))
-    resize = options.resize or max(height, width)
-    if resize < max(height, width):
-        raise ImageFolderError(f"`resize={resize}` is smaller than the input of {height} x {width} pixels.")
+    preprocessing = resolve(options, shape, known)
+    return list_folder(options.images, shape, preprocessing, options.images_limit)
+
+
+def list_folder(
+    folder: Path, shape: tuple[int, int, int], preprocessing: Preprocessing, limit: int | None = None
+) -> ImageSet:
+    """List the images of a folder, or at most ``limit`` of them, taken evenly.
+
+    Raises:
+        ImageFolderError: No such folder, no images in it, or loose ones beside class folders.
+    """
     classes, found = find_images(folder)
-    if options.images_limit is not None and options.images_limit < 1:
-        raise ImageFolderError(f"`images_limit` is {options.images_limit}; expected at least 1.")
-    count = min(options.images_limit or len(found), len(found))
+    if limit is not None and limit < 1:
+        raise ImageFolderError(f"`images_limit` is {limit}; expected at least 1.")
+    count = min(limit or len(found), len(found))
     paths = tuple(found[index * len(found) // count] for index in range(count))
     labels = None
     if classes:
@@ -174,21 +186,5 @@ def open_images(options: ImageOptions, shape: tuple[int, int, int]) -> ImageSet 
         labels=labels,
         classes=tuple(classes),
         shape=shape,
-        resize=resize,
-        mean=mean,
-        std=std,
+        preprocessing=preprocessing,
     )
-
-
-def _per_channel(options: ImageOptions, name: str, channels: int) -> tuple[float, ...]:
-    """Numbers of an option, one a channel."""
-    values: tuple[float, ...] = getattr(options, name)
-    if len(values) == 3 and channels == 1 and values == getattr(ImageOptions, name):
-        values = (sum(values) / 3,)
-    if len(values) not in (1, channels):
-        raise ImageFolderError(
-            f"`{name}` has {len(values)} numbers; expected 1 or {channels}, as the input has channels."
-        )
-    if name == "std" and min(values) <= 0:
-        raise ImageFolderError(f"`std` is {values}; expected numbers above 0, of pixels in [0, 1].")
-    return values * channels if len(values) == 1 else values

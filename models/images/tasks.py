@@ -15,12 +15,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 from pruneport.errors import ImageFolderError
 from pruneport.models.images.image_files import check_name
-from pruneport.models.images.images import ImageSet, open_images
-from pruneport.models.options import AugmentName, ImageOptions, PreparationOptions
+from pruneport.models.images.images import ImageSet, list_folder
+from pruneport.models.options import AugmentName, PreparationOptions
+from pruneport.models.preparation.resolve import resolve
+from pruneport.models.record import Preprocessing
 
 __all__ = ["Pictures", "Task", "images_a_step", "mix", "open_task", "test_batches", "train_batches"]
 
@@ -44,13 +46,16 @@ class Task:
         return self.train.classes
 
 
-def open_task(folder: Path, options: PreparationOptions, shape: tuple[int, int, int]) -> Task:
+def open_task(
+    folder: Path, options: PreparationOptions, shape: tuple[int, int, int], known: Preprocessing | None = None
+) -> Task:
     """List both splits, and decode every image once, so that an unreadable one is met before any work.
 
     Args:
         folder: Holds ``train/CLASS/IMAGE`` and ``test/CLASS/IMAGE`` (or ``val``).
         options: How images become inputs.
         shape: C, H, W of the input.
+        known: What the network's source or plan says of their preparation; the options have the last word.
 
     Raises:
         ImageFolderError: A split is missing, empty or unlabelled, there are fewer than two classes, the splits'
@@ -68,7 +73,8 @@ def open_task(folder: Path, options: PreparationOptions, shape: tuple[int, int, 
             f"{folder} is no task: it needs the folders train and {_TESTS[0]} (or {' or '.join(_TESTS[1:])}), each "
             "with one folder of images a class."
         )
-    train, test = (_split(folder / name, options, shape) for name in ("train", held_out))
+    preprocessing = resolve(options, shape, known)
+    train, test = (_split(folder / name, preprocessing, shape) for name in ("train", held_out))
     if train.classes != test.classes:
         lacking = sorted(set(train.classes).symmetric_difference(test.classes))
         raise ImageFolderError(
@@ -80,10 +86,9 @@ def open_task(folder: Path, options: PreparationOptions, shape: tuple[int, int, 
     return Task(name=place.name, train=train, test=test)
 
 
-def _split(folder: Path, options: PreparationOptions, shape: tuple[int, int, int]) -> ImageSet:
+def _split(folder: Path, preprocessing: Preprocessing, shape: tuple[int, int, int]) -> ImageSet:
     """Labelled images of one folder, all of them readable, and some of every class."""
-    found = open_images(ImageOptions(images=folder, resize=options.resize, mean=options.mean, std=options.std), shape)
-    assert found is not None
+    found = list_folder(folder, shape, preprocessing)
     if found.labels is None:
         raise ImageFolderError(f"{folder} has no class folders; expected {folder}/CLASS/IMAGE.")
     empty = [name for index, name in enumerate(found.classes) if index not in set(found.labels)]
@@ -105,10 +110,12 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     def __init__(self, images: ImageSet, augment: AugmentName = "none") -> None:
         self.images = images
         _, height, width = images.shape
+        how = InterpolationMode(images.preprocessing.interpolation)
+        crop = v2.RandomResizedCrop((height, width), _SCALE, interpolation=how)
         steps: dict[AugmentName, list[v2.Transform]] = {
             "none": [],
-            "crop": [v2.RandomResizedCrop((height, width), _SCALE)],
-            "crop-flip": [v2.RandomResizedCrop((height, width), _SCALE), v2.RandomHorizontalFlip()],
+            "crop": [crop],
+            "crop-flip": [crop, v2.RandomHorizontalFlip()],
         }
         self._augment = v2.Compose(steps[augment]) if steps[augment] else None
         self._held = images.held

@@ -31,6 +31,7 @@ FILES = {
     "manifest.json",
     "model.onnx",
     "plan.json",
+    "preprocessor.json",
     "report.html",
     "verify.json",
     "weights.safetensors",
@@ -70,6 +71,20 @@ def test_a_shipped_bundle_is_whole(shipped: Path) -> None:
         assert "Latency" in text
 
 
+def test_preprocessing_and_class_names_travel(shipped: Path) -> None:
+    source = _read(shipped / "plan.json")["source"]
+    assert (source["preprocessing"]["mean"], source["class_names"]) == ([0.5], list("0123456789"))
+    said = _read(shipped / "preprocessor.json")
+    assert said.pop("id2label")["9"] == "9"
+    for name in ("dense.onnx", "model.onnx"):
+        metadata = read_metadata(shipped / name)
+        assert json.loads(metadata["preprocessing"]) == said
+        assert json.loads(metadata["class_names"]) == source["class_names"]
+    card = (shipped / "README.md").read_text(encoding="utf-8").replace("\\", "")
+    assert "Preprocessing: shorter side to 8 pixels (bilinear), centre crop of 8 x 8" in card
+    assert "Classes: 10, from 0 to 9" in card
+
+
 def test_the_manifest_records_who_made_it(shipped: Path) -> None:
     manifest = _read(shipped / "manifest.json")
     command = shlex.split(manifest["commands"][-1])
@@ -104,7 +119,7 @@ def test_step_by_step_gives_what_ship_gives(shipped: Path, run: Any, tmp_path: P
     done = run("compress", *SOURCE, "--out", folder)
     assert (done.code, {path.name for path in folder.iterdir()}) == (
         0,
-        {"plan.json", "weights.safetensors", "manifest.json", "README.md"},
+        {"plan.json", "weights.safetensors", "preprocessor.json", "manifest.json", "README.md"},
     )
     assert f"Next: pruneport export {folder}" in done.out
     assert "were not compared" in (folder / "README.md").read_text()
@@ -132,7 +147,7 @@ def test_exporting_anew_drops_what_was_seen_on_the_old_files(bundle: Path, run: 
     assert done.code == 0
     assert "verify.json, bench.json, report.html: of the ONNX files that are there now" in done.err
     assert {path.name for path in bundle.iterdir()} == FILES - {"verify.json", "bench.json", "report.html"}
-    assert check_hashes(open_bundle(bundle)) == "5 files match the manifest"
+    assert check_hashes(open_bundle(bundle)) == "6 files match the manifest"
     card = (bundle / "README.md").read_text()
     assert "were not compared" in card
     assert "Latency was not measured" in card

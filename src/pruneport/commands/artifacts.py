@@ -18,6 +18,7 @@ from pruneport.export.onnx.capture import listed
 from pruneport.export.onnx.exporter import OnnxNetwork, export_network
 from pruneport.export.options import ExportOptions
 from pruneport.export.parity import check_other_batches
+from pruneport.models.preparation.huggingface import preparation_metadata
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress
 
@@ -55,6 +56,7 @@ def write_onnx_pair(
             "params": str(cost.params),
             "pruneport": plan.libraries["pruneport"],
             "torch": str(torch.__version__),
+            **preparation_metadata(plan.source),
         }
         network.save(folder / name, metadata)
 

@@ -34,6 +34,7 @@ from pruneport.export.options import DEFAULTS, ExportOptions, ParityOptions
 from pruneport.export.verify import open_parity_images
 from pruneport.files import write_whole
 from pruneport.models.outputs import main_output
+from pruneport.models.preparation.resolve import prepared
 from pruneport.models.source import open_source
 from pruneport.progress import Progress, Stage, numbered, silent
 
@@ -112,11 +113,13 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     check_form(form)
     progress(Stage(f"building {config.source}"))
     dense, source = open_source(config)
+    source = prepared(source, config)
     if isinstance(config, ParityOptions):
-        images = open_parity_images(config, source.input_shape, form.batch_size_fixed)
+        images = open_parity_images(config, source.input_shape, form.batch_size_fixed, source.preprocessing)
         if images is not None:
             images.check_readable()
             check_classes(images, tuple(main_output(run_once(dense, source.input_shape)).shape))
+            source = replace(source, class_names=source.class_names or images.classes)
     check_inputs(config, dense, source)
     exported = None
     if config.dry_export:

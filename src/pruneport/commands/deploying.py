@@ -22,6 +22,7 @@ from pruneport.commands.records import (
 )
 from pruneport.commands.results import BenchResult, ExportResult, VerifyResult
 from pruneport.compress.records import Trained
+from pruneport.compress.surgery.plan import preprocessing_of
 from pruneport.errors import CheckpointError, OutputError, SourceError
 from pruneport.export.bundle.bundle import BENCH, DATA, DENSE_ONNX, MODEL_ONNX, REPORT, VERIFY, check_hashes, plan_hash
 from pruneport.export.bundle.writing import update_bundle
@@ -99,6 +100,7 @@ def verify(
         [hashes],
         comparable=not isinstance(bundle.plan.training, Trained),
         why_no_dense=why_no_dense,
+        preprocessing=preprocessing_of(bundle.plan, pruned),
         progress=progress,
     )
     progress(Stage("writing verify.json"))

@@ -19,7 +19,7 @@ from pruneport.compress.finetune.state import TrainState, read_state, write_stat
 from pruneport.compress.finetune.training import Job, train
 from pruneport.compress.importance.criteria import resolve_auto
 from pruneport.compress.prune import request_of
-from pruneport.compress.surgery.plan import Plan
+from pruneport.compress.surgery.plan import Plan, preprocessing_of
 from pruneport.compress.surgery.rebuild import rebuild_network
 from pruneport.errors import InputError, SourceError, TargetError, TrainingError
 from pruneport.export.bundle.bundle import TRAINING, is_bundle
@@ -31,6 +31,8 @@ from pruneport.models.factories import load_factory
 from pruneport.models.images.tasks import open_task
 from pruneport.models.names import not_a_source
 from pruneport.models.options import SourceOptions
+from pruneport.models.preparation.class_names import named
+from pruneport.models.preparation.resolve import prepared
 from pruneport.models.record import Factory
 from pruneport.models.source import open_source
 from pruneport.progress import Progress, Stage, numbered, silent
@@ -86,12 +88,16 @@ def _begin_or_go_on(config: FinetuneConfig, state_file: Path, factory: Factory |
     else:
         progress(Stage(f"opening {config.source}"))
         network, plan = _open(config, factory, progress)
+        known = replace(plan.source, preprocessing=preprocessing_of(plan, network))
+        plan = replace(plan, source=prepared(known, config))
     progress(Stage(f"reading the images of {config.task}"))
-    task = open_task(config.task, config, plan.source.input_shape)
+    task = open_task(config.task, config, plan.source.input_shape, plan.source.preprocessing)
     if network is not None:
         if plan.source.trained:  # else the seed stands for the weights themselves
             plan = replace(plan, source=replace(plan.source, seed=config.seed))
         network, plan = with_output_layer(network, plan, task, config.keep_head)
+        if config.class_names is not None:
+            plan = replace(plan, source=named(plan.source, network, config.class_names))
         _check_above(plan, config)
         write_state(state_file, TrainState(plan=plan, weights=dict(network.state_dict()), config=settings))
     return Job(

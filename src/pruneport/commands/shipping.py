@@ -46,7 +46,14 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         write_onnx_pair(staging, plan_hash(staging), plan, exported, pruned.network, progress)
         progress(Stage("verifying"))
         verification = verify_files(
-            staging, dense, pruned.network, plan.source.input_shape, config, [reload], progress=progress
+            staging,
+            dense,
+            pruned.network,
+            plan.source.input_shape,
+            config,
+            [reload],
+            preprocessing=plan.source.preprocessing,
+            progress=progress,
         )
         verified = verification.to_dict()
         write_json(staging / VERIFY, verified)

@@ -188,7 +188,7 @@ def test_what_nobody_expected_costs_one_trial() -> None:
 
 
 def _digits_folder(task: str) -> Path:
-    folder = _task(task, _STUDY, (1, 8, 8)).train.folder
+    folder = _task(task, _STUDY, (1, 8, 8), None).train.folder
     assert folder.is_dir()
     return folder
 

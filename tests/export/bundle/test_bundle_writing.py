@@ -135,7 +135,7 @@ def test_an_update_adds_and_replaces_files(bundle: Path) -> None:
         (staging / "bench.json").write_text("2")
     reopened = open_bundle(bundle)
     assert set(reopened.files) == {*opened.files, "bench.json"}
-    assert check_hashes(reopened) == "3 files match the manifest"
+    assert check_hashes(reopened) == "4 files match the manifest"
     assert reopened.path("bench.json").read_text() == "2"
     assert json.loads((bundle / "manifest.json").read_text())["commands"][-1] == "pruneport bench again"
     assert not list(bundle.glob(".*"))
@@ -181,11 +181,12 @@ def test_an_update_takes_outdated_files_away(bundle: Path) -> None:
     with update_bundle(open_bundle(bundle), "", ("verify.json", "bench.json", "report.html")) as staging:
         (staging / "bench.json").write_text("new")
     reopened = open_bundle(bundle)
-    assert check_hashes(reopened) == "3 files match the manifest"
+    assert check_hashes(reopened) == "4 files match the manifest"
     assert reopened.path("bench.json").read_text() == "new"
     assert {path.name for path in bundle.iterdir()} == {*reopened.files, "manifest.json"}
 
 
+_FILES = {"plan.json", "weights.safetensors", "preprocessor.json", "manifest.json"}
 _KILLED = """
 import sys, time
 from pathlib import Path
@@ -206,7 +207,7 @@ def test_a_killed_process_leaves_no_half_bundle(bundle: Path, listing: Any) -> N
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGKILL)
     assert not out.exists()
-    assert check_hashes(open_bundle(bundle)) == "2 files match the manifest"
+    assert check_hashes(open_bundle(bundle)) == "3 files match the manifest"
     assert listing(bundle) == before
     with new_bundle(out, False, "") as staging:  # the leftovers are in nobody's way
         _write(staging)
@@ -276,11 +277,11 @@ def test_files_get_ordinary_permissions(mask: int, digits: Any, tmp_path: Path) 
         os.umask(previous)
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~mask
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
-    assert modes == dict.fromkeys(("plan.json", "weights.safetensors", "manifest.json"), 0o666 & ~mask)
+    assert modes == dict.fromkeys(_FILES, 0o666 & ~mask)
 
 
 def test_no_pickle_is_inside(bundle: Path) -> None:
-    assert {path.name for path in bundle.iterdir()} == {"plan.json", "weights.safetensors", "manifest.json"}
+    assert {path.name for path in bundle.iterdir()} == _FILES
     for path in bundle.iterdir():
         content = path.read_bytes()
         assert not zipfile.is_zipfile(path), path.name

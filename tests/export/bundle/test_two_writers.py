@@ -70,7 +70,7 @@ def test_a_second_update_is_refused_and_the_first_ends_well(bundle: Path, other:
     ):
         pass
     _update(bundle)
-    assert check_hashes(open_bundle(bundle)) == "4 files match the manifest"
+    assert check_hashes(open_bundle(bundle)) == "5 files match the manifest"
     assert json.loads((bundle / "manifest.json").read_text())["commands"] == ["pruneport compress", "update", "ours"]
     assert not list(bundle.parent.rglob(".*"))
 

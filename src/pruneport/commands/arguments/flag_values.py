@@ -27,6 +27,7 @@ _NAMES = {  # what stands for the value; where it is not here, the type says it
     "factory": "FILE.py:FUNCTION",
     "checkpoint": "FILE",
     "dynamic": "SIZES",
+    "class_names": "FILE",
     "plot": "FILE.svg",
     "graph": "FILE.svg",
     "seeds": "INT ...",
