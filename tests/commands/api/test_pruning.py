@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import json
 import sys
 from collections.abc import Callable
@@ -318,3 +319,8 @@ def test_ship_by_keywords(tmp_path: Path) -> None:
         pruneport.ship("pruneport:digits_resnet", macs=0.5, out="digits", image="x")  # type: ignore[call-arg]
     with pytest.raises(SourceError, match="is a Residual; expected a string"):
         pruneport.ship(build(), macs=0.5, out="digits")  # type: ignore[arg-type]
+
+
+def test_the_example_runs() -> None:
+    (example,) = doctest.DocTestFinder(recurse=False).find(pruneport.prune, "prune", globs={})
+    assert doctest.DocTestRunner().run(example) == (0, 5)

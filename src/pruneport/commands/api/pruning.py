@@ -160,10 +160,9 @@ def prune(
         PruningError: Nothing can be pruned.
 
     Example:
-        >>> import torch, pruneport
-        >>> model = torch.nn.Sequential(
-        ...     torch.nn.Conv2d(1, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 8, 3), torch.nn.Flatten()
-        ... )
+        >>> import pruneport
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 16, 3), nn.Flatten(), nn.Linear(256, 4))
         >>> pruned = pruneport.prune(model, macs=0.5, input_shape=(1, 8, 8))
         >>> pruned.network[0].weight.shape
         torch.Size([16, 1, 3, 3])
