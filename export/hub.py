@@ -271,7 +271,7 @@ def _copies(repository: Repository) -> Path:
     """Where the copies of a repository's bundles lie on this machine."""
     from huggingface_hub import constants
 
-    return Path(constants.HF_ASSETS_CACHE) / "pruneport" / "bundles" / f"{repository.owner}--{repository.name}"
+    return Path(constants.HF_ASSETS_CACHE) / "pruneport" / "bundles" / "--".join((repository.owner, repository.name))
 
 
 def _copies_here(repository: Repository, copies: Path) -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pruneport.documents import Json
+from pruneport.export.card.provenance import fine_tuned
 from pruneport.export.card.summary import device_name
 from pruneport.export.card.words import clean
 from pruneport.models.hubs.timm_networks import base_model
@@ -117,7 +118,7 @@ def has_front_matter(card: str) -> bool:
 
 def _accuracy(plan: Json, verify: Json | None) -> Iterator[Result]:
     """Top-1 of the network that is shipped; of random weights there is none."""
-    counted, training = (verify or {}).get("accuracy"), plan.get("training")
+    counted, training = (verify or {}).get("accuracy"), fine_tuned(plan)
     if not plan["source"]["trained"]:
         return
     if counted:

@@ -18,6 +18,7 @@ from hub_server import TOKEN, running_hub
 _EARLIER = Path(__file__).parents[1] / "data" / "earlier" / "shipped"
 
 
+@pytest.mark.slow
 def test_a_shipped_bundle_is_pushed_verified_timed_and_exported_by_its_name(
     bundle: Path, run: Any, hub: Any, listing: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +133,7 @@ def test_what_is_missing_here(
     assert listing(bundle) == before
 
 
+@pytest.mark.slow
 def test_the_client_is_found_by_the_environment_and_imported_by_nobody_else(bundle: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pruneport.cli import main\n"

@@ -39,7 +39,7 @@ def test_a_bundle_goes_up_and_comes_back_bit_for_bit(digits: Any, bundle: Path, 
     (bundle / "notes.txt").write_text("mine")
     (bundle / ".secret").write_text("mine")
     done = _push(bundle)
-    names = {"plan.json", "weights.safetensors", "manifest.json"}
+    names = {"plan.json", "weights.safetensors", "preprocessor.json", "manifest.json"}
     assert set(done.files) == names
     assert set(hub.uploaded) == names  # and nothing that is not in the manifest
     assert set(hub.repos["me/half"].files) == {*names, ".gitattributes"}
@@ -154,7 +154,8 @@ def test_what_is_no_sound_bundle_is_named_and_leaves_nothing(
 def test_only_files_of_the_manifest_are_fetched(bundle: Path, hub: Any) -> None:
     hub.put("me/half", {**_files(bundle), "run_me.py": b"raise SystemExit", "sub/plan.json": b"{}"})
     folder = fetch_bundle(NAME).folder
-    assert {path.name for path in folder.iterdir()} == {"plan.json", "weights.safetensors", "manifest.json"}
+    names = {"plan.json", "weights.safetensors", "preprocessor.json", "manifest.json"}
+    assert {path.name for path in folder.iterdir()} == names
     assert not [path for _, path in hub.asked if "run_me" in path or "sub" in path]
 
 
@@ -352,6 +353,7 @@ print(fetch_bundle("hf-hub:me/half").folder)
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_fetching_leaves_nothing_that_is_taken_for_a_bundle(
     bundle: Path, hub: Any, tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ def test_no_message_of_the_rooms_names_a_flag() -> None:
 def test_every_option_that_a_message_names_is_one() -> None:
     """A slip of the pen would be shown as it is, with its backticks."""
     options = {field.name for name in configs.__all__ for field in fields(getattr(configs, name))}
+    options |= {"macs", "example_inputs"}  # of the functions of ``pruneport`` itself
     found = [
         (path.name, option["name"])
         for path in _sources()

@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from small_networks import Net, parameter
 from torch_pruning_faults import dependency_graph, outcome, removed_from, still_a_fault, without
 
+pytestmark = pytest.mark.slow  # what another release of torch-pruning may change
+
 ATTENTION = "compress/resize/attention.py"
 TRACER = "compress/graph/tracing/tracer.py and its op_* handlers"
 

@@ -17,6 +17,8 @@ from torch.nn.utils import parametrizations
 from small_networks import Net, conv
 from torch_pruning_faults import outcome, pruned_by, removed_from, still_a_fault
 
+pytestmark = pytest.mark.slow  # what another release of torch-pruning may change
+
 RESIZE = "compress/resize/layers.py"
 PRUNER = "compress/removal.py and compress/graph/widths.py"
 

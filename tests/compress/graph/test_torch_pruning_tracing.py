@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from small_networks import Net, conv, parameter
 from torch_pruning_faults import dependency_graph, outcome, pruned_by, removed_from, still_a_fault, without
 
+pytestmark = pytest.mark.slow  # what another release of torch-pruning may change
+
 TRACER = "compress/graph/tracing/tracer.py and its op_* handlers"
 
 

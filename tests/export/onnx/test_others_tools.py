@@ -30,7 +30,10 @@ _NETWORKS: dict[str, tuple[Make, tuple[int, int, int]]] = {
 }
 
 
-@pytest.fixture(scope="session", params=["dense digits", "pruned digits", *_NETWORKS])
+_SLOW = [pytest.param(name, marks=[pytest.mark.slow] * (name == "mobilenet_v2")) for name in _NETWORKS]
+
+
+@pytest.fixture(scope="session", params=["dense digits", "pruned digits", *_SLOW])
 def file(request: pytest.FixtureRequest, digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("file") / "model.onnx"
     if request.param in _NETWORKS:

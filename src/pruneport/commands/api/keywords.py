@@ -21,7 +21,9 @@ from pruneport.compress.options import (
     ScopeName,
 )
 from pruneport.errors import InputError, PruneportError
+from pruneport.export.options import DynamicName
 from pruneport.models.factories import did_you_mean
+from pruneport.models.options import InterpolationName
 
 __all__ = [
     "BenchKeywords",
@@ -40,8 +42,9 @@ _Options = TypeVar("_Options")
 
 class _PreparationKeywords(TypedDict, total=False):
     resize: int | None
-    mean: Sequence[float]
-    std: Sequence[float]
+    interpolation: InterpolationName | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
 
 
 class PruneKeywords(_PreparationKeywords, total=False):
@@ -68,6 +71,7 @@ class CompressKeywords(PruneKeywords, total=False):
     checkpoint: PathName | None
     weights: str | None
     model_arg: Sequence[str]
+    class_names: PathName | None
     input_shape: tuple[int, int, int] | None
     seed: int
     overwrite: bool
@@ -104,6 +108,11 @@ class ShipKeywords(CompressKeywords, BenchKeywords, total=False):
     images_limit: int | None
     parity_batches: Sequence[int]
     batch_size_fixed: int | None
+    dynamic: DynamicName
+    opset: int | None
+    input_names: Sequence[str]
+    output_names: Sequence[str]
+    external_data: bool
 
 
 def options_from(kind: type[_Options], function: str, given: Mapping[str, Any]) -> _Options:
