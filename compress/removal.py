@@ -50,7 +50,7 @@ def remove_units(
         OutputError: It computes something else.
     """
     chosen = [
-        (group, [group.units[unit] for unit in range(group.width) if unit not in set(plan.kept)])
+        (group, [group.units[unit] for unit in sorted(set(range(group.width)).difference(plan.kept))])
         for group, plan in zip(assessed.groups, plans, strict=True)
         if plan.kept is not None
     ]

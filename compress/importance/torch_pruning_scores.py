@@ -70,9 +70,10 @@ def importances(
     """
     if wanted != "none":
         graph = ChannelGraph.of(copy.deepcopy(graph.model), graph.coupling)
-        squared = wanted == "squared"
-        found = mean_squared_gradient(graph.model, batches, labels) if squared else None
-        gradients = mean_gradient(graph.model, batches, labels)[1] if found is None else found
+        if wanted == "squared":
+            gradients = mean_squared_gradient(graph.model, batches, labels)
+        else:
+            _, gradients = mean_gradient(graph.model, batches, labels)
         for name, parameter in graph.model.named_parameters():
             parameter.grad = gradients[name].to(parameter.dtype)
     with torch.random.fork_rng(devices=[]):
