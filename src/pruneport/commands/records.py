@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from pruneport.bench.latency.onnx_input import read_input
+from pruneport.bench.latency.onnx_input import read_inputs
 from pruneport.bench.latency.records import read_measured
 from pruneport.commands.configs import BundleOptions
 from pruneport.documents import read_start
@@ -91,7 +91,7 @@ def bundle_at(folder: Path, progress: Progress) -> Bundle:
 
 def fixed_batch_of(bundle: Bundle) -> int | None:
     """The one batch size that the bundle's ONNX files take; None where they take any."""
-    batch = read_input(bundle.path(MODEL_ONNX)).batch
+    batch = read_inputs(bundle.path(MODEL_ONNX)).batch
     return batch if isinstance(batch, int) else None
 
 
