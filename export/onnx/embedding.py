@@ -45,12 +45,12 @@ class Embedding(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The network's inputs."""
         if self._takes_bytes:
-            images = images.permute(0, 3, 1, 2).contiguous().to(torch.float32) / _LARGEST
+            images = _as_floats(images)
         return (images - self.mean) / self.std
 
     def images_of(self, pixels: Tensor) -> Tensor:
         """What the file takes, of pixels (B, H, W, C) in uint8."""
-        return pixels if self._takes_bytes else pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32) / _LARGEST
+        return pixels if self._takes_bytes else _as_floats(pixels)
 
     def random_images(self, batch: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
         """What the file takes, of uniform random pixels; ``shape`` is C, H, W."""
@@ -67,6 +67,11 @@ class Embedding(nn.Module):
     @property
     def _takes_bytes(self) -> bool:
         return self.name == _BYTES
+
+
+def _as_floats(pixels: Tensor) -> Tensor:
+    """Pixels (B, H, W, C) in uint8 as (B, C, H, W) from 0 to 1, which lie in memory so: some networks take views."""
+    return pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32) / _LARGEST
 
 
 def sizes_in_file(name: EmbeddedName | None, shape: tuple[int, int, int]) -> tuple[int, int, int]:
