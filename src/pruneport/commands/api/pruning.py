@@ -34,8 +34,8 @@ from pruneport.models.live.identity import live_source, state_sha256
 from pruneport.models.options import PreparationOptions
 from pruneport.models.outputs import main_output, read_outputs, takes_several
 from pruneport.models.preparation.known import infer_preprocessing
-from pruneport.models.preparation.resolve import is_guess, prepared
-from pruneport.models.record import Factory, Source
+from pruneport.models.preparation.resolve import prepared
+from pruneport.models.record import Factory
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
 __all__ = ["PrunedNetwork", "prune"]
@@ -119,7 +119,7 @@ class PrunedNetwork:
         if config.embed_preprocessing is not None:  # what cannot be is met before anything is written
             known = preprocessing_of(plan, network)
             embedding_for(config.embed_preprocessing, known, plan.source.input_shape)
-        if there != plan:
+        if there is None or there.to_json() != plan.to_json():
             if there is None and is_bundle(folder) and not overwrite:
                 raise BundleError(
                     f"{folder} is the bundle of another network, or of this one before it was trained; choose another "
@@ -194,7 +194,8 @@ def prune(
         progress = numbered(progress, 1 + STAGES)
         progress(Stage("copying the network"))
         dense, unhooked = copy_network(model)
-        source = _prepared(live_source(dense, _input_shape(input_shape, example_inputs), seed), dense, chosen)
+        source = live_source(dense, _input_shape(input_shape, example_inputs), seed)
+        source = replace(source, preprocessing=infer_preprocessing(source, dense))
         outputs = read_outputs(run_once(dense, source.input_shape))
         given = None
         if calibration is not None and chosen.calibration is None:
@@ -230,15 +231,6 @@ def _options(
             "they are. Leave it out, and give tensors as the network takes them."
         )
     return options
-
-
-def _prepared(source: Source, network: nn.Module, options: CompressOptions) -> Source:
-    """The source with how images become its inputs, where it is known, given, or needed for a folder of them."""
-    known = infer_preprocessing(source, network)
-    if known is not None and not is_guess(known):
-        source = replace(source, preprocessing=known)
-    needed = options.calibration is not None or options.mean is not None or options.std is not None
-    return prepared(source, options) if needed or source.preprocessing is not None else source
 
 
 def _input_shape(shape: tuple[int, int, int] | None, example: ExampleInputs | None) -> tuple[int, int, int]:
