@@ -86,20 +86,26 @@ def height_width(name: EmbeddedName | None) -> tuple[int, int]:
 
 
 def embedding_for(
-    name: EmbeddedName | None, preprocessing: Preprocessing | None, shape: tuple[int, int, int]
+    name: EmbeddedName | None, preprocessing: Preprocessing | None, shape: tuple[int, int, int] | None
 ) -> Embedding | None:
     """What stands before a network in its ONNX file; None where it takes normalised inputs.
 
     Args:
         name: What was asked for.
         preprocessing: Of the network's images, as far as it is known.
-        shape: C, H, W of the network's input.
+        shape: C, H, W of the network's input; None where it takes several inputs, or what is no image.
 
     Raises:
-        InputError: It is not known how images become the network's inputs, or what is said does not fit its channels.
+        InputError: The network takes no images, it is not known how these become its inputs, or what is said does not
+            fit its channels.
     """
     if name is None:
         return None
+    if shape is None:
+        raise InputError(
+            f"`{EMBEDDED}`: the network takes several inputs, or what is no image, and only one batch of images can be "
+            "normalised in a file. Leave it out."
+        )
     channels = shape[0]
     if preprocessing is None and channels not in (1, 3):
         raise InputError(f"`{EMBEDDED}`: the network takes {channels} channels; images have 1 or 3. Leave it out.")

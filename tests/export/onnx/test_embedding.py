@@ -157,6 +157,7 @@ def test_a_size_that_becomes_a_number_is_found(tmp_path: Path) -> None:
     ("preprocessing", "shape", "said"),
     [
         (None, (3, 8, 8), "nothing is known of how images become the network's inputs"),
+        (None, None, "takes several inputs, or what is no image"),
         (None, (4, 8, 8), "the network takes 4 channels; images have 1 or 3"),
         (known(origin="ImageNet's"), (3, 8, 8), "Give `mean` and `std`, of pixels in 0 to 1"),
         (known(origin="ImageNet's; given: `mean`"), (3, 8, 8), "nothing is known"),
@@ -166,7 +167,7 @@ def test_a_size_that_becomes_a_number_is_found(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_embedded_is_named(
-    preprocessing: Preprocessing | None, shape: tuple[int, int, int], said: str
+    preprocessing: Preprocessing | None, shape: tuple[int, int, int] | None, said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
         embedding_for("uint8-nhwc", preprocessing, shape)
