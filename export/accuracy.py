@@ -15,6 +15,7 @@ from pruneport.arrays import AnyArray
 from pruneport.errors import ImageFolderError
 from pruneport.export.compared import Compared
 from pruneport.export.cpu_session import run_onnx
+from pruneport.export.onnx.embedding import Embedding
 from pruneport.export.parity import TOLERANCES, Parity, nearby, parity_of, run_torch
 from pruneport.models.images.images import ImageSet
 from pruneport.models.outputs import Outputs
@@ -69,6 +70,7 @@ def check_images(
     names: Sequence[str] | None = None,
     fixed: int | None = None,
     progress: Progress = silent,
+    embedding: Embedding | None = None,
 ) -> tuple[Parity, Accuracy | None, Agreement | None]:
     """Compare the pruned network on images, and count top-1 of dense (if given), pruned and pruned ONNX where labelled.
 
@@ -80,6 +82,8 @@ def check_images(
         names: Of the file's outputs, in order (see ``output_names``).
         fixed: The one batch size that the file takes, or None.
         progress: Told how far it is.
+        embedding: What the file holds before the network: it then gets pixels, and the network what they are prepared
+            to.
 
     Returns:
         The comparison with torch; the accuracy, where the images are labelled; how often the pruned network decides as
@@ -92,11 +96,13 @@ def check_images(
     compared = Compared(TOLERANCES["fp32"], names)
     choices: list[AnyArray] = []
     done = 0
-    for given, labels in images.batches(size):
+    for given, labels in images.pixel_batches(size):
         progress(Step(f"running image {done + 1} of {len(images)}", done, len(images)))
         done += len(given)
-        inputs = torch.cat([given, given[-1:].expand(size - len(given), *given.shape[1:])]) if fixed else given
-        theirs, ours = run_torch(pruned, inputs), run_onnx(pruned_session, inputs)
+        pixels = torch.cat([given, given[-1:].expand(size - len(given), *given.shape[1:])]) if fixed else given
+        inputs = images.normalised_batch(pixels)
+        ours = run_onnx(pruned_session, inputs if embedding is None else embedding.images_of(pixels))
+        theirs = run_torch(pruned, inputs)
         found = compared.add(theirs, ours, partial(nearby, pruned, inputs)).get(theirs.main)
         wanted = _main(theirs)
         check_classes(images, wanted.shape)

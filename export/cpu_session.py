@@ -10,12 +10,21 @@ from torch import Tensor
 
 from pruneport.arrays import AnyArray
 from pruneport.errors import ExportError, InputError
+from pruneport.export.onnx.embedding import EMBEDDED, embedded_name, height_width
 from pruneport.export.onnx.form import names_in
 from pruneport.export.onnx.memory import within_free_memory
 from pruneport.export.onnx.onnx_reader import read_onnx
-from pruneport.export.options import ParityOptions
+from pruneport.export.options import EmbeddedName, ParityOptions
 
-__all__ = ["fitting_batches", "fixed_batch", "open_cpu_session", "open_size", "output_names", "run_onnx"]
+__all__ = [
+    "embedded_in",
+    "fitting_batches",
+    "fixed_batch",
+    "open_cpu_session",
+    "open_size",
+    "output_names",
+    "run_onnx",
+]
 
 
 def open_cpu_session(path: Path) -> Any:
@@ -51,7 +60,18 @@ def output_names(session: Any) -> tuple[str, ...] | None:
 
 def open_size(session: Any) -> bool:
     """Whether a session takes images of other sizes than the example's."""
-    return any(not isinstance(size, int) for size in session.get_inputs()[0].shape[2:])
+    dimensions = session.get_inputs()[0].shape
+    places = height_width(embedded_in(session))
+    return any(place < len(dimensions) and not isinstance(dimensions[place], int) for place in places)
+
+
+def embedded_in(session: Any) -> EmbeddedName | None:
+    """What preprocessing a session's file holds; None where it takes normalised inputs.
+
+    Raises:
+        ModelError: It says that it holds one that this version does not know.
+    """
+    return embedded_name(session.get_modelmeta().custom_metadata_map.get(f"pruneport.{EMBEDDED}"))
 
 
 def fixed_batch(session: Any) -> int | None:

@@ -7,9 +7,10 @@ from typing import Literal
 
 from pruneport.models.options import ImageOptions
 
-__all__ = ["DEFAULTS", "DynamicName", "ExportOptions", "ParityOptions"]
+__all__ = ["DEFAULTS", "DynamicName", "EmbeddedName", "ExportOptions", "ParityOptions"]
 
 DynamicName = Literal["batch", "batch,height,width"]
+EmbeddedName = Literal["uint8-nhwc", "float-nchw"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,9 @@ class ExportOptions:
     """Names of the outputs in the files, one for each, in the network's order; default: the ways to them in torch."""
     external_data: bool = False
     """Put the weights into a file of their own beside each ONNX file, as is done anyway above 1.8 GB."""
+    embed_preprocessing: EmbeddedName | None = None
+    """Put the normalisation into the files, which then take images that are only resized and cropped: uint8-nhwc (B, H,
+    W, C) from 0 to 255, float-nchw (B, C, H, W) in 0 to 1; default: they take normalised inputs."""
 
 
 DEFAULTS = ExportOptions()

@@ -16,6 +16,7 @@ from pruneport.errors import ExportError
 from pruneport.export.compared import Compared, Tolerance
 from pruneport.export.cpu_session import open_cpu_session, open_size, output_names, run_onnx
 from pruneport.export.onnx.capture import onnx_outputs
+from pruneport.export.onnx.embedding import Embedding
 from pruneport.export.onnx.exporter import OnnxNetwork
 from pruneport.export.onnx.form import other_size
 from pruneport.models.outputs import Outputs
@@ -86,8 +87,9 @@ def check_seeded(
     batches: tuple[int, ...],
     names: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
+    embedding: Embedding | None = None,
 ) -> list[Parity]:
-    """Compare on normal inputs (B, C, H, W), seeded by the batch size, at every batch size.
+    """Compare on normal inputs (B, C, H, W), or on images of uniform pixels, seeded by the batch size, at every one.
 
     Args:
         name: ``dense`` or ``pruned``.
@@ -97,16 +99,22 @@ def check_seeded(
         batches: Batch sizes.
         names: Of the file's outputs, in order (see ``output_names``).
         size: H, W, for the record, where they are not the plan's.
+        embedding: What the file holds before the network; it then takes images, and the network their inputs.
 
     Raises:
         ExportError: The ONNX file does not run at one of them.
     """
     results = []
     for batch in batches:
-        inputs = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
+        generator = torch.Generator().manual_seed(batch)
+        if embedding is None:
+            given = inputs = torch.randn(batch, *shape, generator=generator)
+        else:
+            given = embedding.random_images(batch, shape, generator)
+            inputs = embedding(given)
         compared = Compared(TOLERANCES["fp32"], names)
         theirs = run_torch(network, inputs)
-        compared.add(theirs, run_onnx(session, inputs), partial(nearby, network, inputs))
+        compared.add(theirs, run_onnx(session, given), partial(nearby, network, inputs))
         results.append(replace(parity_of(name, compared, "seeded", batch), size=size))
     return results
 
@@ -131,16 +139,16 @@ def check_other_batches(network: nn.Module, exported: OnnxNetwork, shape: tuple[
         except OSError:
             return  # there is no room to try it; the comparison of the files shows it later
         session = open_cpu_session(Path(folder) / "model.onnx")
-        names = output_names(session)
-        if not check_seeded("", network, session, shape, (2,), names)[0].ok:
+        check = partial(check_seeded, "", network, session, names=output_names(session), embedding=exported.embedding)
+        if not check(shape, (2,))[0].ok:
             return  # something else is wrong, which the comparison of the files shows
         try:
-            fault = check_seeded("", network, session, shape, (3,), names)[0].fault
+            fault = check(shape, (3,))[0].fault
         except ExportError as error:
             fault = str(error)
         try:
             other = other_size(shape)
-            resized = check_seeded("", network, session, other, (2,), names)[0].fault if open_size(session) else ""
+            resized = check(other, (2,))[0].fault if open_size(session) else ""
         except ExportError as error:
             resized = str(error)
     if fault:

@@ -10,10 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruneport.errors import BundleError, ParityError
+from pruneport.errors import BundleError, InputError, ParityError
 from pruneport.export.accuracy import Accuracy, Agreement, check_images
 from pruneport.export.bundle.bundle import DENSE_ONNX, MODEL_ONNX, plan_hash
-from pruneport.export.cpu_session import fitting_batches, fixed_batch, open_cpu_session, open_size, output_names
+from pruneport.export.cpu_session import (
+    embedded_in,
+    fitting_batches,
+    fixed_batch,
+    open_cpu_session,
+    open_size,
+    output_names,
+)
+from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.form import other_size
 from pruneport.export.onnx.onnx_file import check_onnx, read_metadata
 from pruneport.export.options import ParityOptions
@@ -105,7 +113,8 @@ def verify_files(
         progress: Told what is being done.
 
     Raises:
-        InputError: A batch size is below 1, or the file does not take it.
+        InputError: A batch size is below 1, or the file does not take it; or ``mean`` and ``std`` are given and are not
+            those that the files hold.
         BundleError: An ONNX file belongs to another plan, or a network does not run on the plan's input.
         ExportError: An ONNX file is not valid.
         ImageFolderError: The images cannot be used.
@@ -127,16 +136,20 @@ def verify_files(
         progress(f"comparing {file} with torch")
         session = open_cpu_session(path)
         names, fixed = output_names(session), fixed_batch(session)
+        embedding = embedding_for(embedded_in(session), preprocessing, shape)
+        if images is not None and embedding is not None and preprocessing is not None:
+            _require_same(images.preprocessing, preprocessing)
         _require_forward(name, network, (fixed or 1, *shape))
         batches = fitting_batches(options, fixed)
-        parity += check_seeded(name, network, session, shape, batches, names)
+        parity += check_seeded(name, network, session, shape, batches, names, embedding=embedding)
         if open_size(session):
             other = other_size(shape)
             _require_forward(name, network, (1, *other))
-            parity += check_seeded(name, network, session, other, batches, names, other[1:])
+            parity += check_seeded(name, network, session, other, batches, names, other[1:], embedding)
         if name == "pruned" and images is not None:
-            compared = dense if comparable else None
-            on_images, accuracy, agreement = check_images(images, compared, pruned, session, names, fixed, progress)
+            on_images, accuracy, agreement = check_images(
+                images, dense if comparable else None, pruned, session, names, fixed, progress, embedding
+            )
             parity.append(on_images)
     return Verification(
         checks=tuple(done),
@@ -161,6 +174,19 @@ def _require_forward(name: str, network: nn.Module, shape: tuple[int, ...]) -> N
             f"the {name} network does not run on an input of shape {shape}: {type(error).__name__}: {error}. The "
             "plan was damaged or edited, or the factory is another one; compress again."
         ) from error
+
+
+def _require_same(given: Preprocessing, embedded: Preprocessing) -> None:
+    """Check that images are to be normalised as a file that does so itself normalises them.
+
+    Raises:
+        InputError: They are not.
+    """
+    if (given.mean, given.std) != (embedded.mean, embedded.std):
+        raise InputError(
+            f"`mean` and `std` are {given.mean} and {given.std}, and the ONNX files normalise images themselves, by "
+            f"{embedded.mean} and {embedded.std}: leave out `mean` and `std`."
+        )
 
 
 def require_parity(verification: Verification) -> None:

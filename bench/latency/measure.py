@@ -9,12 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 
 from pruneport.bench.devices import cpu_in_use_by_others, describe_device, latency_versions, sample_device
-from pruneport.bench.latency.onnx_input import read_input
+from pruneport.bench.latency.onnx_input import read_inputs
 from pruneport.bench.latency.records import BatchTimes, Measured
 from pruneport.bench.latency.sessions import BoundRun, Session, open_session
 from pruneport.bench.latency.stats import paired_speedup, summarise
@@ -44,7 +42,7 @@ def measure(
 
     Args:
         dense: ONNX file of the dense network.
-        pruned: ONNX file of the pruned network; it takes the same images.
+        pruned: ONNX file of the pruned network; it takes the same inputs.
         options: provider, batch sizes, runs and level of the interval; networks of a fixed batch are timed at that
             where no other batch sizes were asked for.
         progress: called with one line for each step of the work.
@@ -57,7 +55,7 @@ def measure(
 
     Raises:
         InputError: an option is out of range, or a file is missing; all faults are named at once.
-        ModelError: a network cannot take one of the batch sizes, or the two take different images.
+        ModelError: a network cannot take one of the batch sizes, or the two take different inputs.
         ProviderError: the provider is not there, or would not run every node.
     """
     options = _validate(dense, pruned, options)
@@ -153,12 +151,11 @@ def _validate(dense: Path, pruned: Path, options: BenchOptions) -> BenchOptions:
     faults += _option_faults(options)
     if faults:
         raise InputError("The networks cannot be timed. " + ". ".join(faults) + ".")
-    inputs = {name: read_input(path) for name, path in _both(dense, pruned)}
+    inputs = {name: read_inputs(path) for name, path in _both(dense, pruned)}
     first, second = inputs["dense"], inputs["pruned"]
-    if (first.shape, first.dtype) != (second.shape, second.dtype):
+    if not first.takes_as(second):
         raise ModelError(
-            "Dense and pruned must take the same images to be compared; "
-            f"dense takes {first.dtype} {first.shape}, pruned {second.dtype} {second.shape}."
+            f"Dense and pruned must take the same inputs to be compared; dense takes {first}, pruned {second}."
         )
     if isinstance(first.batch, int):
         options = _at(first.batch, options)
@@ -219,8 +216,8 @@ def _listed(batches: tuple[int, ...]) -> str:
 
 def _measure_batch(sessions: dict[str, Session], batch: int, options: BenchOptions, progress: Progress) -> BatchTimes:
     """Time both networks at one batch size."""
-    images = _random_images(sessions["dense"], batch)
-    runs = {name: session.bind(images) for name, session in sessions.items()}
+    values = sessions["dense"].inputs.drawn(batch, _SEED)
+    runs = {name: session.bind(*values) for name, session in sessions.items()}
     progress(f"batch {batch}: {options.warmup} warm-up runs of each network")
     for run in runs.values():
         for _ in range(options.warmup):
@@ -243,13 +240,6 @@ def _measure_batch(sessions: dict[str, Session], batch: int, options: BenchOptio
         speedup=speedup,
         device=device,
     )
-
-
-def _random_images(session: Session, batch: int) -> npt.NDArray[Any]:
-    """A seeded standard normal batch (B, C, H, W): what a normalised image looks like to the network."""
-    generator = np.random.default_rng(_SEED)
-    shape = (batch, *session.input.shape)
-    return generator.standard_normal(shape, dtype=np.float32).astype(session.input.dtype)
 
 
 def _interleave(runs: dict[str, BoundRun], repeats: int) -> dict[str, list[float]]:

@@ -16,7 +16,7 @@ import io
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from pruneport.bench.devices import available_cores
-from pruneport.bench.latency.onnx_input import NetworkInput, read_input
+from pruneport.bench.latency.onnx_input import NetworkInputs, read_inputs
 from pruneport.bench.options import BenchOptions
 from pruneport.errors import ModelError, ProviderError
 from pruneport.export.onnx.memory import within_free_memory
@@ -85,22 +85,24 @@ def provider_options(options: BenchOptions) -> dict[str, str]:
 
 
 class BoundRun:
-    """One batch bound to one session at fixed addresses."""
+    """One batch of every input bound to one session at fixed addresses."""
 
     def __init__(
-        self, session: Any, name: str, images: npt.NDArray[Any], device: tuple[str, int], graph_id: int
+        self, session: Any, given: Mapping[str, npt.NDArray[Any]], device: tuple[str, int], graph_id: int
     ) -> None:
         # The first run only finds the outputs' shapes: it must not become the captured CUDA graph.
-        outputs = session.run(None, {name: images}, _run_options(-1))
+        outputs = session.run(None, dict(given), _run_options(-1))
         self._session = session
         self._run_options = _run_options(graph_id)
         self._binding = session.io_binding()
         # Kept here: on the CPU a value only borrows its array's memory.
         self._values = [
-            ort.OrtValue.ortvalue_from_numpy(array, *device) for array in (images, *map(np.zeros_like, outputs))
+            ort.OrtValue.ortvalue_from_numpy(array, *device)
+            for array in (*given.values(), *map(np.zeros_like, outputs))
         ]
-        self._binding.bind_ortvalue_input(name, self._values[0])
-        for meta, value in zip(session.get_outputs(), self._values[1:], strict=True):
+        for name, value in zip(given, self._values[: len(given)], strict=True):
+            self._binding.bind_ortvalue_input(name, value)
+        for meta, value in zip(session.get_outputs(), self._values[len(given) :], strict=True):
             self._binding.bind_ortvalue_output(meta.name, value)
         self._binding.synchronize_inputs()
 
@@ -118,7 +120,7 @@ class BoundRun:
 class Session:
     """A session that runs wholly on its provider."""
 
-    input: NetworkInput
+    inputs: NetworkInputs
     settings: dict[str, Any]
     """Everything that was fixed: threads, optimisation level, session configuration, provider options."""
     placement: dict[str, int]
@@ -127,17 +129,19 @@ class Session:
     _device: tuple[str, int]
     _graph_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def bind(self, images: npt.NDArray[Any]) -> BoundRun:
-        """Bind a batch (B, C, H, W) in the provider's memory.
+    def bind(self, *values: npt.NDArray[Any]) -> BoundRun:
+        """Bind a batch, one array for each input in the file's order, in the provider's memory.
 
         Raises:
             ProviderError: the network does not run on this batch, for example because memory is short.
         """
+        given = {entry.name: array for entry, array in zip(self.inputs.inputs, values, strict=True)}
         try:
             with _bounded(self._device[0]):
-                return BoundRun(self._ort, self.input.name, images, self._device, next(self._graph_ids))
+                return BoundRun(self._ort, given, self._device, next(self._graph_ids))
         except Exception as error:  # ONNX Runtime's errors share no other base
-            raise ProviderError(f"The network does not run on a batch of shape {images.shape}: {error}") from error
+            shapes = ", ".join(str(array.shape) for array in values)
+            raise ProviderError(f"The network does not run on a batch of shape {shapes}: {error}") from error
 
 
 def open_session(path: Path, options: BenchOptions, *, batch: int | None = None) -> Session:
@@ -153,16 +157,13 @@ def open_session(path: Path, options: BenchOptions, *, batch: int | None = None)
         ModelError: there is no such file, or it is no network that ONNX Runtime can load with this batch.
         ProviderError: the provider is not there, does not start or would not run every node.
     """
-    network_input = read_input(path)
-    if batch is not None and isinstance(network_input.batch, int) and network_input.batch != batch:
+    inputs = read_inputs(path)
+    if batch is not None and isinstance(inputs.batch, int) and inputs.batch != batch:
         raise ModelError(
-            f"{path} was exported with the fixed batch {network_input.batch} and cannot run batch {batch}. "
+            f"{path} was exported with the fixed batch {inputs.batch} and cannot run batch {batch}. "
             "Export it with a dynamic batch, or ask for its own batch only."
         )
-    fixed = dict(network_input.open_sizes)
-    if batch and isinstance(network_input.batch, str):
-        fixed[network_input.batch] = batch
-    fixed.pop("", None)  # ONNX Runtime can only fix a dimension that has a name
+    fixed = inputs.named_sizes(batch)  # ONNX Runtime can only fix a dimension that has a name
     provider, available = _PROVIDERS[options.provider], ort.get_available_providers()
     if provider not in available:
         raise ProviderError(
@@ -178,8 +179,8 @@ def open_session(path: Path, options: BenchOptions, *, batch: int | None = None)
             raise ModelError(f"ONNX Runtime cannot load {path}: {error}") from error
         raise ProviderError(_why_not(path, options, fixed, error, notes)) from error
     return Session(
-        input=network_input,
-        settings=_settings(session, options, _CONFIG | strict, network_input, fixed),
+        inputs=inputs,
+        settings=_settings(session, options, _CONFIG | strict, inputs, fixed),
         placement=dict(Counter(name for name, _ in _assignment(session))),
         _ort=session,
         _device=("cpu" if options.provider == "cpu" else "cuda", options.device if strict else 0),
@@ -220,7 +221,7 @@ def _errors_only_raised() -> Iterator[None]:
 
 
 def _settings(
-    session: Any, options: BenchOptions, config: dict[str, str], images: NetworkInput, fixed: dict[str, int]
+    session: Any, options: BenchOptions, config: dict[str, str], inputs: NetworkInputs, fixed: dict[str, int]
 ) -> dict[str, Any]:
     """The settings that a session has, as bench.json records them."""
     used = session.get_session_options()
@@ -230,14 +231,21 @@ def _settings(
         "intra_op_threads": used.intra_op_num_threads,
         "inter_op_threads": used.inter_op_num_threads,
         "session_config": config,
-        "batch_fixed_in_session": images.batch in fixed,
-        "image_shape": list(images.shape),
+        "batch_fixed_in_session": inputs.batch in fixed,
+        **_as_recorded(inputs),
         # What the provider reports wins over what was asked: it is what it uses.
         "provider_options": provider_options(options)
         | session.get_provider_options().get(_PROVIDERS[options.provider], {}),
         "nvidia_tf32_override": os.environ.get("NVIDIA_TF32_OVERRIDE"),
         "inputs_and_outputs": "bound in the provider's memory",
     }
+
+
+def _as_recorded(inputs: NetworkInputs) -> dict[str, Any]:
+    """What the network takes: the shape of an image, or shapes and types of its inputs by name."""
+    if len(inputs.inputs) == 1:
+        return {"image_shape": list(inputs.inputs[0].shape)}
+    return {"inputs": {entry.name: {"shape": list(entry.shape), "dtype": str(entry.dtype)} for entry in inputs.inputs}}
 
 
 def _preload(options: BenchOptions) -> str:

@@ -15,9 +15,17 @@ from pruneport.bench.report.plots import groups_plot, latency_plot
 from pruneport.bench.report.svg import for_screens
 from pruneport.documents import Json
 from pruneport.export.card.provenance import fine_tuned, provenance
-from pruneport.export.card.summary import comparisons, device_name, headline, onnx_example, own_code
+from pruneport.export.card.summary import (
+    comparisons,
+    device_name,
+    embedding_note,
+    headline,
+    onnx_example,
+    own_code,
+)
 from pruneport.export.card.verdict import verdict, warnings_for
 from pruneport.export.card.words import clean, milliseconds, percent
+from pruneport.export.options import EmbeddedName
 from pruneport.text import OPTION
 
 __all__ = ["environment", "render_report"]
@@ -26,7 +34,13 @@ __all__ = ["environment", "render_report"]
 _TEMPLATE = "report.html.jinja"
 
 
-def render_report(plan: Json, verify: Json | None, bench: Json | None, batch: int | None = None) -> str:
+def render_report(
+    plan: Json,
+    verify: Json | None,
+    bench: Json | None,
+    batch: int | None = None,
+    embedded: EmbeddedName | None = None,
+) -> str:
     """Return the report as one HTML page with its style and plots inside: no script, nothing fetched.
 
     The three mappings may come from a stranger's bundle: every text in them is escaped.
@@ -36,6 +50,7 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None, batch: in
         verify: What the verification found, or None where it was not run.
         bench: What ``bench.json`` holds, or None where latency was not measured.
         batch: The one batch size that the ONNX files take, or None where they take any.
+        embedded: The preprocessing that the ONNX files hold, or None where they take normalised inputs.
 
     Returns:
         An HTML document that is well-formed XML too.
@@ -60,7 +75,8 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None, batch: in
             latency_plot=Markup(for_screens(lambda narrow: latency_plot(bench, narrow=narrow))) if bench else "",
             device=device_name(bench) if bench else "",
             circumstances=_circumstances(bench) if bench else [],
-            onnx_example=Markup(escape(onnx_example(plan, batch))),
+            onnx_example=Markup(escape(onnx_example(plan, batch, embedded))),
+            embedding_note=embedding_note(embedded),
             fixed_batch=batch,
             own_code=own_code(plan),
         )

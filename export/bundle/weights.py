@@ -16,9 +16,9 @@ from pruneport.errors import BundleError
 from pruneport.export.bundle.bundle import PLAN, PREPROCESSOR, WEIGHTS, Bundle, plan_hash
 from pruneport.files import process_umask
 from pruneport.models.preparation.huggingface import image_processor
-from pruneport.models.record import Factory
+from pruneport.models.record import Factory, Source
 
-__all__ = ["check_reload", "read_weights", "rebuild", "same_bits", "write_network"]
+__all__ = ["check_reload", "read_weights", "rebuild", "same_bits", "write_network", "write_preprocessor"]
 
 
 def write_network(folder: Path, network: nn.Module, plan: Plan) -> None:
@@ -27,13 +27,30 @@ def write_network(folder: Path, network: nn.Module, plan: Plan) -> None:
     Tensors that share memory are stored once each by value.
     """
     (folder / PLAN).write_text(plan.to_json(), encoding="utf-8")
-    source = plan.source
-    if source.preprocessing is not None:
-        content = image_processor(source.preprocessing, source.input_shape, source.class_names)
-        (folder / PREPROCESSOR).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_preprocessor(folder, plan.source)
     state = {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt", "plan_sha256": plan_hash(folder)})
     (folder / WEIGHTS).chmod(0o666 & ~process_umask())
+
+
+def write_preprocessor(folder: Path, source: Source, *, rescale: bool = True, normalise: bool = True) -> None:
+    """Write preprocessor.json where inputs are images: what is to be done before the ONNX files take them.
+
+    Args:
+        folder: The bundle.
+        source: Its network's.
+        rescale: See ``image_processor``.
+        normalise: See ``image_processor``.
+    """
+    if source.preprocessing is not None:
+        content = image_processor(
+            source.preprocessing,
+            source.input_shape,
+            source.class_names,
+            rescale=rescale,
+            normalise=normalise,
+        )
+        (folder / PREPROCESSOR).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def rebuild(bundle: Bundle, factory: Factory | None = None, *, trust_source: bool = False) -> nn.Module:

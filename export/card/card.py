@@ -7,9 +7,17 @@ import re
 from pruneport.documents import Json
 from pruneport.export.card.front_matter import front_matter
 from pruneport.export.card.provenance import fine_tuned, provenance
-from pruneport.export.card.summary import comparisons, device_name, headline, onnx_example, own_code
+from pruneport.export.card.summary import (
+    comparisons,
+    device_name,
+    embedding_note,
+    headline,
+    onnx_example,
+    own_code,
+)
 from pruneport.export.card.verdict import verdict, warnings_for
 from pruneport.export.card.words import clean
+from pruneport.export.options import EmbeddedName
 from pruneport.text import OPTION
 
 __all__ = ["model_card"]
@@ -23,7 +31,13 @@ _UNTRAINED = (
 _MARKUP = r"[\\`*_\[\]<>#|~!&$@]|:(?=//)|(?<=www)\."
 
 
-def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int | None = None) -> str:
+def model_card(
+    plan: Json,
+    verify: Json | None,
+    bench: Json | None,
+    batch: int | None = None,
+    embedded: EmbeddedName | None = None,
+) -> str:
     """Return the bundle's README.md.
 
     Args:
@@ -31,6 +45,7 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int |
         verify: What the verification found, or None where it was not run.
         bench: What ``bench.json`` holds, or None where latency was not measured.
         batch: The one batch size that the ONNX files take, or None where they take any.
+        embedded: The preprocessing that the ONNX files hold, or None where they take normalised inputs.
 
     Returns:
         Markdown, with YAML for the Hugging Face Hub at its head. Names that come from outside are escaped, so that
@@ -49,7 +64,8 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int |
         "\n".join(table),
         "## Load it",
         f"In ONNX Runtime, which takes {takes}:",
-        f"```python\n{onnx_example(plan, batch)}\n```",
+        f"```python\n{onnx_example(plan, batch, embedded)}\n```",
+        *([_escape(note)] if (note := embedding_note(embedded)) else []),
         "In torch, where `DIR` is this folder:",
         '```python\nimport pruneport\nnetwork = pruneport.load("DIR")\n```',
         *([_escape(how)] if (how := own_code(plan)) else []),

@@ -10,6 +10,8 @@ from pruneport.documents import Json
 from pruneport.export.card.intervals import Interval, change_interval, share_interval
 from pruneport.export.card.provenance import fine_tuned, share_kept
 from pruneport.export.card.words import clean, milliseconds, percent
+from pruneport.export.onnx.embedding import sizes_in_file
+from pruneport.export.options import EmbeddedName
 from pruneport.models.record import LIBRARIES
 from pruneport.units import scaled
 
@@ -17,6 +19,7 @@ __all__ = [
     "Comparison",
     "comparisons",
     "device_name",
+    "embedding_note",
     "headline",
     "onnx_example",
     "own_code",
@@ -106,14 +109,29 @@ def comparisons(plan: Json, verify: Json | None, bench: Json | None) -> list[Com
     return rows
 
 
-def onnx_example(plan: Json, batch: int | None = None) -> str:
+def embedding_note(embedded: EmbeddedName | None) -> str:
+    """Return what to do, and not to do, before ONNX files that normalise images themselves, or nothing."""
+    if embedded is None:
+        return ""
+    pixels = "in uint8, from 0 to 255" if embedded == "uint8-nhwc" else "in float32, from 0 to 1"
+    dimensions = "(B, H, W, C)" if embedded == "uint8-nhwc" else "(B, C, H, W)"
+    return (
+        f"The ONNX files take images {dimensions} {pixels}, and normalise them themselves: resize and crop before, and "
+        "do not normalise. The network in torch takes normalised inputs, as plan.json says."
+    )
+
+
+def onnx_example(plan: Json, batch: int | None = None, embedded: EmbeddedName | None = None) -> str:
     """Return the Python lines that run ``model.onnx`` on one input of the right shape, or on its one batch size."""
-    shape = ", ".join(str(int(size)) for size in plan["source"]["input_shape"])
+    channels, height, width = (int(size) for size in plan["source"]["input_shape"])
+    shape = ", ".join(map(str, sizes_in_file(embedded, (channels, height, width))))
+    kind = "uint8" if embedded == "uint8-nhwc" else "float32"
+    prepared = "prepared as in training" if embedded is None else "resized and cropped, not normalised"
     return (
         "import numpy as np\n"
         "import onnxruntime as ort\n"
         'session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])\n'
-        f"images = np.zeros(({batch or 1}, {shape}), dtype=np.float32)  # yours, prepared as in training\n"
+        f"images = np.zeros(({batch or 1}, {shape}), dtype=np.{kind})  # yours, {prepared}\n"
         "name = session.get_inputs()[0].name\n"
         "outputs = session.run(None, {name: images})  # a classifier has one output, its scores\n"
         "for output, values in zip(session.get_outputs(), outputs):\n"

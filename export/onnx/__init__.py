@@ -4,6 +4,7 @@
 - ``opsets``: which may be asked for, and whether a graph's operators are in one
 - ``capture``: torch's dynamo exporter
 - ``exporter``: a network as ONNX in memory, for any batch or for one, and why it cannot be
+- ``embedding``: the normalisation inside a file
 - ``naming``: of inputs, outputs, weights and nodes
 - ``rewrites``: what is changed before and after torch's exporter
 - ``onnx_file``: written, checked, read

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.errors import ModelError
+from pruneport.export.onnx.embedding import Embedding, height_width
 from pruneport.export.onnx.form import open_sizes
 from pruneport.export.onnx.naming import INPUT_NAME
 from pruneport.export.onnx.opsets import CONVERTED
@@ -43,8 +44,10 @@ def onnx_outputs(value: Any) -> Outputs:
     return read_outputs(value, reserved=(INPUT_NAME,))
 
 
-def capture(network: nn.Module, shape: tuple[int, int, int], options: ExportOptions) -> tuple[Any, Outputs]:
-    """Export by torch's exporter.
+def capture(
+    network: nn.Module, shape: tuple[int, int, int], options: ExportOptions, embedding: Embedding | None = None
+) -> tuple[Any, Outputs]:
+    """Export by torch's exporter, with ``embedding`` before the network where it is given.
 
     Returns:
         torch's program, and the outputs that it saw.
@@ -55,12 +58,14 @@ def capture(network: nn.Module, shape: tuple[int, int, int], options: ExportOpti
     batch = options.batch_size_fixed
     dimensions = {0: "batch"} if batch is None else {}
     if open_sizes(options):
-        dimensions |= {2: "height", 3: "width"}
+        dimensions |= dict(zip(height_width(options.embed_preprocessing), ("height", "width"), strict=True))
     example = torch.zeros(batch or 2, *shape)
+    if embedding is not None:
+        example = embedding.random_images(batch or 2, shape, torch.Generator().manual_seed(0))
     seen: list[Outputs] = []
     with _silence(), PlainAttention():
         program = torch.onnx.export(
-            _Wrapped(network, seen.append),
+            _Wrapped(network, embedding, seen.append),
             (example,),
             dynamo=True,
             verbose=False,
@@ -98,16 +103,21 @@ def names_for(network: nn.Module, shape: tuple[int, int, int], batch: int) -> tu
 
 
 class _Wrapped(nn.Module):
-    """A network with one argument and its tensors as a tuple, whatever its own forward takes and returns."""
+    """A network with one argument and its tensors as a tuple, whatever its own forward takes and returns.
 
-    def __init__(self, network: nn.Module, see: Callable[[Outputs], None]) -> None:
+    What is embedded stands beside the network, not around it, so that the network's names stay as they are.
+    """
+
+    def __init__(self, network: nn.Module, embedding: Embedding | None, see: Callable[[Outputs], None]) -> None:
         super().__init__()
         self.network = network
+        self.preprocessing = embedding
         self.training = network.training
         self._see = see
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        outputs = onnx_outputs(self.network(images))
+        inputs = images if self.preprocessing is None else self.preprocessing(images)
+        outputs = onnx_outputs(self.network(inputs))
         self._see(outputs)
         return tuple(outputs.tensors.values())
 

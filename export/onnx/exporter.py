@@ -13,12 +13,20 @@ from torch import nn
 
 from pruneport.errors import ExportError, ModelError
 from pruneport.export.onnx.capture import capture, listed, names_for
+from pruneport.export.onnx.embedding import (
+    EMBEDDED,
+    Embedding,
+    embedding_for,
+    height_width,
+    sizes_in_file,
+)
 from pruneport.export.onnx.form import file_names, open_sizes, other_size
 from pruneport.export.onnx.naming import name_nodes, name_values
 from pruneport.export.onnx.opsets import raise_opset
 from pruneport.export.onnx.rewrites import leave_out_weight_info, part_pads_from_pools
 from pruneport.export.options import DEFAULTS, ExportOptions
 from pruneport.models.outputs import takes_several
+from pruneport.models.record import Preprocessing
 
 __all__ = ["OnnxNetwork", "export_network"]
 
@@ -35,12 +43,14 @@ class OnnxNetwork:
         shape: C, H, W of the images; H and W may be open.
         outputs: Names of its outputs in torch, in order.
         left_out: What the torch network returns besides tensors: type by name.
+        embedding: What stands before the network in the file; None where it takes normalised inputs.
     """
 
     options: ExportOptions
     shape: tuple[int, int, int]
     outputs: tuple[str, ...]
     left_out: Mapping[str, str]
+    embedding: Embedding | None = None
     _program: Any
 
     @property
@@ -54,15 +64,17 @@ class OnnxNetwork:
         Args:
             path: The .onnx file.
             metadata: Stands in the file's metadata with the prefix ``pruneport.``, beside torch's names of the outputs,
-                those chosen for them, what is left out, the batch size where it is fixed, and a size (C, H, W) to run
-                it at where that is open.
+                those chosen for them, what is left out, the batch size where it is fixed, what is embedded, and a size
+                of images to run it at where that is open, in the order of the file's input.
         """
         model = self._program.model
         said = {**metadata, "outputs": json.dumps(self.outputs)}
         if self.options.output_names:
             said["output_names"] = json.dumps(self.options.output_names)
         if open_sizes(self.options):
-            said["input_shape"] = json.dumps(self.shape)
+            said["input_shape"] = json.dumps(sizes_in_file(self.options.embed_preprocessing, self.shape))
+        if self.embedding is not None:
+            said[EMBEDDED] = self.embedding.name
         if self.left_out:
             said["left_out"] = listed(self.left_out)
         if self.batch is not None:
@@ -72,19 +84,26 @@ class OnnxNetwork:
         self._program.save(str(path), external_data=self.options.external_data or size > _INLINE_LIMIT_BYTES)
 
 
-def export_network(network: nn.Module, shape: tuple[int, int, int], options: ExportOptions = DEFAULTS) -> OnnxNetwork:
-    """Export ``network`` for inputs (B, C, H, W).
+def export_network(
+    network: nn.Module,
+    shape: tuple[int, int, int],
+    options: ExportOptions = DEFAULTS,
+    preprocessing: Preprocessing | None = None,
+) -> OnnxNetwork:
+    """Export ``network`` for inputs (B, C, H, W), or for the images that these are made of.
 
     Args:
         network: In eval mode.
         shape: C, H, W.
         options: What the file is to be like; ``check_form`` has passed.
+        preprocessing: How images become the network's inputs, for ``embed_preprocessing``.
 
     Raises:
         ExportError: The exporter cannot express the network, or only for one batch size, one size of image, or another
             opset; an output has a type that cannot be exported.
-        InputError: The names do not fit the network's outputs.
+        InputError: The names do not fit the network's outputs, or the preprocessing cannot be embedded.
     """
+    embedding = embedding_for(options.embed_preprocessing, preprocessing, shape)
     kind, batch = type(network).__name__, options.batch_size_fixed
     if batch is None and not takes_several(network, shape):
         raise ExportError(
@@ -96,7 +115,7 @@ def export_network(network: nn.Module, shape: tuple[int, int, int], options: Exp
     if open_sizes(options):
         _require_other_size(network, shape)
     try:
-        program, outputs = capture(network, shape, options)
+        program, outputs = capture(network, shape, options, embedding)
     except Exception as error:  # torch's exporter raises what the network raises, as a cause, and much else
         fault = next((str(found) for found in (error, error.__cause__) if isinstance(found, ModelError)), "")
         raise ExportError(fault or _why_not(network, shape, options, error)) from error
@@ -111,7 +130,14 @@ def export_network(network: nn.Module, shape: tuple[int, int, int], options: Exp
     names = tuple(outputs.tensors)
     name_values(graph, *file_names(options, names))
     leave_out_weight_info(graph)
-    return OnnxNetwork(options=options, shape=shape, outputs=names, left_out=outputs.others, _program=program)
+    return OnnxNetwork(
+        options=options,
+        shape=shape,
+        outputs=names,
+        left_out=outputs.others,
+        embedding=embedding,
+        _program=program,
+    )
 
 
 def _require_open(kind: str, program: Any, options: ExportOptions) -> None:
@@ -129,8 +155,8 @@ def _require_open(kind: str, program: Any, options: ExportOptions) -> None:
             "number. Take it from the input's shape wherever it is needed, and as a torch size, or export for one "
             "batch size alone with `batch_size_fixed=N`."
         )
-    sizes = zip(("height", "width"), dimensions[2:], strict=True)
-    fixed = [f"a {name} of {size}" for name, size in sizes if isinstance(size, int)]
+    sizes = zip(("height", "width"), height_width(options.embed_preprocessing), strict=True)
+    fixed = [f"a {name} of {dimensions[place]}" for name, place in sizes if isinstance(dimensions[place], int)]
     if open_sizes(options) and fixed:
         raise ExportError(
             f"torch exports {kind} for {' and '.join(fixed)} only: its forward turns the size of images "

@@ -16,7 +16,7 @@ from pruneport.export.onnx.naming import INPUT_NAME
 from pruneport.export.onnx.opsets import OLDEST, newest_opset
 from pruneport.export.options import DynamicName, ExportOptions
 
-__all__ = ["check_form", "file_names", "names_in", "open_sizes", "other_size", "shape_in"]
+__all__ = ["check_form", "file_names", "names_in", "open_sizes", "other_size", "ranges_in", "shape_in"]
 
 _T = TypeVar("_T")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./:-]{0,199}")
@@ -96,6 +96,11 @@ def shape_in(metadata: str) -> tuple[int, int, int] | None:
     """The size (C, H, W) of images in a file's metadata; None where it is none, or too large."""
     shape = _json(metadata, tuple[int, int, int])
     return shape if shape and min(shape) >= 1 and math.prod(shape) <= MOST_INPUTS else None
+
+
+def ranges_in(metadata: str) -> dict[str, tuple[int, int]]:
+    """The lowest and highest whole number that each input may be given, by a file's metadata; none where it is none."""
+    return _json(metadata, dict[str, tuple[int, int]]) or {}
 
 
 def _json(text: str, kind: type[_T]) -> _T | None:

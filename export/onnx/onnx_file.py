@@ -9,9 +9,11 @@ import onnx
 from torch import nn
 
 from pruneport.errors import ExportError
+from pruneport.export.onnx.embedding import EMBEDDED
 from pruneport.export.onnx.exporter import export_network
 from pruneport.export.onnx.onnx_reader import read_onnx
 from pruneport.export.options import DEFAULTS, ExportOptions
+from pruneport.models.record import Preprocessing
 
 __all__ = ["check_onnx", "read_metadata", "write_onnx"]
 
@@ -22,9 +24,10 @@ def write_onnx(
     path: Path,
     metadata: Mapping[str, str],
     options: ExportOptions = DEFAULTS,
+    preprocessing: Preprocessing | None = None,
 ) -> None:
     """Export ``network`` for inputs (B, C, H, W) and write it (see ``export_network``)."""
-    export_network(network, shape, options).save(path, metadata)
+    export_network(network, shape, options, preprocessing).save(path, metadata)
 
 
 def check_onnx(path: Path) -> str:
@@ -41,10 +44,10 @@ def check_onnx(path: Path) -> str:
         raise ExportError(f"{path} is not valid ONNX: {error}. Export it again.") from error
     opsets = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
     outputs = ", ".join(output.name for output in model.graph.output)
-    left_out = _metadata(model).get("left_out")
-    return f"{path.name}: {len(model.graph.node)} nodes, opset {opsets}, outputs {outputs}" + (
-        f"; besides these torch returns {left_out}" if left_out else ""
-    )
+    said = _metadata(model)
+    embedded = f"; it normalises images itself, embedded as {said[EMBEDDED]}" if EMBEDDED in said else ""
+    left_out = f"; besides these torch returns {said['left_out']}" if said.get("left_out") else ""
+    return f"{path.name}: {len(model.graph.node)} nodes, opset {opsets}, outputs {outputs}{embedded}{left_out}"
 
 
 def read_metadata(path: Path) -> dict[str, str]:

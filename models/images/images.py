@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pruneport.arrays import AnyArray
 from pruneport.errors import ImageFolderError
 from pruneport.models.images.image_files import PIXELS, decode, find_images
 from pruneport.models.options import ImageOptions
@@ -56,10 +57,21 @@ class ImageSet:
         Raises:
             ImageFolderError: An image cannot be decoded; the message names it.
         """
+        for pixels, labels in self.pixel_batches(size):
+            yield self.normalised_batch(pixels), labels
+
+    def pixel_batches(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The same before they are normalised: images (B, H, W, C) in uint8, in the size of the input.
+
+        Raises:
+            ImageFolderError: An image cannot be decoded; the message names it.
+        """
+        channels, height, width = self.shape
         for start in range(0, len(self.paths), size):
-            inputs = torch.stack([self._prepare(path) for path in self.paths[start : start + size]])
+            images = [self.centre(self.shrunk(path)) for path in self.paths[start : start + size]]
+            arrays = [np.array(image, dtype=np.uint8).reshape(height, width, channels) for image in images]
             labels = None if self.labels is None else torch.tensor(self.labels[start : start + size])
-            yield inputs, labels
+            yield torch.from_numpy(np.stack(arrays)), labels
 
     def spread(self, size: int) -> list[ImageSet]:
         """Parts of at most ``size`` images, each taken evenly from the whole set."""
@@ -128,16 +140,17 @@ class ImageSet:
         left, top = round((image.width - width) / 2), round((image.height - height) / 2)
         return image.crop((left, top, left + width, top + height))
 
-    def normalised(self, image: Image.Image) -> Tensor:
+    def normalised_batch(self, pixels: Tensor) -> Tensor:
+        """Images (B, H, W, C) in uint8 as inputs (B, C, H, W)."""
+        return torch.stack([self.normalised(image.numpy()) for image in pixels])
+
+    def normalised(self, image: Image.Image | AnyArray) -> Tensor:
         """An image in the size of the input as a tensor (C, H, W), less the mean, over the deviation."""
         channels, height, width = self.shape
         pixels = np.asarray(image, dtype=np.float32).reshape(height, width, channels) / 255
         mean, std = (np.asarray(part, np.float32) for part in (self.preprocessing.mean, self.preprocessing.std))
         normalised = (pixels - mean) / std
         return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1), dtype=np.float32))
-
-    def _prepare(self, path: Path) -> Tensor:
-        return self.normalised(self.centre(self.shrunk(path)))
 
 
 def open_images(

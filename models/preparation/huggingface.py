@@ -15,7 +15,12 @@ _RESAMPLE: Mapping[InterpolationName, int] = {"nearest": 0, "lanczos": 1, "bilin
 
 
 def image_processor(
-    preprocessing: Preprocessing, shape: tuple[int, int, int], class_names: Sequence[str] = ()
+    preprocessing: Preprocessing,
+    shape: tuple[int, int, int],
+    class_names: Sequence[str] = (),
+    *,
+    rescale: bool = True,
+    normalise: bool = True,
 ) -> dict[str, Any]:
     """The content of preprocessor.json: ``CLIPImageProcessor`` resizes, crops, rescales and normalises in this order.
 
@@ -23,6 +28,8 @@ def image_processor(
         preprocessing: How images become inputs.
         shape: C, H, W of the input.
         class_names: In the order of the outputs; they stand under ``id2label``.
+        rescale: Whether pixels up to 255 are still to be divided by it, to lie in [0, 1].
+        normalise: Whether the mean and the deviation are still to be taken out.
     """
     channels, height, width = shape
     side = preprocessing.resize
@@ -34,9 +41,9 @@ def image_processor(
         "resample": _RESAMPLE[preprocessing.interpolation],
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
-        "do_rescale": True,
+        "do_rescale": rescale,
         "rescale_factor": 1 / 255,
-        "do_normalize": True,
+        "do_normalize": normalise,
         "image_mean": list(preprocessing.mean),
         "image_std": list(preprocessing.std),
     }
@@ -45,11 +52,13 @@ def image_processor(
     return content
 
 
-def preparation_metadata(source: Source) -> dict[str, str]:
+def preparation_metadata(source: Source, *, rescale: bool = True, normalise: bool = True) -> dict[str, str]:
     """What an ONNX file says of its images and classes, as far as it is known: JSON by name."""
     said = {}
     if source.preprocessing is not None:
-        said["preprocessing"] = json.dumps(image_processor(source.preprocessing, source.input_shape))
+        said["preprocessing"] = json.dumps(
+            image_processor(source.preprocessing, source.input_shape, rescale=rescale, normalise=normalise)
+        )
     if source.class_names:
         said["class_names"] = json.dumps(source.class_names)
     return said

@@ -8,8 +8,9 @@ from pruneport.errors import ImageFolderError
 from pruneport.models.options import PreparationOptions
 from pruneport.models.record import Preprocessing, Source
 
-__all__ = ["describe", "prepared", "resolve"]
+__all__ = ["describe", "is_guess", "prepared", "resolve"]
 
+_DEFAULT, _GIVEN = "ImageNet's", "; given: "
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision documents them
 
 
@@ -33,19 +34,20 @@ def resolve(
             "`mean`, `std`, `resize` and `interpolation`."
         )
     largest = max(height, width)
-    known = known or Preprocessing(resize=largest, interpolation="bilinear", mean=_MEAN, std=_STD, origin="ImageNet's")
+    known = known or Preprocessing(resize=largest, interpolation="bilinear", mean=_MEAN, std=_STD, origin=_DEFAULT)
     given = [name for name in ("resize", "interpolation", "mean", "std") if getattr(options, name) is not None]
     _check_given(options)
     both = {name: _per_channel(name, options, known, channels) for name in ("mean", "std")}
     resize = known.resize if options.resize is None else options.resize
     if resize < largest:
         raise ImageFolderError(f"`resize={resize}` is smaller than the input of {height} x {width} pixels.")
-    listed = ", ".join(f"`{name}`" for name in given)
+    origin, _, before = known.origin.partition(_GIVEN)
+    listed = ", ".join(dict.fromkeys([*before.split(", "), *(f"`{name}`" for name in given)])).removeprefix(", ")
     return Preprocessing(
         resize=resize,
         interpolation=options.interpolation or known.interpolation,
         squash=known.squash and options.resize is None,
-        origin=f"{known.origin.partition(';')[0]}; given: {listed}" if given else known.origin,
+        origin=f"{origin}{_GIVEN}{listed}" if given else known.origin,
         **both,
     )
 
@@ -60,6 +62,12 @@ def prepared(source: Source, options: PreparationOptions) -> Source:
     if source.input_shape[0] not in (1, 3) and not given:
         return source
     return replace(source, preprocessing=resolve(options, source.input_shape, source.preprocessing))
+
+
+def is_guess(preprocessing: Preprocessing) -> bool:
+    """Whether mean and deviation are ImageNet's for want of others: neither the source nor the user has said them."""
+    origin, _, given = preprocessing.origin.partition(_GIVEN)
+    return origin == _DEFAULT and not {"`mean`", "`std`"} <= set(given.split(", "))
 
 
 def describe(preprocessing: Preprocessing, shape: tuple[int, int, int]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,34 @@ def make_network(tmp_path: Path) -> Callable[..., Path]:
             [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(np.array([-1]), "rest")],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(model, path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_several(tmp_path: Path) -> Callable[..., Path]:
+    """Several inputs by name, each a type and sizes; every one is returned as float32."""
+
+    def make(
+        name: str,
+        inputs: Mapping[str, tuple[int, Sequence[int | str]]],
+        ranges: Mapping[str, Sequence[int]] | None = None,
+    ) -> Path:
+        graph = helper.make_graph(
+            [helper.make_node("Cast", [entry], [f"{entry}_out"], to=TensorProto.FLOAT) for entry in inputs],
+            "several",
+            [helper.make_tensor_value_info(entry, kind, sizes) for entry, (kind, sizes) in inputs.items()],
+            [
+                helper.make_tensor_value_info(f"{entry}_out", TensorProto.FLOAT, sizes)
+                for entry, (_, sizes) in inputs.items()
+            ],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        if ranges is not None:
+            helper.set_model_props(model, {"pruneport.input_ranges": json.dumps(ranges)})
         path = tmp_path / f"{name}.onnx"
         onnx.save(model, path)
         return path

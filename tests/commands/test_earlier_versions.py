@@ -48,6 +48,16 @@ def test_an_earlier_bundle_loads_bit_for_bit(name: str, factory: str | None, sha
     torch.testing.assert_close(outputs[0], torch.tensor(recorded["outputs"]), atol=1e-5, rtol=1e-5)
 
 
+def test_an_earlier_bundles_training_says_what_can_be_embedded(run: Any, earlier: Path) -> None:
+    bundle = earlier / "finetuned"
+    assert run("export", bundle, "--embed-preprocessing", "uint8-nhwc").code == 0
+    assert not _read(bundle / "preprocessor.json")["do_normalize"]
+    assert run("verify", bundle, "--parity-batches", 2).code == 0
+    assert run("export", bundle).code == 0
+    assert not (bundle / "preprocessor.json").exists()  # as before: its plan does not record how images are prepared
+    assert check_hashes(open_bundle(bundle))
+
+
 def test_an_earlier_bundle_is_verified_and_timed_again(run: Any, earlier: Path) -> None:
     bundle = earlier / "shipped"
     done = run("verify", bundle, "--factory", _FACTORY, "--parity-batches", 1, 3)

@@ -13,10 +13,11 @@ from pruneport.bench.report.report import render_report
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.surgery.plan import Plan
 from pruneport.export.bundle.bundle import CARD, DENSE_ONNX, MODEL_ONNX, REPORT
+from pruneport.export.bundle.weights import write_preprocessor
 from pruneport.export.card.card import model_card
 from pruneport.export.onnx.capture import listed
 from pruneport.export.onnx.exporter import OnnxNetwork, export_network
-from pruneport.export.options import ExportOptions
+from pruneport.export.options import EmbeddedName, ExportOptions
 from pruneport.export.parity import check_other_batches
 from pruneport.models.preparation.huggingface import preparation_metadata
 from pruneport.models.record import Source
@@ -30,11 +31,12 @@ def export_dense(dense: nn.Module, source: Source, options: ExportOptions, progr
 
     Raises:
         ExportError: torch cannot export it, or not for any batch, size or opset that was asked for.
-        InputError: It refuses the input shape, or the names do not fit its outputs.
+        InputError: It refuses the input shape, the names do not fit its outputs, or the preprocessing cannot be
+            embedded.
     """
     progress(f"exporting {DENSE_ONNX}")
     run_once(dense, source.input_shape)
-    exported = export_network(dense, source.input_shape, options)
+    exported = export_network(dense, source.input_shape, options, source.preprocessing)
     check_other_batches(dense, exported, source.input_shape)
     if exported.left_out:
         left_out = listed(exported.left_out)
@@ -45,18 +47,24 @@ def export_dense(dense: nn.Module, source: Source, options: ExportOptions, progr
 def write_onnx_pair(
     folder: Path, plan_sha256: str, plan: Plan, dense: OnnxNetwork, pruned: nn.Module, progress: Progress
 ) -> None:
-    """Export the pruned network as the dense one was, and write both, with source, plan hash, cost and versions."""
+    """Export the pruned network as the dense one was, and write both, with source, plan hash, cost and versions.
+
+    preprocessor.json is written with them: what is embedded in the files is not to be done outside.
+    """
     progress(f"exporting {MODEL_ONNX}")
-    smaller = export_network(pruned, plan.source.input_shape, dense.options)
+    source = plan.source
+    smaller = export_network(pruned, source.input_shape, dense.options, source.preprocessing)
+    outside = dense.embedding.left_outside if dense.embedding else {}
+    write_preprocessor(folder, source, **outside)
     for name, network, cost in ((DENSE_ONNX, dense, plan.dense), (MODEL_ONNX, smaller, plan.pruned)):
         metadata = {
-            "source": plan.source.spec,
+            "source": source.spec,
             "plan_sha256": plan_sha256,
             "macs": str(cost.macs),
             "params": str(cost.params),
             "pruneport": plan.libraries["pruneport"],
             "torch": str(torch.__version__),
-            **preparation_metadata(plan.source),
+            **preparation_metadata(source, **outside),
         }
         network.save(folder / name, metadata)
 
@@ -67,16 +75,24 @@ def write_card(
     verify: dict[str, Any] | None = None,
     bench: dict[str, Any] | None = None,
     batch: int | None = None,
+    embedded: EmbeddedName | None = None,
 ) -> None:
-    """Write the bundle's README.md; ``batch`` is the one batch size that the ONNX files take, if they do."""
-    (folder / CARD).write_text(model_card(json.loads(plan.to_json()), verify, bench, batch), encoding="utf-8")
+    """Write the bundle's README.md (see ``model_card``)."""
+    card = model_card(json.loads(plan.to_json()), verify, bench, batch, embedded)
+    (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def write_report(
-    folder: Path, plan: Plan, verify: dict[str, Any] | None, bench: dict[str, Any], batch: int | None = None
+    folder: Path,
+    plan: Plan,
+    verify: dict[str, Any] | None,
+    bench: dict[str, Any],
+    batch: int | None = None,
+    embedded: EmbeddedName | None = None,
 ) -> None:
-    """Write the bundle's report.html; ``batch`` is the one batch size that the ONNX files take, if they do."""
-    (folder / REPORT).write_text(render_report(json.loads(plan.to_json()), verify, bench, batch), encoding="utf-8")
+    """Write the bundle's report.html (see ``render_report``)."""
+    page = render_report(json.loads(plan.to_json()), verify, bench, batch, embedded)
+    (folder / REPORT).write_text(page, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

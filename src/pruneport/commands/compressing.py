@@ -28,6 +28,7 @@ from pruneport.export.accuracy import check_classes
 from pruneport.export.bundle.weights import write_network
 from pruneport.export.bundle.writing import check_output, new_bundle
 from pruneport.export.card.verdict import warnings_for
+from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.exporter import OnnxNetwork
 from pruneport.export.onnx.form import check_form
 from pruneport.export.options import DEFAULTS, ExportOptions, ParityOptions
@@ -114,6 +115,7 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     progress(Stage(f"building {config.source}"))
     dense, source = open_source(config)
     source = prepared(source, config)
+    embedding_for(form.embed_preprocessing, source.preprocessing, source.input_shape)  # named before any work
     if isinstance(config, ParityOptions):
         images = open_parity_images(config, source.input_shape, form.batch_size_fixed, source.preprocessing)
         if images is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from pruneport.bench.latency.measure import check_required, measure
 from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_pair, write_report
@@ -14,6 +15,7 @@ from pruneport.commands.configs import (
 from pruneport.commands.records import (
     bundle_at,
     dense_of,
+    embedded_of,
     fixed_batch_of,
     open_networks,
     read_record,
@@ -24,9 +26,20 @@ from pruneport.commands.results import BenchResult, ExportResult, VerifyResult
 from pruneport.compress.records import Trained
 from pruneport.compress.surgery.plan import preprocessing_of
 from pruneport.errors import CheckpointError, OutputError, SourceError
-from pruneport.export.bundle.bundle import BENCH, DATA, DENSE_ONNX, MODEL_ONNX, REPORT, VERIFY, check_hashes, plan_hash
+from pruneport.export.bundle.bundle import (
+    BENCH,
+    DATA,
+    DENSE_ONNX,
+    MODEL_ONNX,
+    PREPROCESSOR,
+    REPORT,
+    VERIFY,
+    check_hashes,
+    plan_hash,
+)
 from pruneport.export.bundle.writing import update_bundle
 from pruneport.export.card.verdict import warnings_for
+from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.form import check_form
 from pruneport.export.verify import Check, require_parity, verify_files
 from pruneport.models.record import Factory
@@ -49,17 +62,23 @@ def export(
     progress = numbered(progress, 3)
     progress(Stage("opening the bundle"))
     bundle, pruned, factory = open_networks(config, progress, factory)
+    plan = bundle.plan
+    if config.embed_preprocessing is not None:  # of earlier versions' bundles, and networks in memory, known by itself
+        plan = replace(plan, source=replace(plan.source, preprocessing=preprocessing_of(plan, pruned)))
+        embedding_for(config.embed_preprocessing, plan.source.preprocessing, plan.source.input_shape)
     progress(Stage("building the dense network"))
     network = dense_of(bundle, factory, config.checkpoint)
     progress(Stage("exporting to ONNX"))
-    dense = export_dense(network, bundle.plan.source, config, progress)
-    gone = (VERIFY, BENCH, REPORT, MODEL_ONNX + DATA, DENSE_ONNX + DATA)
+    dense = export_dense(network, plan.source, config, progress)
+    gone = [VERIFY, BENCH, REPORT, MODEL_ONNX + DATA, DENSE_ONNX + DATA]
+    if plan.source.preprocessing is None:
+        gone.append(PREPROCESSOR)  # an earlier export's, which embedded it
     if outdated := [name for name in gone if (bundle.folder / name).exists()]:
         progress(Note(f"{', '.join(outdated)}: of the ONNX files that are there now; will go with them"))
     with update_bundle(bundle, command, outdated) as staging:
-        write_onnx_pair(staging, plan_hash(bundle.folder), bundle.plan, dense, pruned, progress)
-        files = {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
-        write_card(staging, bundle.plan, batch=dense.batch)
+        write_onnx_pair(staging, plan_hash(bundle.folder), plan, dense, pruned, progress)
+        files = {path.name: path.stat().st_size for path in sorted(staging.glob("*.onnx*"))}
+        write_card(staging, bundle.plan, batch=dense.batch, embedded=config.embed_preprocessing)
     return ExportResult(folder=bundle.folder, files=files)
 
 
@@ -105,13 +124,14 @@ def verify(
     )
     progress(Stage("writing verify.json"))
     verified = with_earlier(verification.to_dict(), read_replaced(bundle, VERIFY, progress))
+    form = fixed_batch_of(bundle), embedded_of(bundle)
     recorded = True
     try:
         with update_bundle(bundle, command) as staging:
             write_json(staging / VERIFY, verified)
-            write_card(staging, bundle.plan, verified, measured, fixed_batch_of(bundle))
+            write_card(staging, bundle.plan, verified, measured, *form)
             if measured is not None and REPORT in bundle.files:
-                write_report(staging, bundle.plan, verified, measured, fixed_batch_of(bundle))
+                write_report(staging, bundle.plan, verified, measured, *form)
     except OutputError as error:
         recorded = False
         progress(Note(f"not recorded in the bundle: {error}"))
@@ -135,11 +155,11 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
     measured = measure(dense, pruned, config, progress)
     timed = measured.to_dict()
     progress(Stage("writing the report"))
-    fixed = fixed_batch_of(bundle)
+    form = fixed_batch_of(bundle), embedded_of(bundle)
     with update_bundle(bundle, command) as staging:
         write_json(staging / BENCH, timed)
-        write_card(staging, bundle.plan, verified, timed, fixed)
-        write_report(staging, bundle.plan, verified, timed, fixed)
+        write_card(staging, bundle.plan, verified, timed, *form)
+        write_report(staging, bundle.plan, verified, timed, *form)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
     warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, timed)

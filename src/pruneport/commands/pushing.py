@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pruneport.commands.artifacts import write_card
 from pruneport.commands.configs import PushConfig
-from pruneport.commands.records import bundle_at, fixed_batch_of, read_record
+from pruneport.commands.records import bundle_at, embedded_of, fixed_batch_of, read_record
 from pruneport.commands.results import PushResult
 from pruneport.errors import HubError
 from pruneport.export.bundle.bundle import BENCH, CARD, MODEL_ONNX, VERIFY, Bundle, check_hashes, open_bundle
@@ -54,7 +54,7 @@ def _with_readable_card(bundle: Bundle, command: str, progress: Progress) -> Bun
         return bundle
     progress(Note(f"{CARD} is written anew: the hub could not read it"))
     verified, measured = read_record(bundle, VERIFY), read_record(bundle, BENCH)
-    batch = fixed_batch_of(bundle) if MODEL_ONNX in bundle.files else None
+    form = (fixed_batch_of(bundle), embedded_of(bundle)) if MODEL_ONNX in bundle.files else ()
     with update_bundle(bundle, command) as staging:
-        write_card(staging, bundle.plan, verified, measured, batch)
+        write_card(staging, bundle.plan, verified, measured, *form)
     return open_bundle(bundle.folder)

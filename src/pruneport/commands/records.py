@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from pruneport.bench.latency.onnx_input import read_input
+from pruneport.bench.latency.onnx_input import read_inputs
 from pruneport.bench.latency.records import read_measured
 from pruneport.commands.configs import BundleOptions
 from pruneport.documents import read_start
@@ -18,6 +18,9 @@ from pruneport.errors import BundleError, CheckpointError
 from pruneport.export.bundle.bundle import BENCH, MODEL_ONNX, VERIFY, Bundle
 from pruneport.export.bundle.weights import rebuild
 from pruneport.export.hub import is_on_hub, open_any_bundle
+from pruneport.export.onnx.embedding import EMBEDDED, embedded_name
+from pruneport.export.onnx.onnx_file import read_metadata
+from pruneport.export.options import EmbeddedName
 from pruneport.export.records import read_verified
 from pruneport.models.factories import load_factory
 from pruneport.models.record import Factory
@@ -27,6 +30,7 @@ from pruneport.progress import Note, Progress
 __all__ = [
     "bundle_at",
     "dense_of",
+    "embedded_of",
     "fixed_batch_of",
     "open_networks",
     "read_record",
@@ -87,8 +91,13 @@ def bundle_at(folder: Path, progress: Progress) -> Bundle:
 
 def fixed_batch_of(bundle: Bundle) -> int | None:
     """The one batch size that the bundle's ONNX files take; None where they take any."""
-    batch = read_input(bundle.path(MODEL_ONNX)).batch
+    batch = read_inputs(bundle.path(MODEL_ONNX)).batch
     return batch if isinstance(batch, int) else None
+
+
+def embedded_of(bundle: Bundle) -> EmbeddedName | None:
+    """What preprocessing the bundle's ONNX files hold; None where they take normalised inputs."""
+    return embedded_name(read_metadata(bundle.path(MODEL_ONNX)).get(EMBEDDED))
 
 
 def open_networks(

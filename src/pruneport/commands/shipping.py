@@ -62,8 +62,8 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         timed = measured.to_dict()
         write_json(staging / BENCH, timed)
         progress(Stage("writing the report"))
-        write_card(staging, plan, verified, timed, exported.batch)
-        write_report(staging, plan, verified, timed, exported.batch)
+        write_card(staging, plan, verified, timed, exported.batch, config.embed_preprocessing)
+        write_report(staging, plan, verified, timed, exported.batch, config.embed_preprocessing)
     require_parity(verification)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)

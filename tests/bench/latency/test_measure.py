@@ -14,7 +14,7 @@ from onnx import TensorProto
 from pruneport.bench.latency import measure as latency
 from pruneport.bench.latency.measure import check_required, measure
 from pruneport.bench.latency.records import BatchTimes, Measured, Speedup
-from pruneport.bench.latency.sessions import open_session, read_input
+from pruneport.bench.latency.sessions import open_session, read_inputs
 from pruneport.bench.latency.stats import paired_speedup, summarise
 from pruneport.bench.options import BenchOptions
 from pruneport.errors import InputError, ModelError, ProviderError, SpeedupError
@@ -43,11 +43,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     class Session:
         def __init__(self, path: Path) -> None:
-            self.path, self.input = path, read_input(path)
+            self.path, self.inputs = path, read_inputs(path)
             self.settings: dict[str, Any] = {}
             self.placement: dict[str, int] = {}
 
-        def bind(self, images: Any) -> Run:
+        def bind(self, *values: Any) -> Run:
             return Run(self.path.stem)
 
     monkeypatch.setattr(latency, "open_session", lambda path, options, batch: Session(path))
@@ -138,11 +138,23 @@ def test_progress_names_every_step(networks: tuple[Path, Path], runs: list[str])
 
 def test_images_are_the_same_every_time_and_of_the_network_s_type(make_network: Make) -> None:
     session = open_session(make_network(dtype=TensorProto.FLOAT16), QUICK)
-    images = latency._random_images(session, 64)
+    (images,) = session.inputs.drawn(64, 0)
     assert images.shape == (64, 3, 8, 8)
     assert images.dtype == np.float16
-    assert np.array_equal(images, latency._random_images(session, 64))
+    assert np.array_equal(images, session.inputs.drawn(64, 0)[0])
     assert abs(images.astype(np.float32).std() - 1) < 0.05
+
+
+def test_networks_of_several_inputs_are_timed(make_several: Make) -> None:
+    inputs = {"images": (TensorProto.UINT8, ["batch", 4, 4, 3]), "tokens": (TensorProto.INT64, ["batch", 5])}
+    dense, pruned = make_several("dense", inputs), make_several("pruned", inputs)
+    bench = measure(dense, pruned, QUICK)
+    assert [entry.batch for entry in bench.batches] == [1, 3]
+    assert bench.settings["inputs"]["tokens"] == {"shape": [5], "dtype": "int64"}
+    assert bench.settings["batch_fixed_in_session"]
+    other = make_several("other", {**inputs, "tokens": (TensorProto.INT32, ["batch", 5])})
+    with pytest.raises(ModelError, match=r"same inputs .* dense takes .*tokens int64 \(5,\), pruned .*tokens int32"):
+        measure(dense, other, QUICK)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +216,7 @@ def test_fixed_batch_is_timed_when_it_is_the_one_asked_for(make_network: Make) -
 
 @pytest.mark.parametrize("change", [{"image": (3, 9, 9)}, {"dtype": TensorProto.FLOAT16}])
 def test_different_images_are_refused(make_network: Make, change: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match=r"same images .* dense takes float32 \(3, 8, 8\), pruned float"):
+    with pytest.raises(ModelError, match=r"same inputs .* dense takes images float32 \(3, 8, 8\), pruned images float"):
         measure(make_network("dense"), make_network("pruned", **change), QUICK)
 
 

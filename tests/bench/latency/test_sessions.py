@@ -15,7 +15,8 @@ from onnx import TensorProto
 
 from pruneport.bench.devices import available_cores
 from pruneport.bench.latency import sessions
-from pruneport.bench.latency.sessions import NetworkInput, open_session, provider_options, read_input
+from pruneport.bench.latency.onnx_input import NetworkInput, read_inputs
+from pruneport.bench.latency.sessions import open_session, provider_options
 from pruneport.bench.options import BenchOptions
 from pruneport.errors import InputError, ModelError, ProviderError
 
@@ -34,12 +35,12 @@ def _images(*shape: int) -> Any:
 
 
 def test_input_is_read(make_network: Make) -> None:
-    assert read_input(make_network()) == NetworkInput(
-        name="images", batch="batch", shape=(3, 8, 8), dtype=np.dtype(np.float32)
-    )
-    assert read_input(make_network(batch=4)).batch == 4
-    assert read_input(make_network(batch=None)).batch == ""
-    assert read_input(make_network(dtype=TensorProto.FLOAT16)).dtype == np.float16
+    found = read_inputs(make_network())
+    assert found.inputs == (NetworkInput(name="images", batch="batch", shape=(3, 8, 8), dtype=np.dtype(np.float32)),)
+    assert found.batch == "batch"
+    assert read_inputs(make_network(batch=4)).batch == 4
+    assert read_inputs(make_network(batch=None)).batch == ""
+    assert read_inputs(make_network(dtype=TensorProto.FLOAT16)).inputs[0].dtype == np.float16
 
 
 def test_weights_listed_as_inputs_are_no_inputs(make_network: Make) -> None:
@@ -47,7 +48,7 @@ def test_weights_listed_as_inputs_are_no_inputs(make_network: Make) -> None:
     model = onnx.load(path)
     model.graph.input.append(onnx.helper.make_tensor_value_info("weight", TensorProto.FLOAT, [8, 3, 3, 3]))
     onnx.save(model, path)
-    assert read_input(path).name == "images"
+    assert [entry.name for entry in read_inputs(path).inputs] == ["images"]
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
@@ -63,10 +64,59 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
         open_session(path, CPU)
 
 
-@pytest.mark.parametrize("change", [{"image": (3, "height", 8)}, {"image": ()}, {"dtype": TensorProto.DOUBLE}])
-def test_inputs_that_are_no_images_are_refused(make_network: Make, change: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match=r"one batch of float images of fixed size .*; it takes images \['batch'"):
-        read_input(make_network(**change))
+@pytest.mark.parametrize(
+    "change",
+    [{"image": (3, "height", 8)}, {"image": (3, 2**20, 2**20)}, {"image": (0, 8, 8)}, {"dtype": TensorProto.BFLOAT16}],
+)
+def test_inputs_of_open_sizes_and_other_types_are_refused(make_network: Make, change: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=r"tensors of numbers, one batch of each, .*; it takes images \['batch'"):
+        read_inputs(make_network(**change))
+
+
+_KINDS = {
+    "floats": TensorProto.FLOAT,
+    "halves": TensorProto.FLOAT16,
+    "pixels": TensorProto.UINT8,
+    "tokens": TensorProto.INT64,
+    "places": TensorProto.INT32,
+    "mask": TensorProto.BOOL,
+}
+
+
+def test_several_inputs_of_any_type_are_read_and_run(make_several: Make) -> None:
+    inputs = {name: (kind, ["batch", 64]) for name, kind in _KINDS.items()}
+    inputs |= {"scale": (TensorProto.FLOAT, []), "table": (TensorProto.INT64, [7]), "each": (TensorProto.FLOAT, ["n"])}
+    path = make_several("several", inputs, {"tokens": [3, 900], "mask": [5, 6], "places": [0, 2**40]})
+    session = open_session(path, CPU, batch=4)
+    found = {entry.name: entry for entry in session.inputs.inputs}
+    assert [found[name].batch for name in ("floats", "scale", "table", "each")] == ["batch", None, None, "n"]
+    assert [found[name].values for name in ("tokens", "mask", "places")] == [(3, 900), None, None]
+    drawn = dict(zip(found, session.inputs.drawn(4, 0), strict=True))
+    assert {name: array.shape for name, array in drawn.items()} == {
+        **dict.fromkeys(_KINDS, (4, 64)),
+        **{"scale": (), "table": (7,), "each": (4,)},
+    }
+    assert all(drawn[name].dtype == onnx.helper.tensor_dtype_to_np_dtype(kind) for name, kind in _KINDS.items())
+    extremes = {name: (int(drawn[name].min()), int(drawn[name].max())) for name in ("pixels", "tokens", "places")}
+    assert extremes["pixels"][0] < 20 < 240 < extremes["pixels"][1]
+    assert 3 <= extremes["tokens"][0] < 100 < 800 < extremes["tokens"][1] <= 900, "what the file says"
+    assert extremes["places"] == (0, 0), "in range of any table"
+    assert set(drawn["mask"].ravel()) == {False, True}
+    bound = session.bind(*drawn.values())
+    bound.run()
+    outputs = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, drawn)
+    for ours, plain in zip(bound.outputs(), outputs, strict=True):
+        np.testing.assert_array_equal(ours, plain)
+
+
+def test_inputs_that_all_have_a_fixed_batch_keep_it(make_several: Make) -> None:
+    path = make_several("fixed", {"left": (TensorProto.FLOAT, [4, 3]), "right": (TensorProto.FLOAT, [2, 3])})
+    session = open_session(path, CPU, batch=4)
+    assert session.inputs.batch == 4
+    assert [array.shape for array in session.inputs.drawn(4, 0)] == [(4, 3), (2, 3)]
+    session.bind(*session.inputs.drawn(4, 0)).run()
+    with pytest.raises(ModelError, match=r"fixed batch 4 and cannot run batch 3"):
+        open_session(path, CPU, batch=3)
 
 
 def test_network_that_onnx_runtime_refuses_is_named(make_network: Make) -> None:

@@ -12,7 +12,7 @@ from pruneport.bench.options import BenchOptions
 from pruneport.commands import ShipConfig
 from pruneport.commands.api import keywords
 from pruneport.compress.options import CompressOptions
-from pruneport.export.options import ParityOptions
+from pruneport.export.options import ExportOptions, ParityOptions
 
 _TARGET = {"flops", "params", "ratio"}
 
@@ -23,6 +23,7 @@ _TARGET = {"flops", "params", "ratio"}
         (keywords.PruneKeywords, CompressOptions, _TARGET | {"calibration"}),
         (keywords.ParityKeywords, ParityOptions, {"images"}),
         (keywords.BenchKeywords, BenchOptions, set()),
+        (keywords.ExportKeywords, ExportOptions, set()),
         (keywords.ShipKeywords, ShipConfig, _TARGET | {"source", "out"}),
     ],
 )

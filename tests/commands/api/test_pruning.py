@@ -30,6 +30,7 @@ from pruneport.errors import (
     SourceError,
     TargetError,
 )
+from pruneport.models.preparation.resolve import is_guess
 from small_networks import randomise_norms, same_state, zeroed
 
 QUICK: dict[str, Any] = {"criterion": "l1", "ranking": "uniform", "recover": "none"}
@@ -223,6 +224,50 @@ def test_export_verify_and_bench_follow_each_other(pruned: Any, tmp_path: Path) 
         pruned.save(folder)
     pruned.save(folder, overwrite=True)
     assert not (folder / "model.onnx").exists()
+
+
+def test_preprocessing_goes_into_the_files_of_a_network_in_memory(pruned: Any, tmp_path: Path) -> None:
+    folder, asked = tmp_path / "half", {"embed_preprocessing": "uint8-nhwc"}
+    with pytest.raises(InputError, match=r"nothing is known of how images become .*Give `mean` and `std`"):
+        pruned.export(folder, **asked)
+    with pytest.raises(ImageFolderError, match="`std` has 2 numbers; expected 1 or 3"):
+        pruned.export(folder, **asked, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3))
+    with pytest.raises(InputError, match="`embed_preprocessing` is 'nhwc'; expected one of uint8-nhwc, float-nchw"):
+        pruned.export(folder, embed_preprocessing="nhwc")
+    assert not folder.exists()
+    pruned.save(folder)
+    done = pruned.export(folder, **asked, mean=(0.4, 0.5, 0.6), std=(0.25,)).verify(parity_batches=(2,))
+    assert done.plan.source.preprocessing.std == (0.25,) * 3
+    assert pruneport.load(folder, factory=build)  # the plan in the folder is the same
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    inputs = ((pixels / 255 - (0.4, 0.5, 0.6)) / 0.25).transpose(0, 3, 1, 2)
+    (outputs,) = onnxruntime.InferenceSession(folder / "model.onnx").run(None, {"input": pixels})
+    with torch.no_grad():
+        wanted = copy.deepcopy(pruned.network).double()(torch.from_numpy(np.ascontiguousarray(inputs)))
+    np.testing.assert_allclose(outputs, wanted, rtol=1e-4, atol=1e-5)
+    again = pruned.export(folder, embed_preprocessing="float-nchw")  # said once is enough
+    assert again.plan.to_json() == done.plan.to_json()
+
+
+def test_what_is_known_of_images_is_recorded_of_a_network_in_memory(tmp_path: Path) -> None:
+    settings = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2), "crop_pct": 0.8, "interpolation": "bicubic"}
+    known, unknown = build(), build()
+    known.pretrained_cfg = settings  # as timm's networks have
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(20):
+        Image.new("RGB", (12, 12), (12 * number, 0, 90)).save(photos / f"{number}.png")
+    folder = {"calibration": photos, "mean": (0.1,), "std": (0.3,), **QUICK}
+    plans = [
+        pruneport.prune(network, macs=0.6, input_shape=(3, 8, 8), **options).plan.source.preprocessing
+        for network, options in ((known, QUICK), (known, folder), (unknown, QUICK), (unknown, folder))
+    ]
+    assert [(plan.mean, plan.std[0], plan.interpolation, is_guess(plan)) for plan in plans] == [
+        ((0.5, 0.4, 0.3), 0.2, "bicubic", False),
+        ((0.1,) * 3, 0.3, "bicubic", False),
+        ((0.485, 0.456, 0.406), 0.229, "bilinear", True),
+        ((0.1,) * 3, 0.3, "bilinear", False),
+    ]
 
 
 def test_a_network_that_was_trained_since_says_so(tmp_path: Path) -> None:

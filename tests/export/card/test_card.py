@@ -64,6 +64,21 @@ def test_the_lines_that_run_it_take_every_output(
     assert capsys.readouterr().out.splitlines() == [f"{name} (1, 1, 4, 4)" for name in names]
 
 
+@pytest.mark.parametrize(
+    ("embedded", "images", "said"),
+    [
+        ("uint8-nhwc", "np.zeros((1, 224, 200, 3), dtype=np.uint8)", "(B, H, W, C) in uint8, from 0 to 255"),
+        ("float-nchw", "np.zeros((1, 3, 224, 200), dtype=np.float32)", "(B, C, H, W) in float32, from 0 to 1"),
+    ],
+)
+def test_card_says_what_is_left_to_do_to_images(embedded: Any, images: str, said: str, plan: Any) -> None:
+    plan["source"]["input_shape"] = [3, 224, 200]
+    html = _html(model_card(plan, None, None, embedded=embedded))
+    assert f"images = {images}  # yours, resized and cropped, not normalised" in html
+    assert f"The ONNX files take images {said}, and normalise them themselves" in html
+    assert "normalise them themselves" not in _html(model_card(plan, None, None))
+
+
 def test_card_says_what_was_not_measured(plan: Any) -> None:
     card = model_card(plan, None, None)
     assert "latency not measured" in card

@@ -8,7 +8,7 @@ import pytest
 
 from pruneport.errors import ImageFolderError
 from pruneport.models.options import PreparationOptions
-from pruneport.models.preparation.resolve import describe, prepared, resolve
+from pruneport.models.preparation.resolve import describe, is_guess, prepared, resolve
 from pruneport.models.record import Preprocessing, Source
 
 KNOWN = Preprocessing(
@@ -30,7 +30,18 @@ def test_what_is_given_has_the_last_word() -> None:
     assert (found.mean, found.std, found.resize, found.squash) == ((0.1,) * 3, KNOWN.std, 300, False)
     assert found.origin == "timm's x; given: `resize`, `mean`"
     assert resolve(options, SHAPE, found) == found  # the same, however often
+    again = resolve(PreparationOptions(std=(0.2,)), SHAPE, found)
+    assert (again.mean, again.origin) == (found.mean, "timm's x; given: `resize`, `mean`, `std`")
     assert resolve(PreparationOptions(interpolation="nearest"), SHAPE, KNOWN).squash
+
+
+def test_what_is_neither_known_nor_given_is_a_guess() -> None:
+    assert is_guess(resolve(PreparationOptions(), SHAPE))
+    assert is_guess(resolve(PreparationOptions(mean=(0.1,), resize=300), SHAPE))
+    assert not is_guess(resolve(PreparationOptions(), SHAPE, KNOWN))
+    given = resolve(PreparationOptions(mean=(0.1,), std=(0.2,)), SHAPE)
+    assert not is_guess(given)
+    assert not is_guess(resolve(PreparationOptions(resize=300), SHAPE, given))
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,14 @@ from pruneport.compress.options import (
     ScopeName,
 )
 from pruneport.errors import InputError, PruneportError
-from pruneport.export.options import DynamicName
+from pruneport.export.options import DynamicName, EmbeddedName
 from pruneport.models.factories import did_you_mean
 from pruneport.models.options import InterpolationName
 
 __all__ = [
     "BenchKeywords",
     "CompressKeywords",
+    "ExportKeywords",
     "ParityKeywords",
     "PathName",
     "PruneKeywords",
@@ -101,18 +102,24 @@ class BenchKeywords(TypedDict, total=False):
     require_speedup: float | None
 
 
-class ShipKeywords(CompressKeywords, BenchKeywords, total=False):
-    """Fields of ``ShipConfig``, but for the source, the target and the bundle's folder."""
+class ExportKeywords(TypedDict, total=False):
+    """Fields of ``ExportOptions``."""
 
-    images: PathName | None
-    images_limit: int | None
-    parity_batches: Sequence[int]
     batch_size_fixed: int | None
     dynamic: DynamicName
     opset: int | None
     input_names: Sequence[str]
     output_names: Sequence[str]
     external_data: bool
+    embed_preprocessing: EmbeddedName | None
+
+
+class ShipKeywords(CompressKeywords, BenchKeywords, ExportKeywords, total=False):
+    """Fields of ``ShipConfig``, but for the source, the target and the bundle's folder."""
+
+    images: PathName | None
+    images_limit: int | None
+    parity_batches: Sequence[int]
 
 
 def options_from(kind: type[_Options], function: str, given: Mapping[str, Any]) -> _Options:

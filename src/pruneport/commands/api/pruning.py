@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pruneport.commands.api.bundles import COMMAND, Layout, check_fits, layout_of, write_bundle
 from pruneport.commands.api.deployed import Deployed
-from pruneport.commands.api.keywords import PathName, PruneKeywords, macs_for_flops, options_from
+from pruneport.commands.api.keywords import ExportKeywords, PathName, PruneKeywords, macs_for_flops, options_from
 from pruneport.commands.configs import ExportConfig
 from pruneport.commands.deploying import export
 from pruneport.compress.activations.calibration import BATCH, Calibration
@@ -22,14 +22,19 @@ from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import target_of
 from pruneport.compress.options import CalibrationOptions, CompressOptions
 from pruneport.compress.pipeline import STAGES, check_inputs, compress_to
-from pruneport.compress.surgery.plan import Plan
+from pruneport.compress.surgery.plan import Plan, preprocessing_of
 from pruneport.errors import BundleError, ImageFolderError, ModelError
 from pruneport.export.bundle.bundle import is_bundle, open_bundle
 from pruneport.export.bundle.weights import read_weights
+from pruneport.export.onnx.embedding import embedding_for
+from pruneport.export.onnx.form import check_form
 from pruneport.models.inputs import ExampleInputs
 from pruneport.models.live.copying import copy_network
 from pruneport.models.live.identity import live_source, state_sha256
+from pruneport.models.options import PreparationOptions
 from pruneport.models.outputs import main_output, read_outputs, takes_several
+from pruneport.models.preparation.known import infer_preprocessing
+from pruneport.models.preparation.resolve import prepared
 from pruneport.models.record import Factory
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
@@ -76,34 +81,51 @@ class PrunedNetwork:
         self,
         folder: PathName,
         *,
-        batch_size_fixed: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         overwrite: bool = False,
         progress: Progress = silent,
+        **options: Unpack[ExportKeywords],
     ) -> Deployed:
         """Write the ONNX files of the pruned and the dense network into the bundle; it is saved first where need be.
 
         Args:
             folder: Where this network was saved, or where it will be.
-            batch_size_fixed: Export for this one batch size; default: for any.
+            mean: Of each channel, of pixels in [0, 1]: for ``embed_preprocessing`` of a network that does not say how
+                images become its inputs. The plan records it.
+            std: See ``mean``.
             overwrite: Replace the bundle that is there, if it is another network's.
             progress: Told what is being done.
+            **options: Fields of ``ExportOptions``, such as ``batch_size_fixed``, ``embed_preprocessing``.
 
         Raises:
             BundleError: The folder is another network's bundle.
             ExportError: torch cannot export the network.
+            InputError: An option cannot be used, or ``mean`` and ``std`` do not fit the input.
             OutputError: The folder is taken or cannot be written.
         """
         folder = Path(folder)
+        config = options_from(ExportConfig, "export", {**options, "folder": folder})
+        check_form(config)
         network, plan = self._now()
         factory = self._factory()
-        if not (is_bundle(folder) and _holds(folder, network, plan)):
-            if is_bundle(folder) and not overwrite:
+        given = mean is not None or std is not None
+        there = _plan_in(folder, network, plan)
+        if given:
+            numbers = options_from(PreparationOptions, "export", {"mean": mean, "std": std})
+            plan = replace(plan, source=prepared(plan.source, numbers))
+        elif there is not None:
+            plan = there
+        if config.embed_preprocessing is not None:  # what cannot be is met before anything is written
+            known = preprocessing_of(plan, network)
+            embedding_for(config.embed_preprocessing, known, plan.source.input_shape)
+        if there is None or there.to_json() != plan.to_json():
+            if there is None and is_bundle(folder) and not overwrite:
                 raise BundleError(
                     f"{folder} is the bundle of another network, or of this one before it was trained; choose another "
                     "folder, or replace it with `overwrite=True`."
                 )
-            write_bundle(folder, network, plan, factory, overwrite=overwrite)
-        config = ExportConfig(folder=folder, batch_size_fixed=batch_size_fixed)
+            write_bundle(folder, network, plan, factory, overwrite=overwrite or there is not None)
         written = export(config, progress, COMMAND, factory=factory)
         return Deployed(folder=folder, plan=plan, network=self.network, files=written.files, _factory=factory)
 
@@ -173,6 +195,7 @@ def prune(
         progress(Stage("copying the network"))
         dense, unhooked = copy_network(model)
         source = live_source(dense, _input_shape(input_shape, example_inputs), seed)
+        source = replace(source, preprocessing=infer_preprocessing(source, dense))
         outputs = read_outputs(run_once(dense, source.input_shape))
         given = None
         if calibration is not None and chosen.calibration is None:
@@ -257,8 +280,14 @@ def _gather(
     return gather_calibration(calibration, options, shape, outputs=classes, seed=seed, batch=batch)
 
 
-def _holds(folder: Path, network: nn.Module, plan: Plan) -> bool:
-    """Whether a bundle is this network's: the same plan and the same weights."""
+def _plan_in(folder: Path, network: nn.Module, plan: Plan) -> Plan | None:
+    """The plan of the bundle that is there, if that is this network's: the same weights, and the same plan.
+
+    How images are prepared may be said in one of the two alone.
+    """
+    if not is_bundle(folder):
+        return None
     bundle = open_bundle(folder)
+    one, other = (replace(each, source=replace(each.source, preprocessing=None)) for each in (bundle.plan, plan))
     ours = state_sha256(network.state_dict())
-    return bundle.plan.to_json() == plan.to_json() and state_sha256(read_weights(bundle)) == ours
+    return bundle.plan if one.to_json() == other.to_json() and state_sha256(read_weights(bundle)) == ours else None
