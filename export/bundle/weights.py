@@ -29,7 +29,7 @@ def write_network(folder: Path, network: nn.Module, plan: Plan) -> None:
     (folder / PLAN).write_text(plan.to_json(), encoding="utf-8")
     source = plan.source
     if source.preprocessing is not None:
-        content = image_processor(source.preprocessing, source.input_shape, source.class_names)
+        content = image_processor(source.preprocessing, source.image_shape, source.class_names)
         (folder / PREPROCESSOR).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     state = {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt", "plan_sha256": plan_hash(folder)})

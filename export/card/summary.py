@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -108,17 +109,41 @@ def comparisons(plan: Json, verify: Json | None, bench: Json | None) -> list[Com
 
 def onnx_example(plan: Json, batch: int | None = None) -> str:
     """Return the Python lines that run ``model.onnx`` on one input of the right shape, or on its one batch size."""
-    shape = ", ".join(str(int(size)) for size in plan["source"]["input_shape"])
-    return (
-        "import numpy as np\n"
-        "import onnxruntime as ort\n"
-        'session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])\n'
-        f"images = np.zeros(({batch or 1}, {shape}), dtype=np.float32)  # yours, prepared as in training\n"
-        "name = session.get_inputs()[0].name\n"
-        "outputs = session.run(None, {name: images})  # a classifier has one output, its scores\n"
-        "for output, values in zip(session.get_outputs(), outputs):\n"
-        "    print(output.name, values.shape)"
+    source = plan["source"]
+    if takes := source.get("inputs"):
+        images = [_numpy_input(tensor, batch or 1) for tensor in takes["tensors"]]
+        given = [
+            "given = {",
+            *(f"    {json.dumps(name)}: {array}," for name, array in images),
+            "}  # yours, as the network was made for",
+        ]
+        run = "outputs = session.run(None, given)"
+    else:
+        shape = ", ".join(str(int(size)) for size in source["input_shape"])
+        given = [
+            f"images = np.zeros(({batch or 1}, {shape}), dtype=np.float32)  # yours, prepared as in training",
+            "name = session.get_inputs()[0].name",
+        ]
+        run = "outputs = session.run(None, {name: images})  # a classifier has one output, its scores"
+    return "\n".join(
+        (
+            "import numpy as np",
+            "import onnxruntime as ort",
+            'session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])',
+            *given,
+            run,
+            "for output, values in zip(session.get_outputs(), outputs):",
+            "    print(output.name, values.shape)",
+        )
     )
+
+
+def _numpy_input(tensor: Json, batch: int) -> tuple[str, str]:
+    """The name of an input, and Python that makes one of its type and size: zeros, or its lowest value."""
+    sizes = ", ".join(str(int(size)) for size in ([batch] * tensor["batched"] + list(tensor["shape"])))
+    low = tensor["low"] if tensor["low"] is not None and not tensor["low"] <= 0 <= tensor["high"] else 0
+    tuple_of = f"({sizes}{',' * (',' not in sizes and bool(sizes))})"
+    return tensor["name"], f"np.full({tuple_of}, {low!r}, dtype={json.dumps(tensor['dtype'])})"
 
 
 def _top1(share: float, images: int) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from pruneport.errors import ModelError
 from pruneport.export.onnx.form import open_sizes
-from pruneport.export.onnx.naming import INPUT_NAME
 from pruneport.export.onnx.opsets import CONVERTED
 from pruneport.export.onnx.rewrites import PlainAttention
 from pruneport.export.options import ExportOptions
+from pruneport.models.inputs import INPUT_NAME, InputShape, InputSpec, inputs_of, run_on, tensors_in
 from pruneport.models.outputs import Outputs, read_outputs
 
 __all__ = ["capture", "listed", "names_for", "onnx_outputs"]
@@ -34,16 +34,16 @@ def listed(kinds: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
 
 
-def onnx_outputs(value: Any) -> Outputs:
-    """What a network returned, under the names that its outputs have in ONNX.
+def onnx_outputs(value: Any, inputs: Sequence[str] = (INPUT_NAME,)) -> Outputs:
+    """What a network returned, under the names that its outputs have in ONNX, beside ``inputs`` of other names.
 
     Raises:
         ModelError: There is no tensor, or one that is not dense, or in an object that cannot be told apart.
     """
-    return read_outputs(value, reserved=(INPUT_NAME,))
+    return read_outputs(value, reserved=inputs)
 
 
-def capture(network: nn.Module, shape: tuple[int, int, int], options: ExportOptions) -> tuple[Any, Outputs]:
+def capture(network: nn.Module, shape: InputShape, options: ExportOptions) -> tuple[Any, Outputs]:
     """Export by torch's exporter.
 
     Returns:
@@ -56,17 +56,19 @@ def capture(network: nn.Module, shape: tuple[int, int, int], options: ExportOpti
     dimensions = {0: "batch"} if batch is None else {}
     if open_sizes(options):
         dimensions |= {2: "height", 3: "width"}
-    example = torch.zeros(batch or 2, *shape)
+    inputs = inputs_of(shape)
+    example = tuple(tensors_in(inputs.filled(batch or 2)))
+    axes = [dimensions if tensor.batched else {} for tensor in inputs.tensors]
     seen: list[Outputs] = []
     with _silence(), PlainAttention():
         program = torch.onnx.export(
-            _Wrapped(network, seen.append),
-            (example,),
+            _Wrapped(network, inputs, seen.append),
+            example,
             dynamo=True,
             verbose=False,
-            input_names=[INPUT_NAME],
+            input_names=list(inputs.names),
             opset_version=None if options.opset is None else min(options.opset, CONVERTED),
-            dynamic_shapes=({at: torch.export.Dim(name) for at, name in dimensions.items()},) if dimensions else None,
+            dynamic_shapes=(tuple(map(_dynamic, axes)),) if dimensions else None,
         )
     assert program is not None
     outputs = seen[-1]
@@ -88,26 +90,32 @@ def capture(network: nn.Module, shape: tuple[int, int, int], options: ExportOpti
     return program, outputs
 
 
-def names_for(network: nn.Module, shape: tuple[int, int, int], batch: int) -> tuple[str, ...] | None:
+def _dynamic(axes: Mapping[int, str]) -> dict[int, Any] | None:
+    """What torch is told of a tensor's dimensions."""
+    return {at: torch.export.Dim(name) for at, name in axes.items()} or None
+
+
+def names_for(network: nn.Module, shape: InputShape, batch: int) -> tuple[str, ...] | None:
     """Names of the outputs for so many images; None where it fails, which comparing the outputs names."""
+    inputs = inputs_of(shape)
     try:
         with torch.no_grad():
-            return tuple(onnx_outputs(network(torch.zeros(batch, *shape))).tensors)
+            return tuple(onnx_outputs(run_on(network, inputs.filled(batch)), inputs.names).tensors)
     except Exception:  # a forward may raise anything
         return None
 
 
 class _Wrapped(nn.Module):
-    """A network with one argument and its tensors as a tuple, whatever its own forward takes and returns."""
+    """A network that takes its tensors by position and returns a tuple of tensors, whatever its own forward does."""
 
-    def __init__(self, network: nn.Module, see: Callable[[Outputs], None]) -> None:
+    def __init__(self, network: nn.Module, inputs: InputSpec, see: Callable[[Outputs], None]) -> None:
         super().__init__()
         self.network = network
         self.training = network.training
-        self._see = see
+        self._inputs, self._see = inputs, see
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        outputs = onnx_outputs(self.network(images))
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        outputs = onnx_outputs(run_on(self.network, self._inputs.given(tensors)), self._inputs.names)
         self._see(outputs)
         return tuple(outputs.tensors.values())
 

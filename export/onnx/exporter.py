@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruneport.errors import ExportError, ModelError
+from pruneport.errors import ExportError, InputError, ModelError
 from pruneport.export.onnx.capture import capture, listed, names_for
 from pruneport.export.onnx.form import file_names, open_sizes, other_size
 from pruneport.export.onnx.naming import name_nodes, name_values
 from pruneport.export.onnx.opsets import raise_opset
 from pruneport.export.onnx.rewrites import leave_out_weight_info, part_pads_from_pools
 from pruneport.export.options import DEFAULTS, ExportOptions
+from pruneport.models.inputs import InputShape, InputSpec, inputs_of
 from pruneport.models.outputs import takes_several
 
 __all__ = ["OnnxNetwork", "export_network"]
@@ -32,13 +33,13 @@ class OnnxNetwork:
 
     Attributes:
         options: What it was exported for.
-        shape: C, H, W of the images; H and W may be open.
+        inputs: What it takes; of images, H and W may be open.
         outputs: Names of its outputs in torch, in order.
         left_out: What the torch network returns besides tensors: type by name.
     """
 
     options: ExportOptions
-    shape: tuple[int, int, int]
+    inputs: InputSpec
     outputs: tuple[str, ...]
     left_out: Mapping[str, str]
     _program: Any
@@ -54,15 +55,17 @@ class OnnxNetwork:
         Args:
             path: The .onnx file.
             metadata: Stands in the file's metadata with the prefix ``pruneport.``, beside torch's names of the outputs,
-                those chosen for them, what is left out, the batch size where it is fixed, and a size (C, H, W) to run
-                it at where that is open.
+                those chosen for them, what is left out, the batch size where it is fixed, a size (C, H, W) to run it
+                at where that is open, and the lowest and highest of whole numbers that it takes.
         """
         model = self._program.model
         said = {**metadata, "outputs": json.dumps(self.outputs)}
         if self.options.output_names:
             said["output_names"] = json.dumps(self.options.output_names)
         if open_sizes(self.options):
-            said["input_shape"] = json.dumps(self.shape)
+            said["input_shape"] = json.dumps(self.inputs.image_shape)
+        if ranges := self._ranges():
+            said["input_ranges"] = json.dumps(ranges)
         if self.left_out:
             said["left_out"] = listed(self.left_out)
         if self.batch is not None:
@@ -71,13 +74,23 @@ class OnnxNetwork:
         size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
         self._program.save(str(path), external_data=self.options.external_data or size > _INLINE_LIMIT_BYTES)
 
+    def _ranges(self) -> dict[str, tuple[int, int]]:
+        """The lowest and highest whole number of each input that takes some, by its name in the file."""
+        tensors = self.inputs.tensors
+        names = self.options.input_names or [tensor.name for tensor in tensors]
+        return {
+            name: (int(tensor.low), int(tensor.high))
+            for name, tensor in zip(names, tensors, strict=True)
+            if tensor.low is not None and tensor.high is not None and "int" in tensor.dtype
+        }
 
-def export_network(network: nn.Module, shape: tuple[int, int, int], options: ExportOptions = DEFAULTS) -> OnnxNetwork:
-    """Export ``network`` for inputs (B, C, H, W).
+
+def export_network(network: nn.Module, shape: InputShape, options: ExportOptions = DEFAULTS) -> OnnxNetwork:
+    """Export ``network`` for inputs of this shape.
 
     Args:
         network: In eval mode.
-        shape: C, H, W.
+        shape: C, H, W of images (B, C, H, W), or what else it takes.
         options: What the file is to be like; ``check_form`` has passed.
 
     Raises:
@@ -86,21 +99,26 @@ def export_network(network: nn.Module, shape: tuple[int, int, int], options: Exp
         InputError: The names do not fit the network's outputs.
     """
     kind, batch = type(network).__name__, options.batch_size_fixed
+    inputs = inputs_of(shape)
     if batch is None and not takes_several(network, shape):
         raise ExportError(
-            f"{kind} takes one image at a time: its forward fails on a batch of two. Take the batch size from the "
-            "input's shape wherever it is needed, or export for single images with `batch_size_fixed=1`."
+            f"{kind} takes one {inputs.thing} at a time: its forward fails on a batch of two. Take the batch size from the "
+            f"input's shape wherever it is needed, or export for single {inputs.thing}s with `batch_size_fixed=1`."
         )
-    if options.output_names and (found := names_for(network, shape, batch or 2)):
-        file_names(options, found)  # before the work
+    if (options.input_names or options.output_names) and (found := names_for(network, shape, batch or 2)):
+        file_names(options, found, inputs.names)  # before the work
     if open_sizes(options):
-        _require_other_size(network, shape)
+        if inputs.image_shape is None:
+            raise InputError(
+                f"`dynamic` {options.dynamic} is for images alone, and {kind} takes {inputs}; leave it out."
+            )
+        _require_other_size(network, inputs.image_shape)
     try:
         program, outputs = capture(network, shape, options)
     except Exception as error:  # torch's exporter raises what the network raises, as a cause, and much else
         fault = next((str(found) for found in (error, error.__cause__) if isinstance(found, ModelError)), "")
         raise ExportError(fault or _why_not(network, shape, options, error)) from error
-    _require_open(kind, program, options)
+    _require_open(kind, program, inputs, options)
     if options.opset is not None:
         raise_opset(program.model, options.opset)
     graph = program.model.graph
@@ -109,29 +127,35 @@ def export_network(network: nn.Module, shape: tuple[int, int, int], options: Exp
     for node in graph.all_nodes():
         node.metadata_props.clear()  # stack traces with the paths of this machine
     names = tuple(outputs.tensors)
-    name_values(graph, *file_names(options, names))
+    name_values(graph, *file_names(options, names, inputs.names))
     leave_out_weight_info(graph)
-    return OnnxNetwork(options=options, shape=shape, outputs=names, left_out=outputs.others, _program=program)
+    return OnnxNetwork(options=options, inputs=inputs, outputs=names, left_out=outputs.others, _program=program)
 
 
-def _require_open(kind: str, program: Any, options: ExportOptions) -> None:
-    """Check that the file's input has no fixed size where one was to stay open.
+def _require_open(kind: str, program: Any, inputs: InputSpec, options: ExportOptions) -> None:
+    """Check that the file's inputs have no fixed size where one was to stay open.
 
     Raises:
-        ExportError: It has.
+        ExportError: One has.
     """
-    dimensions = program.model.graph.inputs[0].shape
-    if dimensions is None:
-        return
+    for value, tensor in zip(program.model.graph.inputs, inputs.tensors, strict=True):
+        if value.shape is not None and tensor.batched:
+            _require_open_sizes(kind, value.shape, options)
+
+
+def _require_open_sizes(kind: str, dimensions: Any, options: ExportOptions) -> None:
+    """The same for one input."""
     if options.batch_size_fixed is None and isinstance(dimensions[0], int):
         raise ExportError(
             f"torch exports {kind} for a batch of {dimensions[0]} only: its forward turns the batch size into a "
             "number. Take it from the input's shape wherever it is needed, and as a torch size, or export for one "
             "batch size alone with `batch_size_fixed=N`."
         )
+    if not open_sizes(options):
+        return
     sizes = zip(("height", "width"), dimensions[2:], strict=True)
     fixed = [f"a {name} of {size}" for name, size in sizes if isinstance(size, int)]
-    if open_sizes(options) and fixed:
+    if fixed:
         raise ExportError(
             f"torch exports {kind} for {' and '.join(fixed)} only: its forward turns the size of images "
             "into a number. Take it from the input's shape wherever it is needed, and as a torch size, or give "
@@ -156,12 +180,12 @@ def _require_other_size(network: nn.Module, shape: tuple[int, int, int]) -> None
         ) from error
 
 
-def _why_not(network: nn.Module, shape: tuple[int, int, int], options: ExportOptions, error: Exception) -> str:
+def _why_not(network: nn.Module, shape: InputShape, options: ExportOptions, error: Exception) -> str:
     """Say why torch cannot export the network, and what can be done."""
     reason = _first_line(error.__cause__ or error)
     kind, batch = type(network).__name__, options.batch_size_fixed
     if batch is not None and batch > 1 and not takes_several(network, shape):
-        return f"{kind} takes one image at a time, not {batch}: give `batch_size_fixed=1`."
+        return f"{kind} takes one {inputs_of(shape).thing} at a time, not {batch}: give `batch_size_fixed=1`."
     if options.opset is not None and _exports(network, shape, replace(options, opset=None)):
         return (
             f"torch cannot export {kind} in opset {options.opset}: {reason}. In torch's own opset it can: give another "
@@ -186,7 +210,7 @@ def _why_not(network: nn.Module, shape: tuple[int, int, int], options: ExportOpt
     return said
 
 
-def _exports(network: nn.Module, shape: tuple[int, int, int], options: ExportOptions) -> bool:
+def _exports(network: nn.Module, shape: InputShape, options: ExportOptions) -> bool:
     """Whether it can be exported so; found by trying."""
     try:
         capture(network, shape, options)

@@ -12,18 +12,19 @@ from pruneport.errors import ExportError
 from pruneport.export.onnx.exporter import export_network
 from pruneport.export.onnx.onnx_reader import read_onnx
 from pruneport.export.options import DEFAULTS, ExportOptions
+from pruneport.models.inputs import InputShape
 
 __all__ = ["check_onnx", "read_metadata", "write_onnx"]
 
 
 def write_onnx(
     network: nn.Module,
-    shape: tuple[int, int, int],
+    shape: InputShape,
     path: Path,
     metadata: Mapping[str, str],
     options: ExportOptions = DEFAULTS,
 ) -> None:
-    """Export ``network`` for inputs (B, C, H, W) and write it (see ``export_network``)."""
+    """Export ``network`` for inputs of this shape and write it (see ``export_network``)."""
     export_network(network, shape, options).save(path, metadata)
 
 

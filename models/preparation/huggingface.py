@@ -49,7 +49,7 @@ def preparation_metadata(source: Source) -> dict[str, str]:
     """What an ONNX file says of its images and classes, as far as it is known: JSON by name."""
     said = {}
     if source.preprocessing is not None:
-        said["preprocessing"] = json.dumps(image_processor(source.preprocessing, source.input_shape))
+        said["preprocessing"] = json.dumps(image_processor(source.preprocessing, source.image_shape))
     if source.class_names:
         said["class_names"] = json.dumps(source.class_names)
     return said

@@ -33,9 +33,9 @@ def export_dense(dense: nn.Module, source: Source, options: ExportOptions, progr
         InputError: It refuses the input shape, or the names do not fit its outputs.
     """
     progress(f"exporting {DENSE_ONNX}")
-    run_once(dense, source.input_shape)
-    exported = export_network(dense, source.input_shape, options)
-    check_other_batches(dense, exported, source.input_shape)
+    run_once(dense, source.takes)
+    exported = export_network(dense, source.takes, options)
+    check_other_batches(dense, exported, source.takes)
     if exported.left_out:
         left_out = listed(exported.left_out)
         progress(Note(f"what the network returns besides tensors is not in its ONNX file: {left_out}"))
@@ -47,7 +47,7 @@ def write_onnx_pair(
 ) -> None:
     """Export the pruned network as the dense one was, and write both, with source, plan hash, cost and versions."""
     progress(f"exporting {MODEL_ONNX}")
-    smaller = export_network(pruned, plan.source.input_shape, dense.options)
+    smaller = export_network(pruned, plan.source.takes, dense.options)
     for name, network, cost in ((DENSE_ONNX, dense, plan.dense), (MODEL_ONNX, smaller, plan.pruned)):
         metadata = {
             "source": plan.source.spec,
