@@ -21,6 +21,7 @@ from pruneport.compress.importance.criteria import name_of, resolve_auto, score_
 from pruneport.compress.importance.sensitivity import Curve, measure_sensitivity
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import ImageFolderError, ModelError, TargetError
+from pruneport.models.inputs import ExampleInputs
 from pruneport.models.record import Source
 from pruneport.progress import Progress, silent
 
@@ -112,7 +113,7 @@ def assess(
             free,
             options.criterion,
             source.seed,
-            source.input_shape,
+            source.takes,
             calibration,
             labels,
             progress,
@@ -166,7 +167,7 @@ def _find(
     """What needs no scores: the graph, what its groups cost, and why some are left dense."""
     _refuse_compiled(network)
     progress("counting multiply-accumulates")
-    macs = count_macs_by_module(network, source.input_shape)
+    macs = count_macs_by_module(network, source.takes)
     progress("finding coupled groups")
     graph = dependency_graph(network, example_inputs(source, 1), attention=options.attention)
     cost = CostModel(network, graph.groups, macs, graph.coupling)
@@ -199,10 +200,9 @@ def reasons_with(network: nn.Module, assessed: Assessment, options: PruneOptions
     ]
 
 
-def example_inputs(source: Source, batch: int) -> torch.Tensor:
-    """Random inputs (batch, C, H, W), the same each time."""
-    generator = torch.Generator().manual_seed(source.seed)
-    return torch.randn(batch, *source.input_shape, generator=generator)
+def example_inputs(source: Source, batch: int) -> ExampleInputs:
+    """Random inputs, the same each time."""
+    return source.takes.drawn(batch, source.seed)
 
 
 def _dense_reasons(network: nn.Module, groups: Sequence[Group], options: PruneOptions) -> list[str]:

@@ -7,7 +7,14 @@ from dataclasses import replace
 
 from torch import nn
 
-from pruneport.compress.activations.calibration import BATCH, Calibration, held_out_count, list_images, open_calibration
+from pruneport.compress.activations.calibration import (
+    BATCH,
+    Calibration,
+    check_count,
+    held_out_count,
+    list_images,
+    open_calibration,
+)
 from pruneport.compress.activations.synthetic import ENOUGH, synthesise
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.assessment import assess
@@ -37,7 +44,9 @@ def check_inputs(options: CompressOptions, dense: nn.Module, source: Source, *, 
         PruningError: Synthetic inputs are needed, and there are no BatchNorm statistics to make them from.
     """
     source = prepared(source, options)
-    list_images(options, source.input_shape, source.preprocessing)
+    if options.calibration is not None:
+        list_images(options, source.image_shape, source.preprocessing)
+    check_count(options.calibration_images)
     choose_recovery(options, dense, source.trained, calibrated=calibrated)
     wants_inputs(options, calibrated or options.calibration is not None)
 
@@ -69,13 +78,14 @@ def compress_to(
     """
     options = targets[0]
     source = prepared(source, options)
-    outputs = read_outputs(run_once(dense, source.input_shape))
-    several = takes_several(dense, source.input_shape)
+    outputs = read_outputs(run_once(dense, source.takes))
+    several = takes_several(dense, source.takes)
     given = calibration is not None
-    name = choose_recovery(options, dense, source.trained, several and _measurable(outputs), calibrated=given)
+    data_free = source.inputs is None and several and _measurable(outputs)
+    name = choose_recovery(options, dense, source.trained, data_free, calibrated=given)
     progress(Stage("gathering calibration inputs"))
     if not several:
-        progress(Note("the network takes one image at a time: to export it, give `batch_size_fixed=1`"))
+        progress(Note(f"the network takes one {source.takes.thing} at a time: to export it, give `batch_size_fixed=1`"))
     if given:
         _check_measurable(outputs)
     elif options.calibration is not None or wants_inputs(options, calibrated=False) or name == "data-free":
@@ -116,10 +126,15 @@ def calibration_inputs(
         ImageFolderError: The images cannot be used.
         PruningError: There are none, and no synthetic inputs can be made.
     """
-    several = takes_several(network, source.input_shape)
+    if source.inputs is not None and options.calibration is None:
+        raise PruningError(
+            f"the network takes {source.inputs}, and synthetic inputs can only be made for images: give `calibration`, "
+            "a DataLoader or a list of what it takes, or choose `criterion=l1` `ranking=uniform` `recover=none`."
+        )
+    several = takes_several(network, source.takes)
     batch = BATCH if several else 1
     given = open_calibration(
-        options, source.input_shape, source.preprocessing, hold_out=hold_out, seed=source.seed, batch=batch
+        options, source.image_shape, source.preprocessing, hold_out=hold_out, seed=source.seed, batch=batch
     )
     if given is not None:
         return given
@@ -130,7 +145,7 @@ def calibration_inputs(
         )
     count = min(options.calibration_images, ENOUGH)
     held_out = held_out_count(count) if hold_out else 0
-    return synthesise(network, source.input_shape, count, source.seed, progress, held_out=held_out)
+    return synthesise(network, source.image_shape, count, source.seed, progress, held_out=held_out)
 
 
 def _measurable(outputs: Outputs) -> bool:

@@ -21,6 +21,7 @@ from pruneport.compress.removal import Removal, leave_culprits_dense, remove_uni
 from pruneport.compress.surgery.plan import GroupPlan, Plan, Request, group_plan
 from pruneport.compress.surgery.zeroing_check import ForwardError, OutputError
 from pruneport.errors import ModelError, TargetError
+from pruneport.models.inputs import batch_of
 from pruneport.models.outputs import takes_several
 from pruneport.models.record import Source
 from pruneport.progress import Progress, silent
@@ -178,14 +179,14 @@ def _attempt(
         progress("removing filters")
         try:
             removal = remove_units(network, example, assessed, plans)
-            counted = count_cost(removal.network, source.input_shape)
+            counted = count_cost(removal.network, source.takes)
             return _Attempt(assessed=assessed, allocation=allocation, plans=plans, removal=removal, counted=counted)
         except (ForwardError, OutputError, ModelError) as error:
-            if len(example) > 1 and not takes_several(network, source.input_shape):
-                example = example[:1]
+            if batch_of(example) > 1 and not takes_several(network, source.takes):
+                example = example_inputs(source, 1)
                 continue
             progress("finding the groups that cannot be pruned")
-            also = partial(count_cost, shape=source.input_shape) if isinstance(error, ModelError) else lambda _: None
+            also = partial(count_cost, shape=source.takes) if isinstance(error, ModelError) else lambda _: None
             assessed = leave_culprits_dense(network, example, assessed, plans, error, also)
 
 

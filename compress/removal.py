@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
 from pruneport.compress.assessment import Assessment
@@ -15,6 +14,7 @@ from pruneport.compress.graph.module_attributes import ForwardChanges
 from pruneport.compress.surgery.plan import GroupPlan
 from pruneport.compress.surgery.zeroing_check import ForwardError, OutputError, check_against_masked
 from pruneport.errors import ModelError, PruningError
+from pruneport.models.inputs import ExampleInputs
 
 __all__ = ["Removal", "leave_culprits_dense", "remove_units"]
 
@@ -35,13 +35,13 @@ class Removal:
 
 
 def remove_units(
-    network: nn.Module, example: torch.Tensor, assessed: Assessment, plans: Sequence[GroupPlan]
+    network: nn.Module, example: ExampleInputs, assessed: Assessment, plans: Sequence[GroupPlan]
 ) -> Removal:
     """Shrink a copy of the network and prove that it computes what zeroing the units does.
 
     Args:
         network: The dense network in eval mode.
-        example: Inputs (B, C, H, W) to prove it on.
+        example: Inputs to prove it on.
         assessed: What is known of it.
         plans: What each group keeps.
 
@@ -77,7 +77,7 @@ def remove_units(
 
 def leave_culprits_dense(
     network: nn.Module,
-    example: torch.Tensor,
+    example: ExampleInputs,
     assessed: Assessment,
     plans: Sequence[GroupPlan],
     error: PruningError | ModelError,
@@ -90,7 +90,7 @@ def leave_culprits_dense(
 
     Args:
         network: The dense network in eval mode.
-        example: Inputs (B, C, H, W) to prove it on.
+        example: Inputs to prove it on.
         assessed: What is known of it.
         plans: What each group keeps.
         error: What the proof said of all of them.

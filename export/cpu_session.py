@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
-from torch import Tensor
 
 from pruneport.arrays import AnyArray
 from pruneport.errors import ExportError, InputError
@@ -15,6 +14,7 @@ from pruneport.export.onnx.form import names_in
 from pruneport.export.onnx.memory import within_free_memory
 from pruneport.export.onnx.onnx_reader import read_onnx
 from pruneport.export.options import EmbeddedName, ParityOptions
+from pruneport.models.inputs import ExampleInputs, tensors_in
 
 __all__ = [
     "embedded_in",
@@ -76,8 +76,10 @@ def embedded_in(session: Any) -> EmbeddedName | None:
 
 def fixed_batch(session: Any) -> int | None:
     """The one batch size that a session takes; None where it takes any."""
-    shape = session.get_inputs()[0].shape
-    return shape[0] if shape and isinstance(shape[0], int) else None
+    batches = [entry.shape[0] for entry in session.get_inputs() if entry.shape]
+    if not batches or not all(isinstance(batch, int) for batch in batches):
+        return None
+    return int(batches[0])
 
 
 def fitting_batches(options: ParityOptions, fixed: int | None) -> tuple[int, ...]:
@@ -100,18 +102,21 @@ def fitting_batches(options: ParityOptions, fixed: int | None) -> tuple[int, ...
     return (fixed,)
 
 
-def run_onnx(session: Any, inputs: Tensor) -> list[AnyArray]:
-    """Outputs of a session.
+def run_onnx(session: Any, inputs: ExampleInputs) -> list[AnyArray]:
+    """Outputs of a session, whose inputs are in the network's order.
 
     Raises:
         ExportError: The file does not run on these inputs.
     """
+    tensors = tensors_in(inputs)
     try:
+        given = {entry.name: tensor.numpy() for entry, tensor in zip(session.get_inputs(), tensors, strict=True)}
         with within_free_memory():
-            outputs: list[AnyArray] = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+            outputs: list[AnyArray] = session.run(None, given)
     except Exception as error:  # ONNX Runtime's errors share no other base
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
         raise ExportError(
-            f"the ONNX file does not run on inputs of shape {tuple(inputs.shape)}: {error}. Make the network's forward "
+            f"the ONNX file does not run on inputs of shape {shapes}: {error}. Make the network's forward "
             "free of sizes taken as Python numbers, and export it again."
         ) from error
     return outputs

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneport.errors import ExportError
+from pruneport.errors import ExportError, PruneportError
 from pruneport.export.compared import Compared, Tolerance
 from pruneport.export.cpu_session import open_cpu_session, open_size, output_names, run_onnx
 from pruneport.export.onnx.capture import onnx_outputs
 from pruneport.export.onnx.embedding import Embedding
 from pruneport.export.onnx.exporter import OnnxNetwork
 from pruneport.export.onnx.form import other_size
+from pruneport.models.inputs import INPUT_NAME, ExampleInputs, InputShape, changed, inputs_of, run_on
 from pruneport.models.outputs import Outputs
 
 __all__ = [
@@ -83,49 +84,57 @@ def check_seeded(
     name: str,
     network: nn.Module,
     session: Any,
-    shape: tuple[int, int, int],
+    shape: InputShape,
     batches: tuple[int, ...],
     names: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
     embedding: Embedding | None = None,
 ) -> list[Parity]:
-    """Compare on normal inputs (B, C, H, W), or on images of uniform pixels, seeded by the batch size, at every one.
+    """Compare on inputs seeded by the batch size, images of normal values or of uniform pixels, at every batch size.
 
     Args:
         name: ``dense`` or ``pruned``.
         network: The torch network.
         session: Runs its ONNX file.
-        shape: C, H, W.
+        shape: C, H, W, or what else the network takes.
         batches: Batch sizes.
         names: Of the file's outputs, in order (see ``output_names``).
         size: H, W, for the record, where they are not the plan's.
         embedding: What the file holds before the network; it then takes images, and the network their inputs.
 
     Raises:
-        ExportError: The ONNX file does not run at one of them.
+        ExportError: The ONNX file or the network does not run at one of them.
     """
     results = []
+    takes = inputs_of(shape)
     for batch in batches:
-        generator = torch.Generator().manual_seed(batch)
-        if embedding is None:
-            given = inputs = torch.randn(batch, *shape, generator=generator)
-        else:
-            given = embedding.random_images(batch, shape, generator)
+        given = inputs = takes.drawn(batch, seed=batch)
+        if embedding is not None and takes.image_shape is not None:
+            given = embedding.random_images(batch, takes.image_shape, torch.Generator().manual_seed(batch))
             inputs = embedding(given)
         compared = Compared(TOLERANCES["fp32"], names)
-        theirs = run_torch(network, inputs)
-        compared.add(theirs, run_onnx(session, given), partial(nearby, network, inputs))
+        try:
+            theirs = run_torch(network, inputs, takes.names)
+        except PruneportError:
+            raise
+        except Exception as error:  # a forward may raise anything
+            raise ExportError(
+                f"{type(network).__name__} does not run on seeded inputs, {takes} with B = {batch}: "
+                f"{type(error).__name__}: {error}. Compare at batch sizes that it takes, with `parity_batches`, and "
+                "prune with an example whose whole numbers are in its range."
+            ) from error
+        compared.add(theirs, run_onnx(session, given), partial(nearby, network, inputs, takes.names))
         results.append(replace(parity_of(name, compared, "seeded", batch), size=size))
     return results
 
 
-def check_other_batches(network: nn.Module, exported: OnnxNetwork, shape: tuple[int, int, int]) -> None:
+def check_other_batches(network: nn.Module, exported: OnnxNetwork, shape: InputShape) -> None:
     """Check that a file for any batch is so: where a forward makes a number of the batch size, it is the example's.
 
     Args:
         network: What was exported, from a batch of two.
         exported: The same as ONNX.
-        shape: C, H, W.
+        shape: C, H, W, or what else it takes.
 
     Raises:
         ExportError: It computes what torch does for a batch of two, and does not for three, or for images of another
@@ -146,9 +155,10 @@ def check_other_batches(network: nn.Module, exported: OnnxNetwork, shape: tuple[
             fault = check(shape, (3,))[0].fault
         except ExportError as error:
             fault = str(error)
+        size = inputs_of(shape).image_shape if open_size(session) else None
+        other = other_size(size) if size else None
         try:
-            other = other_size(shape)
-            resized = check(other, (2,))[0].fault if open_size(session) else ""
+            resized = check(other, (2,))[0].fault if other else ""
         except ExportError as error:
             resized = str(error)
     if fault:
@@ -157,26 +167,32 @@ def check_other_batches(network: nn.Module, exported: OnnxNetwork, shape: tuple[
             "forward turns the batch size into a number. Take it from the input's shape wherever it is needed, and as "
             f"a torch size, or export for one batch size alone with `batch_size_fixed=N`. At a batch of three: {fault}"
         )
-    if resized:
+    if resized and size and other:
         raise ExportError(
-            f"the ONNX file of {type(network).__name__} is right for images of {shape[1]} x {shape[2]} alone, from "
+            f"the ONNX file of {type(network).__name__} is right for images of {size[1]} x {size[2]} alone, from "
             "which it was made: its forward turns their size into a number. Take it from the input's shape wherever it "
             f"is needed, and as a torch size, or give `dynamic=batch`. At {other[1]} x {other[2]}: {resized}"
         )
 
 
-def run_torch(network: nn.Module, inputs: Tensor) -> Outputs:
-    """What torch computes, with the outputs that an ONNX file has."""
+def run_torch(network: nn.Module, inputs: ExampleInputs, names: Sequence[str] = (INPUT_NAME,)) -> Outputs:
+    """What torch computes, with the outputs that an ONNX file has whose inputs have these names."""
     with torch.inference_mode():
-        return onnx_outputs(network(inputs))
+        return onnx_outputs(run_on(network, inputs), names)
 
 
-def nearby(network: nn.Module, inputs: Tensor) -> Iterator[Outputs]:
+def nearby(network: nn.Module, inputs: ExampleInputs, names: Sequence[str] = (INPUT_NAME,)) -> Iterator[Outputs]:
     """What torch computes of inputs that are nearly the same: where it changes its mind, rounding decides."""
     generator = torch.Generator().manual_seed(0)
-    reach = _NEAR * float(inputs.std(correction=0))
+
+    def moved(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        reach = _NEAR * float(tensor.std(correction=0))
+        return tensor + reach * torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+
     for _ in range(_NEARBY):
-        yield run_torch(network, inputs + reach * torch.randn(inputs.shape, generator=generator))
+        yield run_torch(network, changed(inputs, moved), names)
 
 
 def parity_of(network: str, compared: Compared, inputs: str, batch: int, precision: str = "fp32") -> Parity:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruneport.errors import BundleError, InputError, ParityError
+from pruneport.errors import BundleError, ImageFolderError, InputError, ParityError
 from pruneport.export.accuracy import Accuracy, Agreement, check_images
 from pruneport.export.bundle.bundle import DENSE_ONNX, MODEL_ONNX, plan_hash
 from pruneport.export.cpu_session import (
@@ -27,6 +27,7 @@ from pruneport.export.onnx.onnx_file import check_onnx, read_metadata
 from pruneport.export.options import ParityOptions
 from pruneport.export.parity import Parity, check_seeded
 from pruneport.models.images.images import ImageSet, open_images
+from pruneport.models.inputs import InputShape, inputs_of, run_on
 from pruneport.models.record import Preprocessing
 from pruneport.progress import Progress, silent
 
@@ -64,7 +65,7 @@ class Verification:
 
 def open_parity_images(
     options: ParityOptions,
-    shape: tuple[int, int, int],
+    shape: InputShape,
     fixed: int | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> ImageSet | None:
@@ -72,7 +73,7 @@ def open_parity_images(
 
     Args:
         options: Batch sizes and images.
-        shape: C, H, W of the input.
+        shape: C, H, W of the input, or what else the network takes.
         fixed: The one batch size that the networks are exported for, or None.
         preprocessing: Of the images; the options have the last word.
 
@@ -81,14 +82,22 @@ def open_parity_images(
         ImageFolderError: The images cannot be used.
     """
     fitting_batches(options, fixed)
-    return open_images(options, shape, preprocessing)
+    takes = inputs_of(shape)
+    if takes.image_shape is not None:
+        return open_images(options, takes.image_shape, preprocessing)
+    if options.images is not None:
+        raise ImageFolderError(
+            f"`images` {options.images}: the network takes {takes}, no images alone. Leave it out: the files are "
+            "compared on seeded inputs."
+        )
+    return None
 
 
 def verify_files(
     folder: Path,
     dense: nn.Module | None,
     pruned: nn.Module,
-    shape: tuple[int, int, int],
+    shape: InputShape,
     options: ParityOptions,
     checks: Sequence[Check] = (),
     comparable: bool = True,
@@ -103,7 +112,7 @@ def verify_files(
         dense: The dense network; None where it cannot be built here, and then dense.onnx is not compared, which is no
             fault: the pruned network is what ships.
         pruned: The pruned network.
-        shape: C, H, W of the input.
+        shape: C, H, W of the input, or what else the networks take.
         options: Batch sizes, and images where the user gives some.
         checks: What was checked before, put first.
         comparable: Whether the dense network's accuracy says anything beside the pruned one's; a fine-tuned network's
@@ -136,15 +145,16 @@ def verify_files(
         progress(f"comparing {file} with torch")
         session = open_cpu_session(path)
         names, fixed = output_names(session), fixed_batch(session)
-        embedding = embedding_for(embedded_in(session), preprocessing, shape)
+        image_shape = inputs_of(shape).image_shape
+        embedding = embedding_for(embedded_in(session), preprocessing, image_shape)
         if images is not None and embedding is not None and preprocessing is not None:
             _require_same(images.preprocessing, preprocessing)
-        _require_forward(name, network, (fixed or 1, *shape))
+        _require_forward(name, network, shape, fixed or 1)
         batches = fitting_batches(options, fixed)
         parity += check_seeded(name, network, session, shape, batches, names, embedding=embedding)
-        if open_size(session):
-            other = other_size(shape)
-            _require_forward(name, network, (1, *other))
+        if open_size(session) and image_shape is not None:
+            other = other_size(image_shape)
+            _require_forward(name, network, other, 1)
             parity += check_seeded(name, network, session, other, batches, names, other[1:], embedding)
         if name == "pruned" and images is not None:
             on_images, accuracy, agreement = check_images(
@@ -160,18 +170,21 @@ def verify_files(
     )
 
 
-def _require_forward(name: str, network: nn.Module, shape: tuple[int, ...]) -> None:
+def _require_forward(name: str, network: nn.Module, shape: InputShape, batch: int) -> None:
     """Run the network once: a plan can set attributes and sizes that its forward does not go with.
 
     Raises:
         BundleError: It does not run.
     """
+    takes = inputs_of(shape)
     try:
         with torch.inference_mode():
-            network(torch.zeros(shape))
+            run_on(network, takes.filled(batch))
     except Exception as error:  # whatever the network's own code raises
+        images = takes.image_shape
+        said = f"inputs {takes}, here with B = {batch}," if images is None else f"an input of shape {(batch, *images)}"
         raise BundleError(
-            f"the {name} network does not run on an input of shape {shape}: {type(error).__name__}: {error}. The "
+            f"the {name} network does not run on {said}: {type(error).__name__}: {error}. The "
             "plan was damaged or edited, or the factory is another one; compress again."
         ) from error
 

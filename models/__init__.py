@@ -17,6 +17,6 @@
 - ``output_layer``: the output layer, replaced for other classes
 - ``parts``: layers, parameters and buffers by their names
 - ``outputs``: the tensors in what a network returns, and their names
-- ``inputs``: example inputs: a tensor, several, or several by name
+- ``inputs``: what a network takes: a tensor, several, or several by name
 - ``digits/``: the embedded network
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.errors import ModelError
+from pruneport.models.inputs import InputShape, inputs_of, run_on
 
 __all__ = ["Outputs", "TensorsOnly", "main_output", "read_outputs", "takes_several", "tensor_leaves"]
 
@@ -88,23 +89,30 @@ def main_output(value: Any) -> Tensor:
 
 
 class TensorsOnly(nn.Module):
-    """A network that returns its tensors alone, as a tuple, for tools that know no more; its weights are shared."""
+    """A network that returns its tensors alone, as a tuple, for tools that know no more; its weights are shared.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: The network.
+        names: Of its arguments, where it is given them by name.
+    """
+
+    def __init__(self, network: nn.Module, names: Sequence[str] = ()) -> None:
         super().__init__()
         self.network = network
         self.training = network.training
+        self._names = tuple(names)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What the network returns for images (B, C, H, W)."""
-        return tuple(tensor_leaves(self.network(images)))
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What the network returns for its inputs, given by position."""
+        given = dict(zip(self._names, inputs, strict=True)) if self._names else inputs
+        return tuple(tensor_leaves(run_on(self.network, given)))
 
 
-def takes_several(network: nn.Module, shape: tuple[int, int, int]) -> bool:
-    """Whether the network takes more than one image (C, H, W) at a time; found by giving it two."""
+def takes_several(network: nn.Module, shape: InputShape) -> bool:
+    """Whether the network takes more than one input at a time; found by giving it two."""
     try:
         with torch.no_grad():
-            network(torch.zeros(2, *shape))
+            run_on(network, inputs_of(shape).filled(2))
     except Exception:  # a forward may raise anything
         return False
     return True

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 
 from pruneport.documents import Path, Size
+from pruneport.errors import ModelError
+from pruneport.models.inputs import InputSpec, inputs_of
 from pruneport.models.options import InterpolationName
 
 __all__ = ["LIBRARIES", "Factory", "Live", "Preprocessing", "Scalar", "Source", "fields_of_source"]
@@ -19,7 +21,7 @@ Scalar = bool | int | float | str | None
 LIBRARIES = ("torchvision", "timm", "pruneport")
 """Sources whose code is installed beside ours; a bundle of any other source needs its owner's factory."""
 
-_WHERE_KNOWN = ("live", "preprocessing", "class_names")  # left out else, as earlier versions wrote it
+_WHERE_KNOWN = ("live", "preprocessing", "class_names", "inputs")  # left out else, as earlier versions wrote it
 _IN_FILES = {"output_layers": "heads"}  # the key of plan.json's first versions, which stay readable
 
 
@@ -67,11 +69,13 @@ class Source:
         preprocessing: How images become its inputs; None where these are no images, and in plans from before it was
             recorded.
         class_names: In the order of the outputs; empty where they are not known.
+        input_shape: C, H, W of images; None where it takes something else.
+        inputs: What it takes, where these are not images alone.
     """
 
     spec: str
     model_args: dict[str, Scalar]
-    input_shape: tuple[Size, Size, Size]
+    input_shape: tuple[Size, Size, Size] | None
     seed: int = 0
     weights: str | None = None
     checkpoint: Path | None = None
@@ -80,6 +84,30 @@ class Source:
     live: Live | None = None
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] = ()
+    inputs: InputSpec | None = None
+
+    def __post_init__(self) -> None:
+        if (self.input_shape is None) == (self.inputs is None):
+            raise ValueError("expected either `input_shape` or `inputs`")
+
+    @property
+    def takes(self) -> InputSpec:
+        """What the network takes."""
+        return self.inputs if self.inputs is not None else inputs_of(self.image_shape)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """C, H, W of the images that the network takes.
+
+        Raises:
+            ModelError: It takes something else.
+        """
+        if self.input_shape is None:
+            raise ModelError(
+                f"{self.spec} takes {self.inputs}, no images (B, C, H, W) alone: what reads images cannot be used with "
+                "it. Give it tensors, in Python: pruneport.prune with `example_inputs` and a list as `calibration`."
+            )
+        return self.input_shape
 
     @property
     def library(self) -> str | None:

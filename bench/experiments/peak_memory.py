@@ -31,7 +31,7 @@ _TORCH = (
 from pruneport.models.options import SourceOptions
 from pruneport.models.source import open_source
 network, source = open_source(SourceOptions(source={source!r}))
-network(torch.randn(1, *source.input_shape)).sum()
+network(torch.randn(1, *source.image_shape)).sum()
 print(sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()))
 """
 )

@@ -155,8 +155,8 @@ def compress_one(spec: str) -> dict[str, Any]:
         size = input_size(spec)
         options = SourceOptions(source=spec, input_shape=(3, size, size))
         network, source = timed("build", lambda: open_source(options))
-        enliven(network, source.input_shape, source.seed)
-        seconds["forward"] = _forward_seconds(network, source.input_shape)
+        enliven(network, source.image_shape, source.seed)
+        seconds["forward"] = _forward_seconds(network, source.image_shape)
         pruned = timed("compress", lambda: _prune(network, source))
         plan = pruned.plan
         row |= {
@@ -173,10 +173,10 @@ def compress_one(spec: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             timed("reload", lambda: _reload(Path(folder), pruned.network, plan))
             file = Path(folder) / "model.onnx"
-            timed("export", lambda: write_onnx(pruned.network, source.input_shape, file, {}))
+            timed("export", lambda: write_onnx(pruned.network, source.image_shape, file, {}))
             checks = timed(
                 "parity",
-                lambda: check_seeded("pruned", pruned.network, open_cpu_session(file), source.input_shape, _BATCHES),
+                lambda: check_seeded("pruned", pruned.network, open_cpu_session(file), source.image_shape, _BATCHES),
             )
         errors = [check.max_rel_error for check in checks]
         row["parity_error"] = max(error for error in errors if error is not None) if None not in errors else None
@@ -271,7 +271,7 @@ def _reload(folder: Path, network: nn.Module, plan: Any) -> None:
     """Write the network, read it back, and compare weights and outputs bit for bit."""
     write_network(folder, network, plan)
     again = check_reload(folder, network, plan)
-    inputs = torch.randn(2, *plan.source.input_shape, generator=torch.Generator().manual_seed(1))
+    inputs = torch.randn(2, *plan.source.image_shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         ours, theirs = tensor_leaves(network(inputs)), tensor_leaves(again(inputs))
         if not all(map(torch.equal, ours, theirs)):

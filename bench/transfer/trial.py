@@ -86,7 +86,7 @@ def _input_of(network: str, options: StudyOptions) -> tuple[tuple[int, int, int]
     """The network's input shape, which the study may give, and what is known of its images' preprocessing."""
     try:
         source = open_source(_source_options(network, options.input_shape))[1]
-        return source.input_shape, source.preprocessing
+        return source.image_shape, source.preprocessing
     except PruneportError as error:
         raise InputError(f"{network} cannot be prepared: {error}") from error
 
@@ -171,7 +171,7 @@ def run_trial(trial: Trial, options: StudyOptions, folder: Path, progress: Progr
     bundle = open_bundle(where.bundle(trial.kept))
     plan = replace(bundle.plan, source=replace(bundle.plan.source, seed=trial.seed))
     with tempfile.TemporaryDirectory() as scratch:
-        task = _task(trial.task, options, plan.source.input_shape, plan.source.preprocessing)
+        task = _task(trial.task, options, plan.source.image_shape, plan.source.preprocessing)
         network, plan = with_output_layer(rebuild(bundle, trust_source=True), plan, task)
         state = Path(scratch) / "state"
         write_state(state, TrainState(plan=plan, weights=dict(network.state_dict()), config={}))

@@ -2,6 +2,7 @@
 
 - ``calibration``: images of a folder, in batches; some are held out
 - ``tensors``: the same of a DataLoader, or a list of tensors
+- ``items``: one item of these, where the network takes other things than images
 - ``synthetic``: inputs made from the BatchNorm statistics
 - ``replay``: a network run from its middle
 - ``least_squares``: least squares in a residual stream

@@ -17,6 +17,7 @@ from pruneport.compress.options import CalibrationOptions
 from pruneport.compress.records import Calibrated
 from pruneport.errors import ImageFolderError
 from pruneport.models.images.images import ImageSet, list_folder
+from pruneport.models.inputs import ExampleInputs, changed
 from pruneport.models.preparation.resolve import resolve
 from pruneport.models.record import Preprocessing
 from pruneport.text import escaped
@@ -35,8 +36,8 @@ __all__ = [
 
 BATCH = 32
 _LEAST_HELD_OUT = 16  # and as many must be left
-Batches = Sequence[Callable[[], Tensor]]
-"""Inputs (B, C, H, W), each loaded when it is called for; the same every time."""
+Batches = Sequence[Callable[[], ExampleInputs]]
+"""Inputs, such as images (B, C, H, W), each loaded when it is called for; the same every time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +142,9 @@ def open_calibration(
     )
 
 
-def in_memory(inputs: Sequence[Tensor]) -> Batches:
+def in_memory(inputs: Sequence[ExampleInputs]) -> Batches:
     """Batches of inputs that are in memory."""
-    return [_loader(lambda part=part: part.clone()) for part in inputs]  # type: ignore[misc]
+    return [_loader(lambda part=part: changed(part, Tensor.clone)) for part in inputs]  # type: ignore[misc]
 
 
 def _spread(rows: Sequence[int], count: int, seed: int) -> list[int]:
@@ -166,5 +167,10 @@ def _loaded(parts: Sequence[ImageSet]) -> Batches:
     return [_loader(lambda part=part: next(part.batches(len(part)))[0]) for part in parts]  # type: ignore[misc]
 
 
-def _loader(load: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    return lambda: load().contiguous(memory_format=torch.channels_last)  # in which torch's convolutions are fastest
+def _loader(load: Callable[[], ExampleInputs]) -> Callable[[], ExampleInputs]:
+    return lambda: changed(load(), _channels_last)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """Images in the order in which torch's convolutions are fastest."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor

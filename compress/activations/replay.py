@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches
 from pruneport.compress.hooks import calls_recorded
+from pruneport.models.inputs import ExampleInputs, changed, run_on
 
 __all__ = ["Replay", "Stopped", "find_cuts"]
 
@@ -26,7 +27,7 @@ class Stopped(Exception):
     """Raised by a hook to end a forward pass early."""
 
 
-def find_cuts(network: nn.Module, example: Tensor) -> list[str]:
+def find_cuts(network: nn.Module, example: ExampleInputs) -> list[str]:
     """Modules, in order of execution, from whose output alone the rest of the pass can be run.
 
     Containers are opened, other modules kept whole. Each candidate is tried: with everything before it
@@ -34,7 +35,7 @@ def find_cuts(network: nn.Module, example: Tensor) -> list[str]:
 
     Args:
         network: In eval mode.
-        example: Inputs (B, C, H, W).
+        example: Inputs.
     """
     outputs: dict[str, Tensor] = {}
 
@@ -48,13 +49,13 @@ def find_cuts(network: nn.Module, example: Tensor) -> list[str]:
     with calls_recorded(network) as calls, torch.inference_mode():
         for name in _blocks(network):
             network.get_submodule(name).register_forward_hook(remember(name))
-        expected = network(example)
+        expected = run_on(network, example)
     once = [name for name in calls if calls.count(name) == 1 and name in outputs]
     cuts = []
     for index, name in enumerate(once):
         stand_ins = {earlier: _zeros(outputs[earlier].shape) for earlier in once[:index]}
         with torch.inference_mode(), _replaced(network, stand_ins | {name: outputs[name].clone()}):
-            found = network(torch.zeros_like(example))
+            found = run_on(network, _blank(example))
         if isinstance(found, Tensor) and isinstance(expected, Tensor) and torch.equal(found, expected):
             cuts.append(name)
     return cuts
@@ -73,7 +74,7 @@ class Replay:
         self.network = network
         self._cuts = list(cuts)
         self._batches = batches
-        self._inputs: list[torch.Size | None] = [None] * len(batches)
+        self._inputs: list[ExampleInputs | None] = [None] * len(batches)
         self._shapes: list[dict[str, torch.Size]] = [{} for _ in batches]
         self._frontier = -1
         self._folder = tempfile.TemporaryDirectory(prefix="pruneport-replay-")
@@ -97,7 +98,7 @@ class Replay:
             output = None
             stand_ins = _replaced(self.network, self._stand_ins(index))
             with torch.inference_mode(), stand_ins, contextlib.suppress(Stopped):
-                output = self.network(self._input(index))
+                output = run_on(self.network, self._input(index))
             yield output
 
     def advance(self, before: str) -> None:
@@ -125,13 +126,13 @@ class Replay:
             handle.remove()
         self._frontier = target
 
-    def _input(self, index: int) -> Tensor:
-        """The batch, or zeros of its shape where nothing that runs reads it."""
+    def _input(self, index: int) -> ExampleInputs:
+        """The batch, or a blank one in which nothing is changed that is still read."""
         known = self._inputs[index]
         if self._frontier >= 0 and known is not None:
-            return _zeros(known)  # nothing that runs reads it
+            return changed(known, lambda tensor: tensor if tensor.is_floating_point() else tensor.clone())
         loaded = self._batches[index]()
-        self._inputs[index] = loaded.shape
+        self._inputs[index] = _blank(loaded)
         return loaded
 
     def _stand_ins(self, index: int) -> dict[str, Tensor]:
@@ -146,8 +147,13 @@ class Replay:
         return Path(self._folder.name) / f"{index}-{frontier}.pt"
 
 
-def _zeros(shape: torch.Size) -> Tensor:
-    return torch.zeros(()).expand(shape)
+def _blank(inputs: ExampleInputs) -> ExampleInputs:
+    """Zeros, which take no memory, for floats: what the rest of a pass is not to read. Whole numbers are little."""
+    return changed(inputs, lambda tensor: _zeros(tensor.shape, tensor.dtype) if tensor.is_floating_point() else tensor)
+
+
+def _zeros(shape: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.zeros((), dtype=dtype).expand(shape)
 
 
 def _blocks(network: nn.Module, prefix: str = "") -> list[str]:

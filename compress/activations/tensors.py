@@ -17,19 +17,19 @@ from pruneport.compress.activations.calibration import (
     held_out_count,
     in_memory,
 )
+from pruneport.compress.activations.items import LABELS, class_indices, is_single, joined, read_item, said_of
 from pruneport.compress.options import CalibrationOptions
 from pruneport.compress.records import Calibrated
 from pruneport.errors import ImageFolderError
+from pruneport.models.inputs import InputShape, batch_of, inputs_of, rows_of_inputs
 
 __all__ = ["gather_calibration"]
-
-_LABELS = ("label", "labels", "target", "targets", "y")
 
 
 def gather_calibration(
     given: Iterable[Any],
     options: CalibrationOptions,
-    shape: tuple[int, int, int],
+    shape: InputShape,
     *,
     outputs: int = 0,
     seed: int = 0,
@@ -39,10 +39,11 @@ def gather_calibration(
 
     Args:
         given: Yields inputs as the network takes them, normalised and of floating point: (B, C, H, W), or one (C, H, W)
-            at a time, alone, first in a pair with labels, or in a dict. Of a DataLoader that goes through its data set
-            in order, inputs are taken evenly from all of it, and of any other the first.
+            at a time, alone, first in a pair with labels, or in a dict. What a network of several inputs takes comes as
+            a tuple, with or without labels behind, in a pair with labels, or in a dict by name. Of a DataLoader that
+            goes through its data set in order, inputs are taken evenly from all of it, and of any other the first.
         options: How many are used.
-        shape: C, H, W of the network's input.
+        shape: Of the network's input.
         outputs: Classes of the network: labels are class indices below it, or else left out.
         seed: Chooses the inputs that are held out.
         batch: Inputs in a batch.
@@ -53,34 +54,41 @@ def gather_calibration(
     count = options.calibration_images
     check_count(count)
     wanted = count + held_out_count(count)
-    inputs: list[Tensor] = []
+    takes = inputs_of(shape)
+    inputs: list[Sequence[Tensor]] = []
     labels: list[Tensor | None] = []
     for place, item in enumerate(_taken(given, wanted)):
-        found, classes = _read(item, place, shape)
+        if takes.image_shape is None:
+            found, classes = read_item(item, place, takes)
+        else:
+            image, classes = _read(item, place, takes.image_shape)
+            found = [image]
         inputs.append(found)
         labels.append(classes)
-        if sum(map(len, inputs)) >= wanted:
+        if sum(map(batch_of, inputs)) >= wanted:
             break
     if not inputs:
+        images = takes.image_shape
+        said = takes if images is None else f"tensors of shape (B, {', '.join(map(str, images))})"
         raise ImageFolderError(
-            f"`calibration` is a {type(given).__name__} that yields nothing; expected tensors of shape "
-            f"(B, {', '.join(map(str, shape))}). An iterator that was read before is empty: give the DataLoader itself."
+            f"`calibration` is a {type(given).__name__} that yields nothing; expected {said}. An iterator that was "
+            "read before is empty: give the DataLoader itself."
         )
-    every = torch.cat(inputs)[:wanted]
+    every = rows_of_inputs(takes.given(joined(inputs, takes)), slice(wanted))
     known = [part for part in labels if part is not None]
     classes = torch.cat(known)[:wanted] if len(known) == len(labels) else None
     if classes is not None and not (len(classes) and 0 <= int(classes.min()) <= int(classes.max()) < outputs):
         classes = None
-    rows, held_out = _parts(len(every), count, seed)
+    rows, held_out = _parts(batch_of(every), count, seed)
     batches = -(-len(rows) // batch)
     solving = [rows[start::batches] for start in range(batches)]
     heldout = [held_out[start : start + batch] for start in range(0, len(held_out), batch)]
     return Calibration(
-        batches=in_memory([every[part] for part in solving]),
+        batches=in_memory([rows_of_inputs(every, part) for part in solving]),
         labels=None if classes is None else tuple(classes[part] for part in solving),
         classes=0 if classes is None else outputs,
         record=Calibrated(inputs="images", count=len(rows)),
-        heldout=in_memory([every[part] for part in heldout]),
+        heldout=in_memory([rows_of_inputs(every, part) for part in heldout]),
     )
 
 
@@ -122,22 +130,22 @@ def _read(item: Any, place: int, shape: tuple[int, int, int]) -> tuple[Tensor, T
     found: Any = item
     if isinstance(item, Mapping):
         fitting = [value for value in item.values() if isinstance(value, Tensor) and tuple(value.shape[-3:]) == shape]
-        labels = next((item[name] for name in _LABELS if name in item), None)
+        labels = next((item[name] for name in LABELS if name in item), None)
         if not fitting:
-            kinds = ", ".join(f"{name}: {_said(value)}" for name, value in list(item.items())[:10])
+            kinds = ", ".join(f"{name}: {said_of(value)}" for name, value in list(item.items())[:10])
             raise ImageFolderError(f"{said} a dict of {kinds or 'nothing'}; expected a tensor of shape {wanted} in it.")
         found = fitting[0]
     elif isinstance(item, tuple | list):
         found, labels = (item[0] if item else None), (item[1] if len(item) > 1 else None)
     if not isinstance(found, Tensor):
         raise ImageFolderError(
-            f"{said} {_said(found)}; expected a tensor of shape {wanted}, alone, first of a pair, or in a dict."
+            f"{said} {said_of(found)}; expected a tensor of shape {wanted}, alone, first of a pair, or in a dict."
         )
     if found.ndim == 3:
         found = found[None]
-        labels = [labels] if isinstance(labels, int) or (isinstance(labels, Tensor) and not labels.ndim) else labels
+        labels = [labels] if is_single(labels) else labels
     if found.ndim != 4 or tuple(found.shape[1:]) != shape or not len(found):
-        raise ImageFolderError(f"{said} {_said(found)}; expected {wanted}, as the network takes it.")
+        raise ImageFolderError(f"{said} {said_of(found)}; expected {wanted}, as the network takes it.")
     if not found.is_floating_point():
         raise ImageFolderError(
             f"{said} a tensor of {found.dtype}; expected floating point, normalised as the network takes it."
@@ -145,17 +153,4 @@ def _read(item: Any, place: int, shape: tuple[int, int, int]) -> tuple[Tensor, T
     found = found.detach().to("cpu", torch.float32)
     if not bool(found.isfinite().all()):
         raise ImageFolderError(f"{said} numbers that are NaN or infinite; expected finite ones.")
-    return found, _class_indices(labels, len(found))
-
-
-def _class_indices(labels: Any, count: int) -> Tensor | None:
-    """Labels as class indices (B,), or None where they are something else."""
-    if isinstance(labels, list | tuple) and all(isinstance(label, int | Tensor) for label in labels):
-        labels = torch.tensor([int(label) for label in labels if not isinstance(label, Tensor) or label.numel() == 1])
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
-        return None
-    return labels.detach().to("cpu", torch.int64) if tuple(labels.shape) == (count,) else None
-
-
-def _said(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    return found, class_indices(labels, len(found))

@@ -18,6 +18,7 @@ from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.records import Cost
 from pruneport.compress.sizes.size_queries import QUERIES
 from pruneport.errors import ModelError
+from pruneport.models.inputs import InputShape, inputs_of, run_on, tensors_in
 from pruneport.models.outputs import TensorsOnly
 
 with warnings.catch_warnings():  # fvcore decorates with torch.jit.script, which torch calls deprecated
@@ -27,8 +28,8 @@ with warnings.catch_warnings():  # fvcore decorates with torch.jit.script, which
 __all__ = ["Cost", "count_cost", "count_macs_by_module", "count_params", "run_once"]
 
 
-def count_cost(network: nn.Module, shape: tuple[int, int, int]) -> Cost:
-    """Count one image through the network.
+def count_cost(network: nn.Module, shape: InputShape) -> Cost:
+    """Count one input through the network.
 
     Raises:
         ModelError: The network refuses an input of this shape.
@@ -36,24 +37,30 @@ def count_cost(network: nn.Module, shape: tuple[int, int, int]) -> Cost:
     return Cost(macs=count_macs_by_module(network, shape)[""], params=count_params(network))
 
 
-def run_once(network: nn.Module, shape: tuple[int, int, int]) -> Any:
-    """What the network returns for one empty image.
+def run_once(network: nn.Module, shape: InputShape) -> Any:
+    """What the network returns for one empty input.
 
     Raises:
         ModelError: It refuses an input of this shape.
     """
+    takes = inputs_of(shape)
     try:
         with torch.no_grad():  # not inference_mode: some keep tensors of their first pass, which autograd reads
-            return network(torch.zeros(1, *shape))
+            return run_on(network, takes.filled())
     except Exception as error:
+        if takes.image_shape is None:
+            raise ModelError(
+                f"the network refuses inputs {takes}, here with B = 1: {type(error).__name__}: {error}. Give "
+                "`example_inputs` as its forward takes them: a tensor, a tuple by position, or a dict by name."
+            ) from error
         raise ModelError(
-            f"the network refuses an input of shape {(1, *shape)}: {error}. Give the shape it was made for with "
-            "`input_shape` C H W."
+            f"the network refuses an input of shape {(1, *takes.image_shape)}: {error}. Give the shape it was made "
+            "for with `input_shape` C H W."
         ) from error
 
 
-def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
-    """Multiply-accumulates of one image by module name; "" is the whole network.
+def count_macs_by_module(network: nn.Module, shape: InputShape) -> dict[str, int]:
+    """Multiply-accumulates of one input by module name; "" is the whole network.
 
     fvcore leaves out fused attention, counted here as its two matrix products, and products that something is added to.
 
@@ -83,9 +90,11 @@ def count_macs_by_module(network: nn.Module, shape: tuple[int, int, int]) -> dic
         logger.setLevel(level)
 
 
-def _count(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
+def _count(network: nn.Module, shape: InputShape) -> dict[str, int]:
     """Run fvcore's counter, with what it leaves out."""
-    analysis = FlopCountAnalysis(TensorsOnly(network), torch.zeros(1, *shape))
+    inputs = inputs_of(shape)
+    given = tuple(tensors_in(inputs.filled()))
+    analysis = FlopCountAnalysis(TensorsOnly(network, inputs.names if inputs.by_name else ()), given)
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
     analysis.set_op_handle("aten::baddbmm", _added_product_macs)
     counts = analysis.by_module().items()

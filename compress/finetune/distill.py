@@ -33,7 +33,7 @@ class Teacher:
 
     def __init__(self, source: Source, output_layer: str, factory: Factory | None, device: torch.device) -> None:
         dense = build_dense(replace(source, output_layers={}), factory)
-        self.macs = count_cost(dense, source.input_shape).macs
+        self.macs = count_cost(dense, source.takes).macs
         self._dense, self._output_layer = dense.to(device), output_layer
 
     @torch.no_grad()

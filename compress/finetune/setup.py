@@ -30,7 +30,7 @@ def dense_plan(network: nn.Module, source: Source) -> Plan:
     Raises:
         ModelError: The network refuses the input shape.
     """
-    cost = count_cost(network, source.input_shape)
+    cost = count_cost(network, source.takes)
     nothing = Request(
         target="flops", value=1.0, criterion="none", scope="filters", ranking="none", round_to=1, max_pruning_ratio=0.0
     )
@@ -58,7 +58,7 @@ def with_output_layer(network: nn.Module, plan: Plan, task: Task, keep: bool = F
         InputError: The output layer is to be kept, and has another number of outputs.
         PruningError: The outputs are no layer's.
     """
-    output_layers, classes = find_output_layers(network, plan.source.input_shape), len(task.classes)
+    output_layers, classes = find_output_layers(network, plan.source.image_shape), len(task.classes)
     if keep and set(output_layers.values()) != {classes}:
         raise InputError(
             f"`keep_head`: the network has {next(iter(output_layers.values()))} outputs and {task.name} has {classes} "
@@ -70,7 +70,7 @@ def with_output_layer(network: nn.Module, plan: Plan, task: Task, keep: bool = F
     outputs = dict.fromkeys(output_layers, classes)
     network, source = copy.deepcopy(network), replace(named, output_layers=outputs)
     renew_output_layers(network, source)
-    pruned = count_cost(network, plan.source.input_shape)
+    pruned = count_cost(network, plan.source.takes)
     more = Cost(macs=pruned.macs - plan.pruned.macs, params=pruned.params - plan.pruned.params)
     # The output layer reads the representation, whose width is the dense network's: both gain the same.
     dense = Cost(macs=plan.dense.macs + more.macs, params=plan.dense.params + more.params)

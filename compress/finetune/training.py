@@ -160,9 +160,7 @@ class _Training:
 
     def _set_up(self, network: nn.Module, momenta: dict[str, Tensor]) -> None:
         """Wrap the network and make its optimizer anew; after a cut, too."""
-        self._state.plan = replace(
-            self._state.plan, pruned=count_cost(network.eval(), self._state.plan.source.input_shape)
-        )
+        self._state.plan = replace(self._state.plan, pruned=count_cost(network.eval(), self._state.plan.source.takes))
         teacher_macs = self._teacher.macs if self._teacher else 0
         self._step_flops = self._images * training_flops(self._state.plan.pruned.macs, teacher_macs)
         self._network = network.to(memory_format=torch.channels_last)

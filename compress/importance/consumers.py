@@ -23,6 +23,7 @@ from pruneport.compress.graph.groups import Group
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
 from pruneport.compress.records import Member
 from pruneport.compress.resize.layers import weight_by_channel
+from pruneport.models.inputs import rows_of_inputs, run_on
 
 __all__ = ["Consumer", "unseen", "visit_consumers"]
 
@@ -89,15 +90,15 @@ def visit_consumers(
         network: The dense network; it is only run.
         groups: Its groups.
         wanted: Indices of those to visit.
-        batches: Inputs (B, C, H, W).
+        batches: Inputs.
 
     Yields:
         The group's index, its consumers, as far as they are seen to run, and a replay of the network from before the
         first of them; where removal is ``unseen`` by them, from before the group is made.
     """
-    example = batches[0]()[:2]
+    example = rows_of_inputs(batches[0](), slice(2))
     with calls_recorded(network) as calls, norms_recorded(network) as norms, torch.no_grad():
-        network(example)
+        run_on(network, example)
     place = {name: index for index, name in reversed(list(enumerate(calls)))}
     readers = {index: [m for m in groups[index].members if m.axis == "in" and m.module in place] for index in wanted}
 

@@ -24,6 +24,7 @@ from pruneport.compress.importance.obs import unit_errors, weight_shares
 from pruneport.compress.importance.torch_pruning_scores import IMPORTANCES, gradients_wanted, importances
 from pruneport.compress.options import Importance, PruneOptions
 from pruneport.errors import ImageFolderError, PruningError
+from pruneport.models.inputs import InputShape, run_on
 from pruneport.progress import Progress, Step, silent
 
 __all__ = ["CRITERIA", "Criterion", "criterion_of", "name_of", "resolve_auto", "score_groups", "wants_inputs"]
@@ -38,7 +39,7 @@ class _Scoring:
     network: nn.Module
     groups: Sequence[Group]
     graph: ChannelGraph | None
-    shape: tuple[int, int, int]
+    shape: InputShape
     calibration: Calibration | None
     labels: str
     seed: int
@@ -100,7 +101,7 @@ def score_groups(
     free: Sequence[bool],
     criterion: str | Importance,
     seed: int,
-    shape: tuple[int, int, int],
+    shape: InputShape,
     calibration: Calibration | None = None,
     labels: str = "auto",
     progress: Progress = silent,
@@ -114,7 +115,7 @@ def score_groups(
         free: Whether each may be pruned; the others score one throughout.
         criterion: A key of ``CRITERIA``, or an importance of torch-pruning.
         seed: For criteria that draw numbers.
-        shape: C, H, W of the network's input.
+        shape: Of the network's input.
         calibration: For criteria that need inputs.
         labels: For criteria with a loss: ``folder``, ``predicted`` or ``auto``.
         progress: Told what is being done.
@@ -258,7 +259,7 @@ def _activation(scoring: _Scoring) -> list[Tensor]:
         for name in {name for group in scoring.groups for name in group.consumers}:
             scoring.network.get_submodule(name).register_forward_pre_hook(add(name))
         for load in scoring.inputs.batches:
-            scoring.network(load())
+            run_on(scoring.network, load())
     for group in scoring.groups:
         rows = [sums[m.module][m.positions].mean(1) for m in group.members if m.axis == "in" and m.module in sums]
         by_group.append(torch.stack(rows).mean(0) if rows else weight_shares(scoring.network, group))

@@ -17,6 +17,7 @@ from pruneport.compress.activations.calibration import Batches, Calibration
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.importance.group_scores import reduce_group, with_values
 from pruneport.errors import ImageFolderError, PruningError
+from pruneport.models.inputs import ExampleInputs, InputShape, changed, inputs_of, rows_of_inputs, run_on
 from pruneport.models.outputs import main_output, tensor_leaves
 
 __all__ = [
@@ -110,7 +111,7 @@ def grasp(network: nn.Module, groups: Sequence[Group], batches: Batches, labels:
     return _scores(network, groups, {name: weight * products[name] for name, weight in weights.items()})
 
 
-def synflow(network: nn.Module, groups: Sequence[Group], shape: tuple[int, int, int]) -> list[Tensor]:
+def synflow(network: nn.Module, groups: Sequence[Group], shape: InputShape) -> list[Tensor]:
     """Sum of |w dR/dw|, where R sums the outputs for an input of ones and every weight is made positive.
 
     Tanaka et al. 2020, arXiv 2006.05467, equation 2. In float64; BatchNorms keep their variance, with mean zero.
@@ -123,7 +124,8 @@ def synflow(network: nn.Module, groups: Sequence[Group], shape: tuple[int, int, 
         parameter.data.abs_()
         parameter.requires_grad_()
     parameters: dict[str, Tensor] = dict(flow.named_parameters())
-    outputs = tensor_leaves(flow(torch.ones(1, *shape, dtype=torch.float64)))
+    ones = changed(inputs_of(shape).filled(1, 1), lambda given: given.double() if given.is_floating_point() else given)
+    outputs = tensor_leaves(run_on(flow, ones))
     total = torch.stack([leaf.sum() for leaf in outputs if leaf.is_floating_point()]).sum()
     gradients = _finite(parameters, torch.autograd.grad(total, list(parameters.values()), allow_unused=True))
     return _scores(network, groups, {name: (p.detach() * gradients[name]).abs() for name, p in parameters.items()})
@@ -140,11 +142,12 @@ def _gradients(
     weights = {name: parameter.detach() for name, parameter in parameters.items()}
     for load, wanted in zip(batches, labels, strict=True):
         inputs = load()
-        size = chunk or len(inputs)
-        for part, answers in zip(torch.split(inputs, size), torch.split(wanted, size), strict=True):
+        size = chunk or len(wanted)
+        for start, answers in zip(range(0, len(wanted), size), torch.split(wanted, size), strict=True):
+            part = rows_of_inputs(inputs, slice(start, start + size))
             loss = F.cross_entropy(_logits(work, part), answers)
             derivatives = torch.autograd.grad(loss, list(parameters.values()), create_graph=second, allow_unused=True)
-            yield weights, _finite(parameters, derivatives), (parameters, len(part))
+            yield weights, _finite(parameters, derivatives), (parameters, len(answers))
 
 
 def mean_squared_gradient(network: nn.Module, batches: Batches, labels: Labels) -> dict[str, Tensor]:
@@ -192,9 +195,9 @@ def _reduced(shadow: nn.Module, group: Group) -> Tensor:
     return torch.zeros(group.width, dtype=torch.float64) if scores is None else scores
 
 
-def _logits(network: nn.Module, inputs: Tensor) -> Tensor:
+def _logits(network: nn.Module, inputs: ExampleInputs) -> Tensor:
     """The network's main output, which must be one that a loss can be taken of."""
-    logits = main_output(network(inputs))
+    logits = main_output(run_on(network, inputs))
     if logits.ndim < 2 or not logits.is_floating_point():
         raise PruningError(
             f"the network's main output has shape {tuple(logits.shape)}; a criterion with a loss expects logits "

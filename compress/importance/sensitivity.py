@@ -25,6 +25,7 @@ from pruneport.compress.importance.obs import unit_errors, weight_shares
 from pruneport.compress.records import Member
 from pruneport.compress.resize.layers import parts_by_name, zero_channels
 from pruneport.compress.surgery.apply import positions_kept
+from pruneport.models.inputs import batch_of, run_on
 from pruneport.models.outputs import main_output
 from pruneport.progress import Progress, Step, silent
 
@@ -79,7 +80,7 @@ def measure_sensitivity(
         network: The dense network; it is only read and copied.
         groups: Its groups.
         widths: For each group the widths it may have, ascending; None where it stays dense.
-        batches: Inputs (B, C, H, W).
+        batches: Inputs.
         scores: Which units go first; None for the block-Hessian scores, from the same statistics.
         progress: Told which group is being measured.
 
@@ -92,9 +93,9 @@ def measure_sensitivity(
     wanted = [index for index, options in enumerate(widths) if options is not None]
     with torch.inference_mode():
         first = batches[0]()
-        dense = [main_output(network(first))]
-        limit = max(1, _INPUTS // len(first))
-        dense += [main_output(network(load())) for load in batches[1:limit]]
+        dense = [main_output(run_on(network, first))]
+        limit = max(1, _INPUTS // batch_of(first))
+        dense += [main_output(run_on(network, load())) for load in batches[1:limit]]
     visits = visit_consumers(network, groups, wanted, batches)
     for number, (index, consumers, replay) in enumerate(visits, start=1):
         group, options = groups[index], widths[index]

@@ -21,6 +21,7 @@ from pruneport.compress.activations.least_squares import Equations, is_plain, ro
 from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
 from pruneport.compress.hooks import calls_recorded, norms_recorded
 from pruneport.errors import ImageFolderError
+from pruneport.models.inputs import rows_of_inputs, run_on
 from pruneport.progress import Progress, Step, silent
 
 __all__ = ["reconstruct", "solvable_layers"]
@@ -67,7 +68,7 @@ def reconstruct(
         dense: The original network; it is only run.
         pruned: The pruned one, with modules of the same names.
         kept: Positions kept by layer and axis, as ``positions_kept`` gives them.
-        batches: Inputs (B, C, H, W); no labels are needed.
+        batches: Inputs; no labels are needed.
         ridge: Pull towards the present weights, relative to the mean variance of an input.
         progress: Told which layer is being solved.
         strict: Raise where there are too few equations; else such a layer keeps its weights.
@@ -79,9 +80,9 @@ def reconstruct(
         ImageFolderError: There are fewer equations than unknowns; the message says how many images are needed.
     """
     wanted = set(solvable_layers(pruned, kept))
-    example = batches[0]()[:2]
+    example = rows_of_inputs(batches[0](), slice(2))
     with calls_recorded(pruned) as order, norms_recorded(pruned) as norms, torch.no_grad():
-        pruned(example)
+        run_on(pruned, example)
     first = next((index for index, name in enumerate(order) if "in" in kept.get(name, {})), len(order))
     layers = [name for name in order[first:] if name in wanted and order.count(name) == 1]
     cuts = find_cuts(dense, example)

@@ -20,6 +20,7 @@ from pruneport.compress.recovery.statistics import estimate_statistics
 from pruneport.compress.surgery.apply import positions_kept
 from pruneport.compress.surgery.plan import GroupPlan
 from pruneport.errors import ImageFolderError, PruningError
+from pruneport.models.inputs import run_on
 from pruneport.models.outputs import main_output
 from pruneport.progress import Progress, silent
 
@@ -79,7 +80,7 @@ def recover(
         dense: The original network; it is only run.
         pruned: The pruned one.
         groups: What was removed.
-        batches: Calibration inputs (B, C, H, W).
+        batches: Calibration inputs.
         progress: Told what is being done.
         heldout: Inputs that were used for nothing else, to measure on.
 
@@ -153,7 +154,7 @@ class _Wanted:
 @torch.inference_mode()
 def _outputs(network: nn.Module, batches: Batches) -> list[torch.Tensor]:
     """The main output on every batch."""
-    return [main_output(network(load())) for load in batches]
+    return [main_output(run_on(network, load())) for load in batches]
 
 
 def _estimate(dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Progress) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pruneport.compress.activations.calibration import Batches
+from pruneport.models.inputs import run_on
 from pruneport.progress import Progress, Step
 
 __all__ = ["estimate_statistics"]
@@ -25,7 +26,7 @@ def estimate_statistics(pruned: nn.Module, batches: Batches, progress: Progress)
         with torch.no_grad():
             for number, load in enumerate(batches, start=1):
                 progress(Step(f"measuring statistics, batch {number} of {len(batches)}", number - 1, len(batches)))
-                pruned(load())
+                run_on(pruned, load())
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -24,6 +24,7 @@ from pruneport.compress.records import (
 )
 from pruneport.documents import Count, Size
 from pruneport.errors import BundleError
+from pruneport.models.inputs import InputSpec
 from pruneport.models.record import Preprocessing, Source
 
 __all__ = ["MOST_INPUTS", "PlanDocument", "Shapes", "check_sizes", "dense_elements", "read_groups", "unknown_keys"]
@@ -91,8 +92,10 @@ class PlanDocument(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError("`libraries` does not say which pruneport made it")
         if not (self.dense.macs and self.dense.params):
             raise ValueError("the dense network costs nothing")
-        if math.prod(self.source.input_shape) > MOST_INPUTS:
-            raise ValueError(f"an input of shape {self.source.input_shape} is too large - at `$.source.input_shape`")
+        if self.source.takes.entries > MOST_INPUTS:
+            key = "input_shape" if self.source.inputs is None else "inputs"
+            shape = self.source.inputs or self.source.input_shape
+            raise ValueError(f"an input of shape {str(shape)[:200]} is too large - at `$.source.{key}`")
         if (done := self.recovery) is not None and done.heldout:
             measured = (done.heldout_error_before, done.heldout_error_after)
             shares = (done.heldout_agreement_before, done.heldout_agreement)
@@ -125,8 +128,9 @@ def check_sizes(document: PlanDocument, shapes: Shapes | None) -> None:
     """
     widths = [member.size for group in document.groups for member in group.members]
     widths += [size for shape in (shapes or {}).values() for size in shape]
-    _, height, width = document.source.input_shape
-    most = min(_MOST_SIZE, max(widths, default=1) * height * width * _UPSAMPLED)
+    source = document.source
+    places = source.takes.entries if source.inputs is not None else math.prod(source.image_shape[1:])
+    most = min(_MOST_SIZE, max(widths, default=1) * places * _UPSAMPLED)
     for module, calls in (document.sizes or {}).items():
         for call, slots in calls.items():
             if (largest := max(slots.values(), default=0)) > most:
@@ -174,6 +178,7 @@ def unknown_keys(loaded: Mapping[str, Any]) -> list[str]:
     kinds = {
         "source": Source,
         "source.preprocessing": Preprocessing,
+        "source.inputs": InputSpec,
         "request": Request,
         "dense": Cost,
         "pruned": Cost,

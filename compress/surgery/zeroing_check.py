@@ -22,6 +22,7 @@ from pruneport.compress.surgery.apply import positions_kept
 from pruneport.compress.surgery.kept_tracer import KeptTracer
 from pruneport.compress.surgery.plan import GroupPlan
 from pruneport.errors import PruningError
+from pruneport.models.inputs import ExampleInputs, changed, run_on
 from pruneport.models.outputs import tensor_leaves
 
 __all__ = ["ForwardError", "OutputError", "check_against_masked", "masked_outputs"]
@@ -33,11 +34,11 @@ def check_against_masked(
     dense: nn.Module,
     pruned: nn.Module,
     groups: Sequence[GroupPlan],
-    example: Tensor,
+    example: ExampleInputs,
     coupling: Coupling,
     lost: Iterable[int] = (),
 ) -> float | None:
-    """Compare ``pruned`` with the masked dense network on ``example`` (B, C, H, W).
+    """Compare ``pruned`` with the masked dense network on ``example``.
 
     Args:
         dense: The original network.
@@ -73,7 +74,7 @@ def check_against_masked(
     found = _largest_error(actual, expected, unmasked)
     if not (found is None or found <= _TOLERANCE) or not _same_values(actual, expected):
         # Some untrained networks amplify rounding, and equal scores change places: look more closely.
-        finer = example.double()
+        finer = changed(example, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
         with torch.no_grad():
             actual = _outputs(copy.deepcopy(pruned).double(), groups, finer)
         expected = masked_outputs(copy.deepcopy(dense).double(), groups, finer, coupling, lost, filled)
@@ -127,7 +128,7 @@ def _same_values(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 def masked_outputs(
     dense: nn.Module,
     groups: Sequence[GroupPlan],
-    example: Tensor,
+    example: ExampleInputs,
     coupling: Coupling | None = None,
     lost: frozenset[int] = frozenset(),
     filled: bool = False,
@@ -152,7 +153,10 @@ def masked_outputs(
 
 
 def _outputs(
-    network: nn.Module, groups: Sequence[GroupPlan], example: Tensor, run: Callable[[Tensor], Any] | None = None
+    network: nn.Module,
+    groups: Sequence[GroupPlan],
+    example: ExampleInputs,
+    run: Callable[[ExampleInputs], Any] | None = None,
 ) -> list[Tensor]:
     """What the network returns, then what its output layers compute, and what they read where that is whole."""
     ends = [member for group in groups if group.role == "output" for member in group.members]
@@ -170,7 +174,7 @@ def _outputs(
                 module.register_forward_hook(see(name))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of a forward that draws numbers
-            returned = tensor_leaves((run or network)(example))
+            returned = tensor_leaves(run(example) if run else run_on(network, example))
     return [*returned, *seen]
 
 

@@ -45,7 +45,7 @@ def write_preprocessor(folder: Path, source: Source, *, rescale: bool = True, no
     if source.preprocessing is not None:
         content = image_processor(
             source.preprocessing,
-            source.input_shape,
+            source.image_shape,
             source.class_names,
             rescale=rescale,
             normalise=normalise,

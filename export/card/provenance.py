@@ -67,7 +67,8 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
         ("Source", source["spec"]),
         ("Model arguments", arguments),
         ("Weights", weights),
-        ("Input, C × H × W", " × ".join(str(size) for size in source["input_shape"])),
+        ("Input, C × H × W", " × ".join(str(size) for size in source["input_shape"] or ())),
+        ("Inputs", _inputs(source.get("inputs"))),
         ("Preprocessing", _preprocessing(plan)),
         ("Classes", _class_names(source.get("class_names", ()))),
         ("Asked", asked),
@@ -86,6 +87,18 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
         ("Versions", ", ".join(f"{name} {version}" for name, version in plan["libraries"].items())),
     ]
     return [(name, clean(text)) for name, text in pairs if text]
+
+
+def _inputs(takes: Json | None) -> str:
+    """Names, types and sizes of what a network takes that is no image, or nothing."""
+    if not takes:
+        return ""
+    listed = []
+    for tensor in takes["tensors"]:
+        sizes = ["B"] * tensor["batched"] + [str(size) for size in tensor["shape"]]
+        known = "" if tensor["low"] is None else f", {tensor['low']:g} to {tensor['high']:g}"
+        listed.append(f"{tensor['name']}: {tensor['dtype']}, {' × '.join(sizes) or 'a single number'}{known}")
+    return "; ".join(listed)
 
 
 def _calibration(used: Json | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -123,20 +124,44 @@ def embedding_note(embedded: EmbeddedName | None) -> str:
 
 def onnx_example(plan: Json, batch: int | None = None, embedded: EmbeddedName | None = None) -> str:
     """Return the Python lines that run ``model.onnx`` on one input of the right shape, or on its one batch size."""
-    channels, height, width = (int(size) for size in plan["source"]["input_shape"])
-    shape = ", ".join(map(str, sizes_in_file(embedded, (channels, height, width))))
-    kind = "uint8" if embedded == "uint8-nhwc" else "float32"
-    prepared = "prepared as in training" if embedded is None else "resized and cropped, not normalised"
-    return (
-        "import numpy as np\n"
-        "import onnxruntime as ort\n"
-        'session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])\n'
-        f"images = np.zeros(({batch or 1}, {shape}), dtype=np.{kind})  # yours, {prepared}\n"
-        "name = session.get_inputs()[0].name\n"
-        "outputs = session.run(None, {name: images})  # a classifier has one output, its scores\n"
-        "for output, values in zip(session.get_outputs(), outputs):\n"
-        "    print(output.name, values.shape)"
+    source = plan["source"]
+    if takes := source.get("inputs"):
+        tensors = [_numpy_input(tensor, batch or 1) for tensor in takes["tensors"]]
+        given = [
+            "given = {",
+            *(f"    {json.dumps(name)}: {array}," for name, array in tensors),
+            "}  # yours, as the network was made for",
+        ]
+        run = "outputs = session.run(None, given)"
+    else:
+        channels, height, width = (int(size) for size in source["input_shape"])
+        shape = ", ".join(map(str, sizes_in_file(embedded, (channels, height, width))))
+        kind = "uint8" if embedded == "uint8-nhwc" else "float32"
+        ready = "prepared as in training" if embedded is None else "resized and cropped, not normalised"
+        given = [
+            f"images = np.zeros(({batch or 1}, {shape}), dtype=np.{kind})  # yours, {ready}",
+            "name = session.get_inputs()[0].name",
+        ]
+        run = "outputs = session.run(None, {name: images})  # a classifier has one output, its scores"
+    return "\n".join(
+        (
+            "import numpy as np",
+            "import onnxruntime as ort",
+            'session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])',
+            *given,
+            run,
+            "for output, values in zip(session.get_outputs(), outputs):",
+            "    print(output.name, values.shape)",
+        )
     )
+
+
+def _numpy_input(tensor: Json, batch: int) -> tuple[str, str]:
+    """The name of an input, and Python that makes one of its type and size: zeros, or its lowest value."""
+    sizes = ", ".join(str(int(size)) for size in ([batch] * tensor["batched"] + list(tensor["shape"])))
+    low = tensor["low"] if tensor["low"] is not None and not tensor["low"] <= 0 <= tensor["high"] else 0
+    tuple_of = f"({sizes}{',' * (',' not in sizes and bool(sizes))})"
+    return tensor["name"], f"np.full({tuple_of}, {low!r}, dtype={json.dumps(tensor['dtype'])})"
 
 
 def _top1(share: float, images: int) -> str:

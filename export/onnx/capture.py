@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from pruneport.errors import ModelError
 from pruneport.export.onnx.embedding import Embedding, height_width
 from pruneport.export.onnx.form import open_sizes
-from pruneport.export.onnx.naming import INPUT_NAME
 from pruneport.export.onnx.opsets import CONVERTED
 from pruneport.export.onnx.rewrites import PlainAttention
 from pruneport.export.options import ExportOptions
+from pruneport.models.inputs import INPUT_NAME, InputShape, InputSpec, inputs_of, run_on, tensors_in
 from pruneport.models.outputs import Outputs, read_outputs
 
 __all__ = ["capture", "listed", "names_for", "onnx_outputs"]
@@ -35,17 +35,17 @@ def listed(kinds: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
 
 
-def onnx_outputs(value: Any) -> Outputs:
-    """What a network returned, under the names that its outputs have in ONNX.
+def onnx_outputs(value: Any, inputs: Sequence[str] = (INPUT_NAME,)) -> Outputs:
+    """What a network returned, under the names that its outputs have in ONNX, beside ``inputs`` of other names.
 
     Raises:
         ModelError: There is no tensor, or one that is not dense, or in an object that cannot be told apart.
     """
-    return read_outputs(value, reserved=(INPUT_NAME,))
+    return read_outputs(value, reserved=inputs)
 
 
 def capture(
-    network: nn.Module, shape: tuple[int, int, int], options: ExportOptions, embedding: Embedding | None = None
+    network: nn.Module, shape: InputShape, options: ExportOptions, embedding: Embedding | None = None
 ) -> tuple[Any, Outputs]:
     """Export by torch's exporter, with ``embedding`` before the network where it is given.
 
@@ -59,19 +59,21 @@ def capture(
     dimensions = {0: "batch"} if batch is None else {}
     if open_sizes(options):
         dimensions |= dict(zip(height_width(options.embed_preprocessing), ("height", "width"), strict=True))
-    example = torch.zeros(batch or 2, *shape)
-    if embedding is not None:
-        example = embedding.random_images(batch or 2, shape, torch.Generator().manual_seed(0))
+    inputs = inputs_of(shape)
+    example = tuple(tensors_in(inputs.filled(batch or 2)))
+    if embedding is not None and (size := inputs.image_shape):
+        example = (embedding.random_images(batch or 2, size, torch.Generator().manual_seed(0)),)
+    axes = [dimensions if tensor.batched else {} for tensor in inputs.tensors]
     seen: list[Outputs] = []
     with _silence(), PlainAttention():
         program = torch.onnx.export(
-            _Wrapped(network, embedding, seen.append),
-            (example,),
+            _Wrapped(network, inputs, embedding, seen.append),
+            example,
             dynamo=True,
             verbose=False,
-            input_names=[INPUT_NAME],
+            input_names=list(inputs.names),
             opset_version=None if options.opset is None else min(options.opset, CONVERTED),
-            dynamic_shapes=({at: torch.export.Dim(name) for at, name in dimensions.items()},) if dimensions else None,
+            dynamic_shapes=(tuple(map(_dynamic, axes)),) if dimensions else None,
         )
     assert program is not None
     outputs = seen[-1]
@@ -93,31 +95,40 @@ def capture(
     return program, outputs
 
 
-def names_for(network: nn.Module, shape: tuple[int, int, int], batch: int) -> tuple[str, ...] | None:
+def _dynamic(axes: Mapping[int, str]) -> dict[int, Any] | None:
+    """What torch is told of a tensor's dimensions."""
+    return {at: torch.export.Dim(name) for at, name in axes.items()} or None
+
+
+def names_for(network: nn.Module, shape: InputShape, batch: int) -> tuple[str, ...] | None:
     """Names of the outputs for so many images; None where it fails, which comparing the outputs names."""
+    inputs = inputs_of(shape)
     try:
         with torch.no_grad():
-            return tuple(onnx_outputs(network(torch.zeros(batch, *shape))).tensors)
+            return tuple(onnx_outputs(run_on(network, inputs.filled(batch)), inputs.names).tensors)
     except Exception:  # a forward may raise anything
         return None
 
 
 class _Wrapped(nn.Module):
-    """A network with one argument and its tensors as a tuple, whatever its own forward takes and returns.
+    """A network that takes its tensors by position and returns a tuple of tensors, whatever its own forward does.
 
     What is embedded stands beside the network, not around it, so that the network's names stay as they are.
     """
 
-    def __init__(self, network: nn.Module, embedding: Embedding | None, see: Callable[[Outputs], None]) -> None:
+    def __init__(
+        self, network: nn.Module, inputs: InputSpec, embedding: Embedding | None, see: Callable[[Outputs], None]
+    ) -> None:
         super().__init__()
         self.network = network
         self.preprocessing = embedding
         self.training = network.training
-        self._see = see
+        self._inputs, self._see = inputs, see
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        inputs = images if self.preprocessing is None else self.preprocessing(images)
-        outputs = onnx_outputs(self.network(inputs))
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        if self.preprocessing is not None:
+            tensors = tuple(map(self.preprocessing, tensors))
+        outputs = onnx_outputs(run_on(self.network, self._inputs.given(tensors)), self._inputs.names)
         self._see(outputs)
         return tuple(outputs.tensors.values())
 

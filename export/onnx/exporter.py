@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruneport.errors import ExportError, ModelError
+from pruneport.errors import ExportError, InputError, ModelError
 from pruneport.export.onnx.capture import capture, listed, names_for
 from pruneport.export.onnx.embedding import (
     EMBEDDED,
@@ -25,6 +25,7 @@ from pruneport.export.onnx.naming import name_nodes, name_values
 from pruneport.export.onnx.opsets import raise_opset
 from pruneport.export.onnx.rewrites import leave_out_weight_info, part_pads_from_pools
 from pruneport.export.options import DEFAULTS, ExportOptions
+from pruneport.models.inputs import InputShape, InputSpec, inputs_of
 from pruneport.models.outputs import takes_several
 from pruneport.models.record import Preprocessing
 
@@ -40,14 +41,14 @@ class OnnxNetwork:
 
     Attributes:
         options: What it was exported for.
-        shape: C, H, W of the images; H and W may be open.
+        inputs: What it takes; of images, H and W may be open.
         outputs: Names of its outputs in torch, in order.
         left_out: What the torch network returns besides tensors: type by name.
         embedding: What stands before the network in the file; None where it takes normalised inputs.
     """
 
     options: ExportOptions
-    shape: tuple[int, int, int]
+    inputs: InputSpec
     outputs: tuple[str, ...]
     left_out: Mapping[str, str]
     embedding: Embedding | None = None
@@ -64,17 +65,21 @@ class OnnxNetwork:
         Args:
             path: The .onnx file.
             metadata: Stands in the file's metadata with the prefix ``pruneport.``, beside torch's names of the outputs,
-                those chosen for them, what is left out, the batch size where it is fixed, what is embedded, and a size
-                of images to run it at where that is open, in the order of the file's input.
+                those chosen for them, what is left out, the batch size where it is fixed, what is embedded, a size of
+                images to run it at where that is open, in the order of the file's input, and the lowest and highest of
+                whole numbers that it takes.
         """
         model = self._program.model
         said = {**metadata, "outputs": json.dumps(self.outputs)}
         if self.options.output_names:
             said["output_names"] = json.dumps(self.options.output_names)
         if open_sizes(self.options):
-            said["input_shape"] = json.dumps(sizes_in_file(self.options.embed_preprocessing, self.shape))
+            size = self.inputs.image_shape
+            said["input_shape"] = json.dumps(size and sizes_in_file(self.options.embed_preprocessing, size))
         if self.embedding is not None:
             said[EMBEDDED] = self.embedding.name
+        if ranges := self._ranges():
+            said["input_ranges"] = json.dumps(ranges)
         if self.left_out:
             said["left_out"] = listed(self.left_out)
         if self.batch is not None:
@@ -83,18 +88,28 @@ class OnnxNetwork:
         size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
         self._program.save(str(path), external_data=self.options.external_data or size > _INLINE_LIMIT_BYTES)
 
+    def _ranges(self) -> dict[str, tuple[int, int]]:
+        """The lowest and highest whole number of each input that takes some, by its name in the file."""
+        tensors = self.inputs.tensors
+        names = self.options.input_names or [tensor.name for tensor in tensors]
+        return {
+            name: (int(tensor.low), int(tensor.high))
+            for name, tensor in zip(names, tensors, strict=True)
+            if tensor.low is not None and tensor.high is not None and "int" in tensor.dtype
+        }
+
 
 def export_network(
     network: nn.Module,
-    shape: tuple[int, int, int],
+    shape: InputShape,
     options: ExportOptions = DEFAULTS,
     preprocessing: Preprocessing | None = None,
 ) -> OnnxNetwork:
-    """Export ``network`` for inputs (B, C, H, W), or for the images that these are made of.
+    """Export ``network`` for inputs of this shape, or for the images that these are made of.
 
     Args:
         network: In eval mode.
-        shape: C, H, W.
+        shape: C, H, W of images (B, C, H, W), or what else it takes.
         options: What the file is to be like; ``check_form`` has passed.
         preprocessing: How images become the network's inputs, for ``embed_preprocessing``.
 
@@ -103,23 +118,28 @@ def export_network(
             opset; an output has a type that cannot be exported.
         InputError: The names do not fit the network's outputs, or the preprocessing cannot be embedded.
     """
-    embedding = embedding_for(options.embed_preprocessing, preprocessing, shape)
+    inputs = inputs_of(shape)
+    embedding = embedding_for(options.embed_preprocessing, preprocessing, inputs.image_shape)
     kind, batch = type(network).__name__, options.batch_size_fixed
     if batch is None and not takes_several(network, shape):
         raise ExportError(
-            f"{kind} takes one image at a time: its forward fails on a batch of two. Take the batch size from the "
-            "input's shape wherever it is needed, or export for single images with `batch_size_fixed=1`."
+            f"{kind} takes one {inputs.thing} at a time: its forward fails on a batch of two. Take the batch size from "
+            f"the input's shape wherever it is needed, or export for single {inputs.thing}s with `batch_size_fixed=1`."
         )
-    if options.output_names and (found := names_for(network, shape, batch or 2)):
-        file_names(options, found)  # before the work
+    if (options.input_names or options.output_names) and (found := names_for(network, shape, batch or 2)):
+        file_names(options, found, inputs.names)  # before the work
     if open_sizes(options):
-        _require_other_size(network, shape)
+        if inputs.image_shape is None:
+            raise InputError(
+                f"`dynamic` {options.dynamic} is for images alone, and {kind} takes {inputs}; leave it out."
+            )
+        _require_other_size(network, inputs.image_shape)
     try:
         program, outputs = capture(network, shape, options, embedding)
     except Exception as error:  # torch's exporter raises what the network raises, as a cause, and much else
         fault = next((str(found) for found in (error, error.__cause__) if isinstance(found, ModelError)), "")
         raise ExportError(fault or _why_not(network, shape, options, error)) from error
-    _require_open(kind, program, options)
+    _require_open(kind, program, inputs, options)
     if options.opset is not None:
         raise_opset(program.model, options.opset)
     graph = program.model.graph
@@ -128,11 +148,11 @@ def export_network(
     for node in graph.all_nodes():
         node.metadata_props.clear()  # stack traces with the paths of this machine
     names = tuple(outputs.tensors)
-    name_values(graph, *file_names(options, names))
+    name_values(graph, *file_names(options, names, inputs.names))
     leave_out_weight_info(graph)
     return OnnxNetwork(
         options=options,
-        shape=shape,
+        inputs=inputs,
         outputs=names,
         left_out=outputs.others,
         embedding=embedding,
@@ -140,24 +160,30 @@ def export_network(
     )
 
 
-def _require_open(kind: str, program: Any, options: ExportOptions) -> None:
-    """Check that the file's input has no fixed size where one was to stay open.
+def _require_open(kind: str, program: Any, inputs: InputSpec, options: ExportOptions) -> None:
+    """Check that the file's inputs have no fixed size where one was to stay open.
 
     Raises:
-        ExportError: It has.
+        ExportError: One has.
     """
-    dimensions = program.model.graph.inputs[0].shape
-    if dimensions is None:
-        return
+    for value, tensor in zip(program.model.graph.inputs, inputs.tensors, strict=True):
+        if value.shape is not None and tensor.batched:
+            _require_open_sizes(kind, value.shape, options)
+
+
+def _require_open_sizes(kind: str, dimensions: Any, options: ExportOptions) -> None:
+    """The same for one input."""
     if options.batch_size_fixed is None and isinstance(dimensions[0], int):
         raise ExportError(
             f"torch exports {kind} for a batch of {dimensions[0]} only: its forward turns the batch size into a "
             "number. Take it from the input's shape wherever it is needed, and as a torch size, or export for one "
             "batch size alone with `batch_size_fixed=N`."
         )
+    if not open_sizes(options):
+        return
     sizes = zip(("height", "width"), height_width(options.embed_preprocessing), strict=True)
     fixed = [f"a {name} of {dimensions[place]}" for name, place in sizes if isinstance(dimensions[place], int)]
-    if open_sizes(options) and fixed:
+    if fixed:
         raise ExportError(
             f"torch exports {kind} for {' and '.join(fixed)} only: its forward turns the size of images "
             "into a number. Take it from the input's shape wherever it is needed, and as a torch size, or give "
@@ -182,12 +208,12 @@ def _require_other_size(network: nn.Module, shape: tuple[int, int, int]) -> None
         ) from error
 
 
-def _why_not(network: nn.Module, shape: tuple[int, int, int], options: ExportOptions, error: Exception) -> str:
+def _why_not(network: nn.Module, shape: InputShape, options: ExportOptions, error: Exception) -> str:
     """Say why torch cannot export the network, and what can be done."""
     reason = _first_line(error.__cause__ or error)
     kind, batch = type(network).__name__, options.batch_size_fixed
     if batch is not None and batch > 1 and not takes_several(network, shape):
-        return f"{kind} takes one image at a time, not {batch}: give `batch_size_fixed=1`."
+        return f"{kind} takes one {inputs_of(shape).thing} at a time, not {batch}: give `batch_size_fixed=1`."
     if options.opset is not None and _exports(network, shape, replace(options, opset=None)):
         return (
             f"torch cannot export {kind} in opset {options.opset}: {reason}. In torch's own opset it can: give another "
@@ -212,7 +238,7 @@ def _why_not(network: nn.Module, shape: tuple[int, int, int], options: ExportOpt
     return said
 
 
-def _exports(network: nn.Module, shape: tuple[int, int, int], options: ExportOptions) -> bool:
+def _exports(network: nn.Module, shape: InputShape, options: ExportOptions) -> bool:
     """Whether it can be exported so; found by trying."""
     try:
         capture(network, shape, options)

@@ -12,9 +12,9 @@ import msgspec
 
 from pruneport.compress.surgery.plan_schema import MOST_INPUTS
 from pruneport.errors import InputError
-from pruneport.export.onnx.naming import INPUT_NAME
 from pruneport.export.onnx.opsets import OLDEST, newest_opset
 from pruneport.export.options import DynamicName, ExportOptions
+from pruneport.models.inputs import INPUT_NAME
 
 __all__ = ["check_form", "file_names", "names_in", "open_sizes", "other_size", "ranges_in", "shape_in"]
 
@@ -49,8 +49,6 @@ def _faults(options: ExportOptions) -> Iterator[str]:
             f"`opset` is {options.opset}; expected {OLDEST} to {newest_opset()}: torch's exporter has none below, "
             "and the ONNX Runtime here takes none above."
         )
-    if len(options.input_names) > 1:
-        yield f"`input_names` are {', '.join(map(repr, options.input_names))}; expected one: a network has one input."
     for option in ("input_names", "output_names"):
         names: Sequence[str] = getattr(options, option)
         if odd := [name for name in names if not _NAME.fullmatch(name)]:
@@ -63,28 +61,37 @@ def _faults(options: ExportOptions) -> Iterator[str]:
         yield f"`input_names` and `output_names` have {', '.join(twice)} more than once; every name must be another."
 
 
-def file_names(options: ExportOptions, outputs: Sequence[str]) -> tuple[tuple[str], tuple[str, ...]]:
-    """Names of the input and of the outputs in the file.
+def file_names(
+    options: ExportOptions, outputs: Sequence[str], inputs: Sequence[str] = (INPUT_NAME,)
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the inputs and of the outputs in the file.
 
     Args:
         options: What was asked for; ``check_form`` has passed.
         outputs: The names that the outputs have by themselves, in order.
+        inputs: Those that the inputs have.
 
     Raises:
-        InputError: There are not as many names as outputs, or an output is called as the input is to be.
+        InputError: There are not as many names as inputs or outputs, or an output is called as an input is to be.
     """
-    entry = options.input_names[0] if options.input_names else INPUT_NAME
+    entries = options.input_names or tuple(inputs)
+    if len(entries) != len(inputs):
+        raise InputError(
+            f"`input_names` are {', '.join(entries)}: {len(entries)} for the {len(inputs)} "
+            f"input{'s' * (len(inputs) > 1)} {', '.join(inputs)}; give one for each, in this order."
+        )
     if options.output_names and len(options.output_names) != len(outputs):
         raise InputError(
             f"`output_names` are {', '.join(options.output_names)}: {len(options.output_names)} for the "
             f"{len(outputs)} outputs {', '.join(outputs)}; give one for each, in this order."
         )
     names = options.output_names or tuple(outputs)
-    if entry in names:
+    if both := [name for name in entries if name in names]:
         raise InputError(
-            f"{entry} would be the name of the input and of an output; choose other `input_names` or `output_names`."
+            f"{', '.join(both)} would be the name of an input and of an output; choose other `input_names` or "
+            "`output_names`."
         )
-    return (entry,), names
+    return entries, names
 
 
 def names_in(metadata: str) -> tuple[str, ...]:

@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["INPUT_NAME", "name_nodes", "name_values"]
+__all__ = ["name_nodes", "name_values"]
 
-INPUT_NAME = "input"
 _WRAPPER = "network"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _NOT_A_MODULE = "_empty_nn_module_stack"  # what torch notes of the sizes of the input

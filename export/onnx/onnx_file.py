@@ -13,6 +13,7 @@ from pruneport.export.onnx.embedding import EMBEDDED
 from pruneport.export.onnx.exporter import export_network
 from pruneport.export.onnx.onnx_reader import read_onnx
 from pruneport.export.options import DEFAULTS, ExportOptions
+from pruneport.models.inputs import InputShape
 from pruneport.models.record import Preprocessing
 
 __all__ = ["check_onnx", "read_metadata", "write_onnx"]
@@ -20,13 +21,13 @@ __all__ = ["check_onnx", "read_metadata", "write_onnx"]
 
 def write_onnx(
     network: nn.Module,
-    shape: tuple[int, int, int],
+    shape: InputShape,
     path: Path,
     metadata: Mapping[str, str],
     options: ExportOptions = DEFAULTS,
     preprocessing: Preprocessing | None = None,
 ) -> None:
-    """Export ``network`` for inputs (B, C, H, W) and write it (see ``export_network``)."""
+    """Export ``network`` for inputs of this shape and write it (see ``export_network``)."""
     export_network(network, shape, options, preprocessing).save(path, metadata)
 
 

@@ -57,7 +57,7 @@ def named(source: Source, network: nn.Module, file: Path | None) -> Source:
     names = infer_class_names(source, network) if file is None else read_class_names(file)
     if not names:
         return source
-    count = _class_count(network, source.input_shape)
+    count = _class_count(network, source.image_shape)
     if count != len(names) and file is not None:
         scores = "no scores of classes" if count is None else f"scores of {count} classes"
         raise SourceError(f"`class_names` {file} has {len(names)} names; the network's main output has {scores}.")

@@ -57,7 +57,7 @@ def preparation_metadata(source: Source, *, rescale: bool = True, normalise: boo
     said = {}
     if source.preprocessing is not None:
         said["preprocessing"] = json.dumps(
-            image_processor(source.preprocessing, source.input_shape, rescale=rescale, normalise=normalise)
+            image_processor(source.preprocessing, source.image_shape, rescale=rescale, normalise=normalise)
         )
     if source.class_names:
         said["class_names"] = json.dumps(source.class_names)

@@ -23,8 +23,7 @@ def infer_preprocessing(source: Source, network: nn.Module) -> Preprocessing | N
     A network with timm's ``pretrained_cfg`` says it, whoever built it. torchvision's weights say it: those that are
     named, those that the checkpoint is a copy of, else the network's DEFAULT.
     """
-    shape = source.input_shape
-    if shape[0] not in (1, 3):
+    if source.inputs is not None or (shape := source.image_shape)[0] not in (1, 3):
         return None
     known = None
     if isinstance(settings := getattr(network, "pretrained_cfg", None), Mapping):
@@ -76,7 +75,7 @@ def _of_torchvision(source: Source) -> Preprocessing | None:
     entry, _ = _torchvision_weights(source)
     if entry is None:
         return None
-    side = max(source.input_shape[1:])
+    side = max(source.image_shape[1:])
     transforms = entry.transforms()
     crop, resize = (getattr(transforms, name, None) for name in ("crop_size", "resize_size"))
     mean, std = (getattr(transforms, name, default) for name, default in (("mean", (0.0,)), ("std", (1.0,))))

@@ -59,9 +59,9 @@ def prepared(source: Source, options: PreparationOptions) -> Source:
         ImageFolderError: See ``resolve``.
     """
     given = any(getattr(options, name) is not None for name in ("resize", "interpolation", "mean", "std"))
-    if source.input_shape[0] not in (1, 3) and not given:
+    if not given and (source.inputs is not None or source.image_shape[0] not in (1, 3)):
         return source
-    return replace(source, preprocessing=resolve(options, source.input_shape, source.preprocessing))
+    return replace(source, preprocessing=resolve(options, source.image_shape, source.preprocessing))
 
 
 def is_guess(preprocessing: Preprocessing) -> bool:

@@ -35,9 +35,9 @@ def export_dense(dense: nn.Module, source: Source, options: ExportOptions, progr
             embedded.
     """
     progress(f"exporting {DENSE_ONNX}")
-    run_once(dense, source.input_shape)
-    exported = export_network(dense, source.input_shape, options, source.preprocessing)
-    check_other_batches(dense, exported, source.input_shape)
+    run_once(dense, source.takes)
+    exported = export_network(dense, source.takes, options, source.preprocessing)
+    check_other_batches(dense, exported, source.takes)
     if exported.left_out:
         left_out = listed(exported.left_out)
         progress(Note(f"what the network returns besides tensors is not in its ONNX file: {left_out}"))
@@ -53,7 +53,7 @@ def write_onnx_pair(
     """
     progress(f"exporting {MODEL_ONNX}")
     source = plan.source
-    smaller = export_network(pruned, source.input_shape, dense.options, source.preprocessing)
+    smaller = export_network(pruned, source.takes, dense.options, source.preprocessing)
     outside = dense.embedding.left_outside if dense.embedding else {}
     write_preprocessor(folder, source, **outside)
     for name, network, cost in ((DENSE_ONNX, dense, plan.dense), (MODEL_ONNX, smaller, plan.pruned)):

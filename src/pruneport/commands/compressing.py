@@ -117,10 +117,10 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     source = prepared(source, config)
     embedding_for(form.embed_preprocessing, source.preprocessing, source.input_shape)  # named before any work
     if isinstance(config, ParityOptions):
-        images = open_parity_images(config, source.input_shape, form.batch_size_fixed, source.preprocessing)
+        images = open_parity_images(config, source.takes, form.batch_size_fixed, source.preprocessing)
         if images is not None:
             images.check_readable()
-            check_classes(images, tuple(main_output(run_once(dense, source.input_shape)).shape))
+            check_classes(images, tuple(main_output(run_once(dense, source.takes)).shape))
             source = replace(source, class_names=source.class_names or images.classes)
     check_inputs(config, dense, source)
     exported = None

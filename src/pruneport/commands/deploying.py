@@ -114,7 +114,7 @@ def verify(
         bundle.folder,
         dense,
         pruned,
-        bundle.plan.source.input_shape,
+        bundle.plan.source.takes,
         config,
         [hashes],
         comparable=not isinstance(bundle.plan.training, Trained),

@@ -91,7 +91,7 @@ def _begin_or_go_on(config: FinetuneConfig, state_file: Path, factory: Factory |
         known = replace(plan.source, preprocessing=preprocessing_of(plan, network))
         plan = replace(plan, source=prepared(known, config))
     progress(Stage(f"reading the images of {config.task}"))
-    task = open_task(config.task, config, plan.source.input_shape, plan.source.preprocessing)
+    task = open_task(config.task, config, plan.source.image_shape, plan.source.preprocessing)
     if network is not None:
         if plan.source.trained:  # else the seed stands for the weights themselves
             plan = replace(plan, source=replace(plan.source, seed=config.seed))

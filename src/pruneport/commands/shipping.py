@@ -49,7 +49,7 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
             staging,
             dense,
             pruned.network,
-            plan.source.input_shape,
+            plan.source.takes,
             config,
             [reload],
             preprocessing=plan.source.preprocessing,

@@ -225,7 +225,7 @@ def test_open_sizes_are_exported_compared_at_two_sizes_and_timed_at_the_examples
     for shape in (SHAPE, (1, 38, 70), (1, 7, 11)):
         assert all(e.ok for e in check_seeded("dense", network, session, shape, (1, 3), output_names(session)))
     timed = open_session(path, BenchOptions(threads=1), batch=2)
-    assert (timed.input.shape, timed.input.open_sizes) == (SHAPE, {"height": 6, "width": 6})
+    assert (timed.inputs.inputs[0].shape, timed.inputs.inputs[0].open_sizes) == (SHAPE, {"height": 6, "width": 6})
     assert timed.settings["image_shape"] == [1, 6, 6]
     timed.bind(np.zeros((2, *SHAPE), np.float32)).run()
     onnx.shape_inference.infer_shapes(onnx.load(path), check_type=True, strict_mode=True, data_prop=True)

@@ -20,7 +20,6 @@ from pruneport.export.options import ExportOptions
         ({"opset": newest_opset() + 1}, r"the ONNX Runtime here takes none above\."),
         ({"dynamic": "width"}, "`dynamic` is 'width'; expected one of batch, or batch,height,width"),
         ({"dynamic": "batch,height,width", "batch_size_fixed": 2}, "open, and `batch_size_fixed` is 2; give one"),
-        ({"input_names": ("a", "b")}, "`input_names` are 'a', 'b'; expected one: a network has one input"),
         ({"input_names": ("",)}, "`input_names` has ''; expected at most 200 letters"),
         (
             {"output_names": ("ok", "a b", "\x1b[31m", "né", "1st", "a" * 201)},
@@ -56,8 +55,9 @@ def test_names_are_those_asked_for_or_torchs() -> None:
             "are scores: 1 for the 2 outputs logits, maps; give one for each, in this order",
         ),
         ({"output_names": ("a", "b", "c")}, "3 for the 2 outputs"),
-        ({"input_names": ("maps",)}, "maps would be the name of the input and of an output"),
-        ({"output_names": ("a", "input")}, "input would be the name of the input and of an output"),
+        ({"input_names": ("a", "b")}, "`input_names` are a, b: 2 for the 1 input input; give one for each"),
+        ({"input_names": ("maps",)}, "maps would be the name of an input and of an output"),
+        ({"output_names": ("a", "input")}, "input would be the name of an input and of an output"),
     ],
 )
 def test_names_that_do_not_fit_the_network(asked: dict[str, Any], message: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -28,8 +28,9 @@ from pruneport.export.bundle.bundle import is_bundle, open_bundle
 from pruneport.export.bundle.weights import read_weights
 from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.form import check_form
-from pruneport.models.inputs import ExampleInputs
+from pruneport.models.inputs import ExampleInputs, InputShape
 from pruneport.models.live.copying import copy_network
+from pruneport.models.live.example import read_example
 from pruneport.models.live.identity import live_source, state_sha256
 from pruneport.models.options import PreparationOptions
 from pruneport.models.outputs import main_output, read_outputs, takes_several
@@ -166,10 +167,12 @@ def prune(
         params: Keep this share of the parameters.
         ratio: Remove this share of the filters.
         input_shape: C, H, W of the input.
-        example_inputs: In its place: a tensor (B, C, H, W).
+        example_inputs: In its place, for networks of several inputs or other than images: a tensor, a tuple of tensors
+            by position, or a dict by name, each with the batch first; a single number has none. Names and shapes are
+            kept, and the range of whole numbers: give them as they come, such as token ids.
         calibration: Inputs that decide what is removed, and that recovery solves with: a folder of images, prepared by
             ``resize``, ``mean`` and ``std``; or a DataLoader or a list of tensors (B, C, H, W), as the network takes
-            them, alone, as ``(x, y)`` or in dicts.
+            them, alone, as ``(x, y)`` or in dicts; of several inputs tuples or dicts, with labels behind or without.
         seed: Chooses the inputs that are held out, and random scores.
         progress: Told what is being done.
         **options: Fields of ``CompressOptions``, such as ``criterion``, ``scope``, ``round_to``, ``keep``, ``recover``.
@@ -194,12 +197,13 @@ def prune(
         progress = numbered(progress, 1 + STAGES)
         progress(Stage("copying the network"))
         dense, unhooked = copy_network(model)
-        source = live_source(dense, _input_shape(input_shape, example_inputs), seed)
+        shape = _input_shape(dense, input_shape, example_inputs)
+        source = live_source(dense, shape, seed)
         source = replace(source, preprocessing=infer_preprocessing(source, dense))
-        outputs = read_outputs(run_once(dense, source.input_shape))
+        outputs = read_outputs(run_once(dense, shape))
         given = None
         if calibration is not None and chosen.calibration is None:
-            given = _gather(calibration, chosen, dense, source.input_shape, main_output(outputs.tensors), seed)
+            given = _gather(calibration, chosen, dense, shape, main_output(outputs.tensors), seed)
         check_inputs(chosen, dense, source, calibrated=given is not None)
         pruned = next(compress_to([chosen], dense, source, progress, given))
     plan = pruned.plan
@@ -233,44 +237,30 @@ def _options(
     return options
 
 
-def _input_shape(shape: tuple[int, int, int] | None, example: ExampleInputs | None) -> tuple[int, int, int]:
-    """C, H, W of the input.
+def _input_shape(network: nn.Module, shape: tuple[int, int, int] | None, example: ExampleInputs | None) -> InputShape:
+    """C, H, W of the input, or what else the network takes.
 
     Raises:
-        ModelError: Neither is given, or both, or something else than one image tensor.
+        ModelError: Neither is given, or both, or something that no forward takes.
     """
     if (shape is None) == (example is None):
         raise ModelError(
-            "exactly one of `input_shape` and `example_inputs` is needed: C, H, W, such as (3, 224, 224), or a tensor "
-            "(B, C, H, W)."
+            "exactly one of `input_shape` and `example_inputs` is needed: C, H, W, such as (3, 224, 224), or tensors "
+            "as the network's forward takes them."
         )
     if shape is not None:
         if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
             raise ModelError(f"`input_shape` is {shape}; expected three positive numbers C H W, such as 3 224 224.")
         return (shape[0], shape[1], shape[2])
-    if isinstance(example, Mapping):
-        example = list(example.values())
-    if isinstance(example, list | tuple):
-        if len(example) != 1:
-            raise ModelError(
-                f"`example_inputs` holds {len(example)} inputs; networks of one input, a tensor (B, C, H, W), can be "
-                "pruned. Give one whose forward makes the others itself."
-            )
-        example = example[0]
-    if not isinstance(example, Tensor) or example.ndim != 4 or 0 in example.shape or not example.is_floating_point():
-        kind = f"{example.dtype} {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
-        raise ModelError(
-            f"`example_inputs` is {kind}; expected a tensor (B, C, H, W) of floating point, such as "
-            "torch.zeros(1, 3, 224, 224)."
-        )
-    return (example.shape[1], example.shape[2], example.shape[3])
+    assert example is not None
+    return read_example(network, example)
 
 
 def _gather(
     calibration: Any,
     options: CalibrationOptions,
     dense: nn.Module,
-    shape: tuple[int, int, int],
+    shape: InputShape,
     scores: Tensor,
     seed: int,
 ) -> Calibration:
