@@ -48,7 +48,7 @@ def write_onnx_pair(
     """Export the pruned network as the dense one was, and write both, with source, plan hash, cost and versions."""
     progress(f"exporting {MODEL_ONNX}")
     smaller = export_network(pruned, plan.source.input_shape, dense.options)
-    for name, network, cost in ((DENSE_ONNX, dense, plan.dense), (MODEL_ONNX, smaller, plan.pruned)):
+    for name, network, cost in ((DENSE_ONNX, dense, plan.dense_onnx_cost), (MODEL_ONNX, smaller, plan.pruned)):
         metadata = {
             "source": plan.source.spec,
             "plan_sha256": plan_sha256,

@@ -21,9 +21,8 @@ from pruneport.commands.records import (
     with_earlier,
 )
 from pruneport.commands.results import BenchResult, ExportResult, VerifyResult
-from pruneport.compress.records import Trained
 from pruneport.compress.surgery.plan import preprocessing_of
-from pruneport.errors import CheckpointError, OutputError, SourceError
+from pruneport.errors import BundleError, CheckpointError, OutputError, SourceError
 from pruneport.export.bundle.bundle import BENCH, DATA, DENSE_ONNX, MODEL_ONNX, REPORT, VERIFY, check_hashes, plan_hash
 from pruneport.export.bundle.writing import update_bundle
 from pruneport.export.card.verdict import warnings_for
@@ -49,6 +48,11 @@ def export(
     progress = numbered(progress, 3)
     progress(Stage("opening the bundle"))
     bundle, pruned, factory = open_networks(config, progress, factory)
+    if bundle.plan.dense_onnx == "start":
+        raise BundleError(
+            f"dense.onnx of {bundle.folder} is the network that was compressed further, which is not in the bundle. To "
+            f"have other ONNX files, ship anew from the bundle that it was made from."
+        )
     progress(Stage("building the dense network"))
     network = dense_of(bundle, factory, config.checkpoint)
     progress(Stage("exporting to ONNX"))
@@ -85,7 +89,10 @@ def verify(
     progress(Stage("building the dense network"))
     dense, why_no_dense = None, ""
     try:
-        dense = dense_of(bundle, factory, config.checkpoint)
+        if bundle.plan.dense_onnx == "start":
+            why_no_dense = "it is the network that was compressed further, which is not in the bundle"
+        else:
+            dense = dense_of(bundle, factory, config.checkpoint)
     except (CheckpointError, SourceError) as error:
         if config.checkpoint is not None:
             raise
@@ -98,7 +105,7 @@ def verify(
         bundle.plan.source.input_shape,
         config,
         [hashes],
-        comparable=not isinstance(bundle.plan.training, Trained),
+        comparable=bundle.plan.comparable,
         why_no_dense=why_no_dense,
         preprocessing=preprocessing_of(bundle.plan, pruned),
         progress=progress,
