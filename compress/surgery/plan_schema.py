@@ -201,11 +201,11 @@ def unknown_keys(loaded: Mapping[str, Any]) -> list[str]:
 
 
 def _part(loaded: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A part of a plan by its name, which has dots where it lies in others."""
+    """A part of a plan by its name, which has dots where it lies in others, and numbers in lists."""
     part: Any = loaded
     for key in name.split("."):
         part = part[int(key)] if isinstance(part, list) else part.get(key)
-        if not isinstance(part, Mapping):
+        if not isinstance(part, Mapping | list):
             return {}
     found: Mapping[str, Any] = part
     return found

@@ -6,7 +6,7 @@ import re
 
 from pruneport.documents import Json
 from pruneport.export.card.front_matter import front_matter
-from pruneport.export.card.provenance import fine_tuned, provenance
+from pruneport.export.card.provenance import fine_tuned, fine_tuned_before, provenance
 from pruneport.export.card.summary import comparisons, device_name, headline, onnx_example, own_code
 from pruneport.export.card.verdict import verdict, warnings_for
 from pruneport.export.card.words import clean
@@ -70,6 +70,11 @@ def _limits(plan: Json, verify: Json | None, bench: Json | None) -> list[str]:
         sentences.append(
             f"Its outputs are the classes of {_code(training['task'])}, in the order in `plan.json`; the dense network "
             "beside it has the same head, untrained: compare latency with it, not accuracy."
+        )
+    elif fine_tuned_before(plan) and plan.get("dense_onnx") != "start":
+        sentences.append(
+            "It was fine-tuned before it was compressed further: the dense network beside it has the same head, "
+            "untrained: compare latency with it, not accuracy."
         )
     if not plan["source"]["trained"]:
         sentences.append("Accuracy is left out: no `checkpoint` and no `weights` were given.")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pruneport.documents import Json
 from pruneport.export.card.intervals import Interval, change_interval, share_interval
-from pruneport.export.card.provenance import fine_tuned, share_kept
+from pruneport.export.card.provenance import dense_onnx_cost, fine_tuned, share_kept
 from pruneport.export.card.words import clean, milliseconds, percent
 from pruneport.models.record import LIBRARIES
 from pruneport.units import scaled
@@ -53,7 +53,12 @@ def headline(plan: Json, verify: Json | None, bench: Json | None) -> str:
     if bench and bench["batches"]:
         first = min(bench["batches"], key=lambda entry: int(entry["batch"]))
         device = device_name(bench)
-        parts.append(f"{_speedup(first)} at batch {first['batch']}" + (f" on {device}" if device else ""))
+        against = dense_onnx_cost(plan)["macs"] / plan["dense"]["macs"]
+        parts.append(
+            f"{_speedup(first)} at batch {first['batch']}"
+            + (f" on {device}" if device else "")
+            + (f" (against {percent(against, 0)} of its compute)" if plan.get("dense_onnx") == "start" else "")
+        )
     else:
         parts.append("latency not measured")
     if not plan["source"]["trained"]:
@@ -77,7 +82,7 @@ def device_name(bench: Json) -> str:
 
 def comparisons(plan: Json, verify: Json | None, bench: Json | None) -> list[Comparison]:
     """Return the before/after table: cost, file size, latency and accuracy, as far as each is known."""
-    dense, pruned = plan["dense"], plan["pruned"]
+    dense, pruned = dense_onnx_cost(plan), plan["pruned"]
     rows = [
         _cost("Compute, MACs", dense["macs"], pruned["macs"]),
         _cost("Compute, FLOPs (2 × MACs)", 2 * dense["macs"], 2 * pruned["macs"]),
