@@ -16,7 +16,7 @@ from pruneport.commands.configs import (
     InspectConfig,
 )
 from pruneport.commands.results import CompressResult, InspectResult
-from pruneport.commands.starting import Start, check_composed, open_start, origin_of
+from pruneport.commands.starting import BundleStart, Start, check_composed, open_start, origin_of
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import check_round_to, target_of
 from pruneport.compress.assessment import describe_groups
@@ -42,10 +42,11 @@ from pruneport.progress import Note, Progress, Stage, numbered, silent
 __all__ = ["PrunedSource", "compress", "inspect", "prune_source"]
 
 
-def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult:
+def inspect(config: InspectConfig, progress: Progress = silent, opened: Start | None = None) -> InspectResult:
     """Find the network's coupled groups and what would go with each; with ``sensitivity``, draw what removal costs.
 
-    With ``graph``, the groups are drawn, with the layers that hang on them.
+    With ``graph``, the groups are drawn, with the layers that hang on them. ``opened`` is looked at in place of what
+    the configuration names.
 
     Raises:
         InputError: The source, its weights or the input shape cannot be used, or it cannot be traced; nothing is
@@ -60,9 +61,9 @@ def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult
             raise OutputError(f"`graph` and `plot` both name {config.graph}; give two files.")
     progress = numbered(progress, 3 if config.sensitivity else 2)
     progress(Stage(f"building {config.source}"))
-    start = open_start(config, progress)
+    start = opened or open_start(config, progress)
     network, source = start.network, start.source
-    if start.plan is not None:
+    if isinstance(start, BundleStart):
         said = f"{start.name} keeps {start.plan.macs_kept:.3g} of the compute of {source.spec}"
         progress(Note(f"{said}; widths, MACs and parameters below are the bundle's"))
     options = PruneOptions(scope=config.scope, round_to=config.round_to, keep=config.keep)
@@ -74,7 +75,7 @@ def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult
     progress(Stage("measuring what removal costs" if config.sensitivity else "finding groups"))
     dense, views = describe_groups(network, source, options, inputs, progress)
     result = InspectResult(
-        source=source.spec if start.bundle is None else start.name,
+        source=start.name if isinstance(start, BundleStart) else source.spec,
         dense=dense,
         groups=tuple(views),
         scope=config.scope,
@@ -100,7 +101,7 @@ def compress(config: CompressConfig, progress: Progress = silent, command: str =
     progress(Stage(f"writing {config.out}"))
     with new_bundle(config.out, config.overwrite, command) as staging:
         write_network(staging, pruned.network, pruned.plan)
-        if pruned.start.bundle is not None:
+        if isinstance(pruned.start, BundleStart):
             check_composed(staging, pruned.network, pruned.plan, pruned.start)
         write_card(staging, pruned.plan)
     warnings = warnings_for(json.loads(pruned.plan.to_json()), None, None)
@@ -130,9 +131,10 @@ def prune_source(config: CompressConfig, progress: Progress) -> PrunedSource:
     check_form(form)
     progress(Stage(f"building {config.source}"))
     start = open_start(config, progress, moved=True)
-    if start.plan is not None:
+    origin = None
+    if isinstance(start, BundleStart):
         check_below(config, start.plan, start.name)
-    origin = origin_of(start, config.checkpoint, progress)
+        origin = origin_of(start, config.checkpoint, progress)
     dense = start.network if origin is None or origin.original is None else origin.original
     source = prepared(start.source, config)
     if isinstance(config, ParityOptions):

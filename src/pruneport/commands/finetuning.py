@@ -10,7 +10,7 @@ from typing import Any
 from pruneport.commands.artifacts import write_card, write_json
 from pruneport.commands.configs import FinetuneConfig
 from pruneport.commands.results import FinetuneResult
-from pruneport.commands.starting import open_start
+from pruneport.commands.starting import BundleStart, open_start
 from pruneport.compress.allocation.target import target_of
 from pruneport.compress.finetune.checks import check_training
 from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_output_layer
@@ -64,11 +64,12 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
             plan = replace(plan, request=request_of(*target_of(config), resolve_auto(config, calibrated=False)))
         progress(Stage(f"writing {config.out}"))
         with new_bundle(config.out, config.overwrite, command) as staging:
-            write_network(staging, rebuild_network(plan, state.weights, factory), plan)
+            network = rebuild_network(plan, state.weights, factory)
+            write_network(staging, network, plan)
             write_json(staging / TRAINING, {"format_version": 1, "events": [asdict(event) for event in state.events]})
             write_card(staging, plan)
         state_file.unlink()
-    return FinetuneResult(folder=config.out, plan=plan, events=tuple(state.events))
+    return FinetuneResult(folder=config.out, plan=plan, events=tuple(state.events), network=network)
 
 
 def _begin_or_go_on(config: FinetuneConfig, state_file: Path, factory: Factory | None, progress: Progress) -> Job:
@@ -83,7 +84,8 @@ def _begin_or_go_on(config: FinetuneConfig, state_file: Path, factory: Factory |
     else:
         progress(Stage(f"opening {config.source}"))
         start = open_start(replace(config, class_names=None), progress)  # they are of the new output layer
-        network, plan = start.network, start.plan or dense_plan(start.network, start.source)
+        network = start.network
+        plan = start.plan if isinstance(start, BundleStart) else dense_plan(network, start.source)
         plan = replace(plan, source=prepared(plan.source, config))
     progress(Stage(f"reading the images of {config.task}"))
     task = open_task(config.task, config, plan.source.input_shape, plan.source.preprocessing)

@@ -10,7 +10,7 @@ from pruneport.commands.artifacts import export_dense, write_card, write_json, w
 from pruneport.commands.compressing import PrunedSource, prune_source
 from pruneport.commands.configs import ShipConfig
 from pruneport.commands.results import ShipResult
-from pruneport.commands.starting import check_composed
+from pruneport.commands.starting import BundleStart, check_composed
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, plan_hash
 from pruneport.export.bundle.weights import check_reload, write_network
@@ -81,7 +81,7 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
 
 def _check_reload(folder: Path, pruned: PrunedSource) -> Check:
     """Load the network back from disk and compare it bit for bit with the one in memory."""
-    if pruned.start.bundle is not None:
+    if isinstance(pruned.start, BundleStart):
         check_composed(folder, pruned.network, pruned.plan, pruned.start)
     else:
         check_reload(folder, pruned.network, pruned.plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from pruneport.models.record import Factory, Source
 from pruneport.models.source import open_source
 from pruneport.progress import Note, Progress
 
-__all__ = ["Start", "check_composed", "open_start", "origin_of"]
+__all__ = ["BundleStart", "Start", "check_composed", "open_start", "origin_of", "start_at"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +38,27 @@ class Start:
         name: The source, or the bundle's name, as it was given.
         network: With its weights.
         source: The record of the dense network.
-        bundle: Where the network is a bundle's; ``source`` is then its plan's, with what the user gave anew.
-        factory: Builds the dense architecture in place of the source.
     """
 
     name: str
     network: nn.Module
     source: Source
-    bundle: Bundle | None = None
-    factory: Factory | None = None
 
-    @property
-    def plan(self) -> Plan | None:
-        """How the network was made, where it is a bundle's."""
-        return None if self.bundle is None else replace(self.bundle.plan, source=self.source)
+
+@dataclass(frozen=True, kw_only=True)
+class BundleStart(Start):
+    """A bundle's network.
+
+    Attributes:
+        bundle: As it was opened.
+        plan: How the network was made from the dense one. Its ``source`` is this ``source``, which may say more than
+            the bundle's own plan.
+        factory: Builds the dense architecture in place of the source.
+    """
+
+    bundle: Bundle
+    plan: Plan
+    factory: Factory | None
 
 
 def open_start(options: StartOptions, progress: Progress, *, moved: bool = False) -> Start:
@@ -73,28 +81,44 @@ def open_start(options: StartOptions, progress: Progress, *, moved: bool = False
     names = ("weights", "model_arg", "input_shape", *(() if moved else ("checkpoint",)))
     if given := [f"`{name}`" for name in names if getattr(options, name) != getattr(SourceOptions, name)]:
         raise SourceError(f"{options.source} is a bundle, which knows its own source: leave out {', '.join(given)}.")
-    bundle = bundle_at(Path(options.source), progress)
-    factory = load_factory(options.factory) if options.factory else None
+    start = start_at(options.source, load_factory(options.factory) if options.factory else None, progress, options.seed)
+    if options.class_names is None:
+        return start
+    source = named(start.source, start.network, options.class_names)
+    return replace(start, source=source, plan=replace(start.plan, source=source))
+
+
+def start_at(name: str | PathLike[str], factory: Factory | None, progress: Progress, seed: int = 0) -> BundleStart:
+    """Load a bundle's network, by its folder or its name on the hub.
+
+    Args:
+        name: The bundle.
+        factory: Builds the dense architecture in place of the source.
+        progress: Told of what is fetched.
+        seed: Of what is drawn from now on, where it is not the default.
+
+    Raises:
+        BundleError: It is damaged, or needs a factory.
+        HubError: It cannot be fetched.
+    """
+    bundle = bundle_at(Path(name), progress)
     network = rebuild(bundle, factory)
-    plan = bundle.plan
-    source = replace(plan.source, preprocessing=preprocessing_of(plan, network))
-    if options.class_names is not None:
-        source = named(source, network, options.class_names)
-    if options.seed != SourceOptions.seed and source.trained:  # else the seed stands for the dense weights themselves
-        source = replace(source, seed=options.seed)
-    return Start(name=options.source, network=network, source=source, bundle=bundle, factory=factory)
+    source = replace(bundle.plan.source, preprocessing=preprocessing_of(bundle.plan, network))
+    if seed and source.trained:  # else the bundle's seed stands for the dense weights themselves
+        source = replace(source, seed=seed)
+    plan = replace(bundle.plan, source=source)
+    return BundleStart(name=str(name), network=network, source=source, bundle=bundle, plan=plan, factory=factory)
 
 
-def origin_of(start: Start, checkpoint: Path | None, progress: Progress) -> Origin | None:
-    """Where a bundle's network came from, with the dense weights where they can be had; None of a source.
+def origin_of(start: BundleStart, checkpoint: Path | None, progress: Progress) -> Origin:
+    """Where a bundle's network came from, with the dense weights where they can be had.
 
     Where they cannot, a note says what that changes.
 
     Raises:
         CheckpointError: ``checkpoint`` was given, and is not the bundle's.
     """
-    if (plan := start.plan) is None or start.bundle is None:
-        return None
+    plan = start.plan
     kept = f"{plan.macs_kept:.3g} of the compute and {plan.params_kept:.3g} of the parameters"
     progress(Note(f"{start.name} keeps {kept} of {plan.source.spec}; targets are shares of that original"))
     try:
@@ -111,7 +135,7 @@ def origin_of(start: Start, checkpoint: Path | None, progress: Progress) -> Orig
         return Origin(plan=plan)
 
 
-def check_composed(folder: Path, network: nn.Module, plan: Plan, start: Start) -> None:
+def check_composed(folder: Path, network: nn.Module, plan: Plan, start: BundleStart) -> None:
     """Build a network from what was written and its original source; see that it is and computes the same.
 
     Args:

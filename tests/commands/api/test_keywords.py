@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pruneport.bench.options import BenchOptions
-from pruneport.commands import ShipConfig
+from pruneport.commands import FinetuneConfig, InspectConfig, ShipConfig
 from pruneport.commands.api import keywords
 from pruneport.compress.options import CompressOptions
 from pruneport.export.options import ParityOptions
@@ -24,6 +24,8 @@ _TARGET = {"flops", "params", "ratio"}
         (keywords.ParityKeywords, ParityOptions, {"images"}),
         (keywords.BenchKeywords, BenchOptions, set()),
         (keywords.ShipKeywords, ShipConfig, _TARGET | {"source", "out"}),
+        (keywords.InspectKeywords, InspectConfig, {"source", "input_shape"}),
+        (keywords.FinetuneKeywords, FinetuneConfig, _TARGET | {"source", "task", "out"}),
     ],
 )
 def test_they_are_the_fields(kind: Any, options: Any, apart: set[str]) -> None:
