@@ -10,6 +10,7 @@ from pruneport.export.card.provenance import fine_tuned, fine_tuned_before, prov
 from pruneport.export.card.summary import comparisons, device_name, headline, onnx_example, own_code
 from pruneport.export.card.verdict import verdict, warnings_for
 from pruneport.export.card.words import clean
+from pruneport.export.onnx.form import ANY_BATCH, InputSizes
 from pruneport.text import OPTION
 
 __all__ = ["model_card"]
@@ -23,20 +24,19 @@ _UNTRAINED = (
 _MARKUP = r"[\\`*_\[\]<>#|~!&$@]|:(?=//)|(?<=www)\."
 
 
-def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int | None = None) -> str:
+def model_card(plan: Json, verify: Json | None, bench: Json | None, sizes: InputSizes = ANY_BATCH) -> str:
     """Return the bundle's README.md.
 
     Args:
         plan: What ``plan.json`` holds.
         verify: What the verification found, or None where it was not run.
         bench: What ``bench.json`` holds, or None where latency was not measured.
-        batch: The one batch size that the ONNX files take, or None where they take any.
+        sizes: Which inputs the ONNX files take.
 
     Returns:
         Markdown, with YAML for the Hugging Face Hub at its head. Names that come from outside are escaped, so that
         they show as text in any renderer.
     """
-    takes = "any batch size" if batch is None else f"batches of {batch}, and no others"
     table = ["| | dense | pruned | change |", "|---|--:|--:|--:|"]
     table += ["| " + " | ".join(_escape(cell) for cell in row) + " |" for row in comparisons(plan, verify, bench)]
     sections = [
@@ -48,8 +48,8 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int |
         "## Before and after",
         "\n".join(table),
         "## Load it",
-        f"In ONNX Runtime, which takes {takes}:",
-        f"```python\n{onnx_example(plan, batch)}\n```",
+        f"In ONNX Runtime, which takes {sizes}:",
+        f"```python\n{onnx_example(plan, sizes.batch)}\n```",
         "In torch, where `DIR` is this folder:",
         '```python\nimport pruneport\nnetwork = pruneport.load("DIR")\n```',
         *([_escape(how)] if (how := own_code(plan)) else []),

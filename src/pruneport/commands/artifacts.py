@@ -16,6 +16,7 @@ from pruneport.export.bundle.bundle import CARD, DENSE_ONNX, MODEL_ONNX, REPORT
 from pruneport.export.card.card import model_card
 from pruneport.export.onnx.capture import listed
 from pruneport.export.onnx.exporter import OnnxNetwork, export_network
+from pruneport.export.onnx.form import ANY_BATCH, InputSizes
 from pruneport.export.options import ExportOptions
 from pruneport.export.parity import check_other_batches
 from pruneport.models.preparation.huggingface import preparation_metadata
@@ -66,17 +67,17 @@ def write_card(
     plan: Plan,
     verify: dict[str, Any] | None = None,
     bench: dict[str, Any] | None = None,
-    batch: int | None = None,
+    sizes: InputSizes = ANY_BATCH,
 ) -> None:
-    """Write the bundle's README.md; ``batch`` is the one batch size that the ONNX files take, if they do."""
-    (folder / CARD).write_text(model_card(json.loads(plan.to_json()), verify, bench, batch), encoding="utf-8")
+    """Write the bundle's README.md; ``sizes`` says which inputs the ONNX files take."""
+    (folder / CARD).write_text(model_card(json.loads(plan.to_json()), verify, bench, sizes), encoding="utf-8")
 
 
 def write_report(
-    folder: Path, plan: Plan, verify: dict[str, Any] | None, bench: dict[str, Any], batch: int | None = None
+    folder: Path, plan: Plan, verify: dict[str, Any] | None, bench: dict[str, Any], sizes: InputSizes
 ) -> None:
-    """Write the bundle's report.html; ``batch`` is the one batch size that the ONNX files take, if they do."""
-    (folder / REPORT).write_text(render_report(json.loads(plan.to_json()), verify, bench, batch), encoding="utf-8")
+    """Write the bundle's report.html; ``sizes`` says which inputs the ONNX files take."""
+    (folder / REPORT).write_text(render_report(json.loads(plan.to_json()), verify, bench, sizes), encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

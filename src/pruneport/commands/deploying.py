@@ -14,7 +14,7 @@ from pruneport.commands.configs import (
 from pruneport.commands.records import (
     bundle_at,
     dense_of,
-    fixed_batch_of,
+    input_sizes_of,
     open_networks,
     read_record,
     read_replaced,
@@ -63,7 +63,7 @@ def export(
     with update_bundle(bundle, command, outdated) as staging:
         write_onnx_pair(staging, plan_hash(bundle.folder), bundle.plan, dense, pruned, progress)
         files = {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
-        write_card(staging, bundle.plan, batch=dense.batch)
+        write_card(staging, bundle.plan, sizes=dense.sizes)
     return ExportResult(folder=bundle.folder, files=files)
 
 
@@ -116,9 +116,9 @@ def verify(
     try:
         with update_bundle(bundle, command) as staging:
             write_json(staging / VERIFY, verified)
-            write_card(staging, bundle.plan, verified, measured, fixed_batch_of(bundle))
+            write_card(staging, bundle.plan, verified, measured, input_sizes_of(bundle))
             if measured is not None and REPORT in bundle.files:
-                write_report(staging, bundle.plan, verified, measured, fixed_batch_of(bundle))
+                write_report(staging, bundle.plan, verified, measured, input_sizes_of(bundle))
     except OutputError as error:
         recorded = False
         progress(Note(f"not recorded in the bundle: {error}"))
@@ -142,11 +142,11 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
     measured = measure(dense, pruned, config, progress)
     timed = measured.to_dict()
     progress(Stage("writing the report"))
-    fixed = fixed_batch_of(bundle)
+    sizes = input_sizes_of(bundle)
     with update_bundle(bundle, command) as staging:
         write_json(staging / BENCH, timed)
-        write_card(staging, bundle.plan, verified, timed, fixed)
-        write_report(staging, bundle.plan, verified, timed, fixed)
+        write_card(staging, bundle.plan, verified, timed, sizes)
+        write_report(staging, bundle.plan, verified, timed, sizes)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
     warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, timed)

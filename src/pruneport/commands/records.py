@@ -18,6 +18,7 @@ from pruneport.errors import BundleError, CheckpointError
 from pruneport.export.bundle.bundle import BENCH, MODEL_ONNX, VERIFY, Bundle
 from pruneport.export.bundle.weights import rebuild
 from pruneport.export.hub import is_on_hub, open_any_bundle
+from pruneport.export.onnx.form import InputSizes
 from pruneport.export.records import read_verified
 from pruneport.models.factories import load_factory
 from pruneport.models.record import Factory
@@ -27,7 +28,7 @@ from pruneport.progress import Note, Progress
 __all__ = [
     "bundle_at",
     "dense_of",
-    "fixed_batch_of",
+    "input_sizes_of",
     "open_networks",
     "read_record",
     "read_replaced",
@@ -85,10 +86,10 @@ def bundle_at(folder: Path, progress: Progress) -> Bundle:
     return open_any_bundle(folder)
 
 
-def fixed_batch_of(bundle: Bundle) -> int | None:
-    """The one batch size that the bundle's ONNX files take; None where they take any."""
-    batch = read_input(bundle.path(MODEL_ONNX)).batch
-    return batch if isinstance(batch, int) else None
+def input_sizes_of(bundle: Bundle) -> InputSizes:
+    """Which inputs the bundle's ONNX files take."""
+    taken = read_input(bundle.path(MODEL_ONNX))
+    return InputSizes(batch=taken.batch if isinstance(taken.batch, int) else None, any_size=bool(taken.open_sizes))
 
 
 def open_networks(

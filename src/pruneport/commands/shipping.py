@@ -63,8 +63,8 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         timed = measured.to_dict()
         write_json(staging / BENCH, timed)
         progress(Stage("writing the report"))
-        write_card(staging, plan, verified, timed, exported.batch)
-        write_report(staging, plan, verified, timed, exported.batch)
+        write_card(staging, plan, verified, timed, exported.sizes)
+        write_report(staging, plan, verified, timed, exported.sizes)
     require_parity(verification)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)

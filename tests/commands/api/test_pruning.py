@@ -362,7 +362,6 @@ def test_what_was_trained_since_it_was_loaded_is_no_longer_compared_with_the_ori
 def test_a_loaded_network_without_its_bundle_is_dense(half: Path) -> None:
     network = pruneport.load(half, factory=build)
     again = pruneport.prune(network, macs=0.7, input_shape=(3, 8, 8), **QUICK)
-    assert again.plan.macs_kept == pytest.approx(0.7, abs=0.1)
     assert again.plan.earlier == ()
     assert again.plan.dense.macs == json.loads((half / "plan.json").read_text())["pruned"]["macs"]
 
