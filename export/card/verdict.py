@@ -89,9 +89,9 @@ def _accuracy_warnings(plan: Json, verify: Json | None) -> list[str]:
         if share is None or share >= _LEAST_AGREEMENT:
             return []
         where = f"{agreement['images']} images" if agreement else _held_out(plan)
-        whose = reference_of({} if agreement else plan["recovery"])
-        whose = "the dense network's" if whose == "the dense network" else f"that of {whose}"
-        said = f"On only {percent(share)} of {where} the pruned network's first choice is {whose}."
+        said = f"On only {percent(share)} of {where} the pruned network's first choice is the dense network's."
+        if not agreement and plan["recovery"].get("reference") == "start":
+            said = f"On only {percent(share)} of {where} the first choice is that of {reference_of(plan['recovery'])}."
     calibration = plan.get("calibration")
     images = "more calibration images" if calibration and calibration["inputs"] == "images" else "calibration images"
     target = "a smaller `ratio`" if plan["request"]["target"] == "ratio" else f"a higher `{plan['request']['target']}`"
