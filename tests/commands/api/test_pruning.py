@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import doctest
 import json
 import sys
@@ -30,6 +31,7 @@ from pruneport.errors import (
     SourceError,
     TargetError,
 )
+from pruneport.models.digits.tasks import write_digits_task
 from small_networks import randomise_norms, same_state, zeroed
 
 QUICK: dict[str, Any] = {"criterion": "l1", "ranking": "uniform", "recover": "none"}
@@ -319,6 +321,40 @@ def test_ship_by_keywords(tmp_path: Path) -> None:
         pruneport.ship("pruneport:digits_resnet", macs=0.5, out="digits", image="x")  # type: ignore[call-arg]
     with pytest.raises(SourceError, match="is a Residual; expected a string"):
         pruneport.ship(build(), macs=0.5, out="digits")  # type: ignore[arg-type]
+
+
+def test_what_ship_returns_is_what_was_measured(tmp_path: Path) -> None:
+    """The ten lines of issue 17, on a small network: ``result.network, result.speedup, result.accuracy, ...``."""
+    write_digits_task("mirrored", tmp_path)
+    given: dict[str, Any] = {**QUICK, **ONCE, "batches": (4, 1), "parity_batches": [1]}
+    result = pruneport.ship(
+        "pruneport:digits_resnet",
+        weights="DEFAULT",
+        macs=0.5,
+        out=tmp_path / "half",
+        images=tmp_path / "test",
+        images_limit=50,
+        **given,
+    )
+    assert result.plan.macs_kept == pytest.approx(0.5, abs=0.01)
+    assert isinstance(result.network, nn.Module)
+    assert not result.network.training
+    verified, timed = (json.loads((tmp_path / "half" / name).read_text()) for name in ("verify.json", "bench.json"))
+    session = onnxruntime.InferenceSession(tmp_path / "half" / "model.onnx")
+    images = torch.randn(3, 1, 8, 8)
+    with torch.inference_mode():
+        ours = result.network(images).numpy()
+    np.testing.assert_allclose(session.run(None, {"input": images.numpy()})[0], ours, atol=1e-4)
+    (smallest,) = [entry for entry in timed["batches"] if entry["batch"] == 1]
+    assert result.speedup == smallest["speedup"]["ratio"]
+    assert result.accuracy is not None
+    counted = dataclasses.asdict(result.accuracy)
+    assert counted == verified["accuracy"]
+    assert counted["images"] == 50
+    assert 0 <= counted["pruned_onnx"] <= counted["dense_torch"] <= 1
+    assert result.report == tmp_path / "half" / "report.html"
+    assert "at 50 % of its compute" in result.report.read_text().replace("\xa0", " ")
+    assert same_state(pruneport.load(tmp_path / "half"), result.network)
 
 
 def test_the_example_runs() -> None:

@@ -45,6 +45,13 @@ def test_a_source_becomes_a_trained_bundle_and_its_network(task: Path, tmp_path:
     assert again.network(torch.zeros(1, 1, 8, 8)).shape == (1, 2)
 
 
+def test_names_of_the_new_classes_are_not_held_against_the_old_ones(task: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("gerade\nungerade\n")
+    given: dict[str, Any] = {"task": task, "out": tmp_path / "out", "class_names": tmp_path / "names.txt", **_QUICK}
+    result = pruneport.finetune("pruneport:digits_resnet", weights="DEFAULT", **given)
+    assert result.plan.source.class_names == ("gerade", "ungerade")
+
+
 def test_what_it_refuses(task: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"the source is a Linear; .*pruneport\.save"):
         pruneport.finetune(nn.Linear(1, 1), task=task, out=tmp_path / "out")  # type: ignore[arg-type]
