@@ -14,6 +14,7 @@
 - ``assessment``: what is known before a target is set
 - ``removal``: units removed, proved, and left dense where the proof fails
 - ``prune``: from a dense network to a pruned one
+- ``further``: a compressed network, compressed further
 - ``pipeline``: pruning and recovery in one
 - ``finetune/``: training on a task
 """

@@ -76,6 +76,7 @@ def assess(
     calibration: Calibration | None = None,
     labels: str = "auto",
     progress: Progress = silent,
+    original: Cost | None = None,
 ) -> Assessment:
     """Find the groups, score their units, and measure the groups' sensitivity where the ranking needs it.
 
@@ -86,6 +87,7 @@ def assess(
         calibration: Inputs, where the criterion or the ranking needs them (see ``wants_inputs``).
         labels: For criteria with a loss: ``folder``, ``predicted`` or ``auto``.
         progress: Told what is being done.
+        original: What the network that this one was pruned from costs, of which targets are then shares.
 
     Raises:
         ImageFolderError: Inputs are needed and none are given, or their labels do not fit the network.
@@ -98,7 +100,7 @@ def assess(
             f"criterion {name_of(options.criterion)} with ranking {options.ranking} needs inputs: give a calibration."
         )
     options = resolve_auto(options, calibration is not None)
-    graph, cost, reasons = _find(network, source, options, progress)
+    graph, cost, reasons = _find(network, source, options, progress, original)
     groups = graph.groups
     free = [not reason for reason in reasons]
     measured = options.ranking == "sensitivity"
@@ -162,7 +164,7 @@ def describe_groups(
 
 
 def _find(
-    network: nn.Module, source: Source, options: PruneOptions, progress: Progress
+    network: nn.Module, source: Source, options: PruneOptions, progress: Progress, original: Cost | None = None
 ) -> tuple[ChannelGraph, CostModel, list[str]]:
     """What needs no scores: the graph, what its groups cost, and why some are left dense."""
     _refuse_compiled(network)
@@ -170,7 +172,7 @@ def _find(
     macs = count_macs_by_module(network, source.takes)
     progress("finding coupled groups")
     graph = dependency_graph(network, example_inputs(source, 1), attention=options.attention)
-    cost = CostModel(network, graph.groups, macs, graph.coupling)
+    cost = CostModel(network, graph.groups, macs, graph.coupling, original)
     return graph, cost, _dense_reasons(network, graph.groups, options)
 
 

@@ -75,11 +75,11 @@ class PruneOptions:
     """How much to remove, chosen how. Exactly one of flops, params and ratio is given."""
 
     flops: float | None = None
-    """Keep this fraction of the dense network's compute (fvcore's count), in (0, 1)."""
+    """Keep this fraction of the dense network's compute (fvcore's count), in (0, 1); of a bundle, of its original's."""
     params: float | None = None
-    """Keep this fraction of the dense network's parameters, in (0, 1)."""
+    """Keep this fraction of the dense network's parameters, in (0, 1); of a bundle, of its original's."""
     ratio: float | None = None
-    """Remove this fraction of the filters, in (0, 1)."""
+    """Remove this fraction of the filters, in (0, 1); of a bundle, of those that are left."""
     criterion: CriterionOrImportance = "auto"
     """What makes a filter worth keeping. auto: block-hessian where there are inputs to calibrate with, else l1.
     activation and block-hessian need inputs; taylor, snip, grasp, fisher and the last two need images. torch_pruning:

@@ -18,6 +18,7 @@ from pruneport.compress.activations.calibration import (
 from pruneport.compress.activations.synthetic import ENOUGH, synthesise
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.assessment import assess
+from pruneport.compress.further import Origin
 from pruneport.compress.importance.criteria import wants_inputs
 from pruneport.compress.options import CalibrationOptions, CompressOptions
 from pruneport.compress.prune import Pruned, prune
@@ -34,10 +35,17 @@ STAGES = 4
 """How many a compression has; one that has nothing to do takes no time."""
 
 
-def check_inputs(options: CompressOptions, dense: nn.Module, source: Source, *, calibrated: bool = False) -> None:
+def check_inputs(
+    options: CompressOptions,
+    dense: nn.Module,
+    source: Source,
+    *,
+    calibrated: bool = False,
+    origin: Origin | None = None,
+) -> None:
     """Check, without any work, that the options can be met by the images that are given, or by none.
 
-    ``calibrated``: there are inputs besides a folder that the options name.
+    ``calibrated``: there are inputs besides a folder that the options name. ``origin``: as in ``compress_to``.
 
     Raises:
         ImageFolderError: Images are needed and none are given, or the folder cannot be used.
@@ -47,17 +55,23 @@ def check_inputs(options: CompressOptions, dense: nn.Module, source: Source, *, 
     if options.calibration is not None:
         list_images(options, source.image_shape, source.preprocessing)
     check_count(options.calibration_images)
-    choose_recovery(options, dense, source.trained, calibrated=calibrated)
+    choose_recovery(options, dense, _trained(source, origin), calibrated=calibrated)
     wants_inputs(options, calibrated or options.calibration is not None)
 
 
-def compress_network(dense: nn.Module, source: Source, options: CompressOptions, progress: Progress = silent) -> Pruned:
+def compress_network(
+    dense: nn.Module,
+    source: Source,
+    options: CompressOptions,
+    progress: Progress = silent,
+    origin: Origin | None = None,
+) -> Pruned:
     """Prune a network and recover accuracy, as the options say; the dense network is left as it is.
 
     Raises:
         InputError: The target, the images or the network cannot be used.
     """
-    return next(compress_to([options], dense, source, progress))
+    return next(compress_to([options], dense, source, progress, origin=origin))
 
 
 def compress_to(
@@ -66,6 +80,7 @@ def compress_to(
     source: Source,
     progress: Progress = silent,
     calibration: Calibration | None = None,
+    origin: Origin | None = None,
 ) -> Iterator[Pruned]:
     """The same to several targets: options that differ in nothing else. The network is assessed once.
 
@@ -75,14 +90,17 @@ def compress_to(
         source: Where it came from.
         progress: Told what is being done.
         calibration: Inputs that are at hand, in the place of those that the options name.
+        origin: Where ``dense`` came from, if it was compressed before; the plans are then of both compressions.
     """
     options = targets[0]
     source = prepared(source, options)
     outputs = read_outputs(run_once(dense, source.takes))
     several = takes_several(dense, source.takes)
     given = calibration is not None
+    reference = dense if origin is None or origin.reference is None else origin.reference
+    trained = _trained(source, origin)
     data_free = source.inputs is None and several and _measurable(outputs)
-    name = choose_recovery(options, dense, source.trained, data_free, calibrated=given)
+    name = choose_recovery(options, dense, trained, data_free, calibrated=given)
     progress(Stage("gathering calibration inputs"))
     if not several:
         progress(Note(f"the network takes one {source.takes.thing} at a time: to export it, give `batch_size_fixed=1`"))
@@ -90,9 +108,10 @@ def compress_to(
         _check_measurable(outputs)
     elif options.calibration is not None or wants_inputs(options, calibrated=False) or name == "data-free":
         _check_measurable(outputs)
-        calibration = calibration_inputs(options, dense, source, progress, hold_out=True)
+        calibration = calibration_inputs(options, reference, source, progress, hold_out=True)
     progress(Stage("scoring filters and groups"))
-    assessment = assess(dense, source, options, calibration, options.calibration_labels, progress)
+    original = None if origin is None else origin.cost
+    assessment = assess(dense, source, options, calibration, options.calibration_labels, progress, original)
     for target in targets:
         progress(Stage("choosing widths and removing filters"))
         pruned = prune(dense, source, target, progress, assessment)
@@ -100,8 +119,13 @@ def compress_to(
         progress(Stage("recovering accuracy"))
         if calibration is not None:
             batches, heldout = calibration.batches, calibration.heldout
-            done = recover(name, dense, pruned.network, plan.groups, batches, progress, heldout)
+            gone = origin.groups(plan) if origin else plan.groups
+            done = recover(name, reference, pruned.network, gone, batches, progress, heldout)
+            if origin and origin.reference is None:
+                done = replace(done, reference="start")
             plan = replace(plan, calibration=calibration.record, recovery=done)
+        if origin:
+            plan = replace(origin.composed(plan), source=source)
         yield replace(pruned, plan=plan)
 
 
@@ -146,6 +170,11 @@ def calibration_inputs(
     count = min(options.calibration_images, ENOUGH)
     held_out = held_out_count(count) if hold_out else 0
     return synthesise(network, source.image_shape, count, source.seed, progress, held_out=held_out)
+
+
+def _trained(source: Source, origin: Origin | None) -> bool:
+    """Whether the weights of the network that is pruned were trained, by whomever."""
+    return source.trained or (origin is not None and origin.plan.trained)
 
 
 def _measurable(outputs: Outputs) -> bool:

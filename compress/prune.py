@@ -65,7 +65,7 @@ class _Attempt:
     def shares(self, target: str) -> tuple[float, float]:
         """What is left of the dense compute or parameters: as predicted, as counted."""
         cost, kept = self.assessed.cost, np.array(self.allocation.kept, dtype=np.float64)
-        return cost.share_of_dense(kept, target), self.counted.share_of(cost.dense, target)
+        return cost.share_of_dense(kept, target), self.counted.share_of(cost.original, target)
 
 
 def prune(
@@ -101,7 +101,7 @@ def prune(
         plan=Plan(
             source=source,
             request=request_of(target, value, options),
-            dense=assessed.cost.dense,
+            dense=assessed.cost.original,
             pruned=best.counted,
             groups=best.plans,
             attributes=removal.changes.attributes,

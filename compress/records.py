@@ -12,6 +12,7 @@ __all__ = [
     "Axis",
     "Calibrated",
     "Cost",
+    "Earlier",
     "GroupPlan",
     "Member",
     "Recovered",
@@ -144,6 +145,7 @@ class Recovered:
 
     An error is the mean squared difference of the pruned network's main output from the dense one's, over the variance
     of the dense one's. On the calibration inputs it says how well they were fitted, and nothing of others.
+    Where a compressed network was compressed further, ``reference`` says whose outputs stand for the dense one's.
 
     Attributes:
         name: Which recovery; ``none`` where nothing was changed and only the errors were measured.
@@ -157,6 +159,8 @@ class Recovered:
         heldout_agreement_before: Share of those whose highest class is the dense network's, before recovery; None
             where there are none, or the main output is not (B, classes).
         heldout_agreement: The same after it.
+        reference: ``dense``; or ``start``, the network that was compressed further, where it was trained since it came
+            from the dense one, or the dense one's weights could not be had.
     """
 
     name: str
@@ -168,6 +172,7 @@ class Recovered:
     heldout_error_after: float | None = None
     heldout_agreement_before: Share | None = None
     heldout_agreement: Share | None = None
+    reference: Literal["dense", "start"] = "dense"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,3 +202,23 @@ class Trained:
     resize: Count
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """What was done before, to a network that was then compressed further.
+
+    Attributes:
+        created: When.
+        request: What was asked.
+        pruned: What was left.
+        note: As in the plan of that time; so are the others.
+    """
+
+    created: str
+    request: Request
+    pruned: Cost
+    note: str | None = None
+    calibration: Calibrated | None = None
+    recovery: Recovered | None = None
+    training: Trained | Literal["outside"] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from pruneport.export.options import ParityOptions
 from pruneport.export.parity import Parity, check_seeded
 from pruneport.models.images.images import ImageSet, open_images
 from pruneport.models.inputs import InputShape, inputs_of, run_on
+from pruneport.models.preparation.resolve import differences, given_names
 from pruneport.models.record import Preprocessing
-from pruneport.progress import Progress, silent
+from pruneport.progress import Note, Progress, silent
 
 __all__ = ["Check", "Verification", "open_parity_images", "require_parity", "verify_files"]
 
@@ -129,7 +130,7 @@ def verify_files(
         ImageFolderError: The images cannot be used.
     """
     images = open_parity_images(options, shape, preprocessing=preprocessing)
-    done = list(checks)
+    done = [*checks, *_preparation(options, images, shape, preprocessing, progress)]
     parity: list[Parity] = []
     accuracy = agreement = None
     for name, file, network in (("dense", DENSE_ONNX, dense), ("pruned", MODEL_ONNX, pruned)):
@@ -168,6 +169,27 @@ def verify_files(
         agreement=agreement,
         files={path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx*"))},
     )
+
+
+def _preparation(
+    options: ParityOptions,
+    images: ImageSet | None,
+    shape: InputShape,
+    known: Preprocessing | None,
+    progress: Progress,
+) -> Iterator[Check]:
+    """Say where images are prepared otherwise than the plan says, which is no fault, but another measurement."""
+    if images is None:
+        if given := given_names(options):
+            progress(Note(f"{', '.join(f'`{name}`' for name in given)}: for `images`, and there are none"))
+    elif (
+        known is not None
+        and (size := inputs_of(shape).image_shape)
+        and (found := differences(known, images.preprocessing, size))
+    ):
+        said = f"images are prepared otherwise than the plan says: {', '.join(found)}; accuracy is measured so"
+        progress(Note(said))
+        yield Check(name="preparation", ok=True, detail=said)
 
 
 def _require_forward(name: str, network: nn.Module, shape: InputShape, batch: int) -> None:

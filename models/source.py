@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from pruneport.models.preparation.class_names import named
 from pruneport.models.preparation.known import infer_preprocessing
 from pruneport.models.record import Factory, Scalar, Source
 
-__all__ = ["build", "build_dense", "check_finite", "open_source", "renew_output_layers"]
+__all__ = ["build", "build_dense", "check_finite", "check_shape", "open_source", "renew_output_layers"]
 
 
 def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
@@ -61,11 +61,7 @@ def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
     if state is not None and options.checkpoint is not None:
         load_weights(network, state, options.checkpoint)
         draft = replace(draft, checkpoint_sha256=file_sha256(options.checkpoint))
-    shape = options.input_shape or library_input_shape(draft, network)
-    if shape is None:
-        raise ModelError(f"the input shape of {draft.spec} is not known; give `input_shape` C H W, such as 3 224 224.")
-    if len(shape) != 3 or min(shape) < 1:
-        raise ModelError(f"`input_shape` is {shape}; expected three positive numbers C H W, such as 3 224 224.")
+    shape = check_shape(options.input_shape or library_input_shape(draft, network), draft.spec)
     check_finite(network)
     source = replace(draft, input_shape=shape)
     source = replace(source, preprocessing=infer_preprocessing(source, network))
@@ -157,6 +153,19 @@ def _parse_model_args(items: Iterable[str]) -> dict[str, Scalar]:
             raise SourceError(f"`model_arg` {item!r}: the value must be a number, a string, true, false or none.")
         parsed[key] = value
     return parsed
+
+
+def check_shape(shape: Sequence[int] | None, name: str) -> tuple[int, int, int]:
+    """C, H, W of a network's input, which ``name`` is called in messages.
+
+    Raises:
+        ModelError: It is not known, or not three positive numbers.
+    """
+    if shape is None:
+        raise ModelError(f"the input shape of {name} is not known; give `input_shape` C H W, such as 3 224 224.")
+    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ModelError(f"`input_shape` is {shape}; expected three positive numbers C H W, such as 3 224 224.")
+    return (shape[0], shape[1], shape[2])
 
 
 def check_finite(network: nn.Module) -> None:

@@ -33,7 +33,7 @@ compress.activations
 compress.importance
 compress.allocation
 compress.recovery
-compress.assessment compress.removal compress.prune compress.pipeline
+compress.assessment compress.removal compress.prune compress.further compress.pipeline
 compress.finetune
 export.options
 export.bundle

@@ -25,7 +25,7 @@ from pruneport.export.card.summary import (
 )
 from pruneport.export.card.verdict import verdict, warnings_for
 from pruneport.export.card.words import clean, milliseconds, percent
-from pruneport.export.options import EmbeddedName
+from pruneport.export.onnx.form import ANY_BATCH, InputSizes
 from pruneport.text import OPTION
 
 __all__ = ["environment", "render_report"]
@@ -34,13 +34,7 @@ __all__ = ["environment", "render_report"]
 _TEMPLATE = "report.html.jinja"
 
 
-def render_report(
-    plan: Json,
-    verify: Json | None,
-    bench: Json | None,
-    batch: int | None = None,
-    embedded: EmbeddedName | None = None,
-) -> str:
+def render_report(plan: Json, verify: Json | None, bench: Json | None, sizes: InputSizes = ANY_BATCH) -> str:
     """Return the report as one HTML page with its style and plots inside: no script, nothing fetched.
 
     The three mappings may come from a stranger's bundle: every text in them is escaped.
@@ -49,8 +43,7 @@ def render_report(
         plan: What ``plan.json`` holds.
         verify: What the verification found, or None where it was not run.
         bench: What ``bench.json`` holds, or None where latency was not measured.
-        batch: The one batch size that the ONNX files take, or None where they take any.
-        embedded: The preprocessing that the ONNX files hold, or None where they take normalised inputs.
+        sizes: Which inputs the ONNX files take.
 
     Returns:
         An HTML document that is well-formed XML too.
@@ -75,9 +68,9 @@ def render_report(
             latency_plot=Markup(for_screens(lambda narrow: latency_plot(bench, narrow=narrow))) if bench else "",
             device=device_name(bench) if bench else "",
             circumstances=_circumstances(bench) if bench else [],
-            onnx_example=Markup(escape(onnx_example(plan, batch, embedded))),
-            embedding_note=embedding_note(embedded),
-            fixed_batch=batch,
+            onnx_example=Markup(escape(onnx_example(plan, sizes))),
+            embedding_note=embedding_note(sizes.embedded),
+            sizes=sizes,
             own_code=own_code(plan),
         )
     )

@@ -54,6 +54,7 @@ class CostModel:
         groups: Its groups.
         macs_by_module: From ``count_macs_by_module``.
         coupling: Adds matrix products that are no layer's, and layers applied along other channels.
+        original: What shares are of, where ``network`` was pruned from another one before; default: its own cost.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class CostModel:
         groups: Sequence[Group],
         macs_by_module: dict[str, int],
         coupling: Coupling | None = None,
+        original: Cost | None = None,
     ) -> None:
         self.dense = Cost(macs=macs_by_module[""], params=count_params(network))
+        self.original = original or self.dense
         self._widths = np.array([group.width for group in groups], dtype=np.float64)
         axes: dict[tuple[str, Axis], int] = {}
         for group in groups:
@@ -114,8 +117,8 @@ class CostModel:
         return self.macs(kept) if target == "flops" else self.params(kept)
 
     def share_of_dense(self, kept: FloatArray, target: str) -> float:
-        """The same as a share of the dense network's."""
-        return self.counted(kept, target) / self.dense.counted(target)
+        """The same as a share of the original's."""
+        return self.counted(kept, target) / self.original.counted(target)
 
     def quadratic(self, target: str) -> Quadratic:
         """The same cost (``flops`` stands for multiply-accumulates, else ``params``) as a polynomial."""

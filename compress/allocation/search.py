@@ -107,7 +107,7 @@ def allocate(
         note = missed_target(float(kept[free].sum()) / counted, 1 - value, options)
     else:
         measure: Measure = partial(cost.counted, target=name)
-        total = cost.dense.counted(name)
+        total = cost.original.counted(name)
         ratio = bisect(lambda s: cost.share_of_dense(rounded(s), name), value)
         asked = requested_widths(ratio)
         kept = refine(rounded, ratio, asked, measure, value * total, free)
@@ -165,7 +165,7 @@ def _least_damage(
         target = 1 - value
     else:
         price, target = cost.quadratic(name), value
-        total = price.of(dense)
+        total = float(cost.original.counted(name))
     lowest = dense.copy()
     for index, possible in widths.items():
         lowest[index] = possible[0]

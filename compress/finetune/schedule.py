@@ -88,7 +88,8 @@ def cut(
     momenta: dict[str, Tensor] = {}
     for quantity in dict.fromkeys(key.partition("/")[0] for key in state.momenta):
         momenta |= _narrowed(dense, quantity, state.momenta, further.plan)
-    return further.network, compose(state.plan, further.plan), momenta
+    plan = replace(compose(state.plan, further.plan), recovery=state.plan.recovery, note=None)
+    return further.network, plan, momenta
 
 
 def _calibration(images: ImageSet) -> Calibration:

@@ -2,7 +2,7 @@
 
 - ``plan``: which units stay, what was asked and what was achieved: read and written
 - ``apply``: the dense network made the pruned one by a plan
-- ``compose``: one plan of two in a row
+- ``compose``: one plan of two in a row, where a compressed network is compressed further
 - ``plan_schema``: the schema of plan.json, and bounds on its numbers
 - ``kept_tracer``: the network with zeroed channels, whose averages leave those out
 - ``zeroing_check``: the proof that removing does what zeroing does

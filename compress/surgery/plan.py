@@ -13,6 +13,7 @@ from torch import nn
 from pruneport.compress.records import (
     Calibrated,
     Cost,
+    Earlier,
     GroupPlan,
     Recovered,
     Request,
@@ -48,6 +49,10 @@ class Plan:
         calibration: The inputs that were used, or None.
         recovery: What was done after pruning, or None.
         training: How it was fine-tuned, ``outside`` where somebody else's code trained it, or None.
+        earlier: What was done before, the oldest first, where this network was compressed further; ``groups`` and
+            ``dense`` are of the original all the same.
+        dense_onnx: Which network dense.onnx is: the original, or the one that was compressed further, where the
+            original's weights could not be had.
     """
 
     source: Source
@@ -64,6 +69,8 @@ class Plan:
     calibration: Calibrated | None = None
     recovery: Recovered | None = None
     training: Trained | Literal["outside"] | None = None
+    earlier: tuple[Earlier, ...] = ()
+    dense_onnx: Literal["original", "start"] = "original"
 
     @property
     def macs_kept(self) -> float:
@@ -78,7 +85,26 @@ class Plan:
     @property
     def trained(self) -> bool:
         """Whether the weights were trained, by whoever made them or here."""
-        return self.source.trained or self.training is not None
+        return self.source.trained or self.trained_since
+
+    @property
+    def trained_since(self) -> bool:
+        """Whether they were trained since they were the dense network's."""
+        return any(done is not None for done in self._trainings)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the outputs of ``dense_onnx`` mean what this network's do: classes of a fine-tuning are others."""
+        return self.dense_onnx == "start" or not any(isinstance(done, Trained) for done in self._trainings)
+
+    @property
+    def dense_onnx_cost(self) -> Cost:
+        """What the network in dense.onnx costs."""
+        return self.earlier[-1].pruned if self.dense_onnx == "start" else self.dense
+
+    @property
+    def _trainings(self) -> tuple[Trained | Literal["outside"] | None, ...]:
+        return (*(step.training for step in self.earlier), self.training)
 
     def to_json(self) -> str:
         """The content of plan.json."""
@@ -96,8 +122,10 @@ class Plan:
             "note": self.note,
             "masked_error": self.masked_error,
             "calibration": None if self.calibration is None else asdict(self.calibration),
-            "recovery": None if self.recovery is None else asdict(self.recovery),
+            "recovery": _recovery_to_dict(self.recovery),
             "training": asdict(self.training) if isinstance(self.training, Trained) else self.training,
+            **({"earlier": [_earlier_to_dict(step) for step in self.earlier]} if self.earlier else {}),
+            **({"dense_onnx": self.dense_onnx} if self.dense_onnx != "original" else {}),
             "groups": [_group_to_dict(group) for group in self.groups],
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -136,6 +164,8 @@ def parse_plan(content: str | bytes, shapes: Mapping[str, Sequence[int]] | None 
         calibration=document.calibration,
         recovery=document.recovery,
         training=document.training,
+        earlier=document.earlier,
+        dense_onnx=document.dense_onnx,
     )
 
 
@@ -169,6 +199,16 @@ def group_plan(group: Group, kept: Sequence[int] | None, asked: float, reason: s
         members=group.members,
         whole_attention_heads=group.whole_attention_heads,
     )
+
+
+def _recovery_to_dict(done: Recovered | None) -> dict[str, Any] | None:
+    """A recovery as plan.json has it: ``reference`` stands there where it is another than ``dense``."""
+    plain = None if done is None else asdict(done)
+    return plain and {name: value for name, value in plain.items() if (name, value) != ("reference", "dense")}
+
+
+def _earlier_to_dict(step: Earlier) -> dict[str, Any]:
+    return asdict(step) | {"recovery": _recovery_to_dict(step.recovery)}
 
 
 def _group_to_dict(group: GroupPlan) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pruneport.compress.records import (
     Axis,
     Calibrated,
     Cost,
+    Earlier,
     GroupPlan,
     Member,
     Recovered,
@@ -86,6 +87,8 @@ class PlanDocument(msgspec.Struct, forbid_unknown_fields=True):
     calibration: Calibrated | None = None
     recovery: Recovered | None = None
     training: Trained | Literal["outside"] | None = None
+    earlier: tuple[Earlier, ...] = ()
+    dense_onnx: Literal["original", "start"] = "original"
 
     def __post_init__(self) -> None:
         if "pruneport" not in self.libraries:
@@ -96,11 +99,16 @@ class PlanDocument(msgspec.Struct, forbid_unknown_fields=True):
             key = "input_shape" if self.source.inputs is None else "inputs"
             shape = self.source.inputs or self.source.input_shape
             raise ValueError(f"an input of shape {str(shape)[:200]} is too large - at `$.source.{key}`")
-        if (done := self.recovery) is not None and done.heldout:
-            measured = (done.heldout_error_before, done.heldout_error_after)
-            shares = (done.heldout_agreement_before, done.heldout_agreement)
-            if None in measured or (None in shares and set(shares) != {None}):
-                raise ValueError("`recovery` does not say what was measured on the inputs that were held out")
+        if self.dense_onnx == "start" and not self.earlier:
+            raise ValueError("`dense_onnx` is the network that was compressed further, and there is none in `earlier`")
+        if not all(step.pruned.macs and step.pruned.params for step in self.earlier):
+            raise ValueError("a network in `earlier` costs nothing")
+        for done in (self.recovery, *(step.recovery for step in self.earlier)):
+            if done is not None and done.heldout:
+                measured = (done.heldout_error_before, done.heldout_error_after)
+                shares = (done.heldout_agreement_before, done.heldout_agreement)
+                if None in measured or (None in shares and set(shares) != {None}):
+                    raise ValueError("`recovery` does not say what was measured on the inputs that were held out")
 
 
 def read_groups(entries: Sequence[_GroupEntry], shapes: Shapes | None) -> tuple[GroupPlan, ...]:
@@ -175,7 +183,7 @@ def dense_elements(groups: Sequence[GroupPlan], shapes: Shapes) -> int:
 
 def unknown_keys(loaded: Mapping[str, Any]) -> list[str]:
     """Keys of a plan's parts that the schema does not have; those of groups it refuses itself."""
-    kinds = {
+    kinds: dict[str, type[Any]] = {
         "source": Source,
         "source.preprocessing": Preprocessing,
         "source.inputs": InputSpec,
@@ -186,6 +194,9 @@ def unknown_keys(loaded: Mapping[str, Any]) -> list[str]:
         "recovery": Recovered,
         "training": Trained,
     }
+    parts = ("request", "pruned", "calibration", "recovery", "training")
+    for number in range(len(loaded.get("earlier") or ())):
+        kinds |= {f"earlier.{number}": Earlier, **{f"earlier.{number}.{part}": kinds[part] for part in parts}}
     return [
         f"{part}.{key}"
         for part, kind in kinds.items()
@@ -195,11 +206,11 @@ def unknown_keys(loaded: Mapping[str, Any]) -> list[str]:
 
 
 def _part(loaded: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A part of a plan by its name, which has dots where it lies in others."""
+    """A part of a plan by its name, which has dots where it lies in others, and numbers in lists."""
     part: Any = loaded
     for key in name.split("."):
-        part = part.get(key)
-        if not isinstance(part, Mapping):
+        part = part[int(key)] if isinstance(part, list) else part.get(key)
+        if not isinstance(part, Mapping | list):
             return {}
     found: Mapping[str, Any] = part
     return found

@@ -6,7 +6,7 @@ import re
 
 from pruneport.documents import Json
 from pruneport.export.card.front_matter import front_matter
-from pruneport.export.card.provenance import fine_tuned, provenance
+from pruneport.export.card.provenance import fine_tuned, fine_tuned_before, provenance
 from pruneport.export.card.summary import (
     comparisons,
     device_name,
@@ -17,7 +17,7 @@ from pruneport.export.card.summary import (
 )
 from pruneport.export.card.verdict import verdict, warnings_for
 from pruneport.export.card.words import clean
-from pruneport.export.options import EmbeddedName
+from pruneport.export.onnx.form import ANY_BATCH, InputSizes
 from pruneport.text import OPTION
 
 __all__ = ["model_card"]
@@ -31,27 +31,19 @@ _UNTRAINED = (
 _MARKUP = r"[\\`*_\[\]<>#|~!&$@]|:(?=//)|(?<=www)\."
 
 
-def model_card(
-    plan: Json,
-    verify: Json | None,
-    bench: Json | None,
-    batch: int | None = None,
-    embedded: EmbeddedName | None = None,
-) -> str:
+def model_card(plan: Json, verify: Json | None, bench: Json | None, sizes: InputSizes = ANY_BATCH) -> str:
     """Return the bundle's README.md.
 
     Args:
         plan: What ``plan.json`` holds.
         verify: What the verification found, or None where it was not run.
         bench: What ``bench.json`` holds, or None where latency was not measured.
-        batch: The one batch size that the ONNX files take, or None where they take any.
-        embedded: The preprocessing that the ONNX files hold, or None where they take normalised inputs.
+        sizes: Which inputs the ONNX files take.
 
     Returns:
         Markdown, with YAML for the Hugging Face Hub at its head. Names that come from outside are escaped, so that
         they show as text in any renderer.
     """
-    takes = "any batch size" if batch is None else f"batches of {batch}, and no others"
     table = ["| | dense | pruned | change |", "|---|--:|--:|--:|"]
     table += ["| " + " | ".join(_escape(cell) for cell in row) + " |" for row in comparisons(plan, verify, bench)]
     sections = [
@@ -63,9 +55,9 @@ def model_card(
         "## Before and after",
         "\n".join(table),
         "## Load it",
-        f"In ONNX Runtime, which takes {takes}:",
-        f"```python\n{onnx_example(plan, batch, embedded)}\n```",
-        *([_escape(note)] if (note := embedding_note(embedded)) else []),
+        f"In ONNX Runtime, which takes {sizes}:",
+        f"```python\n{onnx_example(plan, sizes)}\n```",
+        *([_escape(note)] if (note := embedding_note(sizes.embedded)) else []),
         "In torch, where `DIR` is this folder:",
         '```python\nimport pruneport\nnetwork = pruneport.load("DIR")\n```',
         *([_escape(how)] if (how := own_code(plan)) else []),
@@ -86,6 +78,11 @@ def _limits(plan: Json, verify: Json | None, bench: Json | None) -> list[str]:
         sentences.append(
             f"Its outputs are the classes of {_code(training['task'])}, in the order in `plan.json`; the dense network "
             "beside it has the same head, untrained: compare latency with it, not accuracy."
+        )
+    elif fine_tuned_before(plan) and plan.get("dense_onnx") != "start":
+        sentences.append(
+            "It was fine-tuned before it was compressed further: the dense network beside it has the same head, "
+            "untrained: compare latency with it, not accuracy."
         )
     if not plan["source"]["trained"]:
         sentences.append("Accuracy is left out: no `checkpoint` and no `weights` were given.")

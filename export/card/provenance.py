@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
 from pruneport.compress.records import Cost
@@ -11,7 +11,15 @@ from pruneport.export.card.words import clean, percent, shorten
 from pruneport.models.preparation.resolve import describe
 from pruneport.models.record import Preprocessing
 
-__all__ = ["fine_tuned", "provenance", "recovery_figures", "share_kept"]
+__all__ = [
+    "dense_onnx_cost",
+    "fine_tuned",
+    "fine_tuned_before",
+    "provenance",
+    "recovery_figures",
+    "reference_of",
+    "share_kept",
+]
 
 _WORDS = {
     "l1": "L1 magnitude of the weights",
@@ -50,15 +58,6 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
         weights = source["weights"]
     most = percent(request["max_pruning_ratio"])
     arguments = ", ".join(f"{key}={value}" for key, value in source["model_args"].items())
-    share = percent(request["value"])
-    targets = {
-        "flops": f"keep {share} of the compute",
-        "params": f"keep {share} of the parameters",
-        "ratio": f"remove {share} of the filters",
-    }
-    asked = (
-        targets.get(request["target"], f"{request['target']} {share}") if request["value"] < 1 else "nothing removed"
-    )
     achieved = (
         f"{percent(share_kept(plan, 'flops'), 2)} of the MACs, "
         f"{percent(share_kept(plan, 'params'), 2)} of the parameters"
@@ -71,7 +70,8 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
         ("Inputs", _inputs(source.get("inputs"))),
         ("Preprocessing", _preprocessing(plan)),
         ("Classes", _class_names(source.get("class_names", ()))),
-        ("Asked", asked),
+        *((f"Step {number}", text) for number, text in enumerate(_earlier(plan), start=1)),
+        ("Asked", _asked(request)),
         ("Achieved", achieved),
         ("Note", plan["note"] or ""),
         ("Surgery", _SURGERY.format(plan["masked_error"]) if plan.get("masked_error") is not None else ""),
@@ -101,6 +101,29 @@ def _inputs(takes: Json | None) -> str:
     return "; ".join(listed)
 
 
+def _asked(request: Json) -> str:
+    """The target."""
+    share = percent(request["value"])
+    targets = {
+        "flops": f"keep {share} of the compute",
+        "params": f"keep {share} of the parameters",
+        "ratio": f"remove {share} of the filters",
+    }
+    return targets.get(request["target"], f"{request['target']} {share}") if request["value"] < 1 else "nothing removed"
+
+
+def _earlier(plan: Json) -> Iterator[str]:
+    """What was done before, the oldest first, where the network was compressed further."""
+    for step in plan.get("earlier", ()):
+        done = [
+            f"asked: {_asked(step['request'])}",
+            f"{percent(share_kept({**plan, 'pruned': step['pruned']}, 'flops'), 2)} of the MACs left",
+            f"recovery: {_recovery(step.get('recovery')).partition('. ')[0]}",
+            *([f"fine-tuning: {trained}"] if (trained := _training(step)) else []),
+        ]
+        yield "; ".join(done)
+
+
 def _calibration(used: Json | None) -> str:
     """Which inputs were used, or nothing."""
     if not used:
@@ -114,6 +137,16 @@ def fine_tuned(plan: Json) -> Json | None:
     """What our fine-tuning recorded; None where there was none, or where somebody else's code trained the network."""
     training = plan.get("training")
     return training if isinstance(training, dict) else None
+
+
+def fine_tuned_before(plan: Json) -> bool:
+    """Whether our fine-tuning trained the network before it was compressed further."""
+    return any(fine_tuned(step) is not None for step in plan.get("earlier", ()))
+
+
+def reference_of(done: Json) -> str:
+    """Whose outputs a recovery was measured against."""
+    return "the network that was compressed further" if done.get("reference") == "start" else "the dense network"
 
 
 def _training(plan: Json) -> str:
@@ -164,21 +197,28 @@ def recovery_figures(done: Json) -> str:
     def both(before: str, after: str) -> str:
         return f"{after} (before recovery {before})" if recovered else after
 
+    theirs = "that network's" if done.get("reference") == "start" else "the dense outputs'"
     in_sample = both(f"{done['error_before']:.3g}", f"{done['error_after']:.3g}")
     if not done.get("heldout"):
         return (
             "On held-out inputs it was not measured, which takes 32 calibration inputs at least. In-sample, which says "
-            f"nothing of other inputs: output error {in_sample} of the dense outputs' variance."
+            f"nothing of other inputs: output error {in_sample} of {theirs} variance."
         )
     error = both(f"{done['heldout_error_before']:.3g}", f"{done['heldout_error_after']:.3g}")
     agreement = ""
     if done["heldout_agreement"] is not None:
         shares = both(percent(done["heldout_agreement_before"]), percent(done["heldout_agreement"]))
-        agreement = f", same top-1 as the dense network {shares}"
+        agreement = f", same top-1 as {reference_of(done)} {shares}"
     return (
-        f"On {done['heldout']} held-out inputs, which no score, choice or solve has seen: output error {error} of the "
-        f"dense outputs' variance{agreement}. In-sample, on the calibration inputs themselves: {in_sample}."
+        f"On {done['heldout']} held-out inputs, which no score, choice or solve has seen: output error {error} of "
+        f"{theirs} variance{agreement}. In-sample, on the calibration inputs themselves: {in_sample}."
     )
+
+
+def dense_onnx_cost(plan: Json) -> Json:
+    """What the network costs that latency and accuracy are compared with."""
+    cost: Json = plan["earlier"][-1]["pruned"] if plan.get("dense_onnx") == "start" else plan["dense"]
+    return cost
 
 
 def share_kept(plan: Json, target: str) -> float:

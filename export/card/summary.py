@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from pruneport.documents import Json
 from pruneport.export.card.intervals import Interval, change_interval, share_interval
-from pruneport.export.card.provenance import fine_tuned, share_kept
+from pruneport.export.card.provenance import dense_onnx_cost, fine_tuned, share_kept
 from pruneport.export.card.words import clean, milliseconds, percent
 from pruneport.export.onnx.embedding import sizes_in_file
+from pruneport.export.onnx.form import ANY_BATCH, InputSizes
 from pruneport.export.options import EmbeddedName
 from pruneport.models.record import LIBRARIES
 from pruneport.units import scaled
@@ -57,7 +58,12 @@ def headline(plan: Json, verify: Json | None, bench: Json | None) -> str:
     if bench and bench["batches"]:
         first = min(bench["batches"], key=lambda entry: int(entry["batch"]))
         device = device_name(bench)
-        parts.append(f"{_speedup(first)} at batch {first['batch']}" + (f" on {device}" if device else ""))
+        against = dense_onnx_cost(plan)["macs"] / plan["dense"]["macs"]
+        parts.append(
+            f"{_speedup(first)} at batch {first['batch']}"
+            + (f" on {device}" if device else "")
+            + (f" (against {percent(against, 0)} of its compute)" if plan.get("dense_onnx") == "start" else "")
+        )
     else:
         parts.append("latency not measured")
     if not plan["source"]["trained"]:
@@ -81,7 +87,7 @@ def device_name(bench: Json) -> str:
 
 def comparisons(plan: Json, verify: Json | None, bench: Json | None) -> list[Comparison]:
     """Return the before/after table: cost, file size, latency and accuracy, as far as each is known."""
-    dense, pruned = plan["dense"], plan["pruned"]
+    dense, pruned = dense_onnx_cost(plan), plan["pruned"]
     rows = [
         _cost("Compute, MACs", dense["macs"], pruned["macs"]),
         _cost("Compute, FLOPs (2 × MACs)", 2 * dense["macs"], 2 * pruned["macs"]),
@@ -122,11 +128,11 @@ def embedding_note(embedded: EmbeddedName | None) -> str:
     )
 
 
-def onnx_example(plan: Json, batch: int | None = None, embedded: EmbeddedName | None = None) -> str:
+def onnx_example(plan: Json, form: InputSizes = ANY_BATCH) -> str:
     """Return the Python lines that run ``model.onnx`` on one input of the right shape, or on its one batch size."""
     source = plan["source"]
     if takes := source.get("inputs"):
-        tensors = [_numpy_input(tensor, batch or 1) for tensor in takes["tensors"]]
+        tensors = [_numpy_input(tensor, form.batch or 1) for tensor in takes["tensors"]]
         given = [
             "given = {",
             *(f"    {json.dumps(name)}: {array}," for name, array in tensors),
@@ -135,11 +141,11 @@ def onnx_example(plan: Json, batch: int | None = None, embedded: EmbeddedName | 
         run = "outputs = session.run(None, given)"
     else:
         channels, height, width = (int(size) for size in source["input_shape"])
-        shape = ", ".join(map(str, sizes_in_file(embedded, (channels, height, width))))
-        kind = "uint8" if embedded == "uint8-nhwc" else "float32"
-        ready = "prepared as in training" if embedded is None else "resized and cropped, not normalised"
+        shape = ", ".join(map(str, sizes_in_file(form.embedded, (channels, height, width))))
+        kind = "uint8" if form.embedded == "uint8-nhwc" else "float32"
+        ready = "prepared as in training" if form.embedded is None else "resized and cropped, not normalised"
         given = [
-            f"images = np.zeros(({batch or 1}, {shape}), dtype=np.{kind})  # yours, {ready}",
+            f"images = np.zeros(({form.batch or 1}, {shape}), dtype=np.{kind})  # yours, {ready}",
             "name = session.get_inputs()[0].name",
         ]
         run = "outputs = session.run(None, {name: images})  # a classifier has one output, its scores"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pruneport.documents import Json
 from pruneport.export.card.intervals import change_interval
-from pruneport.export.card.provenance import fine_tuned
+from pruneport.export.card.provenance import dense_onnx_cost, fine_tuned, reference_of
 from pruneport.export.card.words import clean, percent
 
 __all__ = ["verdict", "warnings_for"]
@@ -52,8 +52,24 @@ def warnings_for(plan: Json, verify: Json | None, bench: Json | None) -> list[st
     Returns:
         Sentences as plain text, none where there is nothing to warn of.
     """
-    found = [*_accuracy_warnings(plan, verify), *_parity_warnings(verify), *_load_warnings(bench)]
+    found = [
+        *_dense_warnings(plan),
+        *_accuracy_warnings(plan, verify),
+        *_parity_warnings(verify),
+        *_load_warnings(bench),
+    ]
     return [clean(sentence) for sentence in found]
+
+
+def _dense_warnings(plan: Json) -> list[str]:
+    """That dense is not the original."""
+    if plan.get("dense_onnx") != "start":
+        return []
+    share = percent(dense_onnx_cost(plan)["macs"] / plan["dense"]["macs"])
+    return [
+        f"Dense stands here for the network that was compressed further, at {share} of the original's compute: the "
+        "original's weights could not be had. Speed-up, accuracy and the table of before and after are against it."
+    ]
 
 
 def _accuracy_warnings(plan: Json, verify: Json | None) -> list[str]:
@@ -74,6 +90,8 @@ def _accuracy_warnings(plan: Json, verify: Json | None) -> list[str]:
             return []
         where = f"{agreement['images']} images" if agreement else _held_out(plan)
         said = f"On only {percent(share)} of {where} the pruned network's first choice is the dense network's."
+        if not agreement and plan["recovery"].get("reference") == "start":
+            said = f"On only {percent(share)} of {where} the first choice is that of {reference_of(plan['recovery'])}."
     calibration = plan.get("calibration")
     images = "more calibration images" if calibration and calibration["inputs"] == "images" else "calibration images"
     target = "a smaller `ratio`" if plan["request"]["target"] == "ratio" else f"a higher `{plan['request']['target']}`"

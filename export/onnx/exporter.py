@@ -20,7 +20,7 @@ from pruneport.export.onnx.embedding import (
     height_width,
     sizes_in_file,
 )
-from pruneport.export.onnx.form import file_names, open_sizes, other_size
+from pruneport.export.onnx.form import InputSizes, file_names, open_sizes, other_size
 from pruneport.export.onnx.naming import name_nodes, name_values
 from pruneport.export.onnx.opsets import raise_opset
 from pruneport.export.onnx.rewrites import leave_out_weight_info, part_pads_from_pools
@@ -58,6 +58,12 @@ class OnnxNetwork:
     def batch(self) -> int | None:
         """The one batch size that it takes, or None where it takes any."""
         return self.options.batch_size_fixed
+
+    @property
+    def sizes(self) -> InputSizes:
+        """Which inputs it takes."""
+        options = self.options
+        return InputSizes(batch=self.batch, any_size=open_sizes(options), embedded=options.embed_preprocessing)
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the file; weights beyond 1.8 GB go to ``path`` + ".data", and all where that was asked for.

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar, get_args
 
 import msgspec
@@ -13,14 +14,48 @@ import msgspec
 from pruneport.compress.surgery.plan_schema import MOST_INPUTS
 from pruneport.errors import InputError
 from pruneport.export.onnx.opsets import OLDEST, newest_opset
-from pruneport.export.options import DynamicName, ExportOptions
+from pruneport.export.options import DynamicName, EmbeddedName, ExportOptions
 from pruneport.models.inputs import INPUT_NAME
 
-__all__ = ["check_form", "file_names", "names_in", "open_sizes", "other_size", "ranges_in", "shape_in"]
+__all__ = [
+    "ANY_BATCH",
+    "InputSizes",
+    "check_form",
+    "file_names",
+    "names_in",
+    "open_sizes",
+    "other_size",
+    "ranges_in",
+    "shape_in",
+]
 
 _T = TypeVar("_T")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./:-]{0,199}")
 _FURTHER = (32, 64)  # added to height and width: a multiple of most networks' strides, and not the same in both
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSizes:
+    """Which inputs ONNX files take.
+
+    Attributes:
+        batch: The one batch size, or None where they take any.
+        any_size: Whether height and width are open, too.
+        embedded: The preprocessing that the files hold, or None where they take normalised inputs.
+    """
+
+    batch: int | None = None
+    any_size: bool = False
+    embedded: EmbeddedName | None = None
+
+    def __str__(self) -> str:
+        """In words."""
+        said = "any batch size" if self.batch is None else f"batches of {self.batch}, and no others"
+        return f"{said}, and images of any height and width that the network itself takes" if self.any_size else said
+
+
+ANY_BATCH = InputSizes()
+"""What they take where nothing else is asked for."""
 
 
 def check_form(options: ExportOptions) -> None:

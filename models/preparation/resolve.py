@@ -8,7 +8,9 @@ from pruneport.errors import ImageFolderError
 from pruneport.models.options import PreparationOptions
 from pruneport.models.record import Preprocessing, Source
 
-__all__ = ["describe", "is_guess", "prepared", "resolve"]
+__all__ = ["describe", "differences", "given_names", "is_guess", "prepared", "resolve"]
+
+_NAMES = ("resize", "interpolation", "mean", "std")
 
 _DEFAULT, _GIVEN = "ImageNet's", "; given: "
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision documents them
@@ -35,7 +37,7 @@ def resolve(
         )
     largest = max(height, width)
     known = known or Preprocessing(resize=largest, interpolation="bilinear", mean=_MEAN, std=_STD, origin=_DEFAULT)
-    given = [name for name in ("resize", "interpolation", "mean", "std") if getattr(options, name) is not None]
+    given = given_names(options)
     _check_given(options)
     both = {name: _per_channel(name, options, known, channels) for name in ("mean", "std")}
     resize = known.resize if options.resize is None else options.resize
@@ -58,8 +60,7 @@ def prepared(source: Source, options: PreparationOptions) -> Source:
     Raises:
         ImageFolderError: See ``resolve``.
     """
-    given = any(getattr(options, name) is not None for name in ("resize", "interpolation", "mean", "std"))
-    if not given and (source.inputs is not None or source.image_shape[0] not in (1, 3)):
+    if not given_names(options) and (source.inputs is not None or source.image_shape[0] not in (1, 3)):
         return source
     return replace(source, preprocessing=resolve(options, source.image_shape, source.preprocessing))
 
@@ -68,6 +69,25 @@ def is_guess(preprocessing: Preprocessing) -> bool:
     """Whether mean and deviation are ImageNet's for want of others: neither the source nor the user has said them."""
     origin, _, given = preprocessing.origin.partition(_GIVEN)
     return origin == _DEFAULT and not {"`mean`", "`std`"} <= set(given.split(", "))
+
+
+def differences(known: Preprocessing, used: Preprocessing, shape: tuple[int, int, int]) -> list[str]:
+    """In what images are prepared otherwise than is known of the network, in words; nothing where they are not."""
+    usual = resolve(PreparationOptions(), shape, known)
+    found = [
+        f"`{name}` {_number(getattr(used, name))} in place of {_number(getattr(usual, name))}"
+        for name in _NAMES
+        if getattr(used, name) != getattr(usual, name)
+    ]
+    if used.squash != usual.squash:
+        sides = {True: "both sides", False: "the shorter side"}
+        found.append(f"{sides[used.squash]} resized in place of {sides[usual.squash]}")
+    return found
+
+
+def given_names(options: PreparationOptions) -> list[str]:
+    """Names of the options that a user gave."""
+    return [name for name in _NAMES if getattr(options, name) is not None]
 
 
 def describe(preprocessing: Preprocessing, shape: tuple[int, int, int]) -> str:
@@ -79,6 +99,10 @@ def describe(preprocessing: Preprocessing, shape: tuple[int, int, int]) -> str:
         f"{side} to {preprocessing.resize} pixels ({preprocessing.interpolation}), centre crop of {height} x {width}, "
         f"pixels in 0 to 1, less {mean}, over {std} ({preprocessing.origin})"
     )
+
+
+def _number(value: object) -> str:
+    return " ".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)
 
 
 def _check_given(options: PreparationOptions) -> None:

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pruneport.commands.api.bundles import save as save
+    from pruneport.commands.api.inspecting import inspect as inspect
     from pruneport.commands.api.pruning import prune as prune
     from pruneport.commands.api.shipping import ship as ship
+    from pruneport.commands.api.training import finetune as finetune
     from pruneport.compress.graph.channel_pruner import ChannelPruner as ChannelPruner
     from pruneport.compress.graph.dependency import ChannelGraph as ChannelGraph
     from pruneport.compress.graph.dependency import dependency_graph as dependency_graph
@@ -31,6 +33,8 @@ __all__ = [
     "PruneportError",
     "__version__",
     "dependency_graph",
+    "finetune",
+    "inspect",
     "load",
     "prune",
     "save",
@@ -41,6 +45,8 @@ _WHERE = {
     "ChannelGraph": "pruneport.compress.graph.dependency",
     "ChannelPruner": "pruneport.compress.graph.channel_pruner",
     "dependency_graph": "pruneport.compress.graph.dependency",
+    "finetune": "pruneport.commands.api.training",
+    "inspect": "pruneport.commands.api.inspecting",
     "prune": "pruneport.commands.api.pruning",
     "save": "pruneport.commands.api.bundles",
     "ship": "pruneport.commands.api.shipping",

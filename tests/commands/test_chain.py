@@ -20,6 +20,7 @@ from pruneport.commands import ShipConfig, VerifyConfig, ship, verify
 from pruneport.errors import ParityError, SpeedupError, TargetError
 from pruneport.export.bundle.bundle import check_hashes, open_bundle
 from pruneport.export.onnx.onnx_file import read_metadata
+from pruneport.models.digits.tasks import write_digits_task
 from pruneport.models.digits.train import write_images
 
 SOURCE = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5", "--recover", "none")
@@ -83,6 +84,26 @@ def test_preprocessing_and_class_names_travel(shipped: Path) -> None:
     card = (shipped / "README.md").read_text(encoding="utf-8").replace("\\", "")
     assert "Preprocessing: shorter side to 8 pixels (bilinear), centre crop of 8 x 8" in card
     assert "Classes: 10, from 0 to 9" in card
+
+
+def test_verify_says_where_images_are_prepared_otherwise_than_the_plan_says(
+    bundle: Path, run: Any, tmp_path: Path
+) -> None:
+    write_digits_task("parity", tmp_path)
+    images = ("--images", tmp_path / "test" / "even", "--images-limit", 4, "--parity-batches", 1)
+    said = "images are prepared otherwise than the plan says: --resize 12 in place of 8, --mean 0.25 in place of 0.5"
+    done = run("verify", bundle, *images, "--resize", 12, "--mean", 0.25, "--std", 0.5)
+    assert done.code == 0, done.err
+    assert said in " ".join(done.err.split())
+    assert said in " ".join(done.out.split())
+    (check,) = [entry for entry in _read(bundle / "verify.json")["checks"] if entry["name"] == "preparation"]
+    assert (check["ok"], "`resize` 12 in place of 8" in check["detail"]) == (True, True)
+    for same in ((), ("--resize", 8, "--mean", 0.5)):
+        done = run("verify", bundle, *images, *same)
+        assert done.code == 0, done.err
+        assert "otherwise" not in done.out + done.err
+    done = run("verify", bundle, "--parity-batches", 1, "--mean", 0.25)
+    assert "--mean: for --images, and there are none" in done.err
 
 
 def test_the_manifest_records_who_made_it(shipped: Path) -> None:

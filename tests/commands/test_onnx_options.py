@@ -24,6 +24,13 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+_OPEN = "any batch size, and images of any height and width that the network itself takes"
+
+
+def _pages(folder: Path) -> list[str]:
+    return [(folder / name).read_text(encoding="utf-8") for name in ("README.md", "report.html")]
+
+
 def test_all_of_it_shipped_verified_timed_and_exported_back(run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     asked = ("--opset", 21, "--input-names", "pixels", "--output-names", "scores", "--external-data")
@@ -45,13 +52,17 @@ def test_all_of_it_shipped_verified_timed_and_exported_back(run: Any, tmp_path: 
     ]
     assert _read(out / "bench.json")["settings"]["image_shape"] == [1, 8, 8]
     assert "seeded, 40 × 72" in (out / "report.html").read_text(encoding="utf-8")
+    assert all(_OPEN in text for text in _pages(out))
 
     ran = run("verify", out, "--parity-batches", 2)
     assert (ran.code, "seeded 40x72" in ran.out) == (0, True), ran.err
+    assert all(_OPEN in text for text in _pages(out))
     assert run("bench", out, *QUICK).code == 0
+    assert all(_OPEN in text for text in _pages(out))
 
     ran = run("export", out)
     assert ran.code == 0, ran.err
+    assert "which takes any batch size:" in (out / "README.md").read_text(encoding="utf-8")
     assert not list(out.glob("*.data"))
     assert _read(out / "manifest.json")["files"].keys() >= {"dense.onnx", "model.onnx"}
     assert not [name for name in _read(out / "manifest.json")["files"] if name.endswith(".data")]

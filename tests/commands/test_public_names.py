@@ -24,6 +24,8 @@ def test_the_package_exports_these() -> None:
         "PruneportError",
         "__version__",
         "dependency_graph",
+        "finetune",
+        "inspect",
         "load",
         "prune",
         "save",

@@ -21,6 +21,7 @@ class ChainCost(CostModel):
         self.areas = np.array(areas, dtype=np.float64)
         full = np.array(widths, dtype=np.float64)
         self.dense = Cost(macs=round(self.macs(full)), params=round(self.params(full)))
+        self.original = self.dense
 
     def params(self, kept: np.ndarray) -> float:
         return float(np.sum(np.append(3.0, kept) * np.append(kept, 5.0)) * 9)

@@ -8,6 +8,7 @@
 - ``finetuning``: finetune
 - ``transferring``: transfer: the study, its report and its advice
 - ``pushing``: push
+- ``starting``: what they start from: a source, or a bundle
 - ``artifacts``: what the commands put into a bundle
 - ``records``: what is read of a bundle: its networks, and what earlier commands wrote
 - ``api/``: what ``pruneport`` itself offers: the same by keyword arguments, and from a network in memory

@@ -17,7 +17,8 @@ from pruneport.export.bundle.weights import write_preprocessor
 from pruneport.export.card.card import model_card
 from pruneport.export.onnx.capture import listed
 from pruneport.export.onnx.exporter import OnnxNetwork, export_network
-from pruneport.export.options import EmbeddedName, ExportOptions
+from pruneport.export.onnx.form import ANY_BATCH, InputSizes
+from pruneport.export.options import ExportOptions
 from pruneport.export.parity import check_other_batches
 from pruneport.models.preparation.huggingface import preparation_metadata
 from pruneport.models.record import Source
@@ -56,7 +57,7 @@ def write_onnx_pair(
     smaller = export_network(pruned, source.takes, dense.options, source.preprocessing)
     outside = dense.embedding.left_outside if dense.embedding else {}
     write_preprocessor(folder, source, **outside)
-    for name, network, cost in ((DENSE_ONNX, dense, plan.dense), (MODEL_ONNX, smaller, plan.pruned)):
+    for name, network, cost in ((DENSE_ONNX, dense, plan.dense_onnx_cost), (MODEL_ONNX, smaller, plan.pruned)):
         metadata = {
             "source": source.spec,
             "plan_sha256": plan_sha256,
@@ -74,25 +75,17 @@ def write_card(
     plan: Plan,
     verify: dict[str, Any] | None = None,
     bench: dict[str, Any] | None = None,
-    batch: int | None = None,
-    embedded: EmbeddedName | None = None,
+    sizes: InputSizes = ANY_BATCH,
 ) -> None:
-    """Write the bundle's README.md (see ``model_card``)."""
-    card = model_card(json.loads(plan.to_json()), verify, bench, batch, embedded)
-    (folder / CARD).write_text(card, encoding="utf-8")
+    """Write the bundle's README.md; ``sizes`` says which inputs the ONNX files take."""
+    (folder / CARD).write_text(model_card(json.loads(plan.to_json()), verify, bench, sizes), encoding="utf-8")
 
 
 def write_report(
-    folder: Path,
-    plan: Plan,
-    verify: dict[str, Any] | None,
-    bench: dict[str, Any],
-    batch: int | None = None,
-    embedded: EmbeddedName | None = None,
+    folder: Path, plan: Plan, verify: dict[str, Any] | None, bench: dict[str, Any], sizes: InputSizes
 ) -> None:
-    """Write the bundle's report.html (see ``render_report``)."""
-    page = render_report(json.loads(plan.to_json()), verify, bench, batch, embedded)
-    (folder / REPORT).write_text(page, encoding="utf-8")
+    """Write the bundle's report.html; ``sizes`` says which inputs the ONNX files take."""
+    (folder / REPORT).write_text(render_report(json.loads(plan.to_json()), verify, bench, sizes), encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -16,9 +16,11 @@ from pruneport.commands.configs import (
     InspectConfig,
 )
 from pruneport.commands.results import CompressResult, InspectResult
+from pruneport.commands.starting import BundleStart, Start, check_composed, open_start, origin_of
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import check_round_to, target_of
 from pruneport.compress.assessment import describe_groups
+from pruneport.compress.further import check_below
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.pipeline import calibration_inputs, check_inputs, compress_network
@@ -36,16 +38,16 @@ from pruneport.export.verify import open_parity_images
 from pruneport.files import write_whole
 from pruneport.models.outputs import main_output
 from pruneport.models.preparation.resolve import prepared
-from pruneport.models.source import open_source
-from pruneport.progress import Progress, Stage, numbered, silent
+from pruneport.progress import Note, Progress, Stage, numbered, silent
 
-__all__ = ["compress", "inspect", "prune_source"]
+__all__ = ["PrunedSource", "compress", "inspect", "prune_source"]
 
 
-def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult:
+def inspect(config: InspectConfig, progress: Progress = silent, opened: Start | None = None) -> InspectResult:
     """Find the network's coupled groups and what would go with each; with ``sensitivity``, draw what removal costs.
 
-    With ``graph``, the groups are drawn, with the layers that hang on them.
+    With ``graph``, the groups are drawn, with the layers that hang on them. ``opened`` is looked at in place of what
+    the configuration names.
 
     Raises:
         InputError: The source, its weights or the input shape cannot be used, or it cannot be traced; nothing is
@@ -60,7 +62,11 @@ def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult
             raise OutputError(f"`graph` and `plot` both name {config.graph}; give two files.")
     progress = numbered(progress, 3 if config.sensitivity else 2)
     progress(Stage(f"building {config.source}"))
-    network, source = open_source(config)
+    start = opened or open_start(config, progress)
+    network, source = start.network, start.source
+    if isinstance(start, BundleStart):
+        said = f"{start.name} keeps {start.plan.macs_kept:.3g} of the compute of {source.spec}"
+        progress(Note(f"{said}; widths, MACs and parameters below are the bundle's"))
     options = PruneOptions(scope=config.scope, round_to=config.round_to, keep=config.keep)
     inputs = None
     if config.sensitivity:
@@ -70,7 +76,7 @@ def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult
     progress(Stage("measuring what removal costs" if config.sensitivity else "finding groups"))
     dense, views = describe_groups(network, source, options, inputs, progress)
     result = InspectResult(
-        source=source.spec,
+        source=start.name if isinstance(start, BundleStart) else source.spec,
         dense=dense,
         groups=tuple(views),
         scope=config.scope,
@@ -92,29 +98,46 @@ def compress(config: CompressConfig, progress: Progress = silent, command: str =
         InputError: Something that was given cannot be used; nothing is written.
     """
     progress = numbered(progress, 1 + config.dry_export + COMPRESSION + 1)
-    _, _, pruned = prune_source(config, progress)
+    pruned = prune_source(config, progress)
     progress(Stage(f"writing {config.out}"))
     with new_bundle(config.out, config.overwrite, command) as staging:
         write_network(staging, pruned.network, pruned.plan)
+        if isinstance(pruned.start, BundleStart):
+            check_composed(staging, pruned.network, pruned.plan, pruned.start)
         write_card(staging, pruned.plan)
     warnings = warnings_for(json.loads(pruned.plan.to_json()), None, None)
     return CompressResult(folder=config.out, plan=pruned.plan, warnings=tuple(warnings))
 
 
-def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module, OnnxNetwork | None, Pruned]:
-    """Open the source, prune it and recover accuracy; what can be checked before any work is.
+@dataclass(frozen=True, kw_only=True)
+class PrunedSource(Pruned):
+    """A pruned network, its plan, and what they came from.
 
-    Returns:
-        The dense network, untouched; the same as ONNX, where the configuration is one that exports, and not only at
-        the end; and the pruned one with its plan.
+    Attributes:
+        start: What was pruned, untouched.
+        dense: What dense.onnx is made of: the original, or what was pruned where the original cannot be had.
+        exported: The same as ONNX, where it was exported before anything else.
     """
+
+    start: Start
+    dense: nn.Module
+    exported: OnnxNetwork | None
+
+
+def prune_source(config: CompressConfig, progress: Progress) -> PrunedSource:
+    """Open the source, prune it and recover accuracy; what can be checked before any work is."""
     check_output(config.out, config.overwrite)
     target_of(config)
     form = config if isinstance(config, ExportOptions) else DEFAULTS
     check_form(form)
     progress(Stage(f"building {config.source}"))
-    dense, source = open_source(config)
-    source = prepared(source, config)
+    start = open_start(config, progress, moved=True)
+    origin = None
+    if isinstance(start, BundleStart):
+        check_below(config, start.plan, start.name)
+        origin = origin_of(start, config.checkpoint, progress)
+    dense = start.network if origin is None or origin.original is None else origin.original
+    source = prepared(start.source, config)
     embedding_for(form.embed_preprocessing, source.preprocessing, source.input_shape)  # named before any work
     if isinstance(config, ParityOptions):
         images = open_parity_images(config, source.takes, form.batch_size_fixed, source.preprocessing)
@@ -122,11 +145,15 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
             images.check_readable()
             check_classes(images, tuple(main_output(run_once(dense, source.takes)).shape))
             source = replace(source, class_names=source.class_names or images.classes)
-    check_inputs(config, dense, source)
+    check_inputs(config, start.network, source, origin=origin)
     exported = None
     if config.dry_export:
         progress(Stage("exporting the dense network"))
         exported = export_dense(dense, source, form, progress)
     if not isinstance(config, ExportOptions):
         exported = None  # only to see that it can be done
-    return dense, exported, compress_network(dense, source, config, progress)
+    pruned = compress_network(start.network, source, config, progress, origin)
+    plan = pruned.plan
+    if isinstance(config, ExportOptions) and origin is not None and origin.original is None:
+        plan = replace(plan, dense_onnx="start")
+    return PrunedSource(network=pruned.network, plan=plan, start=start, dense=dense, exported=exported)

@@ -23,13 +23,25 @@ __all__ = [
     "InspectConfig",
     "PushConfig",
     "ShipConfig",
+    "StartOptions",
     "TransferConfig",
     "VerifyConfig",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectConfig(CalibrationOptions, SourceOptions):
+class StartOptions(SourceOptions):
+    """What a command starts from: a source, or a bundle to go on from."""
+
+    source: tyro.conf.Positional[str]
+    """torchvision:NAME, timm:NAME, pruneport:NAME, package.module:factory or path/to/file.py:factory; timm also takes
+    timm:hf-hub:OWNER/NAME and timm:local-dir:FOLDER. Or a bundle to go on from: its folder, or hf-hub:OWNER/NAME."""
+    factory: str | None = None
+    """For a bundle that was made from code of your own: path/to/file.py:factory or package.module:factory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig(CalibrationOptions, StartOptions):
     """Show the coupled groups of a network: what must be pruned together, and what hangs on it."""
 
     sensitivity: bool = False
@@ -51,8 +63,13 @@ class InspectConfig(CalibrationOptions, SourceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressConfig(CompressOptions, SourceOptions):
-    """Prune a network to a target, recover accuracy where images are given, and write it as a bundle."""
+class CompressConfig(CompressOptions, StartOptions):
+    """Prune a network to a target, recover accuracy where images are given, and write it as a bundle.
+
+    A bundle is compressed further. `flops` and `params` are shares of the original dense network all the same: of a
+    bundle at 0.7, 0.5 keeps half of the original. `ratio` and `max_pruning_ratio` are of the filters that are left. To
+    measure against the original, `checkpoint` says where its weights lie now, if they were moved.
+    """
 
     out: Path
     """The bundle's folder; it must not exist yet, or be empty."""
@@ -99,17 +116,22 @@ class BenchConfig(BenchOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ShipConfig(BenchOptions, ParityOptions, ExportOptions, CompressConfig):
-    """The main job: compress, export, verify, bench and report, in one command."""
+    """The main job: compress, export, verify, bench and report, in one command.
+
+    A bundle is compressed further. `flops` and `params` are shares of the original dense network all the same: of a
+    bundle at 0.7, 0.5 keeps half of the original. `ratio` and `max_pruning_ratio` are of the filters that are left. To
+    measure against the original, `checkpoint` says where its weights lie now, if they were moved.
+    """
 
     dry_export: bool = True
     """Leave out exporting the dense network before anything else, and find out at the end whether torch can."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(TrainOptions, PruneOptions, SourceOptions):
+class FinetuneConfig(TrainOptions, PruneOptions, StartOptions):
     """Train a bundle, or a dense network, on a task of your own: labelled images in folders. The result is a bundle.
 
-    The source is a bundle's folder or anything that compress takes. What says how to prune is for `schedule`.
+    What says how to prune is for `schedule`.
     """
 
     out: Path
@@ -117,8 +139,6 @@ class FinetuneConfig(TrainOptions, PruneOptions, SourceOptions):
     stopped needs to go on: give the same command again."""
     overwrite: bool = False
     """Replace the bundle that is there."""
-    factory: str | None = None
-    """For a bundle that was made from code of your own: path/to/file.py:factory or package.module:factory."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,17 +15,15 @@ from pruneport.commands.configs import (
 from pruneport.commands.records import (
     bundle_at,
     dense_of,
-    embedded_of,
-    fixed_batch_of,
+    input_sizes_of,
     open_networks,
     read_record,
     read_replaced,
     with_earlier,
 )
 from pruneport.commands.results import BenchResult, ExportResult, VerifyResult
-from pruneport.compress.records import Trained
 from pruneport.compress.surgery.plan import preprocessing_of
-from pruneport.errors import CheckpointError, OutputError, SourceError
+from pruneport.errors import BundleError, CheckpointError, OutputError, SourceError
 from pruneport.export.bundle.bundle import (
     BENCH,
     DATA,
@@ -63,6 +61,11 @@ def export(
     progress(Stage("opening the bundle"))
     bundle, pruned, factory = open_networks(config, progress, factory)
     plan = bundle.plan
+    if plan.dense_onnx == "start":
+        raise BundleError(
+            f"dense.onnx of {bundle.folder} is the network that was compressed further, which is not in the bundle. To "
+            f"have other ONNX files, ship anew from the bundle that it was made from."
+        )
     if config.embed_preprocessing is not None:  # of earlier versions' bundles, and networks in memory, known by itself
         plan = replace(plan, source=replace(plan.source, preprocessing=preprocessing_of(plan, pruned)))
         embedding_for(config.embed_preprocessing, plan.source.preprocessing, plan.source.input_shape)
@@ -78,7 +81,7 @@ def export(
     with update_bundle(bundle, command, outdated) as staging:
         write_onnx_pair(staging, plan_hash(bundle.folder), plan, dense, pruned, progress)
         files = {path.name: path.stat().st_size for path in sorted(staging.glob("*.onnx*"))}
-        write_card(staging, bundle.plan, batch=dense.batch, embedded=config.embed_preprocessing)
+        write_card(staging, bundle.plan, sizes=dense.sizes)
     return ExportResult(folder=bundle.folder, files=files)
 
 
@@ -104,7 +107,10 @@ def verify(
     progress(Stage("building the dense network"))
     dense, why_no_dense = None, ""
     try:
-        dense = dense_of(bundle, factory, config.checkpoint)
+        if bundle.plan.dense_onnx == "start":
+            why_no_dense = "it is the network that was compressed further, which is not in the bundle"
+        else:
+            dense = dense_of(bundle, factory, config.checkpoint)
     except (CheckpointError, SourceError) as error:
         if config.checkpoint is not None:
             raise
@@ -117,21 +123,21 @@ def verify(
         bundle.plan.source.takes,
         config,
         [hashes],
-        comparable=not isinstance(bundle.plan.training, Trained),
+        comparable=bundle.plan.comparable,
         why_no_dense=why_no_dense,
         preprocessing=preprocessing_of(bundle.plan, pruned),
         progress=progress,
     )
     progress(Stage("writing verify.json"))
+    sizes = input_sizes_of(bundle)
     verified = with_earlier(verification.to_dict(), read_replaced(bundle, VERIFY, progress))
-    form = fixed_batch_of(bundle), embedded_of(bundle)
     recorded = True
     try:
         with update_bundle(bundle, command) as staging:
             write_json(staging / VERIFY, verified)
-            write_card(staging, bundle.plan, verified, measured, *form)
+            write_card(staging, bundle.plan, verified, measured, sizes)
             if measured is not None and REPORT in bundle.files:
-                write_report(staging, bundle.plan, verified, measured, *form)
+                write_report(staging, bundle.plan, verified, measured, sizes)
     except OutputError as error:
         recorded = False
         progress(Note(f"not recorded in the bundle: {error}"))
@@ -155,11 +161,11 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
     measured = measure(dense, pruned, config, progress)
     timed = measured.to_dict()
     progress(Stage("writing the report"))
-    form = fixed_batch_of(bundle), embedded_of(bundle)
+    sizes = input_sizes_of(bundle)
     with update_bundle(bundle, command) as staging:
         write_json(staging / BENCH, timed)
-        write_card(staging, bundle.plan, verified, timed, *form)
-        write_report(staging, bundle.plan, verified, timed, *form)
+        write_card(staging, bundle.plan, verified, timed, sizes)
+        write_report(staging, bundle.plan, verified, timed, sizes)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
     warnings = warnings_for(json.loads(bundle.plan.to_json()), verified, timed)

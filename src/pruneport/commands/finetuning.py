@@ -7,34 +7,29 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from pruneport.commands.artifacts import write_card, write_json
 from pruneport.commands.configs import FinetuneConfig
 from pruneport.commands.results import FinetuneResult
+from pruneport.commands.starting import BundleStart, open_start
 from pruneport.compress.allocation.target import target_of
 from pruneport.compress.finetune.checks import check_training
 from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_output_layer
 from pruneport.compress.finetune.state import TrainState, read_state, write_state
 from pruneport.compress.finetune.training import Job, train
+from pruneport.compress.further import check_below
 from pruneport.compress.importance.criteria import resolve_auto
 from pruneport.compress.prune import request_of
-from pruneport.compress.surgery.plan import Plan, preprocessing_of
 from pruneport.compress.surgery.rebuild import rebuild_network
-from pruneport.errors import InputError, SourceError, TargetError, TrainingError
-from pruneport.export.bundle.bundle import TRAINING, is_bundle
-from pruneport.export.bundle.weights import rebuild, write_network
+from pruneport.errors import InputError, TargetError, TrainingError
+from pruneport.export.bundle.bundle import TRAINING
+from pruneport.export.bundle.weights import write_network
 from pruneport.export.bundle.writing import check_output, new_bundle
-from pruneport.export.hub import is_on_hub, open_any_bundle
 from pruneport.files import beside, held, made_folder
 from pruneport.models.factories import load_factory
 from pruneport.models.images.tasks import open_task
-from pruneport.models.names import not_a_source
-from pruneport.models.options import SourceOptions
 from pruneport.models.preparation.class_names import named
 from pruneport.models.preparation.resolve import prepared
 from pruneport.models.record import Factory
-from pruneport.models.source import open_source
 from pruneport.progress import Progress, Stage, numbered, silent
 
 __all__ = ["finetune"]
@@ -69,11 +64,12 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
             plan = replace(plan, request=request_of(*target_of(config), resolve_auto(config, calibrated=False)))
         progress(Stage(f"writing {config.out}"))
         with new_bundle(config.out, config.overwrite, command) as staging:
-            write_network(staging, rebuild_network(plan, state.weights, factory), plan)
+            network = rebuild_network(plan, state.weights, factory)
+            write_network(staging, network, plan)
             write_json(staging / TRAINING, {"format_version": 1, "events": [asdict(event) for event in state.events]})
             write_card(staging, plan)
         state_file.unlink()
-    return FinetuneResult(folder=config.out, plan=plan, events=tuple(state.events))
+    return FinetuneResult(folder=config.out, plan=plan, events=tuple(state.events), network=network)
 
 
 def _begin_or_go_on(config: FinetuneConfig, state_file: Path, factory: Factory | None, progress: Progress) -> Job:
@@ -87,9 +83,10 @@ def _begin_or_go_on(config: FinetuneConfig, state_file: Path, factory: Factory |
         plan = state.plan
     else:
         progress(Stage(f"opening {config.source}"))
-        network, plan = _open(config, factory, progress)
-        known = replace(plan.source, preprocessing=preprocessing_of(plan, network))
-        plan = replace(plan, source=prepared(known, config))
+        start = open_start(replace(config, class_names=None), progress)  # they are of the new output layer
+        network = start.network
+        plan = start.plan if isinstance(start, BundleStart) else dense_plan(network, start.source)
+        plan = replace(plan, source=prepared(plan.source, config))
     progress(Stage(f"reading the images of {config.task}"))
     task = open_task(config.task, config, plan.source.image_shape, plan.source.preprocessing)
     if network is not None:
@@ -98,7 +95,8 @@ def _begin_or_go_on(config: FinetuneConfig, state_file: Path, factory: Factory |
         network, plan = with_output_layer(network, plan, task, config.keep_head)
         if config.class_names is not None:
             plan = replace(plan, source=named(plan.source, network, config.class_names))
-        _check_above(plan, config)
+        if config.schedule != "none":
+            check_below(config, plan, f"{config.source} with the new output layer")
         write_state(state_file, TrainState(plan=plan, weights=dict(network.state_dict()), config=settings))
     return Job(
         state=state_file,
@@ -108,28 +106,6 @@ def _begin_or_go_on(config: FinetuneConfig, state_file: Path, factory: Factory |
         seed=config.seed,
         factory=config.factory,
     )
-
-
-def _open(options: FinetuneConfig, factory: Factory | None, progress: Progress) -> tuple[nn.Module, Plan]:
-    """The network that training starts from, and its plan: a bundle's, or one that prunes nothing."""
-    folder = Path(options.source)
-    if is_on_hub(options.source) or is_bundle(folder):
-        given = [
-            f"`{name}`"
-            for name in ("checkpoint", "weights", "model_arg", "input_shape")
-            if getattr(options, name) != getattr(SourceOptions, name)
-        ]
-        if given:
-            raise SourceError(f"{folder} is a bundle, which knows its own source: leave out {', '.join(given)}.")
-        bundle = open_any_bundle(options.source, progress)
-        return rebuild(bundle, factory), bundle.plan
-    if ":" not in options.source:
-        raise SourceError(
-            f"there is no bundle at {folder} (a folder written by pruneport compress), and "
-            f"{not_a_source(options.source)}"
-        )
-    network, source = open_source(options)
-    return network, dense_plan(network, source)
 
 
 def _check_schedule(config: FinetuneConfig) -> None:
@@ -143,15 +119,6 @@ def _check_schedule(config: FinetuneConfig) -> None:
             )
     elif target_of(config)[0] != "flops":
         raise TargetError("`schedule` counts compute: give `flops` in place of `params` or `ratio`.")
-
-
-def _check_above(plan: Plan, config: FinetuneConfig) -> None:
-    """The schedule can only remove."""
-    if config.schedule != "none" and config.flops is not None and plan.macs_kept <= config.flops:
-        raise TargetError(
-            f"`flops` is {config.flops:g} of the dense network, and {config.source} with the new output layer keeps "
-            f"{plan.macs_kept:.3g} of it already; give a smaller `flops`, or leave out `schedule` and `flops`."
-        )
 
 
 def _settings(config: FinetuneConfig) -> dict[str, Any]:

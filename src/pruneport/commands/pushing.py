@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pruneport.commands.artifacts import write_card
 from pruneport.commands.configs import PushConfig
-from pruneport.commands.records import bundle_at, embedded_of, fixed_batch_of, read_record
+from pruneport.commands.records import bundle_at, input_sizes_of, read_record
 from pruneport.commands.results import PushResult
 from pruneport.errors import HubError
 from pruneport.export.bundle.bundle import BENCH, CARD, MODEL_ONNX, VERIFY, Bundle, check_hashes, open_bundle
 from pruneport.export.bundle.writing import update_bundle
 from pruneport.export.card.front_matter import has_front_matter
 from pruneport.export.hub import find_target, is_on_hub, push_bundle
+from pruneport.export.onnx.form import ANY_BATCH
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
 __all__ = ["push"]
@@ -54,7 +55,7 @@ def _with_readable_card(bundle: Bundle, command: str, progress: Progress) -> Bun
         return bundle
     progress(Note(f"{CARD} is written anew: the hub could not read it"))
     verified, measured = read_record(bundle, VERIFY), read_record(bundle, BENCH)
-    form = (fixed_batch_of(bundle), embedded_of(bundle)) if MODEL_ONNX in bundle.files else ()
+    sizes = input_sizes_of(bundle) if MODEL_ONNX in bundle.files else ANY_BATCH
     with update_bundle(bundle, command) as staging:
-        write_card(staging, bundle.plan, verified, measured, *form)
+        write_card(staging, bundle.plan, verified, measured, sizes)
     return open_bundle(bundle.folder)

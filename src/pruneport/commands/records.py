@@ -19,8 +19,8 @@ from pruneport.export.bundle.bundle import BENCH, MODEL_ONNX, VERIFY, Bundle
 from pruneport.export.bundle.weights import rebuild
 from pruneport.export.hub import is_on_hub, open_any_bundle
 from pruneport.export.onnx.embedding import EMBEDDED, embedded_name
+from pruneport.export.onnx.form import InputSizes
 from pruneport.export.onnx.onnx_file import read_metadata
-from pruneport.export.options import EmbeddedName
 from pruneport.export.records import read_verified
 from pruneport.models.factories import load_factory
 from pruneport.models.record import Factory
@@ -30,8 +30,7 @@ from pruneport.progress import Note, Progress
 __all__ = [
     "bundle_at",
     "dense_of",
-    "embedded_of",
-    "fixed_batch_of",
+    "input_sizes_of",
     "open_networks",
     "read_record",
     "read_replaced",
@@ -89,15 +88,15 @@ def bundle_at(folder: Path, progress: Progress) -> Bundle:
     return open_any_bundle(folder)
 
 
-def fixed_batch_of(bundle: Bundle) -> int | None:
-    """The one batch size that the bundle's ONNX files take; None where they take any."""
-    batch = read_inputs(bundle.path(MODEL_ONNX)).batch
-    return batch if isinstance(batch, int) else None
-
-
-def embedded_of(bundle: Bundle) -> EmbeddedName | None:
-    """What preprocessing the bundle's ONNX files hold; None where they take normalised inputs."""
-    return embedded_name(read_metadata(bundle.path(MODEL_ONNX)).get(EMBEDDED))
+def input_sizes_of(bundle: Bundle) -> InputSizes:
+    """Which inputs the bundle's ONNX files take."""
+    path = bundle.path(MODEL_ONNX)
+    taken = read_inputs(path)
+    return InputSizes(
+        batch=taken.batch if isinstance(taken.batch, int) else None,
+        any_size=any(one.open_sizes for one in taken.inputs),
+        embedded=embedded_name(read_metadata(path).get(EMBEDDED)),
+    )
 
 
 def open_networks(

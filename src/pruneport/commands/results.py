@@ -181,11 +181,12 @@ class ShipResult:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneResult:
-    """The trained bundle, and its accuracy on the way."""
+    """The trained bundle, its accuracy on the way, and the network in memory: in eval mode, on the CPU."""
 
     folder: Path
     plan: Plan
     events: tuple[Event, ...]
+    network: nn.Module = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

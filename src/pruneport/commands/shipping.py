@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pruneport.bench.latency.measure import check_required, measure, preflight
 from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_pair, write_report
-from pruneport.commands.compressing import prune_source
+from pruneport.commands.compressing import PrunedSource, prune_source
 from pruneport.commands.configs import ShipConfig
 from pruneport.commands.results import ShipResult
+from pruneport.commands.starting import BundleStart, check_composed
 from pruneport.compress.pipeline import STAGES as COMPRESSION
-from pruneport.compress.prune import Pruned
 from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, plan_hash
 from pruneport.export.bundle.weights import check_reload, write_network
 from pruneport.export.bundle.writing import new_bundle
@@ -34,8 +34,8 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
     """
     progress = numbered(progress, _STAGES + config.dry_export)
     preflight(config, config.batch_size_fixed)
-    dense, exported, pruned = prune_source(config, progress)
-    plan = pruned.plan
+    pruned = prune_source(config, progress)
+    plan, dense, exported = pruned.plan, pruned.dense, pruned.exported
     with new_bundle(config.out, config.overwrite, command) as staging:
         progress(Stage("writing the pruned network"))
         write_network(staging, pruned.network, plan)
@@ -52,6 +52,7 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
             plan.source.takes,
             config,
             [reload],
+            comparable=plan.comparable,
             preprocessing=plan.source.preprocessing,
             progress=progress,
         )
@@ -62,8 +63,8 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         timed = measured.to_dict()
         write_json(staging / BENCH, timed)
         progress(Stage("writing the report"))
-        write_card(staging, plan, verified, timed, exported.batch, config.embed_preprocessing)
-        write_report(staging, plan, verified, timed, exported.batch, config.embed_preprocessing)
+        write_card(staging, plan, verified, timed, exported.sizes)
+        write_report(staging, plan, verified, timed, exported.sizes)
     require_parity(verification)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)
@@ -78,7 +79,10 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
     )
 
 
-def _check_reload(folder: Path, pruned: Pruned) -> Check:
+def _check_reload(folder: Path, pruned: PrunedSource) -> Check:
     """Load the network back from disk and compare it bit for bit with the one in memory."""
-    check_reload(folder, pruned.network, pruned.plan)
+    if isinstance(pruned.start, BundleStart):
+        check_composed(folder, pruned.network, pruned.plan, pruned.start)
+    else:
+        check_reload(folder, pruned.network, pruned.plan)
     return Check(name="reload", ok=True, detail="the network read back from disk is the pruned one, bit for bit")

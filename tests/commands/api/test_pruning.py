@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import doctest
 import json
 import sys
@@ -30,6 +31,7 @@ from pruneport.errors import (
     SourceError,
     TargetError,
 )
+from pruneport.models.digits.tasks import write_digits_task
 from pruneport.models.preparation.resolve import is_guess
 from small_networks import randomise_norms, same_state, zeroed
 
@@ -366,6 +368,100 @@ def test_ship_by_keywords(tmp_path: Path) -> None:
         pruneport.ship(build(), macs=0.5, out="digits")  # type: ignore[arg-type]
 
 
+def test_what_ship_returns_is_what_was_measured(tmp_path: Path) -> None:
+    """The ten lines of issue 17, on a small network: ``result.network, result.speedup, result.accuracy, ...``."""
+    write_digits_task("mirrored", tmp_path)
+    given: dict[str, Any] = {**QUICK, **ONCE, "batches": (4, 1), "parity_batches": [1]}
+    result = pruneport.ship(
+        "pruneport:digits_resnet",
+        weights="DEFAULT",
+        macs=0.5,
+        out=tmp_path / "half",
+        images=tmp_path / "test",
+        images_limit=50,
+        **given,
+    )
+    assert result.plan.macs_kept == pytest.approx(0.5, abs=0.01)
+    assert isinstance(result.network, nn.Module)
+    assert not result.network.training
+    verified, timed = (json.loads((tmp_path / "half" / name).read_text()) for name in ("verify.json", "bench.json"))
+    session = onnxruntime.InferenceSession(tmp_path / "half" / "model.onnx")
+    images = torch.randn(3, 1, 8, 8)
+    with torch.inference_mode():
+        ours = result.network(images).numpy()
+    np.testing.assert_allclose(session.run(None, {"input": images.numpy()})[0], ours, atol=1e-4)
+    (smallest,) = [entry for entry in timed["batches"] if entry["batch"] == 1]
+    assert result.speedup == smallest["speedup"]["ratio"]
+    assert result.accuracy is not None
+    counted = dataclasses.asdict(result.accuracy)
+    assert counted == verified["accuracy"]
+    assert counted["images"] == 50
+    assert 0 <= counted["pruned_onnx"] <= counted["dense_torch"] <= 1
+    assert result.report == tmp_path / "half" / "report.html"
+    assert "at 50 % of its compute" in result.report.read_text().replace("\xa0", " ")
+    assert same_state(pruneport.load(tmp_path / "half"), result.network)
+
+
 def test_the_example_runs() -> None:
     (example,) = doctest.DocTestFinder(recurse=False).find(pruneport.prune, "prune", globs={})
     assert doctest.DocTestRunner().run(example) == (0, 5)
+
+
+def test_a_loaded_network_goes_on_from_its_bundle(half: Path, tmp_path: Path) -> None:
+    network = pruneport.load(half, factory=build)
+    again = pruneport.prune(network, macs=0.3, like=half, factory=build, **QUICK)
+    first = json.loads((half / "plan.json").read_text())
+    assert again.plan.macs_kept == pytest.approx(0.3, abs=0.02)  # of the original, not of the half that is left
+    assert again.plan.dense.macs == first["dense"]["macs"]
+    assert len(again.plan.earlier) == 1
+    done = again.export(again.save(tmp_path / "third")).verify().bench(**ONCE)
+    assert done.verification is not None
+    assert {entry.network for entry in done.verification.parity} == {"dense", "pruned"}
+    assert same_state(pruneport.load(tmp_path / "third", factory=build), again.network)
+    with torch.no_grad():
+        next(again.network.parameters()).mul_(0.5)
+    again.save(tmp_path / "trained")
+    assert json.loads((tmp_path / "trained" / "plan.json").read_text())["training"] == "outside"
+
+
+def test_what_was_trained_since_it_was_loaded_is_no_longer_compared_with_the_original(half: Path) -> None:
+    network = pruneport.load(half, factory=build)
+    with torch.no_grad():
+        next(network.parameters()).mul_(0.5)
+    images = [torch.randn(8, 3, 8, 8) for _ in range(8)]
+    given = {**QUICK, "recover": "bn"}
+    again = pruneport.prune(network, macs=0.3, like=half, factory=build, calibration=images, **given)
+    assert again.plan.earlier[0].training == "outside"
+    assert again.plan.recovery is not None
+    assert again.plan.recovery.reference == "start"
+    fresh = pruneport.load(half, factory=build)
+    again = pruneport.prune(fresh, macs=0.3, like=half, factory=build, calibration=images, **given)
+    assert again.plan.recovery is not None
+    assert again.plan.recovery.reference == "dense"
+
+
+def test_a_loaded_network_without_its_bundle_is_dense(half: Path) -> None:
+    network = pruneport.load(half, factory=build)
+    again = pruneport.prune(network, macs=0.7, input_shape=(3, 8, 8), **QUICK)
+    assert again.plan.earlier == ()
+    assert again.plan.dense.macs == json.loads((half / "plan.json").read_text())["pruned"]["macs"]
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "said"),
+    [
+        ({"input_shape": (3, 8, 8), "factory": build}, ModelError, "are for a network without `like`"),
+        ({}, BundleError, "does not say how it is built: give `factory`"),
+        ({"macs": 0.9, "factory": build}, TargetError, "`macs` is 0.9 of the dense network, and .* keeps 0.52"),
+        ({"network": build(), "factory": build}, BundleError, "the network does not fit"),
+    ],
+)
+def test_what_does_not_go_with_like(half: Path, given: dict[str, Any], kind: type[Exception], said: str) -> None:
+    given = {"network": pruneport.load(half, factory=build), "macs": 0.3, **QUICK, **given}
+    with pytest.raises(kind, match=said):
+        pruneport.prune(given.pop("network"), like=half, **given)
+
+
+def test_a_factory_without_like_has_nothing_to_build() -> None:
+    with pytest.raises(ModelError, match="`factory` is for a network with `like`"):
+        pruneport.prune(build(), macs=0.5, input_shape=(3, 8, 8), factory=build)

@@ -14,6 +14,7 @@ from pruneport.export.card.front_matter import front_matter
 from pruneport.export.card.provenance import provenance
 from pruneport.export.card.summary import comparisons, device_name, headline, onnx_example
 from pruneport.export.card.words import clean
+from pruneport.export.onnx.form import InputSizes
 
 _HOSTILE = (
     "a|b `c` ``d`` <script>alert(1)</script> [x](http://evil.example) ![y](z) *e* _f_ \\ \n# g\n- h www.evil.example"
@@ -73,7 +74,7 @@ def test_the_lines_that_run_it_take_every_output(
 )
 def test_card_says_what_is_left_to_do_to_images(embedded: Any, images: str, said: str, plan: Any) -> None:
     plan["source"]["input_shape"] = [3, 224, 200]
-    html = _html(model_card(plan, None, None, embedded=embedded))
+    html = _html(model_card(plan, None, None, InputSizes(embedded=embedded)))
     assert f"images = {images}  # yours, resized and cropped, not normalised" in html
     assert f"The ONNX files take images {said}, and normalise them themselves" in html
     assert "normalise them themselves" not in _html(model_card(plan, None, None))
@@ -196,6 +197,11 @@ def test_recovery_is_told_by_what_was_held_out_first(plan: Any) -> None:
 
 def test_card_says_which_batch_sizes_run(plan: Any) -> None:
     assert "takes any batch size" in model_card(plan, None, None)
-    card = model_card(plan, None, None, batch=4)
-    assert "takes batches of 4, and no others" in card
+    card = model_card(plan, None, None, InputSizes(batch=4))
+    assert "takes batches of 4, and no others:" in card
     assert "np.zeros((4, 3, 224, 224)" in card
+
+
+def test_card_says_that_height_and_width_are_open(plan: Any) -> None:
+    card = model_card(plan, None, None, InputSizes(any_size=True))
+    assert "takes any batch size, and images of any height and width that the network itself takes:" in card

@@ -5,4 +5,6 @@
 - ``deployed``: a bundle with ONNX files, verified and timed by its methods
 - ``bundles``: save, for a network that was trained elsewhere
 - ``shipping``: ship by keywords
+- ``inspecting``: inspect by keywords, and of a network in memory
+- ``training``: finetune by keywords
 """

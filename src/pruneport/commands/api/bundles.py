@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +13,9 @@ from pruneport.commands.artifacts import write_card
 from pruneport.commands.records import bundle_at
 from pruneport.compress.surgery.plan import Plan
 from pruneport.errors import BundleError
-from pruneport.export.bundle.weights import check_reload, read_weights, write_network
+from pruneport.export.bundle.weights import read_weights, write_network
 from pruneport.export.bundle.writing import new_bundle
 from pruneport.models.live.copying import copy_network
-from pruneport.models.record import Factory
 from pruneport.progress import silent
 
 __all__ = ["COMMAND", "Layout", "check_fits", "layout_of", "save", "write_bundle"]
@@ -58,13 +57,13 @@ def save(network: nn.Module, folder: PathName, *, like: PathName, overwrite: boo
 
 
 def write_bundle(
-    folder: Path, network: nn.Module, plan: Plan, factory: Factory | None = None, *, overwrite: bool
+    folder: Path, network: nn.Module, plan: Plan, check: Callable[[Path], object] | None = None, *, overwrite: bool
 ) -> Path:
-    """Write plan, weights and model card as a new bundle; with a factory, see that it loads bit for bit."""
+    """Write plan, weights and model card as a new bundle; ``check`` looks at what was written."""
     with new_bundle(folder, overwrite, COMMAND) as staging:
         write_network(staging, network, plan)
-        if factory is not None:
-            check_reload(staging, network, plan, factory)
+        if check is not None:
+            check(staging)
         write_card(staging, plan)
     return folder
 

@@ -44,7 +44,7 @@ class Deployed:
     verification: Verification | None = field(default=None, repr=False)
     measured: Measured | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
-    _factory: Factory = field(repr=False)
+    _factory: Factory | None = field(repr=False)
 
     def verify(
         self, *, images: PathName | None = None, progress: Progress = silent, **options: Unpack[ParityKeywords]

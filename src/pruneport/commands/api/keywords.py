@@ -13,22 +13,28 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from pruneport.bench.options import ProviderName
 from pruneport.compress.options import (
+    AcceleratorName,
     AttentionName,
     CriterionOrImportance,
     LabelsName,
+    OptimizerName,
+    PrecisionName,
     RankingName,
     RecoverName,
+    ScheduleName,
     ScopeName,
 )
 from pruneport.errors import InputError, PruneportError
 from pruneport.export.options import DynamicName, EmbeddedName
 from pruneport.models.factories import did_you_mean
-from pruneport.models.options import InterpolationName
+from pruneport.models.options import AugmentName, InterpolationName
 
 __all__ = [
     "BenchKeywords",
     "CompressKeywords",
     "ExportKeywords",
+    "FinetuneKeywords",
+    "InspectKeywords",
     "ParityKeywords",
     "PathName",
     "PruneKeywords",
@@ -48,9 +54,7 @@ class _PreparationKeywords(TypedDict, total=False):
     std: Sequence[float] | None
 
 
-class PruneKeywords(_PreparationKeywords, total=False):
-    """Fields of ``CompressOptions``, but for the target and the calibration."""
-
+class _ChoiceKeywords(TypedDict, total=False):
     criterion: CriterionOrImportance
     scope: ScopeName
     prune_representation: bool
@@ -59,24 +63,76 @@ class PruneKeywords(_PreparationKeywords, total=False):
     round_to: int
     max_pruning_ratio: float
     keep: Sequence[str]
+
+
+class _CalibrationKeywords(_PreparationKeywords, total=False):
     calibration_images: int
     calibration_labels: LabelsName
     skip_unreadable: bool
-    recover: RecoverName
 
 
-class CompressKeywords(PruneKeywords, total=False):
-    """Fields of ``CompressConfig``, but for the source, the target and the bundle's folder."""
-
-    calibration: PathName | None
+class _StartKeywords(TypedDict, total=False):
     checkpoint: PathName | None
     weights: str | None
     model_arg: Sequence[str]
     class_names: PathName | None
-    input_shape: tuple[int, int, int] | None
     seed: int
+    factory: str | None
+
+
+class PruneKeywords(_ChoiceKeywords, _CalibrationKeywords, total=False):
+    """Fields of ``CompressOptions``, but for the target and the calibration."""
+
+    recover: RecoverName
+
+
+class CompressKeywords(PruneKeywords, _StartKeywords, total=False):
+    """Fields of ``CompressConfig``, but for the source, the target and the bundle's folder."""
+
+    calibration: PathName | None
+    input_shape: tuple[int, int, int] | None
     overwrite: bool
     dry_export: bool
+
+
+class InspectKeywords(_CalibrationKeywords, _StartKeywords, total=False):
+    """Fields of ``InspectConfig``, but for the source and the input's shape."""
+
+    calibration: PathName | None
+    sensitivity: bool
+    plot: PathName
+    graph: PathName | None
+    scope: ScopeName
+    round_to: int
+    keep: Sequence[str]
+    members: bool
+
+
+class FinetuneKeywords(_ChoiceKeywords, _PreparationKeywords, _StartKeywords, total=False):
+    """Fields of ``FinetuneConfig``, but for the source, the task, the target and the bundle's folder."""
+
+    input_shape: tuple[int, int, int] | None
+    epochs: float | None
+    steps: int | None
+    budget: float | None
+    batch_size: int
+    optimizer: OptimizerName
+    learning_rate: float | None
+    head_rate: float
+    weight_decay: float
+    warmup: float
+    augment: AugmentName
+    distill: float
+    schedule: ScheduleName
+    cuts: int
+    evaluations: int
+    precision: PrecisionName
+    accelerator: AcceleratorName
+    devices: int
+    workers: int
+    save_every: float
+    keep_head: bool
+    overwrite: bool
 
 
 class ParityKeywords(_PreparationKeywords, total=False):

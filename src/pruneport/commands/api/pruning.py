@@ -16,20 +16,22 @@ from pruneport.commands.api.deployed import Deployed
 from pruneport.commands.api.keywords import ExportKeywords, PathName, PruneKeywords, macs_for_flops, options_from
 from pruneport.commands.configs import ExportConfig
 from pruneport.commands.deploying import export
+from pruneport.commands.starting import BundleStart, check_composed, origin_of, start_at
 from pruneport.compress.activations.calibration import BATCH, Calibration
 from pruneport.compress.activations.tensors import gather_calibration
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import target_of
+from pruneport.compress.further import check_below
 from pruneport.compress.options import CalibrationOptions, CompressOptions
 from pruneport.compress.pipeline import STAGES, check_inputs, compress_to
 from pruneport.compress.surgery.plan import Plan, preprocessing_of
 from pruneport.errors import BundleError, ImageFolderError, ModelError
 from pruneport.export.bundle.bundle import is_bundle, open_bundle
-from pruneport.export.bundle.weights import read_weights
+from pruneport.export.bundle.weights import check_reload, read_weights
 from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.form import check_form
 from pruneport.models.inputs import ExampleInputs, InputShape
-from pruneport.models.live.copying import copy_network
+from pruneport.models.live.copying import as_factory, copy_network
 from pruneport.models.live.example import read_example
 from pruneport.models.live.identity import live_source, state_sha256
 from pruneport.models.options import PreparationOptions
@@ -55,7 +57,8 @@ class PrunedNetwork:
 
     network: nn.Module = field(repr=False)
     plan: Plan = field(repr=False)
-    _dense: nn.Module = field(repr=False)
+    _factory: Factory | None = field(repr=False)
+    _start: BundleStart | None = field(repr=False)
     _state_sha256: str = field(repr=False)
     _layout: Layout = field(repr=False)
 
@@ -76,7 +79,7 @@ class PrunedNetwork:
             BundleError: The network no longer fits its plan.
         """
         network, plan = self._now()
-        return write_bundle(Path(folder), network, plan, self._factory(), overwrite=overwrite)
+        return self._write(Path(folder), network, plan, overwrite)
 
     def export(
         self,
@@ -109,7 +112,6 @@ class PrunedNetwork:
         config = options_from(ExportConfig, "export", {**options, "folder": folder})
         check_form(config)
         network, plan = self._now()
-        factory = self._factory()
         given = mean is not None or std is not None
         there = _plan_in(folder, network, plan)
         if given:
@@ -126,9 +128,9 @@ class PrunedNetwork:
                     f"{folder} is the bundle of another network, or of this one before it was trained; choose another "
                     "folder, or replace it with `overwrite=True`."
                 )
-            write_bundle(folder, network, plan, factory, overwrite=overwrite or there is not None)
-        written = export(config, progress, COMMAND, factory=factory)
-        return Deployed(folder=folder, plan=plan, network=self.network, files=written.files, _factory=factory)
+            self._write(folder, network, plan, overwrite or there is not None)
+        written = export(config, progress, COMMAND, factory=self._factory)
+        return Deployed(folder=folder, plan=plan, network=self.network, files=written.files, _factory=self._factory)
 
     def _now(self) -> tuple[nn.Module, Plan]:
         """A copy of the network to write, and its plan, which says where it was trained meanwhile."""
@@ -138,9 +140,16 @@ class PrunedNetwork:
         check_fits(network, self._layout, "the network that was pruned")
         return network, replace(self.plan, training="outside")
 
-    def _factory(self) -> Factory:
-        """Copies of the dense network, which the plan shrinks."""
-        return lambda **_: copy.deepcopy(self._dense)
+    def _write(self, folder: Path, network: nn.Module, plan: Plan, overwrite: bool) -> Path:
+        """Write the bundle, and see that it loads bit for bit."""
+
+        def check(staging: Path) -> None:
+            if self._start is not None:
+                check_composed(staging, network, plan, self._start)
+            else:
+                check_reload(staging, network, plan, self._factory)
+
+        return write_bundle(folder, network, plan, check, overwrite=overwrite)
 
 
 def prune(
@@ -152,6 +161,8 @@ def prune(
     input_shape: tuple[int, int, int] | None = None,
     example_inputs: ExampleInputs | None = None,
     calibration: PathName | Iterable[Any] | None = None,
+    like: PathName | None = None,
+    factory: Factory | nn.Module | None = None,
     seed: int = 0,
     progress: Progress = silent,
     **options: Unpack[PruneKeywords],
@@ -173,6 +184,11 @@ def prune(
         calibration: Inputs that decide what is removed, and that recovery solves with: a folder of images, prepared by
             ``resize``, ``mean`` and ``std``; or a DataLoader or a list of tensors (B, C, H, W), as the network takes
             them, alone, as ``(x, y)`` or in dicts; of several inputs tuples or dicts, with labels behind or without.
+        like: The bundle that the network was loaded from, to go on from there: ``macs`` and ``params`` are then shares
+            of the bundle's original dense network, and the plan is one of that. The input is the bundle's. Without it,
+            a network that was pruned before is taken as any other: as dense.
+        factory: With ``like``: builds the original dense network, with its weights, where the bundle's source is not
+            torchvision's, timm's or ours; or that network itself.
         seed: Chooses the inputs that are held out, and random scores.
         progress: Told what is being done.
         **options: Fields of ``CompressOptions``, such as ``criterion``, ``scope``, ``round_to``, ``keep``, ``recover``.
@@ -181,6 +197,7 @@ def prune(
         TargetError: The target is wrong or out of reach.
         ModelError: The network cannot be pruned as it is (quantised, scripted, sharded, without values, not float32,
             not finite, returning no tensor), or refuses the input.
+        BundleError: The network's tensors are not those of ``like``.
         ImageFolderError: The calibration yields nothing, or what the network does not take.
         PruningError: Nothing can be pruned.
 
@@ -197,15 +214,25 @@ def prune(
         progress = numbered(progress, 1 + STAGES)
         progress(Stage("copying the network"))
         dense, unhooked = copy_network(model)
-        shape = _input_shape(dense, input_shape, example_inputs)
-        source = live_source(dense, shape, seed)
-        source = replace(source, preprocessing=infer_preprocessing(source, dense))
+        start = origin = None
+        if like is not None:
+            if input_shape is not None or example_inputs is not None:
+                raise ModelError("`input_shape` and `example_inputs` are for a network without `like`; leave them out.")
+            start = _start_like(dense, like, as_factory(factory), seed, progress)
+            check_below(chosen, start.plan, like)
+            origin, source = origin_of(start, None, progress), start.source
+        elif factory is not None:
+            raise ModelError("`factory` is for a network with `like`; leave it out.")
+        else:
+            source = live_source(dense, _input_shape(dense, input_shape, example_inputs), seed)
+            source = replace(source, preprocessing=infer_preprocessing(source, dense))
+        shape = source.inputs or source.image_shape
         outputs = read_outputs(run_once(dense, shape))
         given = None
         if calibration is not None and chosen.calibration is None:
             given = _gather(calibration, chosen, dense, shape, main_output(outputs.tensors), seed)
-        check_inputs(chosen, dense, source, calibrated=given is not None)
-        pruned = next(compress_to([chosen], dense, source, progress, given))
+        check_inputs(chosen, dense, source, calibrated=given is not None, origin=origin)
+        pruned = next(compress_to([chosen], dense, source, progress, given, origin))
     plan = pruned.plan
     if unhooked:
         said = f"hooks of the network that was given are not in this one: those on {', '.join(unhooked[:10])}."
@@ -213,8 +240,23 @@ def prune(
         plan = replace(plan, note=f"{plan.note} {said}" if plan.note else said)
     state = pruned.network.state_dict()
     return PrunedNetwork(
-        network=pruned.network, plan=plan, _dense=dense, _state_sha256=state_sha256(state), _layout=layout_of(state)
+        network=pruned.network,
+        plan=plan,
+        _factory=(lambda **_: copy.deepcopy(dense)) if start is None else start.factory,
+        _start=start,
+        _state_sha256=state_sha256(state),
+        _layout=layout_of(state),
     )
+
+
+def _start_like(
+    network: nn.Module, like: PathName, factory: Factory | None, seed: int, progress: Progress
+) -> BundleStart:
+    """Go on from a bundle with a network that was loaded from it, and may have been trained since."""
+    start = start_at(like, factory, progress, seed)
+    check_fits(network, layout_of(start.network.state_dict()), str(like))
+    same = state_sha256(network.state_dict()) == state_sha256(start.network.state_dict())
+    return replace(start, network=network, plan=start.plan if same else replace(start.plan, training="outside"))
 
 
 def _options(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike, fspath
 from typing import Any, Unpack
 
 from pruneport.commands.api.bundles import COMMAND
@@ -16,7 +17,7 @@ __all__ = ["ship"]
 
 
 def ship(
-    source: str,
+    source: PathName,
     *,
     out: PathName,
     macs: float | None = None,
@@ -28,7 +29,9 @@ def ship(
     """Compress, export, verify, time and report: from a source to a bundle, in one call.
 
     Args:
-        source: torchvision:NAME, timm:NAME, pruneport:NAME, package.module:factory or path/to/file.py:factory.
+        source: torchvision:NAME, timm:NAME, pruneport:NAME, package.module:factory or path/to/file.py:factory; or a
+            bundle to compress further: its folder, or ``hf-hub:owner/name``. ``macs`` and ``params`` are shares of its
+            original dense network all the same, ``ratio`` is of the filters that it has left.
         out: The bundle's folder; it must not exist yet, or be empty.
         macs: Keep this share of the compute, in (0, 1). Exactly one of ``macs``, ``params`` and ``ratio`` is given.
         params: Keep this share of the parameters.
@@ -48,11 +51,17 @@ def ship(
         >>> result = pruneport.ship("torchvision:resnet50", macs=0.5, out="r50")  # doctest: +SKIP
         >>> result.network, result.speedup, result.accuracy, result.report  # doctest: +SKIP
     """
-    if not isinstance(source, str):
+    if not isinstance(source, str | PathLike):
         raise SourceError(
             f"the source is a {type(source).__name__}; expected a string such as 'torchvision:resnet50'. A network in "
             "memory: pruneport.prune(network, …).export(folder).verify().bench()."
         )
     with macs_for_flops():
-        named: dict[str, Any] = {"source": source, "out": str(out), "flops": macs, "params": params, "ratio": ratio}
+        named: dict[str, Any] = {
+            "source": fspath(source),
+            "out": str(out),
+            "flops": macs,
+            "params": params,
+            "ratio": ratio,
+        }
         return ship_config(options_from(ShipConfig, "ship", {**options, **named}), progress, COMMAND)

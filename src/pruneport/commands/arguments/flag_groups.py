@@ -51,6 +51,7 @@ _TITLES = (
 # The class that declares an option gives its group, "output" where it is not here; some may stand in others.
 _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     SourceOptions: ("network", {}),
+    configs.StartOptions: ("network", {}),
     configs.BundleOptions: ("network", {}),
     PruneOptions: ("choice", {"target": "flops params ratio"}),
     CalibrationOptions: ("calibration and recovery", {}),
@@ -72,7 +73,7 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     ),
     configs.InspectConfig: ("output", {"choice": "scope round_to keep", "sensitivity": "sensitivity plot"}),
     configs.CompressConfig: ("output", {}),
-    configs.FinetuneConfig: ("output", {"network": "factory"}),
+    configs.FinetuneConfig: ("output", {}),
     configs.PushConfig: ("output", {"network": "folder"}),
     configs.TransferConfig: ("output", {"advice": "advise budget task network"}),
     _Display: ("output", {}),
