@@ -56,7 +56,7 @@ class OnnxNetwork:
             path: The .onnx file.
             metadata: Stands in the file's metadata with the prefix ``pruneport.``, beside torch's names of the outputs,
                 those chosen for them, what is left out, the batch size where it is fixed, a size (C, H, W) to run it
-                at where that is open, and the lowest and highest of whole numbers that it takes.
+                at where that is open, and the lowest and highest value of inputs that have them.
         """
         model = self._program.model
         said = {**metadata, "outputs": json.dumps(self.outputs)}
@@ -74,14 +74,14 @@ class OnnxNetwork:
         size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
         self._program.save(str(path), external_data=self.options.external_data or size > _INLINE_LIMIT_BYTES)
 
-    def _ranges(self) -> dict[str, tuple[int, int]]:
-        """The lowest and highest whole number of each input that takes some, by its name in the file."""
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        """The lowest and highest value of each input that has them, by its name in the file."""
         tensors = self.inputs.tensors
         names = self.options.input_names or [tensor.name for tensor in tensors]
         return {
-            name: (int(tensor.low), int(tensor.high))
+            name: (tensor.low, tensor.high)
             for name, tensor in zip(names, tensors, strict=True)
-            if tensor.low is not None and tensor.high is not None and "int" in tensor.dtype
+            if tensor.low is not None and tensor.high is not None
         }
 
 
@@ -102,8 +102,8 @@ def export_network(network: nn.Module, shape: InputShape, options: ExportOptions
     inputs = inputs_of(shape)
     if batch is None and not takes_several(network, shape):
         raise ExportError(
-            f"{kind} takes one {inputs.thing} at a time: its forward fails on a batch of two. Take the batch size from the "
-            f"input's shape wherever it is needed, or export for single {inputs.thing}s with `batch_size_fixed=1`."
+            f"{kind} takes one {inputs.thing} at a time: its forward fails on a batch of two. Take the batch size from "
+            f"the input's shape wherever it is needed, or export for single {inputs.thing}s with `batch_size_fixed=1`."
         )
     if (options.input_names or options.output_names) and (found := names_for(network, shape, batch or 2)):
         file_names(options, found, inputs.names)  # before the work
