@@ -34,6 +34,7 @@ from pruneport.models.outputs import tensor_leaves
 from tests.support.input_networks import NETWORKS, Given
 
 QUICK: Mapping[str, Any] = {"criterion": "l1", "ranking": "uniform", "recover": "none", "round_to": 4}
+_LEFT_TO_TEST_ALL = ("image and metadata", "tokens", "signal")  # exports; what they show, others do, too
 all_networks = pytest.mark.parametrize("given", NETWORKS.values(), ids=NETWORKS)
 
 
@@ -76,7 +77,13 @@ def test_a_plan_keeps_what_they_take_and_the_bundle_comes_back_bit_for_bit(given
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in loaded.state_dict().items())
 
 
-@all_networks
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(NETWORKS[name], id=name, marks=[pytest.mark.slow] if name in _LEFT_TO_TEST_ALL else [])
+        for name in NETWORKS
+    ],
+)
 def test_they_are_exported_verified_and_timed(given: Given, tmp_path: Path) -> None:
     pruned = prune(given)
     takes = spec_of(pruned)
