@@ -287,7 +287,7 @@ IMAGE = torch.zeros(2, 3, 8, 8)
         ({}, "it is empty"),
         ((), "it is empty"),
         ((IMAGE, 3), "shift is int, no tensor"),
-        ({"image": {"pixels": IMAGE}}, "image is dict, no tensor; give the tensors in it by themselves"),
+        ({"image": {"pixels": IMAGE}}, "image is dict, no tensor; let forward take the tensors in it by themselves"),
         ({"an image": IMAGE}, "'an image' is no name of an argument"),
         ((IMAGE, torch.zeros(2, 0)), "shift has shape (2, 0), which holds nothing"),
         ((IMAGE, torch.full((2, 1, 1, 1), torch.nan)), "shift has values that are NaN or infinite"),
