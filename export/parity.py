@@ -178,7 +178,7 @@ def check_other_batches(network: nn.Module, exported: OnnxNetwork, shape: InputS
 def run_torch(network: nn.Module, inputs: ExampleInputs, names: Sequence[str] = (INPUT_NAME,)) -> Outputs:
     """What torch computes, with the outputs that an ONNX file has whose inputs have these names."""
     with torch.inference_mode():
-        return onnx_outputs(run_on(network, inputs), names)
+        return onnx_outputs(run_on(network, changed(inputs, Tensor.clone)), names)  # a forward may write into them
 
 
 def nearby(network: nn.Module, inputs: ExampleInputs, names: Sequence[str] = (INPUT_NAME,)) -> Iterator[Outputs]:

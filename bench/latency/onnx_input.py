@@ -41,7 +41,7 @@ class NetworkInput:
         shape: Sizes but the batch, such as (C, H, W); where the file leaves sizes open, those that it was made for.
         dtype: Of its values.
         open_sizes: Names of the sizes in ``shape`` that the file leaves open, and what they are here.
-        values: The lowest and the highest whole number that the file's metadata says it may be given.
+        values: The lowest and the highest value that the file's metadata says it may be given.
     """
 
     name: str
@@ -49,7 +49,7 @@ class NetworkInput:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     open_sizes: Mapping[str, int] = field(default_factory=dict)
-    values: tuple[int, int] | None = None
+    values: tuple[float, float] | None = None
 
     def sizes(self, batch: int) -> tuple[int, ...]:
         """Its whole shape at a batch size."""
@@ -58,18 +58,19 @@ class NetworkInput:
         return (self.batch if isinstance(self.batch, int) else batch, *self.shape)
 
     def drawn(self, batch: int, generator: np.random.Generator) -> npt.NDArray[Any]:
-        """Values of its kind.
+        """Values of its kind, all as likely between the lowest and the highest that the file says it may be given.
 
-        Floats are standard normal, as normalised images are; uint8 is 0 to 255, as pixels are; bool is either. Other
-        whole numbers are drawn from what the file says it may be given; where it says nothing they are 0, which is in
-        range of any table that a network looks them up in.
+        Where it says nothing, floats are standard normal, as normalised images are; uint8 is 0 to 255, as pixels are;
+        bool is either; and other whole numbers are 0, which is in range of any table that they are looked up in.
         """
         shape = self.sizes(batch)
         if self.dtype.kind == "f":
-            return generator.standard_normal(shape, dtype=np.float32).astype(self.dtype)
+            if self.values is None:
+                return np.asarray(generator.standard_normal(shape, dtype=np.float32)).astype(self.dtype)
+            return np.asarray(generator.uniform(*self.values, shape)).astype(self.dtype)
         bounds = {"bool": (0, 1), "uint8": (0, 255)}
-        low, high = self.values or bounds.get(self.dtype.name, (0, 0))
-        return generator.integers(low, high, shape, dtype=np.int64, endpoint=True).astype(self.dtype)
+        low, high = map(int, self.values or bounds.get(self.dtype.name, (0, 0)))
+        return np.asarray(generator.integers(low, high, shape, dtype=np.int64, endpoint=True)).astype(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _input(
     value: onnx.ValueInfoProto,
     sizes: Sequence[int | str],
     made_for: tuple[int, int, int] | None,
-    values: tuple[int, int] | None,
+    values: tuple[float, float] | None,
     dynamic: bool,
 ) -> NetworkInput | None:
     """An input of a file, whose batch is ``dynamic`` or not; None of one whose sizes or values are not known."""
@@ -174,9 +175,10 @@ def _fixed(sizes: Sequence[int | str], made_for: tuple[int, int, int] | None) ->
     return known if all(size >= 1 for size in known) and math.prod(known) <= MOST_INPUTS else None
 
 
-def _holds(dtype: np.dtype[Any], low: int, high: int) -> bool:
-    """Whether a type has these whole numbers."""
-    if dtype.kind not in "iu":
-        return False
-    limits = np.iinfo(dtype)
-    return limits.min <= low <= high <= min(limits.max, np.iinfo(np.int64).max)
+def _holds(dtype: np.dtype[Any], low: float, high: float) -> bool:
+    """Whether a type has these values."""
+    if dtype.kind == "f":
+        return float(np.finfo(dtype).min) <= low <= high <= float(np.finfo(dtype).max)
+    whole = isinstance(low, int) and isinstance(high, int)
+    least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return whole and least <= low <= high <= min(most, np.iinfo(np.int64).max)

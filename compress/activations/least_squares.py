@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -65,18 +67,18 @@ def patch_rows(
     inputs: Tensor,
     targets: Tensor,
     positions: Tensor,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """A convolution as equations, at some of its output positions.
 
     Args:
-        inputs: (B, C, H, W).
+        inputs: (B, C, H, W); of convolutions in one and three dimensions (B, C, L) and (B, C, D, H, W).
         targets: (B, outputs, H', W').
         positions: Flat indices into H' x W'.
-        kernel: With stride, padding and dilation: of the convolution, (height, width).
+        kernel: With stride, padding and dilation: of the convolution, such as (height, width).
         stride: See kernel.
         padding: See kernel.
         dilation: See kernel.
@@ -84,12 +86,13 @@ def patch_rows(
     Returns:
         (rows, C * kH * kW) and (rows, outputs), rows = B * positions.
     """
-    padded = F.pad(inputs, (padding[1], padding[1], padding[0], padding[0]))
-    width = targets.shape[-1]
-    top, left = (positions // width) * stride[0], (positions % width) * stride[1]
-    rows = top[:, None, None] + torch.arange(kernel[0])[:, None] * dilation[0]
-    columns = left[:, None, None] + torch.arange(kernel[1]) * dilation[1]
-    patches = padded[:, :, rows, columns].permute(0, 2, 1, 3, 4)  # B, positions, C, kH, kW
+    padded = F.pad(inputs, [size for size in reversed(padding) for _ in range(2)])
+    count = len(kernel)
+    index: list[Any] = [slice(None), slice(None)]
+    for dim, start in enumerate(torch.unravel_index(positions, targets.shape[2:])):
+        steps = torch.arange(kernel[dim]).reshape([-1 if other == dim else 1 for other in range(count)])
+        index.append(start.reshape(-1, *[1] * count) * stride[dim] + steps * dilation[dim])
+    patches = padded[tuple(index)].movedim(2, 1)  # B, positions, C, kH, kW
     flat = targets.flatten(2)[:, :, positions].transpose(1, 2)
     return patches.flatten(2).flatten(0, 1), flat.flatten(0, 1)
 
@@ -99,10 +102,10 @@ def is_plain(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Linear):
         return layer.in_features <= _MOST_UNKNOWNS
     return (
-        isinstance(layer, nn.Conv2d)
+        isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
-        and layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1] <= _MOST_UNKNOWNS
+        and layer.in_channels * math.prod(layer.kernel_size) <= _MOST_UNKNOWNS
     )
 
 
@@ -117,7 +120,7 @@ def rows_of(
     """Inputs and targets of a plain layer as equations, at no more than about ``limit`` random positions."""
     if isinstance(layer, nn.Linear):
         return by_place(layer, inputs), by_place(layer, target)
-    places = target.shape[-2] * target.shape[-1]
+    places = math.prod(target.shape[2:])
     count = max(1, min(places, limit // len(inputs)))
     chosen = torch.randperm(places, generator=generator)[:count]
     return patch_rows(inputs, target, chosen, layer.kernel_size, layer.stride, layer.padding, layer.dilation)

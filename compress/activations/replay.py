@@ -49,13 +49,13 @@ def find_cuts(network: nn.Module, example: ExampleInputs) -> list[str]:
     with calls_recorded(network) as calls, torch.inference_mode():
         for name in _blocks(network):
             network.get_submodule(name).register_forward_hook(remember(name))
-        expected = run_on(network, example)
+        expected = run_on(network, changed(example, Tensor.clone))
     once = [name for name in calls if calls.count(name) == 1 and name in outputs]
     cuts = []
     for index, name in enumerate(once):
         stand_ins = {earlier: _zeros(outputs[earlier].shape) for earlier in once[:index]}
         with torch.inference_mode(), _replaced(network, stand_ins | {name: outputs[name].clone()}):
-            found = run_on(network, _blank(example))
+            found = run_on(network, changed(_blank(example), Tensor.clone))
         if isinstance(found, Tensor) and isinstance(expected, Tensor) and torch.equal(found, expected):
             cuts.append(name)
     return cuts
@@ -130,7 +130,7 @@ class Replay:
         """The batch, or a blank one in which nothing is changed that is still read."""
         known = self._inputs[index]
         if self._frontier >= 0 and known is not None:
-            return changed(known, lambda tensor: tensor if tensor.is_floating_point() else tensor.clone())
+            return changed(known, Tensor.clone)  # the network may write into it
         loaded = self._batches[index]()
         self._inputs[index] = _blank(loaded)
         return loaded

@@ -8,6 +8,7 @@ the bias, or the norm behind, so only the covariance counts; where there is neit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from pruneport.compress.graph.groups import Group
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
 from pruneport.compress.records import Member
 from pruneport.compress.resize.layers import weight_by_channel
-from pruneport.models.inputs import rows_of_inputs, run_on
+from pruneport.models.inputs import changed, rows_of_inputs, run_on
 
 __all__ = ["Consumer", "unseen", "visit_consumers"]
 
@@ -98,7 +99,7 @@ def visit_consumers(
     """
     example = rows_of_inputs(batches[0](), slice(2))
     with calls_recorded(network) as calls, norms_recorded(network) as norms, torch.no_grad():
-        run_on(network, example)
+        run_on(network, changed(example, Tensor.clone))
     place = {name: index for index, name in reversed(list(enumerate(calls)))}
     readers = {index: [m for m in groups[index].members if m.axis == "in" and m.module in place] for index in wanted}
 
@@ -136,8 +137,8 @@ class _Inputs:
         self._limit = _ROWS // batches
         self._generator = torch.Generator().manual_seed(0)
         unknowns = channels
-        if self.plain and isinstance(layer, nn.Conv2d):
-            unknowns = channels * layer.kernel_size[0] * layer.kernel_size[1]
+        if self.plain and not isinstance(layer, nn.Linear):
+            unknowns = channels * math.prod(layer.kernel_size)
         self.equations = Equations(unknowns if self.plain else 0, 0)
         self.sums = torch.zeros(3, 0 if self.plain else channels, dtype=torch.float64)
 

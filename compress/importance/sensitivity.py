@@ -200,7 +200,7 @@ def _shift(amount: Tensor) -> Any:
     """A hook that adds a number to each output channel."""
 
     def hook(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        places = [-1] if isinstance(layer, nn.Linear) else [-1, 1, 1]
+        places = [-1] if isinstance(layer, nn.Linear) else [-1, *[1] * len(layer.kernel_size)]  # type: ignore[arg-type]
         return output + amount.to(output.dtype).reshape(places)
 
     return hook

@@ -21,7 +21,7 @@ from pruneport.compress.activations.least_squares import Equations, is_plain, ro
 from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
 from pruneport.compress.hooks import calls_recorded, norms_recorded
 from pruneport.errors import ImageFolderError
-from pruneport.models.inputs import rows_of_inputs, run_on
+from pruneport.models.inputs import changed, rows_of_inputs, run_on
 from pruneport.progress import Progress, Step, silent
 
 __all__ = ["reconstruct", "solvable_layers"]
@@ -48,7 +48,7 @@ def solvable_layers(pruned: nn.Module, kept: Mapping[str, Mapping[str, Sequence[
     names = []
     for name, layer in pruned.named_modules():
         solvable = is_plain(layer) and getattr(layer, "groups", 1) == 1 and "weight" in layer._parameters
-        if solvable and (isinstance(layer, nn.Conv2d) or "in" in kept.get(name, {})):
+        if solvable and (not isinstance(layer, nn.Linear) or "in" in kept.get(name, {})):
             names.append(name)
     return names
 
@@ -82,7 +82,7 @@ def reconstruct(
     wanted = set(solvable_layers(pruned, kept))
     example = rows_of_inputs(batches[0](), slice(2))
     with calls_recorded(pruned) as order, norms_recorded(pruned) as norms, torch.no_grad():
-        run_on(pruned, example)
+        run_on(pruned, changed(example, Tensor.clone))
     first = next((index for index, name in enumerate(order) if "in" in kept.get(name, {})), len(order))
     layers = [name for name in order[first:] if name in wanted and order.count(name) == 1]
     cuts = find_cuts(dense, example)

@@ -174,7 +174,8 @@ def _outputs(
                 module.register_forward_hook(see(name))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of a forward that draws numbers
-            returned = tensor_leaves(run(example) if run else run_on(network, example))
+            given = changed(example, Tensor.clone)  # a forward may write into it
+            returned = tensor_leaves(run(given) if run else run_on(network, given))
     return [*returned, *seen]
 
 

@@ -75,7 +75,7 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
         ("Achieved", achieved),
         ("Note", plan["note"] or ""),
         ("Surgery", _SURGERY.format(plan["masked_error"]) if plan.get("masked_error") is not None else ""),
-        ("Calibration", _calibration(plan.get("calibration"))),
+        ("Calibration", _calibration(plan)),
         ("Recovery", _recovery(plan.get("recovery"))),
         ("Fine-tuning", _training(plan)),
         ("Criterion", _WORDS.get(request["criterion"], request["criterion"])),
@@ -124,11 +124,12 @@ def _earlier(plan: Json) -> Iterator[str]:
         yield "; ".join(done)
 
 
-def _calibration(used: Json | None) -> str:
+def _calibration(plan: Json) -> str:
     """Which inputs were used, or nothing."""
-    if not used:
+    if not (used := plan.get("calibration")):
         return ""
-    kind = "images" if used["inputs"] == "images" else "synthetic inputs that match the BatchNorm statistics"
+    given = "inputs" if plan["source"].get("inputs") else "images"
+    kind = given if used["inputs"] == "images" else "synthetic inputs that match the BatchNorm statistics"
     skipped = f"; left out as unreadable: {', '.join(used['skipped'])}" if used["skipped"] else ""
     return f"{used['count']} {kind}{skipped}"
 

@@ -72,8 +72,8 @@ class OnnxNetwork:
             path: The .onnx file.
             metadata: Stands in the file's metadata with the prefix ``pruneport.``, beside torch's names of the outputs,
                 those chosen for them, what is left out, the batch size where it is fixed, what is embedded, a size of
-                images to run it at where that is open, in the order of the file's input, and the lowest and highest of
-                whole numbers that it takes.
+                images to run it at where that is open, in the order of the file's input, and the lowest and highest
+                value of inputs that have them.
         """
         model = self._program.model
         said = {**metadata, "outputs": json.dumps(self.outputs)}
@@ -94,14 +94,14 @@ class OnnxNetwork:
         size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
         self._program.save(str(path), external_data=self.options.external_data or size > _INLINE_LIMIT_BYTES)
 
-    def _ranges(self) -> dict[str, tuple[int, int]]:
-        """The lowest and highest whole number of each input that takes some, by its name in the file."""
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        """The lowest and highest value of each input that has them, by its name in the file."""
         tensors = self.inputs.tensors
         names = self.options.input_names or [tensor.name for tensor in tensors]
         return {
-            name: (int(tensor.low), int(tensor.high))
+            name: (tensor.low, tensor.high)
             for name, tensor in zip(names, tensors, strict=True)
-            if tensor.low is not None and tensor.high is not None and "int" in tensor.dtype
+            if tensor.low is not None and tensor.high is not None
         }
 
 

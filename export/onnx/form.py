@@ -140,9 +140,9 @@ def shape_in(metadata: str) -> tuple[int, int, int] | None:
     return shape if shape and min(shape) >= 1 and math.prod(shape) <= MOST_INPUTS else None
 
 
-def ranges_in(metadata: str) -> dict[str, tuple[int, int]]:
-    """The lowest and highest whole number that each input may be given, by a file's metadata; none where it is none."""
-    return _json(metadata, dict[str, tuple[int, int]]) or {}
+def ranges_in(metadata: str) -> dict[str, tuple[float, float]]:
+    """The lowest and highest value that inputs may be given, by a file's metadata; none where it is none."""
+    return _json(metadata, dict[str, tuple[int | float, int | float]]) or {}
 
 
 def _json(text: str, kind: type[_T]) -> _T | None:

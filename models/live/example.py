@@ -86,7 +86,9 @@ def _faults(named: Mapping[str, Any]) -> Iterator[str]:
         if not _NAME.fullmatch(name):
             yield f"{ascii(name)[:100]} is no name of an argument"
         elif not isinstance(part, Tensor):
-            inside = "; give the tensors in it by themselves" if isinstance(part, Mapping | Sequence) else ""
+            inside = (
+                "; let forward take the tensors in it by themselves" if isinstance(part, Mapping | Sequence) else ""
+            )
             yield f"{name} is {part!r}" if part is None else f"{name} is {type(part).__name__}, no tensor{inside}"
         elif part.is_quantized or part.layout != torch.strided or part.dtype not in _DTYPES:
             yield f"{name} is a tensor of {part.dtype}, {part.layout}; expected {', '.join(get_args(DtypeName))}"

@@ -86,11 +86,16 @@ _KINDS = {
 def test_several_inputs_of_any_type_are_read_and_run(make_several: Make) -> None:
     inputs = {name: (kind, ["batch", 64]) for name, kind in _KINDS.items()}
     inputs |= {"scale": (TensorProto.FLOAT, []), "table": (TensorProto.INT64, [7]), "each": (TensorProto.FLOAT, ["n"])}
-    path = make_several("several", inputs, {"tokens": [3, 900], "mask": [5, 6], "places": [0, 2**40]})
+    path = make_several(
+        "several",
+        inputs,
+        {"tokens": [3, 900], "mask": [5, 6], "places": [0, 2**40], "scale": [0.5, 0.5], "halves": [2, 1]},
+    )
     session = open_session(path, CPU, batch=4)
     found = {entry.name: entry for entry in session.inputs.inputs}
     assert [found[name].batch for name in ("floats", "scale", "table", "each")] == ["batch", None, None, "n"]
-    assert [found[name].values for name in ("tokens", "mask", "places")] == [(3, 900), None, None]
+    values = [found[name].values for name in ("tokens", "mask", "places", "scale", "halves")]
+    assert values == [(3, 900), None, None, (0.5, 0.5), None]
     drawn = dict(zip(found, session.inputs.drawn(4, 0), strict=True))
     assert {name: array.shape for name, array in drawn.items()} == {
         **dict.fromkeys(_KINDS, (4, 64)),
@@ -102,6 +107,7 @@ def test_several_inputs_of_any_type_are_read_and_run(make_several: Make) -> None
     assert 3 <= extremes["tokens"][0] < 100 < 800 < extremes["tokens"][1] <= 900, "what the file says"
     assert extremes["places"] == (0, 0), "in range of any table"
     assert set(drawn["mask"].ravel()) == {False, True}
+    assert drawn["scale"] == 0.5
     bound = session.bind(*drawn.values())
     bound.run()
     outputs = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, drawn)

@@ -21,8 +21,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import pruneport
-from pruneport.commands.configs import ExportConfig, VerifyConfig
+from pruneport.commands.configs import ExportConfig, FinetuneConfig, VerifyConfig
 from pruneport.commands.deploying import export, verify
+from pruneport.commands.finetuning import finetune
 from pruneport.compress.surgery.plan import parse_plan
 from pruneport.errors import BundleError, ExportError, ImageFolderError, InputError, ModelError, PruningError
 from pruneport.export.options import ParityOptions
@@ -33,6 +34,7 @@ from pruneport.models.outputs import tensor_leaves
 from tests.support.input_networks import NETWORKS, Given
 
 QUICK: Mapping[str, Any] = {"criterion": "l1", "ranking": "uniform", "recover": "none", "round_to": 4}
+_LEFT_TO_TEST_ALL = ("image and metadata", "tokens", "signal")  # exports; what they show, others do, too
 all_networks = pytest.mark.parametrize("given", NETWORKS.values(), ids=NETWORKS)
 
 
@@ -75,7 +77,13 @@ def test_a_plan_keeps_what_they_take_and_the_bundle_comes_back_bit_for_bit(given
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in loaded.state_dict().items())
 
 
-@all_networks
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(NETWORKS[name], id=name, marks=[pytest.mark.slow] if name in _LEFT_TO_TEST_ALL else [])
+        for name in NETWORKS
+    ],
+)
 def test_they_are_exported_verified_and_timed(given: Given, tmp_path: Path) -> None:
     pruned = prune(given)
     takes = spec_of(pruned)
@@ -184,6 +192,20 @@ def test_they_are_calibrated_with_tuples_and_dicts(calibration: Callable[[], Any
     assert after < before
 
 
+@pytest.mark.parametrize("name", ["signal", "volume", "tokens", "pixels and truth values"])
+def test_layers_of_any_dimension_are_solved_anew(name: str) -> None:
+    given = NETWORKS[name]
+    takes = spec_of(prune(given))
+    items = [takes.drawn(80, seed=1)]
+    defaults = dict.fromkeys(("criterion", "ranking", "recover"), "auto")
+    recovery = prune(given, calibration=items, calibration_images=64, **defaults).plan.recovery
+    assert recovery is not None
+    assert recovery.heldout_error_before is not None
+    assert recovery.heldout_error_after is not None
+    assert recovery.error_after < 0.8 * recovery.error_before
+    assert recovery.heldout_error_after < recovery.heldout_error_before
+
+
 @pytest.mark.parametrize("criterion", ["taylor", "activation", "synflow"])
 def test_criteria_that_run_the_network_take_them(criterion: str) -> None:
     given = NETWORKS["tokens with weights"]
@@ -229,6 +251,14 @@ def test_what_needs_images_is_refused_by_name(tmp_path: Path) -> None:
         prune(given, calibration=str(tmp_path))
     with pytest.raises(PruningError, match="synthetic inputs can only be made for images: give `calibration`"):
         prune(given, recover="data-free")
+    prune(given).save(tmp_path / "half")
+    factory = f"{tmp_path / 'users_fused.py'}:build"
+    (tmp_path / "users_fused.py").write_text(
+        "from tests.support.input_networks import NETWORKS\n\n\ndef build():\n"
+        "    return NETWORKS['image and metadata'].build()\n"
+    )
+    with pytest.raises(ModelError, match=r"takes image float32 .*, no images \(B, C, H, W\) alone"):
+        finetune(FinetuneConfig(source=str(tmp_path / "half"), task="digits", out=tmp_path / "tuned", factory=factory))
     with pytest.raises(ImageFolderError, match=r"`images` .*: the network takes image float32"):
         open_parity_images(ParityOptions(images=tmp_path), spec_of(prune(given)))
 
@@ -257,7 +287,7 @@ IMAGE = torch.zeros(2, 3, 8, 8)
         ({}, "it is empty"),
         ((), "it is empty"),
         ((IMAGE, 3), "shift is int, no tensor"),
-        ({"image": {"pixels": IMAGE}}, "image is dict, no tensor; give the tensors in it by themselves"),
+        ({"image": {"pixels": IMAGE}}, "image is dict, no tensor; let forward take the tensors in it by themselves"),
         ({"an image": IMAGE}, "'an image' is no name of an argument"),
         ((IMAGE, torch.zeros(2, 0)), "shift has shape (2, 0), which holds nothing"),
         ((IMAGE, torch.full((2, 1, 1, 1), torch.nan)), "shift has values that are NaN or infinite"),
@@ -274,6 +304,31 @@ IMAGE = torch.zeros(2, 3, 8, 8)
 def test_examples_that_do_not_fit(example: Any, fault: str) -> None:
     with pytest.raises(ModelError, match=re.escape(fault)):
         pruneport.prune(Single(), macs=0.5, example_inputs=example, **QUICK)
+
+
+class InPlace(Single):
+    """Writes into what it is given."""
+
+    def forward(self, image: Tensor, shift: Tensor | None = None) -> Tensor:
+        image.sub_(0.5).mul_(2)
+        return super().forward(image, None if shift is None else shift.add_(1))
+
+
+@pytest.mark.parametrize(
+    "example", [IMAGE, (IMAGE, torch.zeros(2, 1, 1, 1)), (IMAGE, torch.tensor([[[[3]]], [[[4]]]]))]
+)
+def test_a_forward_may_write_into_its_inputs(example: Any, tmp_path: Path) -> None:
+    pruned = pruneport.prune(InPlace(), macs=0.6, example_inputs=example, **QUICK)
+    assert pruned.plan.masked_error is not None
+    if not isinstance(example, Tensor):
+        return
+    verification = pruned.export(tmp_path / "half").verify().verification
+    assert verification is not None
+    assert verification.ok
+    photos = [torch.randn(80, 3, 8, 8, generator=torch.Generator().manual_seed(0))]
+    again = pruneport.prune(InPlace(), macs=0.6, example_inputs=example, calibration=photos, calibration_images=64)
+    assert again.plan.recovery is not None
+    assert again.plan.recovery.heldout == 16
 
 
 def test_all_faults_of_an_example_are_named_at_once() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -46,14 +48,17 @@ def test_streamed_equations_give_the_least_squares_solution(
         ((3, 5), (2, 1), (0, 2), (1, 1)),
         ((3, 3), (1, 2), (2, 2), (2, 2)),
         ((1, 1), (2, 2), (0, 0), (1, 1)),
+        ((3,), (2,), (1,), (2,)),
+        ((3, 1, 2), (1, 2, 1), (0, 1, 2), (2, 1, 1)),
     ],
 )
 def test_patch_rows_times_the_weight_is_the_convolution(
-    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+    kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], dilation: tuple[int, ...]
 ) -> None:
-    layer = nn.Conv2d(3, 4, kernel, stride, padding, dilation, bias=False)
-    inputs = torch.randn(2, 3, 9, 10)
+    kinds: list[Any] = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
+    layer = kinds[len(kernel) - 1](3, 4, kernel, stride, padding, dilation, bias=False)
+    inputs = torch.randn(2, 3, *[9, 10, 7][: len(kernel)])
     outputs = layer(inputs).detach()
-    positions = torch.randperm(outputs.shape[2] * outputs.shape[3])[:7]
+    positions = torch.randperm(outputs[0, 0].numel())[:7]
     rows, targets = patch_rows(inputs, outputs, positions, kernel, stride, padding, dilation)
     torch.testing.assert_close(rows @ layer.weight.detach().flatten(1).T, targets, atol=1e-5, rtol=1e-5)
