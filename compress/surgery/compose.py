@@ -26,7 +26,7 @@ def compose_further(plan: Plan, further: Plan) -> Plan:
         recovery=plan.recovery,
         training=plan.training,
     )
-    return replace(compose(plan, further), earlier=(*plan.earlier, step), dense_onnx="original")
+    return replace(compose(plan, further), earlier=(*plan.earlier, step))
 
 
 def compose(plan: Plan, further: Plan) -> Plan:
@@ -62,7 +62,6 @@ def compose(plan: Plan, further: Plan) -> Plan:
         else _composed_sizes(plan.sizes or {}, further.sizes or {}),
         masked_error=max(errors, default=None),
         earlier=plan.earlier,
-        dense_onnx=plan.dense_onnx,
     )
 
 

@@ -134,7 +134,11 @@ def test_without_the_originals_weights_dense_is_the_bundles_network_and_all_say_
     exported = run("export", out, "--checkpoint", tmp_path / "moved.safetensors")
     assert exported.code == 2
     assert "ship anew from the bundle that it was made from" in exported.err
+    saved = pruneport.save(pruneport.load(out), tmp_path / "saved", like=out)  # which has no dense.onnx yet
+    assert open_bundle(saved).plan.dense_onnx == "original"
     moved = ("--checkpoint", tmp_path / "moved.safetensors")
+    exported = run("export", saved, *moved)
+    assert exported.code == 0, exported.err
     done = run("ship", first, *moved, *_PLAIN, "--flops", 0.5, *_TIMED, "--out", tmp_path / "found")
     assert done.code == 0, done.err
     assert open_bundle(tmp_path / "found").plan.dense_onnx == "original"

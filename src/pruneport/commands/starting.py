@@ -107,7 +107,7 @@ def start_at(name: str | PathLike[str], factory: Factory | None, progress: Progr
     source = replace(bundle.plan.source, preprocessing=preprocessing_of(bundle.plan, network))
     if seed and source.trained:  # else the bundle's seed stands for the dense weights themselves
         source = replace(source, seed=seed)
-    plan = replace(bundle.plan, source=source)
+    plan = replace(bundle.plan, source=source, dense_onnx="original")  # a new bundle has no dense.onnx yet
     return BundleStart(name=str(name), network=network, source=source, bundle=bundle, plan=plan, factory=factory)
 
 

@@ -53,7 +53,8 @@ def save(network: nn.Module, folder: PathName, *, like: PathName, overwrite: boo
     bundle = bundle_at(Path(like), silent)
     copied = copy_network(network).network
     check_fits(copied, layout_of(read_weights(bundle)), str(like))
-    return write_bundle(Path(folder), copied, replace(bundle.plan, training="outside"), overwrite=overwrite)
+    plan = replace(bundle.plan, training="outside", dense_onnx="original")  # the new bundle has no dense.onnx yet
+    return write_bundle(Path(folder), copied, plan, overwrite=overwrite)
 
 
 def write_bundle(
