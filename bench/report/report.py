@@ -17,7 +17,7 @@ from pruneport.documents import Json
 from pruneport.export.card.provenance import fine_tuned, provenance
 from pruneport.export.card.summary import comparisons, device_name, headline, onnx_example, own_code
 from pruneport.export.card.verdict import verdict, warnings_for
-from pruneport.export.card.words import clean, milliseconds, percent
+from pruneport.export.card.words import clean, matched, milliseconds, percent
 from pruneport.text import OPTION
 
 __all__ = ["environment", "render_report"]
@@ -60,7 +60,7 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None, batch: in
             latency_plot=Markup(for_screens(lambda narrow: latency_plot(bench, narrow=narrow))) if bench else "",
             device=device_name(bench) if bench else "",
             circumstances=_circumstances(bench) if bench else [],
-            onnx_example=Markup(escape(onnx_example(plan, batch))),
+            onnx_example=Markup(escape(onnx_example(plan, batch, verify))),
             fixed_batch=batch,
             own_code=own_code(plan),
         )
@@ -80,6 +80,7 @@ def environment() -> jinja2.Environment:
     )
     environment.filters["percent"] = percent
     environment.filters["ms"] = milliseconds
+    environment.filters["matched"] = matched
     environment.filters["small"] = _small
     environment.filters["coded"] = _coded
     environment.filters["count"] = lambda value: f"{value:,}"

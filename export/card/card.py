@@ -49,7 +49,7 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, batch: int |
         "\n".join(table),
         "## Load it",
         f"In ONNX Runtime, which takes {takes}:",
-        f"```python\n{onnx_example(plan, batch)}\n```",
+        f"```python\n{onnx_example(plan, batch, verify)}\n```",
         "In torch, where `DIR` is this folder:",
         '```python\nimport pruneport\nnetwork = pruneport.load("DIR")\n```',
         *([_escape(how)] if (how := own_code(plan)) else []),

@@ -17,6 +17,7 @@ __all__ = [
     "Comparison",
     "comparisons",
     "device_name",
+    "finds_boxes",
     "headline",
     "onnx_example",
     "own_code",
@@ -106,16 +107,24 @@ def comparisons(plan: Json, verify: Json | None, bench: Json | None) -> list[Com
     return rows
 
 
-def onnx_example(plan: Json, batch: int | None = None) -> str:
+def finds_boxes(verify: Json | None) -> bool:
+    """Whether the network was seen to be a detector."""
+    return any(entry.get("detections") for entry in (verify or {}).get("parity") or ())
+
+
+def onnx_example(plan: Json, batch: int | None = None, verify: Json | None = None) -> str:
     """Return the Python lines that run ``model.onnx`` on one input of the right shape, or on its one batch size."""
     shape = ", ".join(str(int(size)) for size in plan["source"]["input_shape"])
+    outputs = (
+        "boxes (two corners), scores and labels" if finds_boxes(verify) else "a classifier has one output, its scores"
+    )
     return (
         "import numpy as np\n"
         "import onnxruntime as ort\n"
         'session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])\n'
         f"images = np.zeros(({batch or 1}, {shape}), dtype=np.float32)  # yours, prepared as in training\n"
         "name = session.get_inputs()[0].name\n"
-        "outputs = session.run(None, {name: images})  # a classifier has one output, its scores\n"
+        f"outputs = session.run(None, {{name: images}})  # {outputs}\n"
         "for output, values in zip(session.get_outputs(), outputs):\n"
         "    print(output.name, values.shape)"
     )

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.errors import ModelError
+from pruneport.export.onnx.detectors import traceable_detectors, translations
 from pruneport.export.onnx.form import open_sizes
 from pruneport.export.onnx.naming import INPUT_NAME
 from pruneport.export.onnx.opsets import CONVERTED
 from pruneport.export.onnx.rewrites import PlainAttention
 from pruneport.export.options import ExportOptions
-from pruneport.models.outputs import Outputs, read_outputs
+from pruneport.models.outputs import Outputs, detections_in, read_outputs
 
-__all__ = ["capture", "listed", "names_for", "onnx_outputs"]
+__all__ = ["capture", "finds_boxes", "listed", "names_for", "onnx_outputs"]
 
 _DTYPES = {
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -58,13 +59,14 @@ def capture(network: nn.Module, shape: tuple[int, int, int], options: ExportOpti
         dimensions |= {2: "height", 3: "width"}
     example = torch.zeros(batch or 2, *shape)
     seen: list[Outputs] = []
-    with _silence(), PlainAttention():
+    with _silence(), PlainAttention(), traceable_detectors(network):
         program = torch.onnx.export(
             _Wrapped(network, seen.append),
             (example,),
             dynamo=True,
             verbose=False,
             input_names=[INPUT_NAME],
+            custom_translation_table=translations(),
             opset_version=None if options.opset is None else min(options.opset, CONVERTED),
             dynamic_shapes=({at: torch.export.Dim(name) for at, name in dimensions.items()},) if dimensions else None,
         )
@@ -95,6 +97,15 @@ def names_for(network: nn.Module, shape: tuple[int, int, int], batch: int) -> tu
             return tuple(onnx_outputs(network(torch.zeros(batch, *shape))).tensors)
     except Exception:  # a forward may raise anything
         return None
+
+
+def finds_boxes(network: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether it is a detector (see ``detections_in``); found by giving it an image."""
+    try:
+        with torch.no_grad():
+            return bool(detections_in(onnx_outputs(network(torch.zeros(1, *shape))).tensors))
+    except Exception:  # a forward may raise anything
+        return False
 
 
 class _Wrapped(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pruneport.errors import ExportError, ModelError
-from pruneport.export.onnx.capture import capture, listed, names_for
+from pruneport.export.onnx.capture import capture, finds_boxes, listed, names_for
 from pruneport.export.onnx.form import file_names, open_sizes, other_size
 from pruneport.export.onnx.naming import name_nodes, name_values
 from pruneport.export.onnx.opsets import raise_opset
@@ -20,7 +20,7 @@ from pruneport.export.onnx.rewrites import leave_out_weight_info, part_pads_from
 from pruneport.export.options import DEFAULTS, ExportOptions
 from pruneport.models.outputs import takes_several
 
-__all__ = ["OnnxNetwork", "export_network"]
+__all__ = ["OnnxNetwork", "export_network", "fitted_options"]
 
 _INLINE_LIMIT_BYTES = 1_800_000_000  # a protobuf holds at most 2 GiB
 _REASON = 300  # characters of what torch says; of a detector it is pages
@@ -70,6 +70,26 @@ class OnnxNetwork:
         model.metadata_props.update({f"pruneport.{key}": value for key, value in said.items()})
         size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
         self._program.save(str(path), external_data=self.options.external_data or size > _INLINE_LIMIT_BYTES)
+
+
+def fitted_options(network: nn.Module, shape: tuple[int, int, int], options: ExportOptions = DEFAULTS) -> ExportOptions:
+    """The options that fit the network: of a detector, one image at a time, where no batch size was asked for.
+
+    In every image a detector finds another number of boxes, so that they have no batch dimension; a file of a fixed
+    batch has outputs for each image.
+
+    Raises:
+        ExportError: The height and width of a detector are to be open.
+    """
+    if not finds_boxes(network, shape):
+        return options
+    if open_sizes(options):
+        raise ExportError(
+            f"{type(network).__name__} finds boxes in images of {shape[1]} x {shape[2]}: torch writes this size into "
+            "the ONNX file, with the places that boxes start from. Give `dynamic=batch`, and another `input_shape` "
+            "for another size."
+        )
+    return options if options.batch_size_fixed is not None else replace(options, batch_size_fixed=1)
 
 
 def export_network(network: nn.Module, shape: tuple[int, int, int], options: ExportOptions = DEFAULTS) -> OnnxNetwork:

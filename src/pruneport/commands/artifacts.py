@@ -15,7 +15,7 @@ from pruneport.compress.surgery.plan import Plan
 from pruneport.export.bundle.bundle import CARD, DENSE_ONNX, MODEL_ONNX, REPORT
 from pruneport.export.card.card import model_card
 from pruneport.export.onnx.capture import listed
-from pruneport.export.onnx.exporter import OnnxNetwork, export_network
+from pruneport.export.onnx.exporter import OnnxNetwork, export_network, fitted_options
 from pruneport.export.options import ExportOptions
 from pruneport.export.parity import check_other_batches
 from pruneport.models.preparation.huggingface import preparation_metadata
@@ -34,7 +34,16 @@ def export_dense(dense: nn.Module, source: Source, options: ExportOptions, progr
     """
     progress(f"exporting {DENSE_ONNX}")
     run_once(dense, source.input_shape)
-    exported = export_network(dense, source.input_shape, options)
+    fitted = fitted_options(dense, source.input_shape, options)
+    if fitted != options:
+        height, width = source.input_shape[1:]
+        progress(
+            Note(
+                f"the network finds boxes, another number in every image: its ONNX files take one image of {height} x "
+                f"{width} at a time; for N at a time, give `batch_size_fixed=N`"
+            )
+        )
+    exported = export_network(dense, source.input_shape, fitted)
     check_other_batches(dense, exported, source.input_shape)
     if exported.left_out:
         left_out = listed(exported.left_out)

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from torch import nn
 
+from pruneport.bench.latency.measure import preflight
+from pruneport.bench.options import BenchOptions
 from pruneport.bench.report.graph import check_graph, write_graph
 from pruneport.bench.report.graph_content import content_of_views
 from pruneport.bench.report.plots import check_plot, sensitivity_plot
@@ -28,7 +30,7 @@ from pruneport.export.accuracy import check_classes
 from pruneport.export.bundle.weights import write_network
 from pruneport.export.bundle.writing import check_output, new_bundle
 from pruneport.export.card.verdict import warnings_for
-from pruneport.export.onnx.exporter import OnnxNetwork
+from pruneport.export.onnx.exporter import OnnxNetwork, fitted_options
 from pruneport.export.onnx.form import check_form
 from pruneport.export.options import DEFAULTS, ExportOptions, ParityOptions
 from pruneport.export.verify import open_parity_images
@@ -114,8 +116,13 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     progress(Stage(f"building {config.source}"))
     dense, source = open_source(config)
     source = prepared(source, config)
+    fixed = form.batch_size_fixed
+    if isinstance(config, ExportOptions):
+        fixed = fitted_options(dense, source.input_shape, form).batch_size_fixed
+    if isinstance(config, BenchOptions) and fixed != form.batch_size_fixed:
+        preflight(config, fixed)
     if isinstance(config, ParityOptions):
-        images = open_parity_images(config, source.input_shape, form.batch_size_fixed, source.preprocessing)
+        images = open_parity_images(config, source.input_shape, fixed, source.preprocessing)
         if images is not None:
             images.check_readable()
             check_classes(images, tuple(main_output(run_once(dense, source.input_shape)).shape))
