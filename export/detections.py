@@ -35,8 +35,8 @@ class MatchedDetections:
         torch: Detections of torch, over all images.
         onnx: The same of ONNX Runtime.
         unmatched: Those of either without one of the same label in the other, with an IoU and a score as stated.
-        undecided: Of these, those where torch itself decides otherwise for nearly the same input, or one of the other
-            runtime that has the same score took its place. At most a hundredth may be.
+        undecided: Of these, those where torch itself decides otherwise for nearly the same input. At most a hundredth may
+            be.
         least_iou: The IoU that two boxes must have to be the same; the same corners do, too.
         score_tolerance: How far their scores may lie apart.
         lowest_iou: The lowest IoU of boxes that were matched by it; None where there are none.
@@ -63,7 +63,7 @@ class Matching:
 
     def __init__(self, atol: float, rtol: float) -> None:
         self._atol, self._rtol = atol, rtol
-        self._torch = self._onnx = self._unmatched = self._undecided = 0
+        self._torch = self._onnx = self._unmatched = self._undecided = self._of_equals = 0
         self._tolerance = self._atol
         self._ious: list[float] = []
         self._errors: list[float] = []
@@ -88,10 +88,11 @@ class Matching:
             self._errors.append(float(np.abs(theirs.scores[row] - ours.scores[best])))
             if iou[row, best] >= LEAST_IOU:
                 self._ious.append(float(iou[row, best]))
-        only_theirs, only_ours = np.logical_not(same.any(1)), np.logical_not(same.any(0))
-        if only_theirs.any() or only_ours.any():
-            self._unmatched += int(only_theirs.sum() + only_ours.sum())
-            self._undecided += _undecided(theirs, ours, only_theirs, only_ours, tolerance, nearby)
+        only = np.logical_not(same.any(1)), np.logical_not(same.any(0))
+        if only[0].any() or only[1].any():
+            self._unmatched += int(only[0].sum() + only[1].sum())
+            self._undecided += _undecided(theirs, ours, only, tolerance, nearby)
+            self._of_equals += _tied_only(theirs, ours, only, tolerance)
         if self._first is None:
             self._first = theirs
         else:
@@ -125,6 +126,8 @@ class Matching:
     def faults(self) -> list[str]:
         """What is wrong, in clauses; empty where the two agree."""
         wrong, total = self._unmatched - self._undecided, self._torch + self._onnx
+        if self.constant and self._of_equals == self._unmatched:
+            return []  # which of equal scores comes first is nobody's fault, and nothing is proved
         faults = []
         if wrong:
             faults.append(
@@ -132,7 +135,7 @@ class Matching:
                 f"the same label in the other with an IoU of at least {LEAST_IOU:g} and a score within "
                 f"{self._tolerance:.1e}"
             )
-        if self._undecided > max(1, _UNDECIDED * total) and not self.constant:
+        if self._undecided > max(1, _UNDECIDED * total):
             faults.append(
                 f"{self._undecided} of {total} detections differ where torch itself could have decided either way, "
                 "which is too many to say that they agree"
@@ -173,23 +176,22 @@ def _tied(some: AnyArray, others: AnyArray, tolerance: float) -> AnyArray:
     return tied
 
 
+def _tied_only(theirs: Detections, ours: Detections, only: tuple[AnyArray, AnyArray], tolerance: float) -> int:
+    """How many detections of one runtime alone have one of the same score of the other alone."""
+    tied = _tied(theirs.scores, ours.scores, tolerance) & only[0][:, None] & only[1][None]
+    return int(tied.any(1).sum() + tied.any(0).sum())
+
+
 def _undecided(
     theirs: Detections,
     ours: Detections,
-    only_theirs: AnyArray,
-    only_ours: AnyArray,
+    only: tuple[AnyArray, AnyArray],
     tolerance: float,
     nearby: Callable[[], Iterator[Detections]],
 ) -> int:
-    """How many detections of one runtime alone torch itself could have decided either way.
-
-    Where two have the same score, rounding says which one suppresses the other or is the last that is kept: one of each
-    runtime alone that have the same score took each other's place.
-    """
-    tied = _tied(theirs.scores, ours.scores, tolerance) & only_theirs[:, None] & only_ours[None]
-    lost, come = np.asarray(tied.any(1)), np.asarray(tied.any(0))
-    if lost.sum() < only_theirs.sum() or come.sum() < only_ours.sum():
-        for near in nearby():
-            lost |= only_theirs & ~_same(theirs, near, tolerance)[0].any(1)
-            come |= only_ours & _same(ours, near, tolerance)[0].any(1)
+    """How many detections of one runtime alone torch itself decides either way, for inputs that are nearly the same."""
+    lost, come = np.zeros_like(only[0]), np.zeros_like(only[1])
+    for near in nearby():
+        lost |= only[0] & ~_same(theirs, near, tolerance)[0].any(1)
+        come |= only[1] & _same(ours, near, tolerance)[0].any(1)
     return int(lost.sum() + come.sum())

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -29,23 +29,23 @@ def traceable_detectors(network: nn.Module) -> Iterator[None]:
     """Let the functions that a detector finds its boxes with be traced, in the block.
 
     Args:
-        network: Where its own modules have torchvision's functions by name, these are replaced there, too.
+        network: Where its own files have imported these functions by name, they are replaced there, too.
     """
-    replaced: list[tuple[ModuleType, str, Any]] = []
+    replaced: list[tuple[dict[str, Any], str, Any]] = []
     for home, name, make in ((_BOXES, "batched_nms", _nms), (_POOLERS, "_multiscale_roi_align", _pooling)):
         original = getattr(sys.modules.get(home), name, None)
-        if original is not None:  # a network that has not imported torchvision's has no use for it
-            stand_in = make(original)
-            for module in _modules_of(network):
-                replaced += [(module, key, original) for key, value in vars(module).items() if value is original]
-            for module, key, before in replaced:
-                if before is original:
-                    setattr(module, key, stand_in)
+        if original is None:  # a network that has not imported torchvision's has no use for it
+            continue
+        stand_in = make(original)
+        for names in _namespaces(network):
+            for key in [key for key, value in names.items() if value is original]:
+                replaced.append((names, key, original))
+                names[key] = stand_in
     try:
         yield
     finally:
-        for module, key, before in replaced:
-            setattr(module, key, before)
+        for names, key, original in replaced:
+            names[key] = original
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -53,10 +53,15 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {_operator(): _onnx_nms_by_class}
 
 
-def _modules_of(network: nn.Module) -> list[ModuleType]:
-    """Python modules in which the network may find torchvision's functions."""
-    names = {"torchvision.ops", _BOXES, _POOLERS, *(type(module).__module__ for module in network.modules())}
-    return [sys.modules[name] for name in sorted(names) if name in sys.modules]
+def _namespaces(network: nn.Module) -> list[dict[str, Any]]:
+    """Where the network may find torchvision's functions: torchvision's modules, and those of its own methods.
+
+    A user's file is no longer among the imported modules once the network is built.
+    """
+    spaces = [vars(sys.modules[name]) for name in ("torchvision.ops", _BOXES, _POOLERS) if name in sys.modules]
+    kinds = {kind for module in network.modules() for kind in type(module).__mro__}
+    methods = [method for kind in kinds for method in vars(kind).values() if isinstance(method, FunctionType)]
+    return list({id(names): names for names in [*spaces, *(method.__globals__ for method in methods)]}.values())
 
 
 @functools.cache
