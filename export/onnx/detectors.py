@@ -1,8 +1,9 @@
 """What torchvision's detectors do with data-dependent sizes, in a form that torch's exporter can trace.
 
-Two functions of torchvision ask for a number of boxes as a Python number, which is not known while a network is traced.
-While it is, others stand in their place that compute the same: suppression by class becomes one operator of our own,
-NonMaxSuppression with a row of scores for each class in the ONNX file, and regions are pooled level by level.
+Two functions of torchvision ask for a number of boxes as a Python number, which is not known while a network is traced;
+and its SSD goes through the classes one by one, which takes minutes to trace. Meanwhile others stand in their place that
+compute the same: suppression by class becomes one operator of our own, NonMaxSuppression with a row of scores for each
+class in the ONNX file; regions are pooled level by level; and SSD takes all classes at once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 __all__ = ["traceable_detectors", "translations"]
 
 _BOXES, _POOLERS = "torchvision.ops.boxes", "torchvision.ops.poolers"
+_SSD, _CHOOSING = "torchvision.models.detection.ssd", "postprocess_detections"
 _NOT_OF_THE_CLASS = -3e38  # below every score
 _INT64, _ALL = 7, 2**63 - 1  # ONNX's number of the type; no limit
 
@@ -31,21 +33,20 @@ def traceable_detectors(network: nn.Module) -> Iterator[None]:
     Args:
         network: Where its own files have imported these functions by name, they are replaced there, too.
     """
-    replaced: list[tuple[dict[str, Any], str, Any]] = []
-    for home, name, make in ((_BOXES, "batched_nms", _nms), (_POOLERS, "_multiscale_roi_align", _pooling)):
-        original = getattr(sys.modules.get(home), name, None)
-        if original is None:  # a network that has not imported torchvision's has no use for it
-            continue
-        stand_in = make(original)
-        for names in _namespaces(network):
-            for key in [key for key, value in names.items() if value is original]:
-                replaced.append((names, key, original))
-                names[key] = stand_in
-    try:
+    with contextlib.ExitStack() as stack:
+        for home, name, make in ((_BOXES, "batched_nms", _nms), (_POOLERS, "_multiscale_roi_align", _pooling)):
+            original = getattr(sys.modules.get(home), name, None)
+            if original is not None:  # a network that has not imported torchvision's has no use for it
+                stand_in = make(original)
+                for names in _namespaces(network):
+                    for key in [key for key, value in names.items() if value is original]:
+                        stack.callback(names.__setitem__, key, original)
+                        names[key] = stand_in
+        detector = getattr(sys.modules.get(_SSD), "SSD", None)
+        if detector is not None:
+            stack.callback(setattr, detector, _CHOOSING, getattr(detector, _CHOOSING))
+            setattr(detector, _CHOOSING, _choose_of_ssd)
         yield
-    finally:
-        for names, key, original in replaced:
-            names[key] = original
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -141,3 +142,22 @@ def _pooling(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return pooled
 
     return pool
+
+
+def _choose_of_ssd(
+    self: Any, head_outputs: dict[str, Tensor], image_anchors: list[Tensor], image_shapes: list[tuple[int, int]]
+) -> list[dict[str, Tensor]]:
+    """``SSD.postprocess_detections`` of torchvision, with all classes at once."""
+    from torchvision.ops import boxes as box_ops
+
+    chosen = []
+    every_score = head_outputs["cls_logits"].softmax(-1)
+    images = zip(head_outputs["bbox_regression"], every_score, image_anchors, image_shapes, strict=True)
+    for regression, scores, anchors, shape in images:
+        boxes = box_ops.clip_boxes_to_image(self.box_coder.decode_single(regression, anchors), shape)
+        best, places = scores[:, 1:].T.topk(min(self.topk_candidates, len(boxes)), dim=1)  # the first class is none
+        label, rank = torch.where(best > self.score_thresh)
+        boxes, scores, label = boxes[places[label, rank]], best[label, rank], label + 1
+        kept = box_ops.batched_nms(boxes, scores, label, self.nms_thresh)[: self.detections_per_img]
+        chosen.append({"boxes": boxes[kept], "scores": scores[kept], "labels": label[kept]})
+    return chosen

@@ -37,19 +37,24 @@ def test_a_detector_shipped_exported_verified_timed(run: Any, tmp_path: Path) ->
     for entry in verified["parity"]:
         found = entry["detections"]
         assert (entry["batch"], entry["ok"], entry["constant"], entry["top1_agreement"]) == (1, True, False, None)
-        assert found["torch"] == found["onnx"] > 50 and found["unmatched"] == 0
+        assert found["torch"] == found["onnx"] > 50
+        assert found["unmatched"] == 0
         assert found["least_iou"] == 0.99 < found["lowest_iou"]
     assert (verified["accuracy"], verified["agreement"]) == (None, None)
     assert [entry["batch"] for entry in _read(out / "bench.json")["batches"]] == [1]
     report, card = ((out / name).read_text(encoding="utf-8") for name in ("report.html", "README.md"))
-    assert "detections in torch" in report and "each has its match in the other" in report
+    assert "detections in torch" in report
+    assert "each has its match in the other" in report
     for text in (report, card):
-        assert "boxes (two corners), scores and labels" in text and "a classifier" not in text
+        assert "boxes (two corners), scores and labels" in text
+        assert "a classifier" not in text
 
     session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
     image = np.random.default_rng(5).standard_normal((1, 3, 64, 64), dtype=np.float32)
     boxes, scores, labels = session.run(None, {"input": image})
-    assert boxes.shape == (len(scores), 4) and labels.dtype == np.int64 and len(scores) > 10
+    assert boxes.shape == (len(scores), 4)
+    assert labels.dtype == np.int64
+    assert len(scores) > 10
 
     assert run("verify", out, "--factory", f"{OWN}:ssd").code == 0
     assert run("bench", out, *QUICK).code == 0
@@ -110,7 +115,9 @@ def test_torchvisions_detectors(name: str, size: int, run: Any, tmp_path: Path) 
     assert 0.65 < plan["pruned"]["macs"] / plan["dense"]["macs"] < 0.75
     assert not [group for group in plan["groups"] if "removing some of it" in group["reason"]]
     for entry in verified["parity"]:
-        assert entry["ok"] and not entry["constant"] and entry["detections"]["torch"] > 50
+        assert entry["ok"]
+        assert not entry["constant"]
+        assert entry["detections"]["torch"] > 50
     assert run("bench", out, *QUICK).code == 0
 
 

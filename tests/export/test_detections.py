@@ -1,4 +1,4 @@
-"""Detections matched by IoU, label and score: what agrees, what does not, and where torch itself could go either way."""
+"""Detections matched by IoU, label and score: what agrees, what does not, and where torch itself goes either way."""
 
 from __future__ import annotations
 
@@ -132,7 +132,8 @@ def test_other_outputs_beside_them_are_compared_as_ever() -> None:
 
     same = compare(outputs(_found(B, C, A), [[1.0, 2.0]]))
     assert (same.faults(), same.max_abs_error) == ([], 0.0)
-    assert same.detections is not None and same.detections.onnx == 3
+    assert same.detections is not None
+    assert same.detections.onnx == 3
     (fault,) = compare(outputs(_found(B, C, A), [[1.0, 2.1]])).faults()
     assert fault.startswith("features differs by")
     (fault,) = compare(outputs(_found(B, C), [[1.0, 2.0]])).faults()

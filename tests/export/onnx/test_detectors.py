@@ -31,7 +31,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]
     network = detection_networks.ssd()
     path = tmp_path_factory.mktemp("ssd") / "model.onnx"
     exported = export_network(network, SHAPE, ExportOptions(batch_size_fixed=2))
-    assert exported.outputs[0] == "output.0.boxes" and exported.outputs[3] == "output.1.boxes"
+    assert exported.outputs[0] == "output.0.boxes"
+    assert exported.outputs[3] == "output.1.boxes"
     exported.save(path, {})
     return network, path
 
@@ -67,7 +68,8 @@ def test_two_stages(tmp_path: Path) -> None:
     export_network(network, SHAPE, ExportOptions(batch_size_fixed=1)).save(path, {})
     found = _compare(network, path, 1)
     assert (found.ok, found.constant) == (True, False), found.fault
-    assert found.detections is not None and found.detections.torch > 100
+    assert found.detections is not None
+    assert found.detections.torch > 100
 
 
 def test_what_is_replaced_comes_back(exported: tuple[nn.Module, Path]) -> None:
@@ -93,7 +95,7 @@ def test_options_of_a_detector() -> None:
     network = detection_networks.ssd()
     assert fitted_options(network, SHAPE).batch_size_fixed == 1
     assert fitted_options(network, SHAPE, ExportOptions(batch_size_fixed=4)).batch_size_fixed == 4
-    with pytest.raises(ExportError, match="finds boxes in images of 64 x 64.*`dynamic=batch`"):
+    with pytest.raises(ExportError, match=r"finds boxes in images of 64 x 64.*`dynamic=batch`"):
         fitted_options(network, SHAPE, ExportOptions(dynamic="batch,height,width"))
     assert fitted_options(detection_networks.yolo(), SHAPE) is DEFAULTS
 
