@@ -35,8 +35,8 @@ class MatchedDetections:
         torch: Detections of torch, over all images.
         onnx: The same of ONNX Runtime.
         unmatched: Those of either without one of the same label in the other, with an IoU and a score as stated.
-        undecided: Of these, those where torch itself decides otherwise for nearly the same input. At most a hundredth of
-            all may be so.
+        undecided: Of these, those where torch itself decides otherwise for nearly the same input. They may be one in
+            a hundred.
         least_iou: The IoU that two boxes must have to be the same; the same corners do, too.
         score_tolerance: How far their scores may lie apart.
         lowest_iou: The lowest IoU of boxes that were matched by it; None where there are none.

@@ -1,9 +1,9 @@
 """What torchvision's detectors do with data-dependent sizes, in a form that torch's exporter can trace.
 
 Two functions of torchvision ask for a number of boxes as a Python number, which is not known while a network is traced;
-and its SSD goes through the classes one by one, which takes minutes to trace. Meanwhile others stand in their place that
-compute the same: suppression by class becomes one operator of our own, NonMaxSuppression with a row of scores for each
-class in the ONNX file; regions are pooled level by level; and SSD takes all classes at once.
+and its SSD goes through the classes one by one, which takes minutes. Meanwhile others stand in their place that compute
+the same: suppression by class becomes one operator of our own, NonMaxSuppression with a row of scores for each class in
+the ONNX file; regions are pooled level by level; and SSD takes all classes at once.
 """
 
 from __future__ import annotations
