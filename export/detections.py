@@ -16,6 +16,8 @@ LEAST_IOU = 0.99
 """Of two boxes that are the same detection: a side of 100 pixels may differ by one."""
 _CORNERS = 1e-4
 """Corners this close, as a share of the largest coordinate, are the same, too: boxes without area have no IoU."""
+_SIDE = (1 - LEAST_IOU) / 4
+"""So are those this close as a share of the longer side: of squares with such corners the IoU is at least the least."""
 _UNDECIDED = 0.01  # most of the detections that may be undecided; one may be, of however few
 
 
@@ -35,8 +37,8 @@ class MatchedDetections:
         torch: Detections of torch, over all images.
         onnx: The same of ONNX Runtime.
         unmatched: Those of either without one of the same label in the other, with an IoU and a score as stated.
-        undecided: Of these, those where torch itself decides otherwise for nearly the same input. They may be one in
-            a hundred.
+        undecided: Of these, those where torch itself decides otherwise for nearly the same input, one in a hundred at
+            most; or all, of equal scores, where the same is found in every image.
         least_iou: The IoU that two boxes must have to be the same; the same corners do, too.
         score_tolerance: How far their scores may lie apart.
         lowest_iou: The lowest IoU of boxes that were matched by it; None where there are none.
@@ -108,7 +110,15 @@ class Matching:
     @property
     def undecided(self) -> int:
         """Detections of one runtime alone, where torch could have decided either way."""
-        return self._undecided
+        return self._unmatched if self._all_equal else self._undecided
+
+    @property
+    def _all_equal(self) -> bool:
+        """Whether the same was found in every image, and what has no match has an equal score that has none, either.
+
+        Which of equal scores comes first is nobody's fault; nothing is proved by it.
+        """
+        return self.constant and self._of_equals == self._unmatched
 
     def record(self) -> MatchedDetections:
         """What was found, as verify.json has it."""
@@ -116,7 +126,7 @@ class Matching:
             torch=self._torch,
             onnx=self._onnx,
             unmatched=self._unmatched,
-            undecided=self._undecided,
+            undecided=self.undecided,
             least_iou=LEAST_IOU,
             score_tolerance=self._tolerance,
             lowest_iou=min(self._ious) if self._ious else None,
@@ -126,8 +136,8 @@ class Matching:
     def faults(self) -> list[str]:
         """What is wrong, in clauses; empty where the two agree."""
         wrong, total = self._unmatched - self._undecided, self._torch + self._onnx
-        if self.constant and self._of_equals == self._unmatched:
-            return []  # which of equal scores comes first is nobody's fault, and nothing is proved
+        if self._all_equal:
+            return []
         faults = []
         if wrong:
             faults.append(
@@ -164,7 +174,9 @@ def box_iou(some: AnyArray, others: AnyArray) -> AnyArray:
 def _same(some: Detections, others: Detections, tolerance: float) -> tuple[AnyArray, AnyArray]:
     """Which detections (N) are which of the others (M): (N, M), and their IoU; what is not a number is none."""
     iou = box_iou(some.boxes, others.boxes)
-    reach = _CORNERS * float(np.abs(some.boxes[np.isfinite(some.boxes)]).max(initial=0))
+    largest = float(np.abs(some.boxes[np.isfinite(some.boxes)]).max(initial=0))
+    sides = (some.boxes[:, 2:] - some.boxes[:, :2]).max(1, initial=0)[:, None]
+    reach = np.maximum(_CORNERS * largest, _SIDE * sides)
     apart = np.abs(some.boxes[:, None].astype(np.float64) - others.boxes[None]).max(2, initial=0)
     placed = (iou >= LEAST_IOU) | (apart <= reach)
     labelled = some.labels[:, None] == others.labels[None]

@@ -96,17 +96,17 @@ def test_detectors_of_fixed_shapes(name: str, outputs: list[str], run: Any, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "size"),
+    ("name", "size", "gain"),
     [
-        ("ssdlite320_mobilenet_v3_large", 320),
-        ("retinanet_resnet50_fpn", 96),
-        ("fcos_resnet50_fpn", 96),
-        ("fasterrcnn_mobilenet_v3_large_320_fpn", 96),
+        ("ssdlite320_mobilenet_v3_large", 320, 1.0),
+        ("retinanet_resnet50_fpn", 96, 0.3),
+        ("fcos_resnet50_fpn", 96, 1.0),
+        ("fasterrcnn_mobilenet_v3_large_320_fpn", 96, 1.0),
     ],
 )
-def test_torchvisions_detectors(name: str, size: int, run: Any, tmp_path: Path) -> None:
+def test_torchvisions_detectors(name: str, size: int, gain: float, run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = {"name": name, "size": size, "resize": size != 320, "gain": 1.0}
+    arguments = {"name": name, "size": size, "resize": size != 320, "gain": gain}
     given = [word for key, value in arguments.items() for word in ("--model-arg", f"{key}={value}")]
     source = (f"{OWN}:torchvision_detector", *given, "--input-shape", 3, size, size)
     ran = run("ship", *source, "--flops", 0.7, *QUICK, "--out", out)
@@ -118,6 +118,8 @@ def test_torchvisions_detectors(name: str, size: int, run: Any, tmp_path: Path) 
         assert entry["ok"]
         assert not entry["constant"]
         assert entry["detections"]["torch"] > 50
+    assert run("export", out, "--factory", f"{OWN}:torchvision_detector").code == 0
+    assert run("verify", out, "--factory", f"{OWN}:torchvision_detector").code == 0
     assert run("bench", out, *QUICK).code == 0
 
 

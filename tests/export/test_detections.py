@@ -78,9 +78,12 @@ def test_what_is_no_number_has_no_match() -> None:
 
 
 def test_boxes_without_area_match_by_their_corners() -> None:
-    flat = (40, 0, 30, 0, 0.5, 1)
+    flat, point = (40, 0, 30, 0, 0.5, 1), (40, 0, 0, 0, 0.5, 1)
     assert _compare(_found(A, flat), _found(A, flat)).faults() == []
-    assert _compare(_found(A, flat), _found(A, (44, 0, 30, 0, 0.5, 1))).faults()
+    assert _compare(_found(A, flat), _found(A, (40.05, 0, 30, 0, 0.5, 1))).faults() == []
+    assert _compare(_found(A, flat), _found(A, (40.1, 0, 30, 0, 0.5, 1))).faults()
+    assert _compare(_found(A, point), _found(A, point)).faults() == []
+    assert _compare(_found(A, point), _found(A, (40.05, 0, 0, 0, 0.5, 1))).faults()
 
 
 def test_where_torch_goes_either_way() -> None:
@@ -102,7 +105,7 @@ def test_equal_scores_that_change_places() -> None:
     matching = _compare(_found(A, C), _found(A, twin))
     assert (matching.record().unmatched, matching.undecided, len(matching.faults())) == (2, 0, 1)
     matching.add(_found(A, C), _found(A, twin), lambda: iter(()))
-    assert (matching.constant, matching.faults()) == (True, [])
+    assert (matching.constant, matching.faults(), matching.undecided) == (True, [], 4)
     matching.add(_found(A, C), _found(A, other), lambda: iter(()))
     assert matching.faults()[0].startswith("6 of 12 detections")
 
