@@ -149,7 +149,7 @@ class Chosen(nn.Module):
         y = self.body(x)
         scores, boxes = self.scores(y).flatten(), self.boxes(y).permute(0, 2, 3, 1).reshape(-1, 4)
         chosen = scores > self.threshold
-        return {"boxes": boxes[chosen], "scores": scores[chosen], "labels": torch.zeros_like(scores[chosen]).long()}
+        return {"boxes": boxes[chosen], "scores": scores[chosen], "labels": chosen[chosen].long()}
 
 
 def test_a_number_of_boxes_that_hangs_on_rounding_is_proved() -> None:
