@@ -24,7 +24,7 @@ from pruneport.compress.options import CalibrationOptions, CompressOptions
 from pruneport.compress.prune import Pruned, prune
 from pruneport.compress.recovery.recover import choose_recovery, recover
 from pruneport.errors import ModelError, PruningError
-from pruneport.models.outputs import Outputs, read_outputs, takes_several
+from pruneport.models.outputs import Outputs, detections_in, read_outputs, takes_several
 from pruneport.models.preparation.resolve import prepared
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress, Stage, silent
@@ -180,11 +180,17 @@ def _trained(source: Source, origin: Origin | None) -> bool:
 def _measurable(outputs: Outputs) -> bool:
     """Whether an error of the outputs means anything."""
     main = outputs.tensors[outputs.main]
-    return main.is_floating_point() and main.ndim > 0
+    return not detections_in(outputs.tensors) and main.is_floating_point() and main.ndim > 0
 
 
 def _check_measurable(outputs: Outputs) -> None:
     """Raise where no error can be measured on the outputs."""
+    if detections_in(outputs.tensors):
+        raise ModelError(
+            "the network returns detections, of which it finds another number in every image, so no error can be "
+            "measured on them. Give a function that returns its backbone, and calibrate that; or leave out "
+            "`calibration` and choose `criterion=l1` `ranking=uniform` `recover=none`."
+        )
     if not _measurable(outputs):
         raise ModelError(
             f"the network's outputs ({', '.join(outputs.tensors)}) hold no floating point numbers for each image, so "

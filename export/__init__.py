@@ -7,6 +7,7 @@
 - ``parity``: torch against ONNX Runtime on seeded inputs
 - ``accuracy``: the same on images, and accuracy
 - ``compared``: what may differ between two runtimes
+- ``detections``: the same of boxes, scores and labels, matched by IoU
 - ``verify``: every check as one record
 - ``records``: what verify.json says, read by a schema
 - ``card/``: the model card, and the sentences that the report shares

@@ -56,9 +56,11 @@ def check_classes(images: ImageSet, shape: tuple[int, ...]) -> None:
     """
     if images.labels is not None and (len(shape) != 2 or shape[1] != len(images.classes)):
         folders = f"{len(images.classes)} class folder{'' if len(images.classes) == 1 else 's'}"
+        output = (
+            f"; the network's output has shape {shape[1:]}" if len(shape) > 1 else "; the network scores no classes"
+        )
         raise ImageFolderError(
-            f"{images.folder} has {folders}; the network's output has shape {shape[1:]}. "
-            "Use the folder it was trained for, or a flat one without labels."
+            f"{images.folder} has {folders}{output}. Use the folder it was trained for, or a flat one without labels."
         )
 
 

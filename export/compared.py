@@ -1,14 +1,19 @@
-"""Outputs of two runtimes compared: names, shapes, floating point within a tolerance, whole numbers exactly."""
+"""Outputs of two runtimes compared: names, shapes, floating point within a tolerance, whole numbers exactly.
+
+Detections are matched instead, whose number and order hang on rounding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from pruneport.arrays import AnyArray
-from pruneport.models.outputs import Outputs
+from pruneport.export.detections import Detections, MatchedDetections, Matching
+from pruneport.models.outputs import Outputs, detections_in
 
 __all__ = ["Compared", "Tolerance"]
 
@@ -77,6 +82,7 @@ class Compared:
         self._outputs: dict[str, _Output] = {}
         self._faults: dict[str, None] = {}  # in order, each once
         self._rows = self._same_rows = 0
+        self._matching: Matching | None = None
 
     def add(self, theirs: Outputs, ours: Sequence[AnyArray], nearby: Nearby) -> dict[str, AnyArray]:
         """Compare one batch.
@@ -96,7 +102,10 @@ class Compared:
             self._fail(f"torch returns {', '.join(tensors)}, the ONNX file {found}")
             return {}
         by_name = dict(zip(names, ours, strict=True))
+        matched = self._match(theirs, by_name, nearby)
         for name, tensor in tensors.items():
+            if name in matched:
+                continue
             wanted, returned = tensor.detach().numpy(), by_name[name]
             if wanted.shape != returned.shape or wanted.dtype.kind != returned.dtype.kind:
                 self._fail(
@@ -135,18 +144,26 @@ class Compared:
     @property
     def undecided(self) -> int:
         """Entries of whole numbers that differ, where torch gives both."""
-        return sum(output.undecided for output in self._outputs.values())
+        matching = self._matching.undecided if self._matching else 0
+        return matching + sum(output.undecided for output in self._outputs.values())
 
     @property
     def constant(self) -> bool:
         """Whether all outputs are the same whatever is given, within the tolerance: then any file would agree."""
-        return bool(self._outputs) and all(
+        if self._matching is not None and not self._matching.constant:
+            return False
+        return bool(self._outputs or self._matching) and all(
             output.spread <= (0 if output.exact else self._allowed(output)) for output in self._outputs.values()
         )
 
+    @property
+    def detections(self) -> MatchedDetections | None:
+        """What became of the detections; None of a network that returns none."""
+        return self._matching.record() if self._matching else None
+
     def faults(self) -> list[str]:
         """What is wrong, by name of the output; empty where everything agrees."""
-        faults = list(self._faults)
+        faults = [*self._faults, *(self._matching.faults() if self._matching else ())]
         for name, output in self._outputs.items():
             allowed = self._allowed(output)
             if not output.exact and not output.error <= allowed:
@@ -159,6 +176,19 @@ class Compared:
                     "several values, which is too many to say that they agree"
                 )
         return faults[:_LISTED] + ([f"and {len(faults) - _LISTED} more"] if len(faults) > _LISTED else [])
+
+    def _match(self, theirs: Outputs, ours: Mapping[str, AnyArray], nearby: Nearby) -> set[str]:
+        """Match the detections among the outputs, and return the names of these."""
+        matched: set[str] = set()
+        for names in detections_in(theirs.tensors):
+            found = Detections(*(ours[name] for name in names))
+            if found.boxes.shape != (len(found.scores), 4) or found.labels.shape != found.scores.shape:
+                continue  # compared as any output, which names what differs
+            if self._matching is None:
+                self._matching = Matching(self._tolerance.atol, self._tolerance.rtol)
+            self._matching.add(_detections(theirs, names), found, partial(_detections_near, nearby, names))
+            matched |= set(names)
+        return matched
 
     def _allowed(self, output: _Output) -> float:
         return self._tolerance.atol + self._tolerance.rtol * output.scale
@@ -190,6 +220,15 @@ def _add_exact(output: _Output, wanted: AnyArray, found: AnyArray, nearby: Itera
             also |= near == found
     output.undecided += int((differs & also).sum())
     output.wrong += int((differs & ~also).sum())
+
+
+def _detections(outputs: Outputs, names: Sequence[str]) -> Detections:
+    return Detections(*(outputs.tensors[name].detach().numpy() for name in names))
+
+
+def _detections_near(nearby: Nearby, names: Sequence[str]) -> Iterator[Detections]:
+    for outputs in nearby():
+        yield _detections(outputs, names)
 
 
 def _arrays(nearby: Nearby, name: str) -> Iterator[AnyArray]:

@@ -232,13 +232,19 @@ def require_parity(verification: Verification) -> None:
     """
     failed = [entry for entry in verification.parity if not entry.ok]
     if failed:
-        lines = [
-            f"  {entry.network} {entry.precision} on {entry.inputs} inputs{_sized(entry)}, batch {entry.batch}: max "
-            f"error {_small(entry.max_abs_error)} ({_small(entry.max_rel_error)} of the largest output), allowed "
-            f"{entry.atol:g} + {entry.rtol:g} of the largest output: {entry.fault}"
-            for entry in failed
-        ]
+        lines = [f"  {_compared(entry)}: {entry.fault}" for entry in failed]
         raise ParityError("ONNX Runtime and torch disagree:\n" + "\n".join(lines))
+
+
+def _compared(entry: Parity) -> str:
+    """What was compared, and by which tolerance; of detections alone the fault says that."""
+    compared = f"{entry.network} {entry.precision} on {entry.inputs} inputs{_sized(entry)}, batch {entry.batch}"
+    if entry.detections is not None and entry.max_abs_error is None:
+        return compared
+    return (
+        f"{compared}: max error {_small(entry.max_abs_error)} ({_small(entry.max_rel_error)} of the largest output), "
+        f"allowed {entry.atol:g} + {entry.rtol:g} of the largest output"
+    )
 
 
 def _sized(entry: Parity) -> str:

@@ -13,7 +13,19 @@ from torch import Tensor, nn
 from pruneport.errors import ModelError
 from pruneport.models.inputs import InputShape, inputs_of, run_on
 
-__all__ = ["Outputs", "TensorsOnly", "main_output", "read_outputs", "takes_several", "tensor_leaves"]
+__all__ = [
+    "DETECTION_PARTS",
+    "Outputs",
+    "TensorsOnly",
+    "detections_in",
+    "main_output",
+    "read_outputs",
+    "takes_several",
+    "tensor_leaves",
+]
+
+DETECTION_PARTS = ("boxes", "scores", "labels")
+"""Names under which a detector returns what it found in one image: (N, 4), (N,) and (N,)."""
 
 
 _TRACED = (torch.SymInt, torch.SymFloat, torch.SymBool)  # numbers, while torch's exporter runs
@@ -82,10 +94,39 @@ def read_outputs(value: Any, reserved: Collection[str] = ()) -> Outputs:
 def main_output(value: Any) -> Tensor:
     """The tensor in ``value`` that errors and accuracy are measured on.
 
-    It is the first of floating point that is no single number; where there is none, the first.
+    It is the first of floating point that is no single number; where there is none, the first. Of detections it is the
+    scores.
     """
+    named = {".".join(path): leaf for path, leaf in _leaves(value) if isinstance(leaf, Tensor)}
+    if detections := detections_in(named):
+        return named[detections[0][1]]
     leaves = tensor_leaves(value)
     return next((leaf for leaf in leaves if leaf.is_floating_point() and leaf.ndim), leaves[0])
+
+
+def detections_in(tensors: Mapping[str, Tensor]) -> list[tuple[str, str, str]]:
+    """Names of the boxes, scores and labels of each image, where a network returns what it found in it.
+
+    They are recognised by their names and shapes: N boxes (N, 4), scores (N,) of floating point, and whole labels (N,).
+    How many there are may be another number for every image.
+
+    Example:
+        >>> found = {"boxes": torch.zeros(5, 4), "scores": torch.zeros(5), "labels": torch.zeros(5, dtype=torch.int64)}
+        >>> detections_in({f"output.0.{name}": part for name, part in found.items()})
+        [('output.0.boxes', 'output.0.scores', 'output.0.labels')]
+    """
+    found = []
+    for name, boxes in tensors.items():
+        start, _, last = name.rpartition(".")
+        if last != DETECTION_PARTS[0] or boxes.ndim != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
+            continue
+        names = [f"{start}.{part}" if start else part for part in DETECTION_PARTS]
+        scores, labels = (tensors.get(part) for part in names[1:])
+        if scores is None or labels is None or not scores.is_floating_point() or labels.is_floating_point():
+            continue
+        if scores.ndim == labels.ndim == 1 and len(boxes) == len(scores) == len(labels):
+            found.append((names[0], names[1], names[2]))
+    return found
 
 
 class TensorsOnly(nn.Module):

@@ -24,7 +24,7 @@ from pruneport.export.card.summary import (
     own_code,
 )
 from pruneport.export.card.verdict import verdict, warnings_for
-from pruneport.export.card.words import clean, milliseconds, percent
+from pruneport.export.card.words import clean, matched, milliseconds, percent
 from pruneport.export.onnx.form import ANY_BATCH, InputSizes
 from pruneport.text import OPTION
 
@@ -68,7 +68,7 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None, sizes: In
             latency_plot=Markup(for_screens(lambda narrow: latency_plot(bench, narrow=narrow))) if bench else "",
             device=device_name(bench) if bench else "",
             circumstances=_circumstances(bench) if bench else [],
-            onnx_example=Markup(escape(onnx_example(plan, sizes))),
+            onnx_example=Markup(escape(onnx_example(plan, sizes, verify))),
             embedding_note=embedding_note(sizes.embedded),
             sizes=sizes,
             own_code=own_code(plan),
@@ -89,6 +89,7 @@ def environment() -> jinja2.Environment:
     )
     environment.filters["percent"] = percent
     environment.filters["ms"] = milliseconds
+    environment.filters["matched"] = matched
     environment.filters["small"] = _small
     environment.filters["coded"] = _coded
     environment.filters["count"] = lambda value: f"{value:,}"

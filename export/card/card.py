@@ -56,7 +56,7 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, sizes: Input
         "\n".join(table),
         "## Load it",
         f"In ONNX Runtime, which takes {sizes}:",
-        f"```python\n{onnx_example(plan, sizes)}\n```",
+        f"```python\n{onnx_example(plan, sizes, verify)}\n```",
         *([_escape(note)] if (note := embedding_note(sizes.embedded)) else []),
         "In torch, where `DIR` is this folder:",
         '```python\nimport pruneport\nnetwork = pruneport.load("DIR")\n```',

@@ -22,6 +22,7 @@ __all__ = [
     "comparisons",
     "device_name",
     "embedding_note",
+    "finds_boxes",
     "headline",
     "onnx_example",
     "own_code",
@@ -128,7 +129,12 @@ def embedding_note(embedded: EmbeddedName | None) -> str:
     )
 
 
-def onnx_example(plan: Json, form: InputSizes = ANY_BATCH) -> str:
+def finds_boxes(verify: Json | None) -> bool:
+    """Whether the network was seen to be a detector."""
+    return any(entry.get("detections") for entry in (verify or {}).get("parity") or ())
+
+
+def onnx_example(plan: Json, form: InputSizes = ANY_BATCH, verify: Json | None = None) -> str:
     """Return the Python lines that run ``model.onnx`` on one input of the right shape, or on its one batch size."""
     source = plan["source"]
     if takes := source.get("inputs"):
@@ -148,7 +154,8 @@ def onnx_example(plan: Json, form: InputSizes = ANY_BATCH) -> str:
             f"images = np.zeros(({form.batch or 1}, {shape}), dtype=np.{kind})  # yours, {ready}",
             "name = session.get_inputs()[0].name",
         ]
-        run = "outputs = session.run(None, {name: images})  # a classifier has one output, its scores"
+        kinds = "boxes (two corners), scores and labels" if finds_boxes(verify) else "of a classifier one: its scores"
+        run = f"outputs = session.run(None, {{name: images}})  # {kinds}"
     return "\n".join(
         (
             "import numpy as np",

@@ -117,10 +117,12 @@ def _parity_warnings(verify: Json | None) -> list[str]:
             constant.append(network)
     if not constant:
         return []
+    why = "outputs for different inputs differ by less than the tolerance, as those of weights that are all zero do"
+    if any(entry.get("detections") for entry in entries):
+        why = "detections are none, or the same in every input, as those of random weights are"
     return [
         f"The comparison of torch and ONNX Runtime proves nothing for the {' and the '.join(constant)} network: its "
-        "outputs for different inputs differ by less than the tolerance, as those of weights that are all zero do. "
-        "Give trained weights (`checkpoint=FILE` or `weights=NAME`) and verify again."
+        f"{why}. Give trained weights (`checkpoint=FILE` or `weights=NAME`) and verify again."
     ]
 
 

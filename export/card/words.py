@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["clean", "milliseconds", "percent", "shorten"]
+from pruneport.documents import Json
+
+__all__ = ["clean", "matched", "milliseconds", "percent", "shorten"]
 
 
 def clean(text: object) -> str:
@@ -27,3 +29,16 @@ def percent(share: float, digits: int = 1) -> str:
 def milliseconds(value: float) -> str:
     """Return a latency in ms with two decimals, three below 1 ms."""
     return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def matched(detections: Json) -> str:
+    """Return what became of the detections of a comparison, in a clause."""
+    both, lost = detections["torch"] + detections["onnx"], detections["unmatched"]
+    found = f"{detections['torch']} detections in torch, {detections['onnx']} in ONNX Runtime"
+    rule = f"label, IoU of {detections['least_iou']:g} and score within {detections['score_tolerance']:.1e}"
+    if not both:
+        return "no detections in either"
+    if not lost:
+        return f"{found}; each has its match in the other ({rule})"
+    doubt = f", {detections['undecided']} of them where rounding decides" if detections["undecided"] else ""
+    return f"{found}; {lost} have no match in the other ({rule}){doubt}"

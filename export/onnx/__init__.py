@@ -6,6 +6,7 @@
 - ``exporter``: a network as ONNX in memory, for any batch or for one, and why it cannot be
 - ``embedding``: the normalisation inside a file
 - ``naming``: of inputs, outputs, weights and nodes
+- ``detectors``: boxes of data-dependent number, in a form that can be traced
 - ``rewrites``: what is changed before and after torch's exporter
 - ``onnx_file``: written, checked, read
 - ``onnx_reader``: looked through before ONNX Runtime opens them

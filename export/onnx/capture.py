@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.errors import ModelError
+from pruneport.export.onnx.detectors import traceable_detectors, translations
 from pruneport.export.onnx.embedding import Embedding, height_width
 from pruneport.export.onnx.form import open_sizes
 from pruneport.export.onnx.opsets import CONVERTED
 from pruneport.export.onnx.rewrites import PlainAttention
 from pruneport.export.options import ExportOptions
 from pruneport.models.inputs import INPUT_NAME, InputShape, InputSpec, inputs_of, run_on, tensors_in
-from pruneport.models.outputs import Outputs, read_outputs
+from pruneport.models.outputs import Outputs, detections_in, read_outputs
 
-__all__ = ["capture", "listed", "names_for", "onnx_outputs"]
+__all__ = ["capture", "finds_boxes", "listed", "names_for", "onnx_outputs"]
 
 _DTYPES = {
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -65,13 +66,14 @@ def capture(
         example = (embedding.random_images(batch or 2, size, torch.Generator().manual_seed(0)),)
     axes = [dimensions if tensor.batched else {} for tensor in inputs.tensors]
     seen: list[Outputs] = []
-    with _silence(), PlainAttention():
+    with _silence(), PlainAttention(), traceable_detectors(network):
         program = torch.onnx.export(
             _Wrapped(network, inputs, embedding, seen.append),
             example,
             dynamo=True,
             verbose=False,
             input_names=list(inputs.names),
+            custom_translation_table=translations(),
             opset_version=None if options.opset is None else min(options.opset, CONVERTED),
             dynamic_shapes=(tuple(map(_dynamic, axes)),) if dimensions else None,
         )
@@ -108,6 +110,15 @@ def names_for(network: nn.Module, shape: InputShape, batch: int) -> tuple[str, .
             return tuple(onnx_outputs(run_on(network, inputs.filled(batch)), inputs.names).tensors)
     except Exception:  # a forward may raise anything
         return None
+
+
+def finds_boxes(network: nn.Module, shape: InputShape) -> bool:
+    """Whether it is a detector (see ``detections_in``); found by running it."""
+    try:
+        with torch.no_grad():
+            return bool(detections_in(onnx_outputs(run_on(network, inputs_of(shape).filled(1))).tensors))
+    except Exception:  # a forward may raise anything
+        return False
 
 
 class _Wrapped(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pruneport.errors import ExportError, InputError, ModelError
-from pruneport.export.onnx.capture import capture, listed, names_for
+from pruneport.export.onnx.capture import capture, finds_boxes, listed, names_for
 from pruneport.export.onnx.embedding import (
     EMBEDDED,
     Embedding,
@@ -29,7 +29,7 @@ from pruneport.models.inputs import InputShape, InputSpec, inputs_of
 from pruneport.models.outputs import takes_several
 from pruneport.models.record import Preprocessing
 
-__all__ = ["OnnxNetwork", "export_network"]
+__all__ = ["OnnxNetwork", "export_network", "fitted_options"]
 
 _INLINE_LIMIT_BYTES = 1_800_000_000  # a protobuf holds at most 2 GiB
 _REASON = 300  # characters of what torch says; of a detector it is pages
@@ -103,6 +103,26 @@ class OnnxNetwork:
             for name, tensor in zip(names, tensors, strict=True)
             if tensor.low is not None and tensor.high is not None
         }
+
+
+def fitted_options(network: nn.Module, shape: InputShape, options: ExportOptions = DEFAULTS) -> ExportOptions:
+    """The options that fit the network: of a detector, one image at a time, where no batch size was asked for.
+
+    In every image a detector finds another number of boxes, so that they have no batch dimension; a file of a fixed
+    batch has outputs for each image.
+
+    Raises:
+        ExportError: The height and width of a detector are to be open.
+    """
+    if not finds_boxes(network, shape):
+        return options
+    if open_sizes(options) and (size := inputs_of(shape).image_shape):
+        raise ExportError(
+            f"{type(network).__name__} finds boxes in images of {size[1]} x {size[2]}: torch writes this size into "
+            "the ONNX file, with the places that boxes start from. Give `dynamic=batch`, and another `input_shape` "
+            "for another size."
+        )
+    return options if options.batch_size_fixed is not None else replace(options, batch_size_fixed=1)
 
 
 def export_network(

@@ -63,7 +63,11 @@ def _moved(function: Any, args: Any, kwargs: Any, tensor: Tensor, labels: Tensor
         return labels if value is tensor else value
 
     drop = {"dtype", "layout", "device", "memory_format", "pin_memory"}
-    args, kwargs = tree_map(stand_in, (args, {key: value for key, value in kwargs.items() if key not in drop}))
+    kwargs = {key: value for key, value in kwargs.items() if key not in drop}
+    if args and args[0] is tensor:
+        args = (labels, *args[1:])  # a mask that is chosen from by itself chooses as ever
+    else:
+        args, kwargs = tree_map(stand_in, (args, kwargs))
     try:
         moved = call(*args, **kwargs)
     except (RuntimeError, NotImplementedError):  # not written for integers; float64 holds them all

@@ -16,7 +16,7 @@ from pruneport.export.bundle.bundle import CARD, DENSE_ONNX, MODEL_ONNX, REPORT
 from pruneport.export.bundle.weights import write_preprocessor
 from pruneport.export.card.card import model_card
 from pruneport.export.onnx.capture import listed
-from pruneport.export.onnx.exporter import OnnxNetwork, export_network
+from pruneport.export.onnx.exporter import OnnxNetwork, export_network, fitted_options
 from pruneport.export.onnx.form import ANY_BATCH, InputSizes
 from pruneport.export.options import ExportOptions
 from pruneport.export.parity import check_other_batches
@@ -37,7 +37,16 @@ def export_dense(dense: nn.Module, source: Source, options: ExportOptions, progr
     """
     progress(f"exporting {DENSE_ONNX}")
     run_once(dense, source.takes)
-    exported = export_network(dense, source.takes, options, source.preprocessing)
+    fitted = fitted_options(dense, source.takes, options)
+    if fitted != options:
+        height, width = source.image_shape[1:]
+        progress(
+            Note(
+                f"the network finds boxes, another number in every image: its ONNX files take one image of {height} x "
+                f"{width} at a time; for N at a time, give `batch_size_fixed=N`"
+            )
+        )
+    exported = export_network(dense, source.takes, fitted, source.preprocessing)
     check_other_batches(dense, exported, source.takes)
     if exported.left_out:
         left_out = listed(exported.left_out)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from pruneport.bench.latency.measure import preflight
+from pruneport.bench.options import BenchOptions
 from pruneport.bench.report.graph import check_graph, write_graph
 from pruneport.bench.report.graph_content import content_of_views
 from pruneport.bench.report.plots import check_plot, sensitivity_plot
@@ -31,7 +33,7 @@ from pruneport.export.bundle.weights import write_network
 from pruneport.export.bundle.writing import check_output, new_bundle
 from pruneport.export.card.verdict import warnings_for
 from pruneport.export.onnx.embedding import embedding_for
-from pruneport.export.onnx.exporter import OnnxNetwork
+from pruneport.export.onnx.exporter import OnnxNetwork, fitted_options
 from pruneport.export.onnx.form import check_form
 from pruneport.export.options import DEFAULTS, ExportOptions, ParityOptions
 from pruneport.export.verify import open_parity_images
@@ -139,8 +141,13 @@ def prune_source(config: CompressConfig, progress: Progress) -> PrunedSource:
     dense = start.network if origin is None or origin.original is None else origin.original
     source = prepared(start.source, config)
     embedding_for(form.embed_preprocessing, source.preprocessing, source.input_shape)  # named before any work
+    fixed = form.batch_size_fixed
+    if isinstance(config, ExportOptions):
+        fixed = fitted_options(dense, source.takes, form).batch_size_fixed
+    if isinstance(config, BenchOptions) and fixed != form.batch_size_fixed:
+        preflight(config, fixed)
     if isinstance(config, ParityOptions):
-        images = open_parity_images(config, source.takes, form.batch_size_fixed, source.preprocessing)
+        images = open_parity_images(config, source.takes, fixed, source.preprocessing)
         if images is not None:
             images.check_readable()
             check_classes(images, tuple(main_output(run_once(dense, source.takes)).shape))

@@ -134,3 +134,54 @@ def test_standardised_weights_are_proved(groups: int) -> None:
     assert pruned.network[0].out_channels == 6  # type: ignore[index]
     assert pruned.plan.masked_error is not None
     assert pruned.plan.masked_error < 1e-6
+
+
+class Chosen(nn.Module):
+    """As many boxes as have a score above a threshold."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 24, 3), nn.ReLU(), nn.Conv2d(24, 8, 3), nn.ReLU())
+        self.scores, self.boxes = nn.Conv2d(8, 1, 1), nn.Conv2d(8, 4, 1)
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.body(x)
+        scores, boxes = self.scores(y).flatten(), self.boxes(y).permute(0, 2, 3, 1).reshape(-1, 4)
+        chosen = scores > self.threshold
+        return {"boxes": boxes[chosen], "scores": scores[chosen], "labels": chosen[chosen].long()}
+
+
+def test_a_number_of_boxes_that_hangs_on_rounding_is_proved() -> None:
+    """The threshold is one of the masked network's scores, to the last bit: the pruned one's may be just above it."""
+    torch.manual_seed(0)
+    network = Chosen(0.0).eval()
+    example = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))  # as the proof has it
+    plan = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1)).plan
+    with torch.no_grad():
+        network.threshold = -1e9
+        smaller = copy.deepcopy(network)
+        apply_plan(smaller, plan.groups)
+        pruned = smaller(example)["scores"]
+        masked = masked_outputs(network, plan.groups, example)[1]
+    above = torch.nonzero(pruned > masked).flatten()
+    assert len(above), "no score differs by rounding: choose another seed"
+    network.threshold = float(masked[above[0]])
+    again = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1)).plan
+    assert [group.kept for group in again.groups] == [group.kept for group in plan.groups]
+    assert all("removing some of it" not in group.reason for group in again.groups)
+
+
+def test_nothing_chosen_is_no_fault() -> None:
+    """The masked network finds nothing where the dense one does."""
+    torch.manual_seed(0)
+    network = Chosen(0.0).eval()
+    example = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    plan = prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1)).plan
+    with torch.no_grad():
+        network.threshold = -1e9
+        masked = masked_outputs(network, plan.groups, example)[1].max()
+        dense = network(example)["scores"].max()
+    network.threshold = float((masked + dense) / 2)
+    assert dense > network.threshold > masked, "choose another seed"
+    assert prune(network, SOURCE, PruneOptions(ratio=0.5, round_to=1)).plan.masked_error is not None

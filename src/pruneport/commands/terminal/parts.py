@@ -16,7 +16,7 @@ from pruneport.compress.graph.groups import Group
 from pruneport.compress.surgery.plan import GroupPlan, Plan
 from pruneport.export.card.intervals import share_interval
 from pruneport.export.card.provenance import recovery_figures
-from pruneport.export.card.words import shorten
+from pruneport.export.card.words import matched, shorten
 from pruneport.export.parity import TOLERANCES
 from pruneport.export.verify import Verification
 from pruneport.units import scaled
@@ -74,6 +74,9 @@ def show_verification(verification: Verification, console: Console) -> None:
             "yes" if entry.ok else "NO",
         )
     console.print(table)
+    for entry in verification.parity:
+        if entry.detections is not None:
+            console.print(f"{entry.network}, batch {entry.batch}: {matched(asdict(entry.detections))}", markup=False)
     for precision, tolerance in TOLERANCES.items():
         console.print(
             f"Tolerance for {precision}: {tolerance.atol:g} + {tolerance.rtol:g} x the largest output", markup=False
