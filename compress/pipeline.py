@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from pruneport.compress.activations.calibration import BATCH, Calibration, held_out_count, list_images, open_calibration
 from pruneport.compress.activations.synthetic import ENOUGH, synthesise
 from pruneport.compress.allocation.cost import run_once
-from pruneport.compress.assessment import assess
+from pruneport.compress.assessment import Assessment, assess
 from pruneport.compress.importance.criteria import wants_inputs
 from pruneport.compress.options import CalibrationOptions, CompressOptions
 from pruneport.compress.prune import Pruned, prune
@@ -21,7 +21,7 @@ from pruneport.models.preparation.resolve import prepared
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress, Stage, silent
 
-__all__ = ["STAGES", "calibration_inputs", "check_inputs", "compress_network", "compress_to"]
+__all__ = ["STAGES", "Ready", "calibration_inputs", "check_inputs", "compress_network", "compress_to", "prepare"]
 
 STAGES = 4
 """How many a compression has; one that has nothing to do takes no time."""
@@ -67,7 +67,60 @@ def compress_to(
         progress: Told what is being done.
         calibration: Inputs that are at hand, in the place of those that the options name.
     """
-    options = targets[0]
+    ready = prepare(targets[0], dense, source, progress, calibration)
+    for target in targets:
+        yield ready.prune_to(target, progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A network that can be pruned to one target after the other: assessed, with what recovery needs at hand.
+
+    Attributes:
+        dense: In eval mode; it is only read and run.
+        source: Where it came from.
+        assessment: Its groups, scores and sensitivities.
+        calibration: Inputs, where there are any.
+        recovery: How accuracy is won back.
+    """
+
+    dense: nn.Module
+    source: Source
+    assessment: Assessment
+    calibration: Calibration | None
+    recovery: str
+
+    def prune_to(self, target: CompressOptions, progress: Progress = silent) -> Pruned:
+        """Prune to a target and recover accuracy; its options differ in nothing else from those prepared for.
+
+        Raises:
+            TargetError: It is out of reach.
+            PruningError: Nothing can be pruned.
+        """
+        progress(Stage("choosing widths and removing filters"))
+        pruned = prune(self.dense, self.source, target, progress, self.assessment)
+        plan, inputs = pruned.plan, self.calibration
+        progress(Stage("recovering accuracy"))
+        if inputs is not None:
+            done = recover(
+                self.recovery, self.dense, pruned.network, plan.groups, inputs.batches, progress, inputs.heldout
+            )
+            plan = replace(plan, calibration=inputs.record, recovery=done)
+        return replace(pruned, plan=plan)
+
+
+def prepare(
+    options: CompressOptions,
+    dense: nn.Module,
+    source: Source,
+    progress: Progress = silent,
+    calibration: Calibration | None = None,
+) -> Ready:
+    """Do once what every target needs: gather inputs, and assess the network; the options need no target yet.
+
+    Raises:
+        InputError: The images or the network cannot be used.
+    """
     source = prepared(source, options)
     outputs = read_outputs(run_once(dense, source.input_shape))
     several = takes_several(dense, source.input_shape)
@@ -83,16 +136,7 @@ def compress_to(
         calibration = calibration_inputs(options, dense, source, progress, hold_out=True)
     progress(Stage("scoring filters and groups"))
     assessment = assess(dense, source, options, calibration, options.calibration_labels, progress)
-    for target in targets:
-        progress(Stage("choosing widths and removing filters"))
-        pruned = prune(dense, source, target, progress, assessment)
-        plan = pruned.plan
-        progress(Stage("recovering accuracy"))
-        if calibration is not None:
-            batches, heldout = calibration.batches, calibration.heldout
-            done = recover(name, dense, pruned.network, plan.groups, batches, progress, heldout)
-            plan = replace(plan, calibration=calibration.record, recovery=done)
-        yield replace(pruned, plan=plan)
+    return Ready(dense=dense, source=source, assessment=assessment, calibration=calibration, recovery=name)
 
 
 def calibration_inputs(

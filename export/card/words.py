@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["clean", "milliseconds", "percent", "shorten"]
+__all__ = ["clean", "milliseconds", "p_value", "percent", "shorten"]
 
 
 def clean(text: object) -> str:
@@ -27,3 +27,8 @@ def percent(share: float, digits: int = 1) -> str:
 def milliseconds(value: float) -> str:
     """Return a latency in ms with two decimals, three below 1 ms."""
     return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def p_value(chance: float) -> str:
+    """Return a probability as text, ``0.0004 -> 'p < 0.001'``."""
+    return "p < 0.001" if chance < 0.001 else f"p = {chance:.3f}"

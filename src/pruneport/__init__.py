@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pruneport.commands.api.bundles import save as save
     from pruneport.commands.api.pruning import prune as prune
     from pruneport.commands.api.shipping import ship as ship
+    from pruneport.commands.api.sweeping import sweep as sweep
     from pruneport.compress.graph.channel_pruner import ChannelPruner as ChannelPruner
     from pruneport.compress.graph.dependency import ChannelGraph as ChannelGraph
     from pruneport.compress.graph.dependency import dependency_graph as dependency_graph
@@ -35,6 +36,7 @@ __all__ = [
     "prune",
     "save",
     "ship",
+    "sweep",
 ]
 
 _WHERE = {
@@ -44,6 +46,7 @@ _WHERE = {
     "prune": "pruneport.commands.api.pruning",
     "save": "pruneport.commands.api.bundles",
     "ship": "pruneport.commands.api.shipping",
+    "sweep": "pruneport.commands.api.sweeping",
 }
 
 __version__ = importlib.metadata.version("pruneport")

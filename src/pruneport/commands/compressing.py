@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from torch import nn
-
 from pruneport.bench.report.graph import check_graph, write_graph
 from pruneport.bench.report.graph_content import content_of_views
 from pruneport.bench.report.plots import check_plot, sensitivity_plot
 from pruneport.commands.artifacts import export_dense, write_card
+from pruneport.commands.bundling import OpenedDense
 from pruneport.commands.configs import (
     CompressConfig,
     InspectConfig,
@@ -19,26 +18,26 @@ from pruneport.commands.results import CompressResult, InspectResult
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import check_round_to, target_of
 from pruneport.compress.assessment import describe_groups
-from pruneport.compress.options import PruneOptions
+from pruneport.compress.options import CompressOptions, PruneOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.pipeline import calibration_inputs, check_inputs, compress_network
 from pruneport.compress.prune import Pruned
 from pruneport.errors import OutputError
-from pruneport.export.accuracy import check_classes
+from pruneport.export.accuracy import check_classes, check_labelled, check_max_drop
 from pruneport.export.bundle.weights import write_network
 from pruneport.export.bundle.writing import check_output, new_bundle
 from pruneport.export.card.verdict import warnings_for
-from pruneport.export.onnx.exporter import OnnxNetwork
 from pruneport.export.onnx.form import check_form
 from pruneport.export.options import DEFAULTS, ExportOptions, ParityOptions
 from pruneport.export.verify import open_parity_images
 from pruneport.files import write_whole
+from pruneport.models.options import SourceOptions
 from pruneport.models.outputs import main_output
 from pruneport.models.preparation.resolve import prepared
 from pruneport.models.source import open_source
 from pruneport.progress import Progress, Stage, numbered, silent
 
-__all__ = ["compress", "inspect", "prune_source"]
+__all__ = ["compress", "inspect", "open_dense", "prune_source"]
 
 
 def inspect(config: InspectConfig, progress: Progress = silent) -> InspectResult:
@@ -91,7 +90,7 @@ def compress(config: CompressConfig, progress: Progress = silent, command: str =
         InputError: Something that was given cannot be used; nothing is written.
     """
     progress = numbered(progress, 1 + config.dry_export + COMPRESSION + 1)
-    _, _, pruned = prune_source(config, progress)
+    _, pruned = prune_source(config, progress)
     progress(Stage(f"writing {config.out}"))
     with new_bundle(config.out, config.overwrite, command) as staging:
         write_network(staging, pruned.network, pruned.plan)
@@ -100,31 +99,54 @@ def compress(config: CompressConfig, progress: Progress = silent, command: str =
     return CompressResult(folder=config.out, plan=pruned.plan, warnings=tuple(warnings))
 
 
-def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module, OnnxNetwork | None, Pruned]:
+def prune_source(config: CompressConfig, progress: Progress) -> tuple[OpenedDense, Pruned]:
     """Open the source, prune it and recover accuracy; what can be checked before any work is.
 
     Returns:
-        The dense network, untouched; the same as ONNX, where the configuration is one that exports, and not only at
-        the end; and the pruned one with its plan.
+        The dense network, untouched, exported where the configuration is one that exports, and not only at the end; and
+        the pruned one with its plan.
     """
     check_output(config.out, config.overwrite)
     target_of(config)
-    form = config if isinstance(config, ExportOptions) else DEFAULTS
-    check_form(form)
-    progress(Stage(f"building {config.source}"))
-    dense, source = open_source(config)
-    source = prepared(source, config)
-    if isinstance(config, ParityOptions):
-        images = open_parity_images(config, source.input_shape, form.batch_size_fixed, source.preprocessing)
-        if images is not None:
-            images.check_readable()
-            check_classes(images, tuple(main_output(run_once(dense, source.input_shape)).shape))
-            source = replace(source, class_names=source.class_names or images.classes)
-    check_inputs(config, dense, source)
-    exported = None
+    dense = open_dense(config, config, progress)
     if config.dry_export:
         progress(Stage("exporting the dense network"))
-        exported = export_dense(dense, source, form, progress)
-    if not isinstance(config, ExportOptions):
-        exported = None  # only to see that it can be done
-    return dense, exported, compress_network(dense, source, config, progress)
+        if isinstance(config, ExportOptions):
+            dense.exported = export_dense(dense.network, dense.source, config, progress)
+        else:
+            export_dense(dense.network, dense.source, DEFAULTS, progress)  # only to see that it can be done
+    return dense, compress_network(dense.network, dense.source, config, progress)
+
+
+def open_dense(
+    config: SourceOptions, asked: CompressOptions, progress: Progress, max_drop: float | None = None
+) -> OpenedDense:
+    """Open the source, and check without any work that the images fit it and that the options can be met.
+
+    Args:
+        config: Where the network comes from; where it is exported and verified, how, too.
+        asked: How it is pruned.
+        progress: Told what is being done.
+        max_drop: The most points of top-1 to lose, which only labelled images can tell.
+
+    Raises:
+        InputError: Something that was given cannot be used.
+    """
+    form = config if isinstance(config, ExportOptions) else DEFAULTS
+    check_form(form)
+    if max_drop is not None:
+        check_max_drop(max_drop)
+    progress(Stage(f"building {config.source}"))
+    network, source = open_source(config)
+    source = prepared(source, asked)
+    images = None
+    if isinstance(config, ParityOptions):
+        images = open_parity_images(config, source.input_shape, form.batch_size_fixed, source.preprocessing)
+    if images is not None:
+        images.check_readable()
+        check_classes(images, tuple(main_output(run_once(network, source.input_shape)).shape))
+        source = replace(source, class_names=source.class_names or images.classes)
+    if max_drop is not None:
+        check_labelled(images)
+    check_inputs(asked, network, source)
+    return OpenedDense(network, source)

@@ -5,4 +5,5 @@
 - ``deployed``: a bundle with ONNX files, verified and timed by its methods
 - ``bundles``: save, for a network that was trained elsewhere
 - ``shipping``: ship by keywords
+- ``sweeping``: sweep by keywords
 """

@@ -32,6 +32,7 @@ __all__ = [
     "PathName",
     "PruneKeywords",
     "ShipKeywords",
+    "SweepKeywords",
     "macs_for_flops",
     "options_from",
 ]
@@ -64,9 +65,7 @@ class PruneKeywords(_PreparationKeywords, total=False):
     recover: RecoverName
 
 
-class CompressKeywords(PruneKeywords, total=False):
-    """Fields of ``CompressConfig``, but for the source, the target and the bundle's folder."""
-
+class _SourceKeywords(TypedDict, total=False):
     calibration: PathName | None
     checkpoint: PathName | None
     weights: str | None
@@ -74,6 +73,11 @@ class CompressKeywords(PruneKeywords, total=False):
     class_names: PathName | None
     input_shape: tuple[int, int, int] | None
     seed: int
+
+
+class CompressKeywords(PruneKeywords, _SourceKeywords, total=False):
+    """Fields of ``CompressConfig``, but for the source, the target and the bundle's folder."""
+
     overwrite: bool
     dry_export: bool
 
@@ -101,9 +105,7 @@ class BenchKeywords(TypedDict, total=False):
     require_speedup: float | None
 
 
-class ShipKeywords(CompressKeywords, BenchKeywords, total=False):
-    """Fields of ``ShipConfig``, but for the source, the target and the bundle's folder."""
-
+class _DeployKeywords(BenchKeywords, total=False):
     images: PathName | None
     images_limit: int | None
     parity_batches: Sequence[int]
@@ -113,6 +115,16 @@ class ShipKeywords(CompressKeywords, BenchKeywords, total=False):
     input_names: Sequence[str]
     output_names: Sequence[str]
     external_data: bool
+
+
+class ShipKeywords(CompressKeywords, _DeployKeywords, total=False):
+    """Fields of ``ShipConfig``, but for the source, the target and the bundle's folder."""
+
+    max_drop: float | None
+
+
+class SweepKeywords(PruneKeywords, _SourceKeywords, _DeployKeywords, total=False):
+    """Fields of ``SweepConfig``, but for the source, the targets, the limits and the folder."""
 
 
 def options_from(kind: type[_Options], function: str, given: Mapping[str, Any]) -> _Options:

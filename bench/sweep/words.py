@@ -1,0 +1,101 @@
+"""A sweep in sentences: what was picked, what was lost and gained, and what to beware of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from pruneport.bench.sweep.picks import CLOSE, speedup_of
+from pruneport.bench.sweep.records import Figures, Limit, Point, Sweep
+from pruneport.export.card.verdict import maybe_chance, points, points_lost, times_as_fast
+from pruneport.export.card.words import percent
+
+__all__ = ["said_of_pick", "sweep_caveats", "sweep_verdict", "worth"]
+
+
+def worth(figures: Figures) -> str:
+    """Say what a network gained and lost."""
+    first = figures.latencies[0]
+    gained = f"{times_as_fast({'speedup': asdict(first.speedup)})} at batch {first.batch}"
+    accuracy = figures.accuracy
+    if accuracy is not None and accuracy.drop is not None:
+        lost = points_lost(accuracy.drop / 100)
+        return f"{gained}, {lost} on {accuracy.images} images{maybe_chance(asdict(accuracy))}"
+    if figures.agreement is not None:
+        share = percent(figures.agreement.top1)
+        return f"{gained}, the dense network's first choice kept on {share} of {figures.agreement.images} images"
+    return f"{gained}, accuracy not measured"
+
+
+def said_of_pick(found: Sequence[Point], limit: Limit, best: Point | None) -> str:
+    """Say which network was picked by a limit, and how sure that is; or why none was."""
+    asked = _asked(limit)
+    measured = [point for point in found if point.figures is not None and not point.error]
+    if best is None or best.figures is None:
+        if not measured:
+            return f"No network was measured {asked}."
+        near = max(measured, key=lambda point: _holds(point, limit))
+        assert near.figures is not None
+        return f"No network {asked} was found. The nearest is {near.name}: {worth(near.figures)}."
+    kind = "fastest" if limit.rule == "max_drop" else "most accurate"
+    said = f"The {kind} {asked} is {best.name}: {worth(best.figures)}."
+    smaller = [point for point in found if point.kept < best.kept]
+    larger = [point for point in found if point.kept > best.kept]
+    if limit.rule == "max_drop" and not smaller:
+        said += " It is the smallest that was tried: a smaller one may do."
+    if limit.rule == "min_speedup" and larger and (gap := min(p.kept for p in larger) - best.kept) > 2 * CLOSE:
+        said += f" Between it and the next larger lie {percent(gap)} of dense that were not searched."
+    return said
+
+
+def sweep_verdict(sweep: Sweep) -> str:
+    """Say in one or two sentences what the sweep is worth: what was picked, or how far the trade-off goes."""
+    if sweep.picks:
+        return " ".join(pick.said for pick in sweep.picks)
+    measured = [(point.name, point.figures) for point in sweep.points if point.figures is not None]
+    front = sorted(
+        ((name, figures) for name, figures in measured if name in sweep.front),
+        key=lambda pair: speedup_of(pair[1]).ratio,
+    )
+    if not front:
+        return "No network is better than the dense one in anything."
+    slowest, fastest = (f"{name}: {worth(figures)}." for name, figures in (front[0], front[-1]))
+    return slowest if len(front) == 1 else f"From {slowest} To {fastest}"
+
+
+def sweep_caveats(sweep: Sweep) -> list[str]:
+    """Say what a reader must know of all networks, and of single ones."""
+    found = []
+    if not sweep.trained:
+        found.append("Architecture only: no checkpoint and no weights were given, so that accuracy means nothing.")
+    if any(pick.point is not None for pick in sweep.picks) and any(
+        point.figures is not None and point.figures.accuracy is not None for point in sweep.points
+    ):
+        found.append(
+            "A pick is the best of several on the same images, which flatters it a little. Count it once more on "
+            "images that had no part in the sweep: pruneport verify BUNDLE `images=OTHERS`."
+        )
+    texts: dict[str, list[str]] = {}
+    for point in sweep.points:
+        for warning in point.figures.warnings if point.figures is not None else ():
+            texts.setdefault(warning, []).append(point.name)
+    found += [f"{', '.join(names)}: {text}" for text, names in texts.items()]
+    return found
+
+
+def _asked(limit: Limit) -> str:
+    if limit.rule == "max_drop":
+        return f"that loses at most {points(limit.value)} of top-1"
+    return f"that is surely {limit.value:g} times as fast as the dense one"
+
+
+def _holds(point: Point, limit: Limit) -> float:
+    """The more, the nearer to holding the limit."""
+    if limit.rule == "max_drop":
+        return -_drop(point)
+    return 0.0 if point.figures is None else speedup_of(point.figures).low
+
+
+def _drop(point: Point) -> float:
+    accuracy = None if point.figures is None else point.figures.accuracy
+    return 100.0 if accuracy is None or accuracy.drop is None else accuracy.drop
