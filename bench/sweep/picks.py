@@ -20,7 +20,7 @@ def speedup_of(figures: Figures) -> Speedup:
 
 
 def quality_of(figures: Figures) -> float:
-    """How good a network is, from 0 to 1: its top-1, else how often it agrees with dense, else the share of MACs kept."""
+    """How good a network is, from 0 to 1: its top-1, else its agreement with dense, else the share of MACs kept."""
     if figures.accuracy is not None:
         return figures.accuracy.pruned_onnx
     if figures.agreement is not None:
@@ -62,13 +62,14 @@ def next_kept(points: Sequence[Point], limit: Limit, lowest: float | None = None
     """
     held = [point.kept for point in points if within(point, limit)]
     failed = [point.kept for point in points if not within(point, limit)]
+    upper = 1.0  # the dense network loses nothing, and is no faster
     if limit.rule == "max_drop":
         best = best_within(points, limit)
-        upper = 1.0 if best is None else best.kept  # dense loses nothing
-        lower = max([kept for kept in failed if kept < upper], default=lowest)
+        lower = max([kept for kept in failed if best is None or kept < best.kept], default=lowest)
+        upper = min([kept for kept in held if lower is None or kept > lower], default=upper)
     else:
         lower = max(held, default=lowest)
-        upper = min([kept for kept in failed if lower is not None and kept > lower], default=1.0)  # dense is too slow
+        upper = min([kept for kept in failed if lower is None or kept > lower], default=upper)
     if lower is None or upper - lower <= CLOSE + 1e-9 or _alike(points, lower, upper):
         return None
     return round((lower + upper) / 2, 4)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pruneport.bench.report.svg import DENSE, INK, KEPT, MUTED, inline_svg, quiet, styled, width_inches, write
 from pruneport.bench.sweep.picks import quality_of, speedup_of, unbeaten
@@ -95,7 +95,7 @@ def _quality_ends(figures: Figures) -> tuple[float, float]:
     if accuracy is not None and accuracy.dense_torch is not None:
         change = change_interval(asdict(accuracy))
         if change is not None:
-            return accuracy.dense_torch + change.low, accuracy.dense_torch + change.high
+            return max(0.0, accuracy.dense_torch + change.low), min(1.0, accuracy.dense_torch + change.high)
     counted = accuracy or figures.agreement
     if counted is None:
         return quality, quality
@@ -122,11 +122,19 @@ def _draw(
             axes.plot(place, mark.quality, "o", ms=9, color=INK, markerfacecolor="none", mew=1.1, zorder=3)
             write(axes, mark.name, place, mark.quality, points_up=9, color=INK, size=6.5)
     axes.plot(1, dense, "s", ms=5, color=DENSE, zorder=3)
+    axes.set_ylim(*_room([dense, *(end for mark in marks for end in mark.quality_ends)]))
     axes.set_xlim(0, max(1.0, *x, *(high for _, high in ends or ())) * 1.06)
     for share in (axes.xaxis, axes.yaxis):
         share.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
     quiet(axes)
     axes.grid(axis="y")
+
+
+def _room(shares: Sequence[float]) -> tuple[float, float]:
+    """From below the lowest share to above the highest, within 0 and 1 but for the marks' own size."""
+    margin = 0.06 * max(max(shares) - min(shares), 0.01)
+    return max(-margin, min(shares) - margin), min(1 + margin, max(shares) + margin)
 
 
 def _draw_limits(against_latency: Axes, against_size: Axes, sweep: Sweep, dense: float) -> None:

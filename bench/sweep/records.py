@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from pruneport.compress.surgery.plan import Plan
 from pruneport.documents import Json, fit_document, load_document
 from pruneport.export.accuracy import Accuracy, Agreement
 from pruneport.export.bundle.bundle import DATA, DENSE_ONNX, MODEL_ONNX
+from pruneport.export.card.verdict import load_warnings, warnings_for
 
 __all__ = ["Figures", "Limit", "Pick", "Point", "PointLatency", "RuleName", "Size", "Sweep", "figures_of", "read_sweep"]
 
@@ -45,7 +47,8 @@ class Figures:
         latencies: By batch size, in rising order.
         accuracy: On labelled images; None where there were none.
         agreement: On images, labelled or not.
-        warnings: What a reader must know.
+        busy: Whether others used the machine when it was timed.
+        warnings: What else a reader must know.
     """
 
     dense: Size
@@ -53,6 +56,7 @@ class Figures:
     latencies: tuple[PointLatency, ...]
     accuracy: Accuracy | None
     agreement: Agreement | None
+    busy: bool
     warnings: tuple[str, ...]
 
 
@@ -77,6 +81,11 @@ class Point:
     error: str = ""
 
     @property
+    def fault(self) -> str:
+        """What is wrong with a network, or why there is none that was asked for; a search may try what is not there."""
+        return self.error if self.figures is not None or not self.searched else ""
+
+    @property
     def kept(self) -> float:
         """How much is kept by the target, of whatever it counts: 1 is dense."""
         return 1 - self.value if self.target == "ratio" else self.value
@@ -92,11 +101,12 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True)
 class Pick:
-    """The best network within a limit: the name of its point, and a sentence; no name where there is none."""
+    """The best network within a limit: the name of its point, no name where there is none; and that in words."""
 
     limit: Limit
     point: str | None
     said: str
+    remark: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,14 +137,13 @@ class Sweep:
         return asdict(self)
 
 
-def figures_of(plan: Plan, verified: Json, measured: Json, warnings: tuple[str, ...]) -> Figures:
+def figures_of(plan: Plan, verified: Json, measured: Json) -> Figures:
     """Gather a bundle's figures.
 
     Args:
         plan: Its plan.
         verified: What its verify.json holds.
         measured: What its bench.json holds.
-        warnings: What a reader must know of it.
     """
     files = verified["files"]
     before, after = (files[name] + files.get(name + DATA, 0) for name in (DENSE_ONNX, MODEL_ONNX))
@@ -153,7 +162,8 @@ def figures_of(plan: Plan, verified: Json, measured: Json, warnings: tuple[str, 
         ),
         accuracy=Accuracy(**accuracy) if accuracy else None,
         agreement=Agreement(**agreement) if agreement else None,
-        warnings=warnings,
+        busy=bool(load_warnings(measured)),
+        warnings=tuple(warnings_for(json.loads(plan.to_json()), verified, None)),
     )
 
 

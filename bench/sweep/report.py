@@ -34,14 +34,31 @@ def render_sweep(sweep: Sweep) -> str:
             verdict=sweep_verdict(sweep),
             caveats=sweep_caveats(sweep),
             plot=Markup(for_screens(lambda narrow: tradeoff_plot(sweep, narrow=narrow))),
-            dense=_dense_cells(first),
-            rows=[_cells(sweep, point) for point in sweep.points if point.figures is not None],
-            failed=[point for point in sweep.points if point.error],
+            rows=[
+                _dense_cells(first),
+                *(_cells(sweep, point) for point in sweep.points if point.figures is not None),
+            ],
+            failed=[point for point in sweep.points if point.fault],
+            others=[pick for pick in sweep.picks if pick is not sweep.picks[0] or pick.point is None],
             accuracy=first.accuracy,
+            columns=_columns(first),
             latencies=[_latency_cells(point) for point in sweep.points if point.figures is not None],
             options=_options(sweep),
         )
     )
+
+
+def _columns(first: Figures) -> list[tuple[str, str]]:
+    """Title and key of each column."""
+    return [
+        ("MACs", "macs"),
+        ("Parameters", "params"),
+        ("ONNX file", "bytes"),
+        (f"p50, batch {first.latencies[0].batch}", "latency"),
+        ("Speed-up", "speedup"),
+        ("Top-1" if first.accuracy else "First choices kept", "quality"),
+        ("Change", "change"),
+    ]
 
 
 def _cells(sweep: Sweep, point: Point) -> dict[str, Any]:
@@ -57,50 +74,55 @@ def _cells(sweep: Sweep, point: Point) -> dict[str, Any]:
     return {
         "name": point.name,
         "picked": any(pick.point == point.name for pick in sweep.picks),
-        "macs": f"{scaled(pruned.macs)} ({percent(pruned.macs / dense.macs)})",
-        "params": f"{scaled(pruned.params)} ({percent(pruned.params / dense.params)})",
-        "bytes": f"{scaled(pruned.bytes, 'B')} ({percent(pruned.bytes / dense.bytes)})",
-        "latency": f"{milliseconds(figures.latencies[0].pruned_ms)} ms",
-        "speedup": f"{speedup.ratio:.2f}× ({speedup.low:.2f} to {speedup.high:.2f})",
+        "macs": (scaled(pruned.macs), percent(pruned.macs / dense.macs)),
+        "params": (scaled(pruned.params), percent(pruned.params / dense.params)),
+        "bytes": (scaled(pruned.bytes, "B"), percent(pruned.bytes / dense.bytes)),
+        "latency": (f"{milliseconds(figures.latencies[0].pruned_ms)} ms", "busy machine" if figures.busy else ""),
+        "speedup": (f"{speedup.ratio:.2f}×", f"{speedup.low:.2f} to {speedup.high:.2f}"),
         "quality": _quality(figures),
         "change": _change(figures),
         "marks": ", ".join(marks),
     }
 
 
-def _dense_cells(figures: Figures) -> dict[str, str]:
+def _dense_cells(figures: Figures) -> dict[str, Any]:
     """The dense network's row."""
     accuracy = figures.accuracy
     top1 = None if accuracy is None else accuracy.dense_torch
     return {
-        "macs": scaled(figures.dense.macs),
-        "params": scaled(figures.dense.params),
-        "bytes": scaled(figures.dense.bytes, "B"),
-        "latency": f"{milliseconds(figures.latencies[0].dense_ms)} ms",
-        "quality": "" if top1 is None or accuracy is None else _with_interval(top1, accuracy.images),
+        "name": "dense",
+        "picked": False,
+        "macs": (scaled(figures.dense.macs), ""),
+        "params": (scaled(figures.dense.params), ""),
+        "bytes": (scaled(figures.dense.bytes, "B"), ""),
+        "latency": (f"{milliseconds(figures.latencies[0].dense_ms)} ms", ""),
+        "speedup": ("–", ""),
+        "quality": ("–", "") if top1 is None or accuracy is None else _with_interval(top1, accuracy.images),
+        "change": ("–", "", ""),
+        "marks": "",
     }
 
 
-def _quality(figures: Figures) -> str:
+def _quality(figures: Figures) -> tuple[str, str]:
     if figures.accuracy is not None:
         return _with_interval(figures.accuracy.pruned_onnx, figures.accuracy.images)
     if figures.agreement is not None:
         return _with_interval(figures.agreement.top1, figures.agreement.images)
-    return ""
+    return "–", ""
 
 
-def _with_interval(share: float, images: int) -> str:
-    return f"{percent(share)} ({_ends(share_interval(round(share * images), images))})"
+def _with_interval(share: float, images: int) -> tuple[str, str]:
+    return percent(share), _ends(share_interval(round(share * images), images))
 
 
-def _change(figures: Figures) -> str:
+def _change(figures: Figures) -> tuple[str, ...]:
     """The change from dense, with its interval and how likely it is by chance."""
     if figures.accuracy is None or figures.accuracy.drop is None:
-        return ""
+        return "–", ""
     accuracy = asdict(figures.accuracy)
     interval, chance = change_interval(accuracy), change_p_value(accuracy)
-    said = f"{-figures.accuracy.drop:+.1f} points".replace("-", "−")
-    return said if interval is None or chance is None else f"{said} ({_ends(interval)}; {p_value(chance)})"
+    said = f"{-figures.accuracy.drop:+.1f} points".replace("-", "−").replace("−0.0", "0.0").replace("+0.0", "0.0")
+    return (said, "") if interval is None or chance is None else (said, _ends(interval), p_value(chance))
 
 
 def _ends(interval: Interval) -> str:

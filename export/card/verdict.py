@@ -10,7 +10,7 @@ from pruneport.export.card.intervals import change_interval, change_p_value
 from pruneport.export.card.provenance import fine_tuned
 from pruneport.export.card.words import clean, percent
 
-__all__ = ["maybe_chance", "points", "points_lost", "times_as_fast", "verdict", "warnings_for"]
+__all__ = ["load_warnings", "maybe_chance", "points", "points_lost", "times_as_fast", "verdict", "warnings_for"]
 
 
 _LEAST_FALL = 0.05  # of top-1; a smaller one is what compression costs
@@ -25,7 +25,7 @@ def verdict(plan: Json, verify: Json | None, bench: Json | None) -> str:
     if bench and bench["batches"]:
         first = min(bench["batches"], key=lambda entry: int(entry["batch"]))
         parts = [
-            f"{times_as_fast(first)} at batch {first['batch']}{', on a busy machine' if _load_warnings(bench) else ''}"
+            f"{times_as_fast(first)} at batch {first['batch']}{', on a busy machine' if load_warnings(bench) else ''}"
         ]
     accuracy, agreement = (verify or {}).get("accuracy"), (verify or {}).get("agreement")
     if not plan["source"]["trained"]:
@@ -59,7 +59,7 @@ def warnings_for(plan: Json, verify: Json | None, bench: Json | None) -> list[st
     Returns:
         Sentences as plain text, none where there is nothing to warn of.
     """
-    found = [*_accuracy_warnings(plan, verify), *_parity_warnings(verify), *_load_warnings(bench)]
+    found = [*_accuracy_warnings(plan, verify), *_parity_warnings(verify), *load_warnings(bench)]
     return [clean(sentence) for sentence in found]
 
 
@@ -113,8 +113,8 @@ def _parity_warnings(verify: Json | None) -> list[str]:
     ]
 
 
-def _load_warnings(bench: Json | None) -> list[str]:
-    """That others used the machine while it was timed."""
+def load_warnings(bench: Json | None) -> list[str]:
+    """Say that others used the machine when it was timed; nothing where they did not."""
     if not bench:
         return []
     device = bench["device"]
@@ -150,8 +150,8 @@ def _surely_fell(accuracy: Json) -> bool:
 def maybe_chance(accuracy: Json) -> str:
     """Say so where as many images may change by chance: the interval holds 0, or McNemar's test sees nothing."""
     interval, chance = change_interval(accuracy), change_p_value(accuracy)
-    if interval is None or chance is None or accuracy["only_dense"] == accuracy["only_pruned"]:
-        return ""  # not counted, or nothing changed
+    if interval is None or chance is None:
+        return ""
     return ", which may be chance" if interval.low <= 0 <= interval.high or chance >= _UNLIKELY else ""
 
 

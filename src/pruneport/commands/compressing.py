@@ -99,8 +99,15 @@ def compress(config: CompressConfig, progress: Progress = silent, command: str =
     return CompressResult(folder=config.out, plan=pruned.plan, warnings=tuple(warnings))
 
 
-def prune_source(config: CompressConfig, progress: Progress) -> tuple[OpenedDense, Pruned]:
+def prune_source(
+    config: CompressConfig, progress: Progress, max_drop: float | None = None
+) -> tuple[OpenedDense, Pruned]:
     """Open the source, prune it and recover accuracy; what can be checked before any work is.
+
+    Args:
+        config: The source, and how it is pruned.
+        progress: Told what is being done.
+        max_drop: The most points of top-1 to lose, which only labelled images can tell.
 
     Returns:
         The dense network, untouched, exported where the configuration is one that exports, and not only at the end; and
@@ -108,7 +115,7 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[OpenedDens
     """
     check_output(config.out, config.overwrite)
     target_of(config)
-    dense = open_dense(config, config, progress)
+    dense = open_dense(config, config, progress, max_drop)
     if config.dry_export:
         progress(Stage("exporting the dense network"))
         if isinstance(config, ExportOptions):

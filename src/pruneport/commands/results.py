@@ -210,7 +210,7 @@ class SweepResult:
         Raises:
             SweepError: Points could not be reached or failed a check, or no network is within a limit; names them all.
         """
-        faults = [f"{point.name}: {point.error}" for point in self.points if point.error]
+        faults = [f"{point.name}: {point.fault}" for point in self.points if point.fault]
         faults += [pick.said for pick in self.sweep.picks if pick.point is None]
         if faults:
             raise SweepError(f"{' '.join(faults)} The others are done; the report is {self.report}.")

@@ -37,7 +37,7 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         pruned, filled = search(config, config.max_drop, progress, command)
     else:
         progress = numbered(progress, _STAGES + config.dry_export)
-        dense, pruned = prune_source(config, progress)
+        dense, pruned = prune_source(config, progress, config.max_drop)
         with new_bundle(config.out, config.overwrite, command) as staging:
             filled = fill_bundle(staging, dense, pruned, config, progress, config.max_drop)
     _require(config, filled)

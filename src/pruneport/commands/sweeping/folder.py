@@ -18,7 +18,6 @@ from pruneport.compress.importance.criteria import name_of
 from pruneport.documents import read_start
 from pruneport.errors import BundleError, OutputError
 from pruneport.export.bundle.bundle import BENCH, VERIFY, is_bundle, open_bundle
-from pruneport.export.card.verdict import warnings_for
 from pruneport.files import held, made_folder
 from pruneport.models.options import SourceOptions
 from pruneport.models.record import Source
@@ -98,7 +97,11 @@ def check_same(folder: Path, earlier: Mapping[str, Any], now: Mapping[str, Any])
     before, after = dict(_leaves(earlier)), dict(_leaves(now))
     names = [name for name in dict.fromkeys((*before, *after)) if before.get(name) != after.get(name)]
     if names:
-        said = "; ".join(f"`{name}` was {before.get(name)}, is {after.get(name)}" for name in names[:10])
+        options = {field.name for field in fields(SweepConfig)}
+        said = "; ".join(
+            f"{f'`{name}`' if name in options else name} was {before.get(name)}, is {after.get(name)}"
+            for name in names[:10]
+        )
         raise OutputError(
             f"`out` {folder} holds a sweep with other options: {said}. Only points and limits may change; choose "
             "another folder."
@@ -144,12 +147,11 @@ def read_point(folder: Path, source: Source, searched: bool) -> Point:
     verified, measured = read_record(bundle, VERIFY), read_record(bundle, BENCH)
     if verified is None or measured is None:
         raise BundleError(f"{folder} is not whole; remove it, and give the same command again.")
-    warnings = warnings_for(json.loads(plan.to_json()), verified, measured)
     return Point(
         name=folder.name,
         target=plan.request.target,
         value=plan.request.value,
         searched=searched,
-        figures=figures_of(plan, verified, measured, tuple(warnings)),
+        figures=figures_of(plan, verified, measured),
         error="" if verified["ok"] else "ONNX Runtime and torch disagree: see its report.",
     )

@@ -12,7 +12,7 @@ from pruneport.bench.latency.measure import preflight
 from pruneport.bench.sweep.picks import best_within, next_kept, pareto_front
 from pruneport.bench.sweep.records import Limit, Pick, Point, Sweep
 from pruneport.bench.sweep.report import render_sweep
-from pruneport.bench.sweep.words import said_of_pick
+from pruneport.bench.sweep.words import remark_on_pick, said_of_pick
 from pruneport.commands.compressing import open_dense
 from pruneport.commands.configs import SweepConfig
 from pruneport.commands.results import SweepResult
@@ -122,7 +122,11 @@ class _Run:
         Raises:
             TargetError: None can be reached.
         """
-        self.points = [replace(point, searched=point.value not in self.asked) for point in self.points]
+        self.points = [
+            replace(point, searched=point.searched and point.value not in self.asked)
+            for point in self.points
+            if point.figures is not None or point.value in self.asked
+        ]
         self.write_record()
         for value in self.asked:
             self.make(value, searched=False)
@@ -182,4 +186,9 @@ class _Run:
 
 def _pick(points: Sequence[Point], limit: Limit) -> Pick:
     best = best_within(points, limit)
-    return Pick(limit=limit, point=None if best is None else best.name, said=said_of_pick(points, limit, best))
+    return Pick(
+        limit=limit,
+        point=None if best is None else best.name,
+        said=said_of_pick(points, limit, best),
+        remark=remark_on_pick(points, limit, best),
+    )

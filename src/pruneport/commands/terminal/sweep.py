@@ -27,7 +27,8 @@ def show_sweep(result: SweepResult, console: Console) -> None:
     add_fitting(table, rows, console.width)
     console.print(table)
     console.print("* on the front: no other network beats it in both accuracy and latency", markup=False)
-    console.print(sweep_verdict(sweep), markup=False, soft_wrap=True)
+    for sentence in [pick.said for pick in sweep.picks] or [f"{sweep_verdict(sweep)}."]:
+        console.print(sentence, markup=False, soft_wrap=True)
     warn(sweep_caveats(sweep), console)
     report = result.report.resolve()
     console.print(f"Report: {report}", markup=False, soft_wrap=True)
