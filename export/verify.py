@@ -169,9 +169,9 @@ def verify_files(
             parity += check_seeded(name, network, session, other, batches, names, other[1:])
         if name == "pruned" and images is not None:
             compared = dense if comparable else None
-            choices = None if seen is None else seen.choices
+            known = None if seen is None else seen.choices
             on_images, accuracy, agreement = check_images(
-                images, compared, pruned, session, names, fixed, progress, choices
+                images, compared, pruned, session, names, fixed, progress, dense_choices=known
             )
             parity.append(on_images)
         if name == "dense" and seen is not None:

@@ -125,12 +125,14 @@ def load_warnings(bench: Json | None) -> list[str]:
         if load is None or not cores or load <= cores:
             return []
         return [f"The machine was busy before the timed rounds: a load of {load:.1f} on {cores} cores. {again}"]
-    busy = [f"{percent(share, 0)} of its processor"] if share >= _BUSY_SHARE else []
+    meanwhile = [entry.get("device", {}).get("cpu_in_use_by_others") or 0.0 for entry in bench["batches"]]
+    most, when = max((share, "before the timed rounds"), (max(meanwhile, default=0.0), "while it was timed"))
+    busy = [f"{percent(most, 0)} of its processor"] if most >= _BUSY_SHARE else []
     if (gpu := device.get("gpu_in_use")) is not None and gpu >= _BUSY_SHARE:
         busy.append(f"{percent(gpu, 0)} of its GPU")
     if not busy:
         return []
-    return [f"The machine was busy before the timed rounds: others used {' and '.join(busy)}. {again}"]
+    return [f"The machine was busy {when}: others used {' and '.join(busy)}. {again}"]
 
 
 def _fall(accuracy: Json | None) -> float | None:

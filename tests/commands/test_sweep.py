@@ -222,7 +222,7 @@ def test_sweep_from_python(swept: Path, images: Path, tmp_path: Path) -> None:
     assert result.report.is_file()
     with pytest.raises(SweepError, match=r"flops-0\.02"):
         result.check()
-    with pytest.raises(pruneport.PruneportError, match="`macs` has 0.5 twice"):
+    with pytest.raises(pruneport.PruneportError, match=r"`macs` has 0\.5 twice"):
         pruneport.sweep("pruneport:digits_resnet", macs=[0.5, 0.5], out=tmp_path / "x")
 
 

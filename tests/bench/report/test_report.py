@@ -105,7 +105,10 @@ def test_before_and_after(plan: Any, verify: Any, bench: Any) -> None:
     assert rows[in_onnx] == [*accuracies, "−34.8 points"]  # of an earlier version, without the counts for an interval
     verify["accuracy"] |= {"only_dense": 95, "only_pruned": 8}
     rows = {row[0]: row[1:] for row in _rows(render_report(plan, verify, bench), "Before and after")}
-    assert rows[in_onnx] == [*accuracies, "−34.8 points (−41.4 to −27.9)"]  # Newcombe's, of the change
+    assert rows[in_onnx] == [
+        *accuracies,
+        "−34.8 points (−41.4 to −27.9; p < 0.001)",
+    ]  # Newcombe's, of the change, McNemar's
 
 
 def test_group_table_holds_every_group_and_reason(plan: Any, verify: Any, bench: Any) -> None:

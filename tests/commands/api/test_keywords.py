@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pruneport.bench.options import BenchOptions
-from pruneport.commands import ShipConfig
+from pruneport.commands import ShipConfig, SweepConfig
 from pruneport.commands.api import keywords
 from pruneport.compress.options import CompressOptions
 from pruneport.export.options import ParityOptions
@@ -24,6 +24,7 @@ _TARGET = {"flops", "params", "ratio"}
         (keywords.ParityKeywords, ParityOptions, {"images"}),
         (keywords.BenchKeywords, BenchOptions, set()),
         (keywords.ShipKeywords, ShipConfig, _TARGET | {"source", "out"}),
+        (keywords.SweepKeywords, SweepConfig, _TARGET | {"source", "out", "max_drop", "min_speedup"}),
     ],
 )
 def test_they_are_the_fields(kind: Any, options: Any, apart: set[str]) -> None:

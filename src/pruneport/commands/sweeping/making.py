@@ -11,7 +11,7 @@ from pruneport.commands.artifacts import export_dense
 from pruneport.commands.bundling import STAGES as BUNDLING
 from pruneport.commands.bundling import Filled, OpenedDense, fill_bundle
 from pruneport.commands.configs import DeployOptions
-from pruneport.compress.options import CompressOptions, TargetOptions
+from pruneport.compress.options import ChoiceOptions, CompressOptions, RecoveryOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.pipeline import Ready, prepare
 from pruneport.compress.prune import Pruned
@@ -23,7 +23,8 @@ __all__ = ["EACH", "ONCE", "TARGETS", "Maker", "without_target"]
 _PREPARING = 2
 ONCE, EACH = 1 + _PREPARING, COMPRESSION - _PREPARING + BUNDLING
 """Stages: exporting the dense network and preparing; and those of each network."""
-TARGETS = tuple(field.name for field in fields(TargetOptions))
+_OTHERS = {field.name for kind in (RecoveryOptions, ChoiceOptions) for field in fields(kind)}
+TARGETS = tuple(field.name for field in fields(CompressOptions) if field.name not in _OTHERS)
 """Names of the options that can be a target."""
 
 

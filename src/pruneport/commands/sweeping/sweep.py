@@ -79,11 +79,12 @@ def _check(config: SweepConfig) -> tuple[str, tuple[float, ...]]:
     Raises:
         InputError: Names what is wrong.
     """
-    given = {name: tuple(getattr(config, name)) for name in TARGETS if getattr(config, name, ())}
+    names = [name for name in TARGETS if hasattr(config, name)]
+    given = {name: tuple(getattr(config, name)) for name in names if getattr(config, name)}
     if len(given) != 1:
         choices = " and ".join(f"`{name}`" for name in given) or "none"
         raise TargetError(
-            f"points of exactly one of {', '.join(f'`{name}`' for name in TARGETS)} are needed; given: {choices}. "
+            f"points of exactly one of {', '.join(f'`{name}`' for name in names)} are needed; given: {choices}. "
             "Example: `flops=0.9 0.75 0.6`."
         )
     target, values = next(iter(given.items()))
