@@ -20,6 +20,7 @@ from pruneport.cli import main
 from pruneport.commands import SweepConfig, sweep
 from pruneport.errors import SweepError
 from pruneport.export.bundle.bundle import check_hashes, open_bundle
+from pruneport.files import held
 from pruneport.models.digits.train import write_images
 
 _DIGITS = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--recover", "none")
@@ -267,6 +268,12 @@ def test_a_folder_with_something_else_is_left_alone(run: Any, tmp_path: Path, im
     (tmp_path / "broken/sweep.json").write_text("{}")
     ran = run(*_asked(images, tmp_path / "broken", 0.5))
     assert (ran.code, "is not what pruneport sweep writes" in ran.err) == (2, True)
+
+
+def test_one_process_at_a_time_sweeps_into_a_folder(swept: Path, images: Path, run: Any) -> None:
+    with held(swept / ".sweep.lock", swept):
+        ran = run(*_asked(images, swept, 0.8))
+    assert (ran.code, f"is at work on {swept}; try again when it is done" in ran.err) == (2, True)
 
 
 def test_ship_alone_finds_the_fastest_within_a_drop(images: Path, run: Any, tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+from browser import BROWSER, layouts
 from sweep_points import make_point, make_sweep
 
 from pruneport.bench.sweep.records import Limit, read_sweep
@@ -79,3 +82,14 @@ def test_the_smallest_that_holds_a_limit_may_not_be_the_best() -> None:
     caveats = sweep_caveats(make_sweep([make_point(0.9, 1.1), make_point(0.8, 1.2)], DROP))
     assert "flops-0.8 is the smallest that was tried: a smaller one may hold your limit, too." in caveats
     assert any("Architecture only" in said for said in sweep_caveats(make_sweep(POINTS, trained=False)))
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH")
+def test_nothing_scrolls_sideways_on_any_screen(tmp_path: Path) -> None:
+    found = layouts(render_sweep(make_sweep(POINTS, DROP, SPEED)), tmp_path)
+    assert len(found) == 5
+    for measured in found:
+        assert max(measured["scroll"], measured["right"]) <= measured["width"], measured
+        assert measured["wide"] == []
+        assert measured["shown"] == 1  # of the plot's two sizes
