@@ -235,10 +235,8 @@ def _measure_batch(sessions: dict[str, Session], batch: int, options: BenchOptio
     progress(f"batch {batch}: {options.repeats} timed rounds")
     watch = OthersWatch()
     samples_ms = _interleave(runs, options.repeats)
-    in_use = {"cpu_in_use_by_others": watch.share()}
-    device = in_use | sample_device(
-        options.provider, options.device
-    )  # before the clocks fall while statistics are computed
+    device = sample_device(options.provider, options.device)  # before the clocks fall while statistics are computed
+    device["cpu_in_use_by_others"] = watch.share()
     speedup = paired_speedup(
         samples_ms["dense"],
         samples_ms["pruned"],

@@ -43,7 +43,7 @@ def search(config: ShipConfig, max_drop: float, progress: Progress, command: str
         InputError: Something that was given cannot be used; nothing is written.
         AccuracyError: No network that loses so little was found; nothing is written.
     """
-    progress = numbered(progress, 1 + ONCE + _TRIES * EACH)
+    progress = numbered(progress, 1 + ONCE + _TRIES * EACH + 1)
     check_output(config.out, config.overwrite)
     check_round_to(config.round_to)
     asked = without_target(config)
