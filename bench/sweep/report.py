@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -17,6 +18,9 @@ from pruneport.export.card.words import milliseconds, p_value, percent
 from pruneport.units import scaled
 
 __all__ = ["render_sweep"]
+
+
+_FOLDERS = ("calibration", "images")  # of which a page that is sent on says no more than the name
 
 
 def render_sweep(sweep: Sweep) -> str:
@@ -150,5 +154,5 @@ def _options(sweep: Sweep) -> list[tuple[str, str]]:
         if isinstance(value, dict):
             found += [(f"{name}, {key}", str(entry)) for key, entry in value.items() if entry not in (None, [], {})]
         elif value not in (None, [], False):
-            found.append((name, str(value)))
+            found.append((name, Path(value).name if name in _FOLDERS else str(value)))
     return [(name.replace("_", " "), text) for name, text in found]

@@ -65,7 +65,12 @@ def make_sweep(points: Sequence[Point], *limits: Limit, trained: bool = True) ->
         created="2026-11-27T09:00:00+00:00",
         source="torchvision:resnet50",
         trained=trained,
-        identity={"target": "flops", "round_to": 8, "source": {"spec": "torchvision:resnet50"}},
+        identity={
+            "target": "flops",
+            "round_to": 8,
+            "images": "/home/me/secret/photos",
+            "source": {"spec": "torchvision:resnet50"},
+        },
         points=tuple(points),
         front=pareto_front(points),
         picks=tuple(picks),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,9 +12,10 @@ import pytest
 from browser import BROWSER, layouts
 from sweep_points import make_point, make_sweep
 
-from pruneport.bench.sweep.records import Limit, read_sweep
+from pruneport.bench.sweep.records import Limit, Point, read_sweep
 from pruneport.bench.sweep.report import render_sweep
 from pruneport.bench.sweep.words import sweep_caveats, sweep_verdict
+from pruneport.export.accuracy import Agreement
 
 DROP, SPEED = Limit(rule="max_drop", value=1.0), Limit(rule="min_speedup", value=1.5)
 POINTS = [
@@ -52,6 +54,8 @@ def test_the_page_says_what_it_is_worth() -> None:
         "picked by max_drop , on the front, found by the search",
     ):
         assert words in said, words
+    assert "images photos" in said
+    assert "secret" not in page
     assert "flops-0.03" not in said  # the search tried it, nobody asked
     assert "<script" not in page
     assert not re.search(r"(?:src|href)=\"https?:", page)
@@ -82,6 +86,29 @@ def test_the_smallest_that_holds_a_limit_may_not_be_the_best() -> None:
     caveats = sweep_caveats(make_sweep([make_point(0.9, 1.1), make_point(0.8, 1.2)], DROP))
     assert "flops-0.8 is the smallest that was tried: a smaller one may hold your limit, too." in caveats
     assert any("Architecture only" in said for said in sweep_caveats(make_sweep(POINTS, trained=False)))
+
+
+def _without_labels(point: Point, agreement: Agreement | None) -> Point:
+    assert point.figures is not None
+    return replace(point, figures=replace(point.figures, accuracy=None, agreement=agreement))
+
+
+def test_without_labels_the_agreement_counts_and_without_images_what_was_kept() -> None:
+    alike = [
+        _without_labels(point, Agreement(images=200, folder="photos", top1=top1))
+        for point, top1 in zip(POINTS[:3], (0.99, 0.97, 0.8), strict=True)
+    ]
+    said = _text(render_sweep(make_sweep(alike, SPEED)))
+    assert (
+        "flops-0.5: 2.00 times as fast at batch 1 on a busy machine, the dense network's first choice kept on" in said
+    )
+    assert "First choices kept" in said
+    assert "80.0 % 73.9 to 85.0" in said  # Wilson's of 160 of 200
+    unseen = [_without_labels(point, None) for point in POINTS[:3]]
+    said = _text(render_sweep(make_sweep(unseen, SPEED)))
+    assert "accuracy not measured" in said
+    assert "MACs kept (accuracy was not measured)" in said
+    assert "A pick is the best of several" not in said
 
 
 @pytest.mark.browser
