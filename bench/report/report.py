@@ -82,6 +82,7 @@ def environment() -> jinja2.Environment:
     environment.filters["ms"] = milliseconds
     environment.filters["small"] = _small
     environment.filters["coded"] = _coded
+    environment.filters["unbroken"] = _unbroken
     environment.filters["count"] = lambda value: f"{value:,}"
     return environment
 
