@@ -4,6 +4,7 @@
 - ``devices``: CPU and GPU, with clocks and power
 - ``latency/``: dense against pruned
 - ``report/``: the HTML report
+- ``sweep/``: the trade-off between accuracy, latency and size
 - ``transfer/``: the study of how much to prune before fine-tuning
 - ``experiments/``: scripts that measure the project itself; not in the wheel
 """

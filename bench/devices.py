@@ -18,7 +18,16 @@ from pruneport.bench.options import ProviderName
 from pruneport.errors import ProviderError
 from pruneport.versions import library_versions
 
-__all__ = ["available_cores", "cpu_in_use_by_others", "describe_device", "latency_versions", "sample_device"]
+__all__ = [
+    "OthersWatch",
+    "available_cores",
+    "cpu_in_use_by_others",
+    "describe_device",
+    "latency_versions",
+    "sample_device",
+]
+
+_LEAST_WATCH_S = 0.3  # a tick is a hundredth of a second, on every core
 
 
 def describe_device(provider: ProviderName, device_index: int) -> dict[str, Any]:
@@ -81,17 +90,29 @@ def cpu_in_use_by_others(seconds: float = 0.5) -> float | None:
     Returns:
         A share in [0, 1] of the logical cores; None where the system does not say.
     """
-    own, before = psutil.Process(), psutil.cpu_times(percpu=True)
-    own_before, start = sum(own.cpu_times()[:2]), time.monotonic()
+    watch = OthersWatch()
     time.sleep(seconds)
-    own_s, passed = sum(own.cpu_times()[:2]) - own_before, time.monotonic() - start
-    after = psutil.cpu_times(percpu=True)
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(len(after)))
-    watched = [pair for index, pair in enumerate(zip(before, after, strict=False)) if index in allowed]
-    if not watched:
-        return None
-    in_use_s = sum(min(passed, _busy_s(late) - _busy_s(early)) for early, late in watched)
-    return float(min(1.0, max(0.0, in_use_s - own_s) / (passed * len(watched))))
+    return watch.share()
+
+
+class OthersWatch:
+    """Watches from its making how much of the cores that this process may use others use, whatever this one does."""
+
+    def __init__(self) -> None:
+        self._own = psutil.Process()
+        self._before, self._own_before = psutil.cpu_times(percpu=True), sum(self._own.cpu_times()[:2])
+        self._start = time.monotonic()
+
+    def share(self) -> float | None:
+        """The share so far; None where the system does not say, or the time is too short to be counted in its ticks."""
+        own_s, passed = sum(self._own.cpu_times()[:2]) - self._own_before, time.monotonic() - self._start
+        after = psutil.cpu_times(percpu=True)
+        allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(len(after)))
+        watched = [pair for index, pair in enumerate(zip(self._before, after, strict=False)) if index in allowed]
+        if not watched or passed < _LEAST_WATCH_S:
+            return None
+        in_use_s = sum(min(passed, _busy_s(late) - _busy_s(early)) for early, late in watched)
+        return float(min(1.0, max(0.0, in_use_s - own_s) / (passed * len(watched))))
 
 
 def _busy_s(times: Any) -> float:

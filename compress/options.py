@@ -15,6 +15,7 @@ __all__ = [
     "AcceleratorName",
     "AttentionName",
     "CalibrationOptions",
+    "ChoiceOptions",
     "CompressOptions",
     "CriterionName",
     "Importance",
@@ -27,6 +28,7 @@ __all__ = [
     "RecoveryOptions",
     "ScheduleName",
     "ScopeName",
+    "TargetOptions",
     "TrainOptions",
 ]
 
@@ -71,8 +73,8 @@ ScheduleName = Literal["none", "loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneOptions:
-    """How much to remove, chosen how. Exactly one of flops, params and ratio is given."""
+class TargetOptions:
+    """How much to remove. Exactly one of flops, params and ratio is given."""
 
     flops: float | None = None
     """Keep this fraction of the dense network's compute (fvcore's count), in (0, 1); of a bundle, of its original's."""
@@ -80,6 +82,12 @@ class PruneOptions:
     """Keep this fraction of the dense network's parameters, in (0, 1); of a bundle, of its original's."""
     ratio: float | None = None
     """Remove this fraction of the filters, in (0, 1); of a bundle, of those that are left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceOptions:
+    """How it is chosen what goes, whatever the target."""
+
     criterion: CriterionOrImportance = "auto"
     """What makes a filter worth keeping. auto: block-hessian where there are inputs to calibrate with, else l1.
     activation and block-hessian need inputs; taylor, snip, grasp, fisher and the last two need images. torch_pruning:
@@ -100,6 +108,11 @@ class PruneOptions:
     """No group loses more than this share of its filters."""
     keep: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Leave groups dense that hold a module whose name matches this shell pattern; may be repeated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions(ChoiceOptions, TargetOptions):
+    """How much to remove, chosen how."""
 
 
 @dataclass(frozen=True, kw_only=True)

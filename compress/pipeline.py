@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -17,7 +17,7 @@ from pruneport.compress.activations.calibration import (
 )
 from pruneport.compress.activations.synthetic import ENOUGH, synthesise
 from pruneport.compress.allocation.cost import run_once
-from pruneport.compress.assessment import assess
+from pruneport.compress.assessment import Assessment, assess
 from pruneport.compress.further import Origin
 from pruneport.compress.importance.criteria import wants_inputs
 from pruneport.compress.options import CalibrationOptions, CompressOptions
@@ -29,7 +29,7 @@ from pruneport.models.preparation.resolve import prepared
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress, Stage, silent
 
-__all__ = ["STAGES", "calibration_inputs", "check_inputs", "compress_network", "compress_to"]
+__all__ = ["STAGES", "Ready", "calibration_inputs", "check_inputs", "compress_network", "compress_to", "prepare"]
 
 STAGES = 4
 """How many a compression has; one that has nothing to do takes no time."""
@@ -92,12 +92,72 @@ def compress_to(
         calibration: Inputs that are at hand, in the place of those that the options name.
         origin: Where ``dense`` came from, if it was compressed before; the plans are then of both compressions.
     """
-    options = targets[0]
+    ready = prepare(targets[0], dense, source, progress, calibration, origin)
+    for target in targets:
+        yield ready.prune_to(target, progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A network that can be pruned to one target after the other: assessed, with what recovery needs at hand.
+
+    Attributes:
+        dense: In eval mode; it is only read and run.
+        source: Where it came from.
+        assessment: Its groups, scores and sensitivities.
+        calibration: Inputs, where there are any.
+        recovery: How accuracy is won back.
+        origin: Where ``dense`` came from, if it was compressed before.
+    """
+
+    dense: nn.Module
+    source: Source
+    assessment: Assessment
+    calibration: Calibration | None
+    recovery: str
+    origin: Origin | None = None
+
+    def prune_to(self, target: CompressOptions, progress: Progress = silent) -> Pruned:
+        """Prune to a target and recover accuracy; its options differ in nothing else from those prepared for.
+
+        Raises:
+            TargetError: It is out of reach.
+            PruningError: Nothing can be pruned.
+        """
+        progress(Stage("choosing widths and removing filters"))
+        pruned = prune(self.dense, self.source, target, progress, self.assessment)
+        plan, inputs, origin = pruned.plan, self.calibration, self.origin
+        progress(Stage("recovering accuracy"))
+        if inputs is not None:
+            reference = _reference(self.dense, origin)
+            gone = origin.groups(plan) if origin else plan.groups
+            done = recover(self.recovery, reference, pruned.network, gone, inputs.batches, progress, inputs.heldout)
+            if origin and origin.reference is None:
+                done = replace(done, reference="start")
+            plan = replace(plan, calibration=inputs.record, recovery=done)
+        if origin:
+            plan = replace(origin.composed(plan), source=self.source)
+        return replace(pruned, plan=plan)
+
+
+def prepare(
+    options: CompressOptions,
+    dense: nn.Module,
+    source: Source,
+    progress: Progress = silent,
+    calibration: Calibration | None = None,
+    origin: Origin | None = None,
+) -> Ready:
+    """Do once what every target needs: gather inputs, and assess the network; the options need no target yet.
+
+    Raises:
+        InputError: The images or the network cannot be used.
+    """
     source = prepared(source, options)
     outputs = read_outputs(run_once(dense, source.takes))
     several = takes_several(dense, source.takes)
     given = calibration is not None
-    reference = dense if origin is None or origin.reference is None else origin.reference
+    reference = _reference(dense, origin)
     trained = _trained(source, origin)
     data_free = source.inputs is None and several and _measurable(outputs)
     name = choose_recovery(options, dense, trained, data_free, calibrated=given)
@@ -112,21 +172,9 @@ def compress_to(
     progress(Stage("scoring filters and groups"))
     original = None if origin is None else origin.cost
     assessment = assess(dense, source, options, calibration, options.calibration_labels, progress, original)
-    for target in targets:
-        progress(Stage("choosing widths and removing filters"))
-        pruned = prune(dense, source, target, progress, assessment)
-        plan = pruned.plan
-        progress(Stage("recovering accuracy"))
-        if calibration is not None:
-            batches, heldout = calibration.batches, calibration.heldout
-            gone = origin.groups(plan) if origin else plan.groups
-            done = recover(name, reference, pruned.network, gone, batches, progress, heldout)
-            if origin and origin.reference is None:
-                done = replace(done, reference="start")
-            plan = replace(plan, calibration=calibration.record, recovery=done)
-        if origin:
-            plan = replace(origin.composed(plan), source=source)
-        yield replace(pruned, plan=plan)
+    return Ready(
+        dense=dense, source=source, assessment=assessment, calibration=calibration, recovery=name, origin=origin
+    )
 
 
 def calibration_inputs(
@@ -170,6 +218,11 @@ def calibration_inputs(
     count = min(options.calibration_images, ENOUGH)
     held_out = held_out_count(count) if hold_out else 0
     return synthesise(network, source.image_shape, count, source.seed, progress, held_out=held_out)
+
+
+def _reference(dense: nn.Module, origin: Origin | None) -> nn.Module:
+    """Whose outputs the pruned network shall compute."""
+    return dense if origin is None or origin.reference is None else origin.reference
 
 
 def _trained(source: Source, origin: Origin | None) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pruneport.arrays import AnyArray
-from pruneport.errors import ImageFolderError
+from pruneport.errors import AccuracyError, ImageFolderError, InputError
 from pruneport.export.compared import Compared
 from pruneport.export.cpu_session import run_onnx
 from pruneport.export.onnx.embedding import Embedding
@@ -21,8 +21,19 @@ from pruneport.models.images.images import ImageSet
 from pruneport.models.outputs import Outputs
 from pruneport.progress import Progress, Step, silent
 
-__all__ = ["Accuracy", "Agreement", "check_classes", "check_images"]
+__all__ = [
+    "ROUNDING",
+    "Accuracy",
+    "Agreement",
+    "check_classes",
+    "check_images",
+    "check_labelled",
+    "check_max_drop",
+    "require_accuracy",
+]
 
+ROUNDING = 1e-9
+"""Points of top-1 that a share of images may be off as a number."""
 _IMAGE_BATCH = 32
 
 
@@ -37,6 +48,11 @@ class Accuracy:
     pruned_onnx: float
     only_dense: int | None = None
     only_pruned: int | None = None
+
+    @property
+    def drop(self) -> float | None:
+        """Points of top-1 that the pruned ONNX file loses; None where the dense network was not run."""
+        return None if self.dense_torch is None else 100 * (self.dense_torch - self.pruned_onnx)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +80,45 @@ def check_classes(images: ImageSet, shape: tuple[int, ...]) -> None:
         )
 
 
+def check_max_drop(max_drop: float) -> None:
+    """Raise where it is no number of points of top-1 that a network can lose.
+
+    Raises:
+        InputError: It is negative, or above 100.
+    """
+    if not 0 <= max_drop <= 100:
+        raise InputError(f"`max_drop` is {max_drop:g}; expected points of top-1 from 0 to 100, such as 1.")
+
+
+def check_labelled(images: ImageSet | None) -> None:
+    """Raise where no accuracy can be counted.
+
+    Raises:
+        ImageFolderError: There are no images, or these have no labels.
+    """
+    if images is None:
+        raise ImageFolderError("`max_drop` needs labelled images: give `images=FOLDER` with a folder for each class.")
+    if images.labels is None:
+        raise ImageFolderError(
+            f"`max_drop` needs labelled images, and {images.folder} has no class folders; expected "
+            f"{images.folder}/CLASS/*.png with a folder for each class."
+        )
+
+
+def require_accuracy(accuracy: Accuracy | None, max_drop: float) -> None:
+    """Raise where more top-1 was lost than was allowed.
+
+    Raises:
+        AccuracyError: It was.
+    """
+    drop = None if accuracy is None else accuracy.drop
+    if accuracy is not None and drop is not None and drop > max_drop + ROUNDING:
+        raise AccuracyError(
+            f"{drop:.2f} points of top-1 were lost on {accuracy.images} images of {accuracy.folder}, and at most "
+            f"{max_drop:g} were allowed. Keep more, calibrate with more images, or fine-tune with pruneport finetune."
+        )
+
+
 def check_images(
     images: ImageSet,
     dense: nn.Module | None,
@@ -73,6 +128,7 @@ def check_images(
     fixed: int | None = None,
     progress: Progress = silent,
     embedding: Embedding | None = None,
+    dense_choices: dict[int, AnyArray] | None = None,
 ) -> tuple[Parity, Accuracy | None, Agreement | None]:
     """Compare the pruned network on images, and count top-1 of dense (if given), pruned and pruned ONNX where labelled.
 
@@ -86,6 +142,8 @@ def check_images(
         progress: Told how far it is.
         embedding: What the file holds before the network: it then gets pixels, and the network what they are prepared
             to.
+        dense_choices: What the dense network chose on the same images, by number of the batch, from an earlier call;
+            what it lacks is added, for a later one.
 
     Returns:
         The comparison with torch; the accuracy, where the images are labelled; how often the pruned network decides as
@@ -98,7 +156,8 @@ def check_images(
     compared = Compared(TOLERANCES["fp32"], names)
     choices: list[AnyArray] = []
     done = 0
-    for given, labels in images.pixel_batches(size):
+    known = {} if dense_choices is None else dense_choices
+    for number, (given, labels) in enumerate(images.pixel_batches(size)):
         progress(Step(f"running image {done + 1} of {len(images)}", done, len(images)))
         done += len(given)
         pixels = torch.cat([given, given[-1:].expand(size - len(given), *given.shape[1:])]) if fixed else given
@@ -109,9 +168,12 @@ def check_images(
         wanted = _main(theirs)
         check_classes(images, wanted.shape)
         if _are_scores(wanted) and found is not None and found.shape == wanted.shape:
-            before = _main(run_torch(dense, inputs)) if dense is not None else wanted
-            truth = np.full(len(given), -1) if labels is None else labels.numpy()
-            choices.append(np.stack([truth, *(scores[: len(given)].argmax(1) for scores in (before, wanted, found))]))
+            count = len(given)
+            theirs_chosen, ours_chosen = wanted[:count].argmax(1), found[:count].argmax(1)
+            if dense is not None and number not in known:
+                known[number] = _main(run_torch(dense, inputs))[:count].argmax(1)
+            truth = np.full(count, -1) if labels is None else labels.numpy()
+            choices.append(np.stack([truth, known.get(number, theirs_chosen), theirs_chosen, ours_chosen]))
     return parity_of("pruned", compared, "images", size), *_count(images, choices, dense is not None)
 
 

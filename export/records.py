@@ -23,6 +23,7 @@ class _Verified(msgspec.Struct):
     accuracy: Accuracy | None
     files: dict[str, Count]
     agreement: Agreement | None = None
+    max_drop: float | None = None
 
     def __post_init__(self) -> None:
         for entry in self.parity:

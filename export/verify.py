@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from pruneport.arrays import AnyArray
 from pruneport.errors import BundleError, ImageFolderError, InputError, ParityError
 from pruneport.export.accuracy import Accuracy, Agreement, check_images
 from pruneport.export.bundle.bundle import DENSE_ONNX, MODEL_ONNX, plan_hash
@@ -23,7 +24,7 @@ from pruneport.export.cpu_session import (
 )
 from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.form import other_size
-from pruneport.export.onnx.onnx_file import check_onnx, read_metadata
+from pruneport.export.onnx.onnx_file import check_onnx, network_sha256, read_metadata
 from pruneport.export.options import ParityOptions
 from pruneport.export.parity import Parity, check_seeded
 from pruneport.models.images.images import ImageSet, open_images
@@ -32,7 +33,7 @@ from pruneport.models.preparation.resolve import differences, given_names
 from pruneport.models.record import Preprocessing
 from pruneport.progress import Note, Progress, silent
 
-__all__ = ["Check", "Verification", "open_parity_images", "require_parity", "verify_files"]
+__all__ = ["Check", "DenseSeen", "Verification", "open_parity_images", "require_parity", "verify_files"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +47,23 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """Everything that was checked; ``verify.json`` holds it."""
+    """Everything that was checked; ``verify.json`` holds it.
+
+    Attributes:
+        checks: Yes-or-no checks.
+        parity: Comparisons of torch and ONNX Runtime.
+        accuracy: Top-1, where the images are labelled.
+        files: Size of each ONNX file in bytes.
+        agreement: How often both networks decide alike.
+        max_drop: The most points of top-1 that the user would lose, where they said so.
+    """
 
     checks: tuple[Check, ...]
     parity: tuple[Parity, ...]
     accuracy: Accuracy | None
     files: Mapping[str, int]
     agreement: Agreement | None = None
+    max_drop: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -62,6 +73,21 @@ class Verification:
     def to_dict(self) -> dict[str, Any]:
         """The content of verify.json."""
         return {"format_version": 1, "ok": self.ok, **asdict(self)}
+
+
+@dataclass
+class DenseSeen:
+    """What a verification found of a dense network, for others that share it: it is compared once.
+
+    Attributes:
+        network_sha256: Of the ONNX file without its metadata; of another file nothing is taken over.
+        parity: Its comparisons.
+        choices: What it chose on the images, by number of the batch.
+    """
+
+    network_sha256: str = ""
+    parity: list[Parity] = field(default_factory=list)
+    choices: dict[int, AnyArray] = field(default_factory=dict)
 
 
 def open_parity_images(
@@ -105,6 +131,8 @@ def verify_files(
     why_no_dense: str = "",
     preprocessing: Preprocessing | None = None,
     progress: Progress = silent,
+    max_drop: float | None = None,
+    seen: DenseSeen | None = None,
 ) -> Verification:
     """Check the ONNX files in ``folder`` against the torch networks.
 
@@ -121,6 +149,8 @@ def verify_files(
         why_no_dense: Why ``dense`` is None, for the record.
         preprocessing: Of the images; the options have the last word.
         progress: Told what is being done.
+        max_drop: The most points of top-1 that the user would lose, for the record.
+        seen: What was found of the same dense network with the same options; filled where it is empty.
 
     Raises:
         InputError: A batch size is below 1, or the file does not take it; or ``mean`` and ``std`` are given and are not
@@ -140,6 +170,9 @@ def verify_files(
         found = read_metadata(path).get("plan_sha256")
         if found != plan_hash(folder):
             raise BundleError(f"{path} was exported for another plan ({found}); export it again.")
+        if name == "dense" and seen is not None and seen.network_sha256 == network_sha256(path):
+            parity += seen.parity
+            continue
         if network is None:
             done.append(Check(name="parity", ok=True, detail=f"{file} not compared: {why_no_dense}"))
             continue
@@ -158,15 +191,20 @@ def verify_files(
             _require_forward(name, network, other, 1)
             parity += check_seeded(name, network, session, other, batches, names, other[1:], embedding)
         if name == "pruned" and images is not None:
+            compared = dense if comparable else None
+            known = None if seen is None else seen.choices
             on_images, accuracy, agreement = check_images(
-                images, dense if comparable else None, pruned, session, names, fixed, progress, embedding
+                images, compared, pruned, session, names, fixed, progress, embedding, known
             )
             parity.append(on_images)
+        if name == "dense" and seen is not None:
+            seen.network_sha256, seen.parity, seen.choices = network_sha256(path), list(parity), {}
     return Verification(
         checks=tuple(done),
         parity=tuple(parity),
         accuracy=accuracy,
         agreement=agreement,
+        max_drop=max_drop,
         files={path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx*"))},
     )
 

@@ -43,6 +43,7 @@ export.card
 bench.options bench.devices
 bench.latency
 bench.report
+bench.sweep
 bench.transfer
 commands
 cli

@@ -11,7 +11,13 @@ from typing import Any, get_args
 
 import onnx
 
-from pruneport.bench.devices import cpu_in_use_by_others, describe_device, latency_versions, sample_device
+from pruneport.bench.devices import (
+    OthersWatch,
+    cpu_in_use_by_others,
+    describe_device,
+    latency_versions,
+    sample_device,
+)
 from pruneport.bench.latency.onnx_input import read_inputs
 from pruneport.bench.latency.records import BatchTimes, Measured
 from pruneport.bench.latency.sessions import BoundRun, Session, open_session
@@ -50,7 +56,8 @@ def measure(
     Returns:
         The content of bench.json: for each batch size the latencies in milliseconds, ``images_per_s`` (the
         batch over the median latency), the speed-up with its interval and, as ``device``, load, clocks and power as
-        the timed rounds left them; and everything they depend on. The whole ``device`` says the same of the time
+        the timed rounds left them and what others used of the cores meanwhile, None where the rounds were too short to
+        tell; and everything they depend on. The whole ``device`` says the same of the time
         before any session, with the share of the cores that others used then, and ``at_end`` of the last batch size.
 
     Raises:
@@ -223,8 +230,10 @@ def _measure_batch(sessions: dict[str, Session], batch: int, options: BenchOptio
         for _ in range(options.warmup):
             _time_ms(run)
     progress(f"batch {batch}: {options.repeats} timed rounds")
+    watch = OthersWatch()
     samples_ms = _interleave(runs, options.repeats)
     device = sample_device(options.provider, options.device)  # before the clocks fall while statistics are computed
+    device["cpu_in_use_by_others"] = watch.share()
     speedup = paired_speedup(
         samples_ms["dense"],
         samples_ms["pruned"],

@@ -49,7 +49,7 @@ class BatchTimes:
         dense: Times of the dense network.
         pruned: Times of the pruned network.
         speedup: Dense over pruned.
-        device: Load, clocks and power as the timed rounds left them.
+        device: Load, clocks and power as the timed rounds left them, and what others used of the cores meanwhile.
     """
 
     batch: Size
@@ -84,9 +84,10 @@ class Measured:
 
     def __post_init__(self) -> None:
         for name in ("cpu_in_use_by_others", "gpu_in_use", "load_average_1min", "available_cores"):
-            value = self.device.get(name)
-            if value is not None and type(value) not in (int, float):
-                raise ValueError(f"expected a number - at `$.device.{name}`")
+            for device in (self.device, *(entry.device for entry in self.batches)):
+                value = device.get(name)
+                if value is not None and type(value) not in (int, float):
+                    raise ValueError(f"expected a number - at `$.device.{name}`")
 
     @property
     def speedup(self) -> Speedup:

@@ -92,6 +92,7 @@ def environment() -> jinja2.Environment:
     environment.filters["matched"] = matched
     environment.filters["small"] = _small
     environment.filters["coded"] = _coded
+    environment.filters["unbroken"] = _unbroken
     environment.filters["count"] = lambda value: f"{value:,}"
     return environment
 

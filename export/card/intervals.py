@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Interval", "change_interval", "paired_change", "share_interval"]
+__all__ = ["Interval", "change_interval", "change_p_value", "paired_change", "share_interval"]
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
@@ -89,3 +89,24 @@ def change_interval(accuracy: Mapping[str, Any]) -> Interval | None:
         return None
     before = round(accuracy["dense_torch"] * images)
     return paired_change(before, before - lost + won, lost, images)
+
+
+def change_p_value(accuracy: Mapping[str, Any]) -> float | None:
+    """Return how likely a change in top-1 as large is where pruning changes nothing; None where it was not counted.
+
+    McNemar's exact test: of the images that only one of the two networks gets right, as many are the pruned one's by
+    chance (Q. McNemar, Psychometrika 12 (1947), 153-157; exact by the binomial distribution).
+
+    Args:
+        accuracy: What ``verify.json`` has under that name.
+
+    Example:
+        >>> round(change_p_value({"only_dense": 10, "only_pruned": 2}), 3)
+        0.039
+    """
+    from scipy import stats  # slow to import
+
+    lost, won = accuracy.get("only_dense"), accuracy.get("only_pruned")
+    if lost is None or won is None:
+        return None
+    return float(stats.binomtest(lost, lost + won, 0.5).pvalue) if lost + won else 1.0

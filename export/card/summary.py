@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pruneport.documents import Json
-from pruneport.export.card.intervals import Interval, change_interval, share_interval
+from pruneport.export.card.intervals import Interval, change_interval, change_p_value, share_interval
 from pruneport.export.card.provenance import dense_onnx_cost, fine_tuned, share_kept
-from pruneport.export.card.words import clean, milliseconds, percent
+from pruneport.export.card.words import clean, milliseconds, p_value, percent
 from pruneport.export.onnx.embedding import sizes_in_file
 from pruneport.export.onnx.form import ANY_BATCH, InputSizes
 from pruneport.export.options import EmbeddedName
@@ -107,7 +107,8 @@ def comparisons(plan: Json, verify: Json | None, bench: Json | None) -> list[Com
         if top1 is not None:
             change = "" if dense_top1 is None else _signed(top1 - dense_top1, "points")
             if name == "pruned_onnx" and (interval := change_interval(accuracy)) is not None:
-                change += f" ({_ends(interval)})"
+                chance = change_p_value(accuracy)
+                change += f" ({_ends(interval)}{'' if chance is None else f'; {p_value(chance)}'})"
             images = accuracy["images"]
             dense_text = "" if dense_top1 is None else _top1(dense_top1, images)
             rows.append(Comparison(f"Top-1 accuracy, {runtime}", dense_text, _top1(top1, images), change))

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pruneport.documents import Json
-from pruneport.export.card.intervals import change_interval
+from pruneport.export.accuracy import ROUNDING
+from pruneport.export.card.intervals import change_interval, change_p_value
 from pruneport.export.card.provenance import dense_onnx_cost, fine_tuned, reference_of
 from pruneport.export.card.words import clean, percent
 
-__all__ = ["verdict", "warnings_for"]
+__all__ = ["load_warnings", "maybe_chance", "points", "points_lost", "times_as_fast", "verdict", "warnings_for"]
 
 
 _LEAST_FALL = 0.05  # of top-1; a smaller one is what compression costs
 _LEAST_AGREEMENT = 0.9
+_UNLIKELY = 0.05  # a change as large would be seen by chance less often, where nothing changed
 _BUSY_SHARE = 0.4  # of the cores, or of the GPU, in use by others: on two cores, one other program
 
 
@@ -22,14 +24,19 @@ def verdict(plan: Json, verify: Json | None, bench: Json | None) -> str:
     parts = ["latency not measured"]
     if bench and bench["batches"]:
         first = min(bench["batches"], key=lambda entry: int(entry["batch"]))
-        parts = [f"{_times(first)} at batch {first['batch']}{', on a busy machine' if _load_warnings(bench) else ''}"]
+        parts = [
+            f"{times_as_fast(first)} at batch {first['batch']}{', on a busy machine' if load_warnings(bench) else ''}"
+        ]
     accuracy, agreement = (verify or {}).get("accuracy"), (verify or {}).get("agreement")
     if not plan["source"]["trained"]:
         parts.append("accuracy left out: architecture only")
     elif training := fine_tuned(plan):
         parts.append(f"top-1 {percent(training['top1'])} on {training['test_images']} test images after fine-tuning")
     elif (fall := _fall(accuracy)) is not None and accuracy:
-        parts.append(f"{_points(fall)} on {accuracy['images']} images{_by_chance(accuracy)}")
+        parts.append(f"{points_lost(fall)} on {accuracy['images']} images{maybe_chance(accuracy)}")
+        if (limit := (verify or {}).get("max_drop")) is not None:
+            kept = 100 * fall <= limit + ROUNDING
+            parts.append(f"{'within' if kept else 'beyond'} your limit of {points(limit)}")
     elif agreement:
         share = percent(agreement["top1"])
         parts.append(f"the dense network's first choice kept on {share} of {agreement['images']} images")
@@ -56,7 +63,7 @@ def warnings_for(plan: Json, verify: Json | None, bench: Json | None) -> list[st
         *_dense_warnings(plan),
         *_accuracy_warnings(plan, verify),
         *_parity_warnings(verify),
-        *_load_warnings(bench),
+        *load_warnings(bench),
     ]
     return [clean(sentence) for sentence in found]
 
@@ -126,8 +133,8 @@ def _parity_warnings(verify: Json | None) -> list[str]:
     ]
 
 
-def _load_warnings(bench: Json | None) -> list[str]:
-    """That others used the machine while it was timed."""
+def load_warnings(bench: Json | None) -> list[str]:
+    """Say that others used the machine when it was timed; nothing where they did not."""
     if not bench:
         return []
     device = bench["device"]
@@ -138,12 +145,14 @@ def _load_warnings(bench: Json | None) -> list[str]:
         if load is None or not cores or load <= cores:
             return []
         return [f"The machine was busy before the timed rounds: a load of {load:.1f} on {cores} cores. {again}"]
-    busy = [f"{percent(share, 0)} of its processor"] if share >= _BUSY_SHARE else []
+    meanwhile = [entry.get("device", {}).get("cpu_in_use_by_others") or 0.0 for entry in bench["batches"]]
+    most, when = max((share, "before the timed rounds"), (max(meanwhile, default=0.0), "while it was timed"))
+    busy = [f"{percent(most, 0)} of its processor"] if most >= _BUSY_SHARE else []
     if (gpu := device.get("gpu_in_use")) is not None and gpu >= _BUSY_SHARE:
         busy.append(f"{percent(gpu, 0)} of its GPU")
     if not busy:
         return []
-    return [f"The machine was busy before the timed rounds: others used {' and '.join(busy)}. {again}"]
+    return [f"The machine was busy {when}: others used {' and '.join(busy)}. {again}"]
 
 
 def _fall(accuracy: Json | None) -> float | None:
@@ -160,18 +169,27 @@ def _surely_fell(accuracy: Json) -> bool:
     return interval is not None and interval.high < 0
 
 
-def _by_chance(accuracy: Json) -> str:
-    interval = change_interval(accuracy)
-    return ", which may be chance" if interval is not None and interval.low <= 0 <= interval.high else ""
+def maybe_chance(accuracy: Json) -> str:
+    """Say so where as many images may change by chance: the interval holds 0, or McNemar's test sees nothing."""
+    interval, chance = change_interval(accuracy), change_p_value(accuracy)
+    if interval is None or chance is None:
+        return ""
+    return ", which may be chance" if interval.low <= 0 <= interval.high or chance >= _UNLIKELY else ""
 
 
-def _points(fall: float) -> str:
+def points(count: float) -> str:
+    """Return a number of points as text."""
+    return f"{count:g} point{'' if count == 1 else 's'}"
+
+
+def points_lost(fall: float) -> str:
+    """Say how much of top-1, a share, was lost or won."""
     if abs(fall) < 0.0005:
         return "no top-1 lost"
     return f"{100 * abs(fall):.1f} points of top-1 {'lost' if fall > 0 else 'won'}"
 
 
-def _times(entry: Json) -> str:
+def times_as_fast(entry: Json) -> str:
     """Return the speed-up as a multiple; a claim only where the whole interval lies on one side of 1."""
     ratio, low, high = (float(entry["speedup"][key]) for key in ("ratio", "low", "high"))
     if low > 1:

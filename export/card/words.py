@@ -6,7 +6,7 @@ import unicodedata
 
 from pruneport.documents import Json
 
-__all__ = ["clean", "matched", "milliseconds", "percent", "shorten"]
+__all__ = ["clean", "matched", "milliseconds", "p_value", "percent", "shorten"]
 
 
 def clean(text: object) -> str:
@@ -42,3 +42,8 @@ def matched(detections: Json) -> str:
         return f"{found}; each has its match in the other ({rule})"
     doubt = f", {detections['undecided']} of them where rounding decides" if detections["undecided"] else ""
     return f"{found}; {lost} have no match in the other ({rule}){doubt}"
+
+
+def p_value(chance: float) -> str:
+    """Return a probability as text, ``0.0004 -> 'p < 0.001'``."""
+    return "p < 0.001" if chance < 0.001 else f"p = {chance:.3f}"

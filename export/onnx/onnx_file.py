@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,14 +10,16 @@ import onnx
 from torch import nn
 
 from pruneport.errors import ExportError
+from pruneport.export.bundle.bundle import DATA
 from pruneport.export.onnx.embedding import EMBEDDED
 from pruneport.export.onnx.exporter import export_network
 from pruneport.export.onnx.onnx_reader import read_onnx
 from pruneport.export.options import DEFAULTS, ExportOptions
+from pruneport.files import file_sha256
 from pruneport.models.inputs import InputShape
 from pruneport.models.record import Preprocessing
 
-__all__ = ["check_onnx", "read_metadata", "write_onnx"]
+__all__ = ["check_onnx", "network_sha256", "read_metadata", "write_onnx"]
 
 
 def write_onnx(
@@ -54,6 +57,14 @@ def check_onnx(path: Path) -> str:
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the ``pruneport.`` metadata of an ONNX file, without the prefix."""
     return _metadata(read_onnx(path))
+
+
+def network_sha256(path: Path) -> str:
+    """The SHA-256 of what an ONNX file computes: its graph and weights, without the metadata."""
+    graph = read_onnx(path).graph.SerializeToString(deterministic=True)
+    beside = path.with_name(path.name + DATA)
+    weights = file_sha256(beside) if beside.is_file() else ""
+    return hashlib.sha256(hashlib.sha256(graph).digest() + weights.encode()).hexdigest()
 
 
 def _metadata(model: onnx.ModelProto) -> dict[str, str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pruneport.commands.api.inspecting import inspect as inspect
     from pruneport.commands.api.pruning import prune as prune
     from pruneport.commands.api.shipping import ship as ship
+    from pruneport.commands.api.sweeping import sweep as sweep
     from pruneport.commands.api.training import finetune as finetune
     from pruneport.compress.graph.channel_pruner import ChannelPruner as ChannelPruner
     from pruneport.compress.graph.dependency import ChannelGraph as ChannelGraph
@@ -39,6 +40,7 @@ __all__ = [
     "prune",
     "save",
     "ship",
+    "sweep",
 ]
 
 _WHERE = {
@@ -50,6 +52,7 @@ _WHERE = {
     "prune": "pruneport.commands.api.pruning",
     "save": "pruneport.commands.api.bundles",
     "ship": "pruneport.commands.api.shipping",
+    "sweep": "pruneport.commands.api.sweeping",
 }
 
 __version__ = importlib.metadata.version("pruneport")

@@ -19,7 +19,7 @@ from pruneport.errors import CheckFailed, InputError, PruneportError
 
 __all__ = ["main"]
 
-_RESUMES = {"finetune", "transfer"}
+_RESUMES = {"finetune", "sweep", "transfer"}
 _SILENT = {"inspect"}  # writes no bundle, so no command line is recorded
 
 
@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             root_help(arguments or ["--help"])
         config, as_json = parse(verb, arguments[1:], _study(arguments))
         result = _run(verb, config, arguments, console)
+        _print(result, as_json)
+        if verb == "sweep":
+            result.check()  # once its table is printed: some points may have failed, and the others are worth a look
     except PruneportError as error:
         return _failed(error, console)
     except OSError as error:  # a path that the system refuses; what went wrong with our own files is named above
@@ -47,13 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print(f"interrupted; {'what was done is kept' if verb in _RESUMES else 'nothing was kept'}")
         return 130
+    return 0
+
+
+def _print(result: Any, as_json: bool) -> None:
+    """Print a verb's result on standard output."""
     if as_json:
         print(json.dumps(result.to_dict(), indent=1))
     else:
         from pruneport.commands.terminal.tables import show
 
         show(result, SafeConsole(highlight=False))
-    return 0
 
 
 def _study(arguments: Sequence[str]) -> dict[str, Any] | None:

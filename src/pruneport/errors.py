@@ -18,7 +18,9 @@
     │   └── ProviderError       the execution provider is not there or does not run the whole graph
     └── CheckFailed             the work was done and did not pass: the command line exits with 1
         ├── ParityError         ONNX Runtime and torch disagree
-        └── SpeedupError        the required speed-up was not measured
+        ├── SpeedupError        the required speed-up was not measured
+        ├── AccuracyError       more accuracy was lost than allowed, or no network loses so little
+        └── SweepError          points of a sweep were not reached, or no network is within its limits
 
 A message names the thing, says what was expected and what to do next.
 """
@@ -26,6 +28,7 @@ A message names the thing, says what was expected and what to do next.
 from __future__ import annotations
 
 __all__ = [
+    "AccuracyError",
     "BundleError",
     "CheckFailed",
     "CheckpointError",
@@ -43,6 +46,7 @@ __all__ = [
     "SourceError",
     "SpeedupError",
     "StoreError",
+    "SweepError",
     "TargetError",
     "TrainingError",
 ]
@@ -126,3 +130,11 @@ class ParityError(CheckFailed):
 
 class SpeedupError(CheckFailed):
     """The measured speed-up is below what was required."""
+
+
+class AccuracyError(CheckFailed):
+    """More accuracy was lost than was allowed, or no network was found that loses so little."""
+
+
+class SweepError(CheckFailed):
+    """Points of a sweep were not reached, or no network is within its limits."""

@@ -13,6 +13,7 @@ import pytest
 
 from pruneport.bench import devices
 from pruneport.bench.devices import (
+    OthersWatch,
     available_cores,
     cpu_in_use_by_others,
     describe_device,
@@ -216,3 +217,7 @@ def test_what_others_use_is_not_what_this_process_uses(monkeypatch: pytest.Monke
     monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(cpu_times=lambda: next(own)))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     assert cpu_in_use_by_others() == pytest.approx(0.3 / (2 * 0.5))
+
+
+def test_a_moment_is_too_short_to_tell_what_others_use() -> None:
+    assert OthersWatch().share() is None

@@ -30,6 +30,7 @@ def test_the_package_exports_these() -> None:
         "prune",
         "save",
         "ship",
+        "sweep",
     ]
     assert all(hasattr(pruneport, name) for name in pruneport.__all__)
 
@@ -43,6 +44,7 @@ def test_the_verbs_export_these() -> None:
         "InspectConfig",
         "PushConfig",
         "ShipConfig",
+        "SweepConfig",
         "TransferConfig",
         "VerifyConfig",
         "bench",
@@ -52,6 +54,7 @@ def test_the_verbs_export_these() -> None:
         "inspect",
         "push",
         "ship",
+        "sweep",
         "transfer",
         "verify",
     ]
@@ -102,5 +105,5 @@ def test_version_and_help(run: Any) -> None:
     for arguments in ((), ("--help",)):
         done = run(*arguments)
         assert done.code == 0
-        for verb in ("ship", "inspect", "compress", "export", "verify", "bench", "finetune", "transfer"):
+        for verb in ("ship", "inspect", "compress", "export", "verify", "bench", "sweep", "finetune", "transfer"):
             assert verb in done.out

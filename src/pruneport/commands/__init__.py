@@ -4,7 +4,9 @@
 - ``arguments/``: the command line's arguments: read, and what is wrong with them
 - ``compressing``: inspect and compress: from a source to a bundle with a plan
 - ``deploying``: export, verify and bench: from a bundle to files that are proved and timed
+- ``bundling``: a pruned network becomes a bundle: exported, verified, timed, reported
 - ``shipping``: ship: all steps in one
+- ``sweeping/``: sweep, and the search for a network within limits
 - ``finetuning``: finetune
 - ``transferring``: transfer: the study, its report and its advice
 - ``pushing``: push
@@ -33,6 +35,7 @@ from pruneport.commands.configs import (
     InspectConfig,
     PushConfig,
     ShipConfig,
+    SweepConfig,
     TransferConfig,
     VerifyConfig,
 )
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from pruneport.commands.finetuning import finetune
     from pruneport.commands.pushing import push
     from pruneport.commands.shipping import ship
+    from pruneport.commands.sweeping.sweep import sweep
     from pruneport.commands.transferring import transfer
 
 __all__ = [
@@ -53,6 +57,7 @@ __all__ = [
     "InspectConfig",
     "PushConfig",
     "ShipConfig",
+    "SweepConfig",
     "TransferConfig",
     "VerifyConfig",
     "bench",
@@ -62,6 +67,7 @@ __all__ = [
     "inspect",
     "push",
     "ship",
+    "sweep",
     "transfer",
     "verify",
 ]
@@ -72,6 +78,7 @@ _HOMES = {
     "finetune": "finetuning",
     "push": "pushing",
     "ship": "shipping",
+    "sweep": "sweeping.sweep",
     "transfer": "transferring",
 }
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
-
-from torch import nn
+from dataclasses import replace
 
 from pruneport.bench.latency.measure import preflight
 from pruneport.bench.options import BenchOptions
@@ -13,9 +11,11 @@ from pruneport.bench.report.graph import check_graph, write_graph
 from pruneport.bench.report.graph_content import content_of_views
 from pruneport.bench.report.plots import check_plot, sensitivity_plot
 from pruneport.commands.artifacts import export_dense, write_card
+from pruneport.commands.bundling import OpenedDense
 from pruneport.commands.configs import (
     CompressConfig,
     InspectConfig,
+    StartOptions,
 )
 from pruneport.commands.results import CompressResult, InspectResult
 from pruneport.commands.starting import BundleStart, Start, check_composed, open_start, origin_of
@@ -23,17 +23,17 @@ from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import check_round_to, target_of
 from pruneport.compress.assessment import describe_groups
 from pruneport.compress.further import check_below
-from pruneport.compress.options import PruneOptions
+from pruneport.compress.options import CompressOptions, PruneOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.pipeline import calibration_inputs, check_inputs, compress_network
 from pruneport.compress.prune import Pruned
 from pruneport.errors import OutputError
-from pruneport.export.accuracy import check_classes
+from pruneport.export.accuracy import check_classes, check_labelled, check_max_drop
 from pruneport.export.bundle.weights import write_network
 from pruneport.export.bundle.writing import check_output, new_bundle
 from pruneport.export.card.verdict import warnings_for
 from pruneport.export.onnx.embedding import embedding_for
-from pruneport.export.onnx.exporter import OnnxNetwork, fitted_options
+from pruneport.export.onnx.exporter import fitted_options
 from pruneport.export.onnx.form import check_form
 from pruneport.export.options import DEFAULTS, ExportOptions, ParityOptions
 from pruneport.export.verify import open_parity_images
@@ -42,7 +42,7 @@ from pruneport.models.outputs import main_output
 from pruneport.models.preparation.resolve import prepared
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
-__all__ = ["PrunedSource", "compress", "inspect", "prune_source"]
+__all__ = ["compress", "inspect", "open_dense", "prune_source"]
 
 
 def inspect(config: InspectConfig, progress: Progress = silent, opened: Start | None = None) -> InspectResult:
@@ -100,67 +100,84 @@ def compress(config: CompressConfig, progress: Progress = silent, command: str =
         InputError: Something that was given cannot be used; nothing is written.
     """
     progress = numbered(progress, 1 + config.dry_export + COMPRESSION + 1)
-    pruned = prune_source(config, progress)
+    dense, pruned = prune_source(config, progress)
     progress(Stage(f"writing {config.out}"))
     with new_bundle(config.out, config.overwrite, command) as staging:
         write_network(staging, pruned.network, pruned.plan)
-        if isinstance(pruned.start, BundleStart):
-            check_composed(staging, pruned.network, pruned.plan, pruned.start)
+        if isinstance(dense.start, BundleStart):
+            check_composed(staging, pruned.network, pruned.plan, dense.start)
         write_card(staging, pruned.plan)
     warnings = warnings_for(json.loads(pruned.plan.to_json()), None, None)
     return CompressResult(folder=config.out, plan=pruned.plan, warnings=tuple(warnings))
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrunedSource(Pruned):
-    """A pruned network, its plan, and what they came from.
+def prune_source(
+    config: CompressConfig, progress: Progress, max_drop: float | None = None
+) -> tuple[OpenedDense, Pruned]:
+    """Open the source, prune it and recover accuracy; what can be checked before any work is.
 
-    Attributes:
-        start: What was pruned, untouched.
-        dense: What dense.onnx is made of: the original, or what was pruned where the original cannot be had.
-        exported: The same as ONNX, where it was exported before anything else.
+    Args:
+        config: The source, and how it is pruned.
+        progress: Told what is being done.
+        max_drop: The most points of top-1 to lose, which only labelled images can tell.
+
+    Returns:
+        The dense network, untouched, exported where the configuration is one that exports, and not only at the end; and
+        the pruned one with its plan.
     """
-
-    start: Start
-    dense: nn.Module
-    exported: OnnxNetwork | None
-
-
-def prune_source(config: CompressConfig, progress: Progress) -> PrunedSource:
-    """Open the source, prune it and recover accuracy; what can be checked before any work is."""
     check_output(config.out, config.overwrite)
     target_of(config)
-    form = config if isinstance(config, ExportOptions) else DEFAULTS
-    check_form(form)
-    progress(Stage(f"building {config.source}"))
-    start = open_start(config, progress, moved=True)
-    origin = None
+    dense = open_dense(config, config, progress, max_drop)
+    start, origin = dense.start, dense.origin
     if isinstance(start, BundleStart):
         check_below(config, start.plan, start.name)
-        origin = origin_of(start, config.checkpoint, progress)
-    dense = start.network if origin is None or origin.original is None else origin.original
-    source = prepared(start.source, config)
+    if config.dry_export:
+        progress(Stage("exporting the dense network"))
+        if isinstance(config, ExportOptions):
+            dense.exported = export_dense(dense.network, dense.source, config, progress)
+        else:
+            export_dense(dense.network, dense.source, DEFAULTS, progress)  # only to see that it can be done
+    pruned = compress_network(start.network, dense.source, config, progress, origin)
+    return dense, dense.said_of(pruned) if isinstance(config, ExportOptions) else pruned
+
+
+def open_dense(
+    config: StartOptions, asked: CompressOptions, progress: Progress, max_drop: float | None = None
+) -> OpenedDense:
+    """Open the source, and check without any work that the images fit it and that the options can be met.
+
+    Args:
+        config: Where the network comes from; where it is exported and verified, how, too.
+        asked: How it is pruned.
+        progress: Told what is being done.
+        max_drop: The most points of top-1 to lose, which only labelled images can tell.
+
+    Raises:
+        InputError: Something that was given cannot be used.
+    """
+    form = config if isinstance(config, ExportOptions) else DEFAULTS
+    check_form(form)
+    if max_drop is not None:
+        check_max_drop(max_drop)
+    progress(Stage(f"building {config.source}"))
+    start = open_start(config, progress, moved=True)
+    origin = origin_of(start, config.checkpoint, progress) if isinstance(start, BundleStart) else None
+    network = start.network if origin is None or origin.original is None else origin.original
+    source = prepared(start.source, asked)
     embedding_for(form.embed_preprocessing, source.preprocessing, source.input_shape)  # named before any work
     fixed = form.batch_size_fixed
     if isinstance(config, ExportOptions):
-        fixed = fitted_options(dense, source.takes, form).batch_size_fixed
+        fixed = fitted_options(network, source.takes, form).batch_size_fixed
     if isinstance(config, BenchOptions) and fixed != form.batch_size_fixed:
         preflight(config, fixed)
+    images = None
     if isinstance(config, ParityOptions):
         images = open_parity_images(config, source.takes, fixed, source.preprocessing)
-        if images is not None:
-            images.check_readable()
-            check_classes(images, tuple(main_output(run_once(dense, source.takes)).shape))
-            source = replace(source, class_names=source.class_names or images.classes)
-    check_inputs(config, start.network, source, origin=origin)
-    exported = None
-    if config.dry_export:
-        progress(Stage("exporting the dense network"))
-        exported = export_dense(dense, source, form, progress)
-    if not isinstance(config, ExportOptions):
-        exported = None  # only to see that it can be done
-    pruned = compress_network(start.network, source, config, progress, origin)
-    plan = pruned.plan
-    if isinstance(config, ExportOptions) and origin is not None and origin.original is None:
-        plan = replace(plan, dense_onnx="start")
-    return PrunedSource(network=pruned.network, plan=plan, start=start, dense=dense, exported=exported)
+    if images is not None:
+        images.check_readable()
+        check_classes(images, tuple(main_output(run_once(network, source.takes)).shape))
+        source = replace(source, class_names=source.class_names or images.classes)
+    if max_drop is not None:
+        check_labelled(images)
+    check_inputs(asked, start.network, source, origin=origin)
+    return OpenedDense(network=network, source=source, start=start, origin=origin)

@@ -10,7 +10,15 @@ import tyro
 
 from pruneport.bench.options import BenchOptions
 from pruneport.bench.transfer.options import StudyOptions
-from pruneport.compress.options import CalibrationOptions, CompressOptions, PruneOptions, ScopeName, TrainOptions
+from pruneport.compress.options import (
+    CalibrationOptions,
+    ChoiceOptions,
+    CompressOptions,
+    PruneOptions,
+    RecoveryOptions,
+    ScopeName,
+    TrainOptions,
+)
 from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.models.options import SourceOptions
 
@@ -18,12 +26,14 @@ __all__ = [
     "BenchConfig",
     "BundleOptions",
     "CompressConfig",
+    "DeployOptions",
     "ExportConfig",
     "FinetuneConfig",
     "InspectConfig",
     "PushConfig",
     "ShipConfig",
     "StartOptions",
+    "SweepConfig",
     "TransferConfig",
     "VerifyConfig",
 ]
@@ -115,7 +125,12 @@ class BenchConfig(BenchOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShipConfig(BenchOptions, ParityOptions, ExportOptions, CompressConfig):
+class DeployOptions(BenchOptions, ParityOptions, ExportOptions):
+    """How a pruned network is exported, verified and timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShipConfig(DeployOptions, CompressConfig):
     """The main job: compress, export, verify, bench and report, in one command.
 
     A bundle is compressed further. `flops` and `params` are shares of the original dense network all the same: of a
@@ -125,6 +140,33 @@ class ShipConfig(BenchOptions, ParityOptions, ExportOptions, CompressConfig):
 
     dry_export: bool = True
     """Leave out exporting the dense network before anything else, and find out at the end whether torch can."""
+    max_drop: float | None = None
+    """The most points of top-1 to lose on labelled `images`. With a target: fail (exit 1) where more is lost. Without
+    one: search for the fastest network that loses no more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(DeployOptions, RecoveryOptions, ChoiceOptions, StartOptions):
+    """Draw the trade-off: prune a network to several targets, ship each as a bundle, and report them on one page.
+
+    Sensitivities are measured once. What was finished is kept in OUT, so a sweep that was stopped goes on when the
+    command is given again; points may be added to it.
+    """
+
+    flops: tuple[float, ...] = ()
+    """Keep these fractions of the dense network's compute (fvcore's count), each in (0, 1)."""
+    params: tuple[float, ...] = ()
+    """Keep these fractions of the dense network's parameters, each in (0, 1)."""
+    ratio: tuple[float, ...] = ()
+    """Remove these fractions of the filters, each in (0, 1)."""
+    max_drop: float | None = None
+    """Pick the fastest network that loses no more points of top-1 on labelled `images`, such as 1.0; between the points
+    it is searched for."""
+    min_speedup: float | None = None
+    """Pick the most accurate network that is surely as many times as fast as the dense one, such as 1.5; between the
+    points it is searched for."""
+    out: Path
+    """The sweep's folder: a bundle for each point, sweep.json and report.html. One that is there goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,7 +128,11 @@ def dense_of(bundle: Bundle, factory: Factory | None, checkpoint: Path | None) -
 
 
 def with_earlier(verified: dict[str, Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
-    """Keep what was counted on images before, where this time there were none: the ONNX files are the same."""
-    kept = {name: earlier[name] for name in ("accuracy", "agreement") if earlier and earlier.get(name)}
+    """Keep what was counted on images before, where this time there were none: the ONNX files are the same.
+
+    What the user would lose at most stays, too.
+    """
+    earlier = earlier or {}
     counted = verified["accuracy"] or verified["agreement"]
-    return verified if counted else verified | kept
+    names = ("max_drop",) if counted else ("accuracy", "agreement", "max_drop")
+    return verified | {name: earlier[name] for name in names if earlier.get(name) is not None}

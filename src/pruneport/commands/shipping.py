@@ -2,87 +2,59 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-from pruneport.bench.latency.measure import check_required, measure, preflight
-from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_pair, write_report
-from pruneport.commands.compressing import PrunedSource, prune_source
+from pruneport.bench.latency.measure import check_required, preflight
+from pruneport.commands.bundling import STAGES as BUNDLING
+from pruneport.commands.bundling import Filled, fill_bundle
+from pruneport.commands.compressing import prune_source
 from pruneport.commands.configs import ShipConfig
 from pruneport.commands.results import ShipResult
-from pruneport.commands.starting import BundleStart, check_composed
+from pruneport.commands.sweeping.search import has_target, search
 from pruneport.compress.pipeline import STAGES as COMPRESSION
-from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, plan_hash
-from pruneport.export.bundle.weights import check_reload, write_network
+from pruneport.export.accuracy import require_accuracy
 from pruneport.export.bundle.writing import new_bundle
-from pruneport.export.card.verdict import warnings_for
-from pruneport.export.verify import Check, require_parity, verify_files
-from pruneport.progress import Progress, Stage, numbered, silent
+from pruneport.export.verify import require_parity
+from pruneport.progress import Progress, numbered, silent
 
 __all__ = ["ship"]
 
-_STAGES = 1 + COMPRESSION + 5  # building, the compression's own, writing, exporting, verifying, timing, reporting
+_STAGES = 1 + COMPRESSION + BUNDLING  # building, then theirs
 
 
 def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> ShipResult:
     """Compress, export, verify, bench and report; the bundle appears when all of it is done.
 
+    With ``max_drop`` and no target, the fastest network that loses no more is searched for.
+
     Raises:
         InputError: Something that was given cannot be used; nothing is written.
         ParityError: The outputs differ by more than the tolerance; the bundle holds the evidence.
         SpeedupError: ``require_speedup`` was not reached; the bundle holds the evidence.
+        AccuracyError: More than ``max_drop`` was lost; the bundle holds the evidence. Or no network that loses so
+            little was found; then there is none.
     """
-    progress = numbered(progress, _STAGES + config.dry_export)
     preflight(config, config.batch_size_fixed)
-    pruned = prune_source(config, progress)
-    plan, dense, exported = pruned.plan, pruned.dense, pruned.exported
-    with new_bundle(config.out, config.overwrite, command) as staging:
-        progress(Stage("writing the pruned network"))
-        write_network(staging, pruned.network, plan)
-        reload = _check_reload(staging, pruned)
-        progress(Stage("exporting to ONNX"))
-        if exported is None:
-            exported = export_dense(dense, plan.source, config, progress)
-        write_onnx_pair(staging, plan_hash(staging), plan, exported, pruned.network, progress)
-        progress(Stage("verifying"))
-        verification = verify_files(
-            staging,
-            dense,
-            pruned.network,
-            plan.source.takes,
-            config,
-            [reload],
-            comparable=plan.comparable,
-            preprocessing=plan.source.preprocessing,
-            progress=progress,
-        )
-        verified = verification.to_dict()
-        write_json(staging / VERIFY, verified)
-        progress(Stage("timing", still=True))
-        measured = measure(staging / DENSE_ONNX, staging / MODEL_ONNX, config, progress)
-        timed = measured.to_dict()
-        write_json(staging / BENCH, timed)
-        progress(Stage("writing the report"))
-        write_card(staging, plan, verified, timed, exported.sizes)
-        write_report(staging, plan, verified, timed, exported.sizes)
-    require_parity(verification)
-    if config.require_speedup is not None:
-        check_required(measured, config.require_speedup)
-    warnings = tuple(warnings_for(json.loads(plan.to_json()), verified, timed))
+    if config.max_drop is not None and not has_target(config):
+        pruned, filled = search(config, config.max_drop, progress, command)
+    else:
+        progress = numbered(progress, _STAGES + config.dry_export)
+        dense, pruned = prune_source(config, progress, config.max_drop)
+        with new_bundle(config.out, config.overwrite, command) as staging:
+            filled = fill_bundle(staging, dense, pruned, config, progress, config.max_drop)
+    _require(config, filled)
     return ShipResult(
         folder=config.out,
-        plan=plan,
-        verification=verification,
-        bench=measured,
-        warnings=warnings,
+        plan=pruned.plan,
+        verification=filled.verification,
+        bench=filled.measured,
+        warnings=filled.warnings,
         network=pruned.network,
     )
 
 
-def _check_reload(folder: Path, pruned: PrunedSource) -> Check:
-    """Load the network back from disk and compare it bit for bit with the one in memory."""
-    if isinstance(pruned.start, BundleStart):
-        check_composed(folder, pruned.network, pruned.plan, pruned.start)
-    else:
-        check_reload(folder, pruned.network, pruned.plan)
-    return Check(name="reload", ok=True, detail="the network read back from disk is the pruned one, bit for bit")
+def _require(config: ShipConfig, filled: Filled) -> None:
+    """Raise where a check failed."""
+    require_parity(filled.verification)
+    if config.require_speedup is not None:
+        check_required(filled.measured, config.require_speedup)
+    if config.max_drop is not None:
+        require_accuracy(filled.verification.accuracy, config.max_drop)

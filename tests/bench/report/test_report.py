@@ -1,33 +1,18 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
-import shutil
-import subprocess
-from html import escape, unescape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from browser import BROWSER, browse, layouts
 from PIL import Image
 
 from pruneport.bench.report.report import render_report
 
 _HOSTILE = "x:</title><script>alert(1)</script><img src=\"http://evil.example/\" onerror='alert(1)'>&amp;{{ 7*7 }}"
-_BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_BROWSER_FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-)
 
 
 def _parse(page: str) -> ElementTree.Element:
@@ -105,7 +90,10 @@ def test_before_and_after(plan: Any, verify: Any, bench: Any) -> None:
     assert rows[in_onnx] == [*accuracies, "−34.8 points"]  # of an earlier version, without the counts for an interval
     verify["accuracy"] |= {"only_dense": 95, "only_pruned": 8}
     rows = {row[0]: row[1:] for row in _rows(render_report(plan, verify, bench), "Before and after")}
-    assert rows[in_onnx] == [*accuracies, "−34.8 points (−41.4 to −27.9)"]  # Newcombe's, of the change
+    assert rows[in_onnx] == [
+        *accuracies,
+        "−34.8 points (−41.4 to −27.9; p < 0.001)",
+    ]  # Newcombe's, of the change, McNemar's
 
 
 def test_group_table_holds_every_group_and_reason(plan: Any, verify: Any, bench: Any) -> None:
@@ -249,14 +237,8 @@ def test_same_input_same_page(plan: Any, verify: Any, bench: Any) -> None:
     assert render_report(plan, verify, bench) == render_report(plan, verify, bench)
 
 
-def _browse(page: Path, profile: Path, *flags: str) -> str:
-    assert _BROWSER is not None
-    command = [_BROWSER, *_BROWSER_FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()]
-    return subprocess.run(command, capture_output=True, check=True, timeout=120, encoding="utf-8").stdout
-
-
 @pytest.mark.browser
-@pytest.mark.skipif(_BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH")
+@pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH")
 def test_a_browser_shows_the_page(plan: Any, verify: Any, bench: Any, tmp_path: Path) -> None:
     plan["groups"] = [
         dict(copy.deepcopy(group), name=f"{index}.{group['name']}") for index in range(3) for group in plan["groups"]
@@ -265,14 +247,14 @@ def test_a_browser_shows_the_page(plan: Any, verify: Any, bench: Any, tmp_path: 
     page, picture = tmp_path / "report.html", tmp_path / "report.png"
     page.write_text(render_report(plan, verify, bench), encoding="utf-8")
 
-    document = _browse(page, tmp_path / "profile", "--dump-dom")
+    document = browse(page, tmp_path / "profile", "--dump-dom")
     assert "All 114 groups as a table" in document
     assert document.count("<svg") == 5  # each plot wide and narrow, and the drawing
     assert document.count("<tr") > 114
     assert "<script" not in document
     assert "<img" not in document
 
-    _browse(page, tmp_path / "other-profile", f"--screenshot={picture}", "--window-size=900,2400")
+    browse(page, tmp_path / "other-profile", f"--screenshot={picture}", "--window-size=900,2400")
     with Image.open(picture) as image:
         colours = image.convert("RGB").getcolors(maxcolors=1 << 24)
     assert colours is not None
@@ -281,36 +263,13 @@ def test_a_browser_shows_the_page(plan: Any, verify: Any, bench: Any, tmp_path: 
     assert by_colour[0x14, 0x68, 0x8C] > 20_000  # the kept bars of the groups' plot
 
 
-_MEASURE = """
-onload = () => {
-  const found = [...document.querySelectorAll('iframe')].map(frame => {
-    const page = frame.contentDocument;
-    page.querySelectorAll('details').forEach(element => element.open = true);
-    const wide = [...page.querySelectorAll('*')].filter(element =>
-      ['auto', 'scroll'].includes(getComputedStyle(element).overflowX) && element.scrollWidth > element.clientWidth);
-    const right = Math.max(...[...page.querySelectorAll('td, th, dd, p, pre, svg')].map(element =>
-      element.closest('thead, .drawing') ? 0 : element.getBoundingClientRect().right));
-    const shown = [...page.querySelectorAll('svg')].filter(element => element.clientWidth).length;
-    return {width: page.documentElement.clientWidth, scroll: page.documentElement.scrollWidth, right: right,
-            wide: wide.map(element => element.outerHTML.slice(0, 80)), shown: shown};
-  });
-  document.body.textContent = JSON.stringify(found);
-};
-"""
-
-
 @pytest.mark.browser
-@pytest.mark.skipif(_BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH")
+@pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH")
 def test_nothing_scrolls_sideways_on_a_narrow_screen(plan: Any, verify: Any, bench: Any, tmp_path: Path) -> None:
     verify["accuracy"] |= {"only_dense": 95, "only_pruned": 8}
     plan["groups"][3]["name"] = "features.stage.block." * 4 + "conv"
     page = render_report(plan, verify, bench)
-    frames = "".join(f'<iframe width="{width}" height="900"></iframe>' for width in (320, 400, 700, 900, 1200))
-    frames = frames.replace("></iframe>", f' srcdoc="{escape(page)}"></iframe>')
-    host = tmp_path / "host.html"
-    host.write_text(f"<!DOCTYPE html><meta charset='utf-8'><body>{frames}<script>{_MEASURE}</script></body>")
-    document = _browse(host, tmp_path / "profile", "--dump-dom", "--window-size=1400,900")
-    found = json.loads(unescape(document[document.index("[{") : document.rindex("]") + 1]))
+    found = layouts(page, tmp_path)
     assert len(found) == 5
     for measured in found:
         assert measured["scroll"] <= measured["width"], measured

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pruneport.bench.options import BenchOptions
-from pruneport.commands import FinetuneConfig, InspectConfig, ShipConfig
+from pruneport.commands import FinetuneConfig, InspectConfig, ShipConfig, SweepConfig
 from pruneport.commands.api import keywords
 from pruneport.compress.options import CompressOptions
 from pruneport.export.options import ExportOptions, ParityOptions
@@ -27,6 +27,7 @@ _TARGET = {"flops", "params", "ratio"}
         (keywords.ShipKeywords, ShipConfig, _TARGET | {"source", "out"}),
         (keywords.InspectKeywords, InspectConfig, {"source", "input_shape"}),
         (keywords.FinetuneKeywords, FinetuneConfig, _TARGET | {"source", "task", "out"}),
+        (keywords.SweepKeywords, SweepConfig, _TARGET | {"source", "out", "max_drop", "min_speedup"}),
     ],
 )
 def test_they_are_the_fields(kind: Any, options: Any, apart: set[str]) -> None:

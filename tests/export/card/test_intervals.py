@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from pruneport.export.card.intervals import change_interval, paired_change, share_interval
+from pruneport.export.card.intervals import change_interval, change_p_value, paired_change, share_interval
 
 
 @pytest.mark.parametrize(("count", "images"), [(0, 10), (10, 10), (81, 263), (250, 251), (1, 1)])
@@ -53,3 +53,13 @@ def test_the_change_of_a_record() -> None:
     assert change_interval(record) == pytest.approx((0.0569, 0.3404), abs=5e-5)
     assert change_interval(record | {"dense_torch": None}) is None
     assert change_interval({"images": 50, "dense_torch": 0.9, "pruned_onnx": 0.9}) is None  # of an earlier version
+
+
+def test_a_change_has_mcnemars_exact_p_value() -> None:
+    """Twice the chance of ten or more heads in twelve throws: 2 (66 + 12 + 1) / 2^12."""
+    assert change_p_value({"only_dense": 10, "only_pruned": 2}) == pytest.approx(2 * 79 / 4096)
+    assert change_p_value({"only_dense": 2, "only_pruned": 10}) == pytest.approx(2 * 79 / 4096)
+    assert (
+        change_p_value({"only_dense": 5, "only_pruned": 5}) == change_p_value({"only_dense": 0, "only_pruned": 0}) == 1
+    )
+    assert change_p_value({"only_dense": None, "only_pruned": None}) is None

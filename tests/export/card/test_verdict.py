@@ -127,3 +127,21 @@ def test_a_busy_machine(plan: Any, bench: Any) -> None:
     (said,) = warnings_for(plan, None, bench)
     assert "others used 50 % of its processor and 98 % of its GPU. Its figures are rough" in said
     assert verdict(plan, None, bench).startswith("1.71 times as fast at batch 1, on a busy machine; ")
+
+
+def test_a_machine_that_got_busy_while_it_was_timed(plan: Any, bench: Any) -> None:
+    bench["device"] |= {"cpu_in_use_by_others": 0.1, "available_cores": 8}
+    bench["batches"][0]["device"] = {"cpu_in_use_by_others": None}  # too short to tell
+    assert warnings_for(plan, None, bench) == []
+    bench["batches"][-1]["device"] = {"cpu_in_use_by_others": 0.75}
+    (said,) = warnings_for(plan, None, bench)
+    assert said.startswith("The machine was busy while it was timed: others used 75 % of its processor.")
+    assert verdict(plan, None, bench).startswith("1.71 times as fast at batch 1, on a busy machine; ")
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"), [(4, "within your limit of 4 points"), (1, "beyond your limit of 1 point")]
+)
+def test_a_limit_is_said_to_be_held_or_not(limit: float, words: str, plan: Any, verify: Any, bench: Any) -> None:
+    verify |= {"accuracy": _accuracy(0.86, 0.82, 22, 2), "max_drop": limit}
+    assert verdict(plan, verify, bench).endswith(f"4.0 points of top-1 lost on 500 images; {words}")

@@ -7,4 +7,5 @@
 - ``shipping``: ship by keywords
 - ``inspecting``: inspect by keywords, and of a network in memory
 - ``training``: finetune by keywords
+- ``sweeping``: sweep by keywords
 """

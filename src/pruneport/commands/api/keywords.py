@@ -39,6 +39,7 @@ __all__ = [
     "PathName",
     "PruneKeywords",
     "ShipKeywords",
+    "SweepKeywords",
     "macs_for_flops",
     "options_from",
 ]
@@ -170,12 +171,23 @@ class ExportKeywords(TypedDict, total=False):
     embed_preprocessing: EmbeddedName | None
 
 
-class ShipKeywords(CompressKeywords, BenchKeywords, ExportKeywords, total=False):
-    """Fields of ``ShipConfig``, but for the source, the target and the bundle's folder."""
-
+class _DeployKeywords(BenchKeywords, ExportKeywords, total=False):
     images: PathName | None
     images_limit: int | None
     parity_batches: Sequence[int]
+
+
+class ShipKeywords(CompressKeywords, _DeployKeywords, total=False):
+    """Fields of ``ShipConfig``, but for the source, the target and the bundle's folder."""
+
+    max_drop: float | None
+
+
+class SweepKeywords(PruneKeywords, _StartKeywords, _DeployKeywords, total=False):
+    """Fields of ``SweepConfig``, but for the source, the targets, the limits and the folder."""
+
+    calibration: PathName | None
+    input_shape: tuple[int, int, int] | None
 
 
 def options_from(kind: type[_Options], function: str, given: Mapping[str, Any]) -> _Options:

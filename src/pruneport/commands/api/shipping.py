@@ -13,7 +13,7 @@ from pruneport.commands.shipping import ship as ship_config
 from pruneport.errors import SourceError
 from pruneport.progress import Progress, silent
 
-__all__ = ["ship"]
+__all__ = ["check_source", "ship"]
 
 
 def ship(
@@ -33,7 +33,8 @@ def ship(
             bundle to compress further: its folder, or ``hf-hub:owner/name``. ``macs`` and ``params`` are shares of its
             original dense network all the same, ``ratio`` is of the filters that it has left.
         out: The bundle's folder; it must not exist yet, or be empty.
-        macs: Keep this share of the compute, in (0, 1). Exactly one of ``macs``, ``params`` and ``ratio`` is given.
+        macs: Keep this share of the compute, in (0, 1). Exactly one of ``macs``, ``params`` and ``ratio`` is given; or
+            none, with ``max_drop``: then the fastest network that loses no more points of top-1 is searched for.
         params: Keep this share of the parameters.
         ratio: Remove this share of the filters.
         progress: Told what is being done.
@@ -46,16 +47,13 @@ def ship(
         InputError: Something that was given cannot be used; nothing is written.
         ParityError: The outputs differ by more than the tolerance; the bundle holds the evidence.
         SpeedupError: ``require_speedup`` was not reached; the bundle holds the evidence.
+        AccuracyError: More than ``max_drop`` was lost, or no network loses so little.
 
     Example:
         >>> result = pruneport.ship("torchvision:resnet50", macs=0.5, out="r50")  # doctest: +SKIP
         >>> result.network, result.speedup, result.accuracy, result.report  # doctest: +SKIP
     """
-    if not isinstance(source, str | PathLike):
-        raise SourceError(
-            f"the source is a {type(source).__name__}; expected a string such as 'torchvision:resnet50'. A network in "
-            "memory: pruneport.prune(network, …).export(folder).verify().bench()."
-        )
+    check_source(source)
     with macs_for_flops():
         named: dict[str, Any] = {
             "source": fspath(source),
@@ -65,3 +63,12 @@ def ship(
             "ratio": ratio,
         }
         return ship_config(options_from(ShipConfig, "ship", {**options, **named}), progress, COMMAND)
+
+
+def check_source(source: object) -> None:
+    """Raise where the source is no string or folder, and say how a network in memory is shipped."""
+    if not isinstance(source, str | PathLike):
+        raise SourceError(
+            f"the source is a {type(source).__name__}; expected a string such as 'torchvision:resnet50'. A network in "
+            "memory: pruneport.prune(network, …).export(folder).verify().bench()."
+        )

@@ -17,7 +17,7 @@ from pruneport.commands import configs
 from pruneport.commands.arguments.flag_names import flag_of, with_flags
 from pruneport.commands.arguments.flag_values import expected, kind_of, metavar, reader, takes
 from pruneport.commands.arguments.slips import Flag
-from pruneport.compress.options import CalibrationOptions, PruneOptions, RecoveryOptions, TrainOptions
+from pruneport.compress.options import CalibrationOptions, ChoiceOptions, RecoveryOptions, TargetOptions, TrainOptions
 from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.models.options import ImageOptions, PreparationOptions, SourceOptions
 
@@ -53,7 +53,8 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     SourceOptions: ("network", {}),
     configs.StartOptions: ("network", {}),
     configs.BundleOptions: ("network", {}),
-    PruneOptions: ("choice", {"target": "flops params ratio"}),
+    TargetOptions: ("target", {}),
+    ChoiceOptions: ("choice", {}),
     CalibrationOptions: ("calibration and recovery", {}),
     RecoveryOptions: ("calibration and recovery", {}),
     PreparationOptions: ("image preparation", {}),
@@ -73,6 +74,8 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     ),
     configs.InspectConfig: ("output", {"choice": "scope round_to keep", "sensitivity": "sensitivity plot"}),
     configs.CompressConfig: ("output", {}),
+    configs.ShipConfig: ("output", {"target": "max_drop"}),
+    configs.SweepConfig: ("output", {"target": "flops params ratio max_drop min_speedup"}),
     configs.FinetuneConfig: ("output", {}),
     configs.PushConfig: ("output", {"network": "folder"}),
     configs.TransferConfig: ("output", {"advice": "advise budget task network"}),

@@ -18,6 +18,7 @@ from pruneport.commands.results import (
     InspectResult,
     PushResult,
     ShipResult,
+    SweepResult,
     TransferResult,
     VerifyResult,
 )
@@ -32,6 +33,7 @@ from pruneport.commands.terminal.parts import (
     warn,
 )
 from pruneport.commands.terminal.study import show_advice, show_study
+from pruneport.commands.terminal.sweep import show_sweep
 from pruneport.compress.records import scope_in_files
 
 if TYPE_CHECKING:
@@ -163,6 +165,7 @@ def _(result: ShipResult, console: Console) -> None:
     console.print(f"Open it with: python -m webbrowser {report.as_uri()}", markup=False, soft_wrap=True)
 
 
+show.register(SweepResult, show_sweep)
 show.register(TransferResult, show_study)
 show.register(AdviceResult, show_advice)
 

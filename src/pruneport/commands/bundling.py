@@ -1,0 +1,125 @@
+"""A pruned network becomes a bundle: written, exported, verified, timed and reported."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import nn
+
+from pruneport.bench.latency.measure import measure
+from pruneport.bench.latency.records import Measured
+from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_pair, write_report
+from pruneport.commands.configs import DeployOptions
+from pruneport.commands.starting import BundleStart, Start, check_composed
+from pruneport.compress.further import Origin
+from pruneport.compress.prune import Pruned
+from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, plan_hash
+from pruneport.export.bundle.weights import check_reload, write_network
+from pruneport.export.card.verdict import warnings_for
+from pruneport.export.onnx.exporter import OnnxNetwork
+from pruneport.export.verify import Check, DenseSeen, Verification, verify_files
+from pruneport.models.record import Source
+from pruneport.progress import Progress, Stage
+
+__all__ = ["STAGES", "Filled", "OpenedDense", "fill_bundle"]
+
+STAGES = 5
+"""How many it has: writing, exporting, verifying, timing, reporting."""
+
+
+@dataclass
+class OpenedDense:
+    """A dense network with its source, exported and verified once, for every network that is pruned from it.
+
+    Attributes:
+        network: What dense.onnx is made of: the original, or what is pruned where the original cannot be had.
+        source: The record of the original, with what is known of its images.
+        start: What is pruned, untouched.
+        origin: Where that came from, if it was compressed before.
+        exported: ``network`` as ONNX, once it is.
+        seen: What its verification found.
+    """
+
+    network: nn.Module
+    source: Source
+    start: Start
+    origin: Origin | None = None
+    exported: OnnxNetwork | None = None
+    seen: DenseSeen = field(default_factory=DenseSeen)
+
+    def said_of(self, pruned: Pruned) -> Pruned:
+        """A pruned network whose plan says which network its dense.onnx is."""
+        if self.origin is None or self.origin.original is not None:
+            return pruned
+        return replace(pruned, plan=replace(pruned.plan, dense_onnx="start"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """What was found of the network in a bundle."""
+
+    verification: Verification
+    measured: Measured
+    warnings: tuple[str, ...]
+
+
+def fill_bundle(
+    staging: Path,
+    dense: OpenedDense,
+    pruned: Pruned,
+    options: DeployOptions,
+    progress: Progress,
+    max_drop: float | None = None,
+) -> Filled:
+    """Write everything that a bundle holds, but the manifest.
+
+    Args:
+        staging: The bundle's folder.
+        dense: Is exported here where it was not.
+        pruned: What was made of it.
+        options: How it is exported, verified and timed.
+        progress: Told what is being done.
+        max_drop: The most points of top-1 that the user would lose, for the record.
+
+    Raises:
+        InputError: torch cannot export it, the images cannot be used, or the provider does not run it.
+    """
+    plan = pruned.plan
+    progress(Stage("writing the pruned network"))
+    write_network(staging, pruned.network, plan)
+    if isinstance(dense.start, BundleStart):
+        check_composed(staging, pruned.network, plan, dense.start)
+    else:
+        check_reload(staging, pruned.network, plan)
+    reload = Check(name="reload", ok=True, detail="the network read back from disk is the pruned one, bit for bit")
+    progress(Stage("exporting to ONNX"))
+    if dense.exported is None:
+        dense.exported = export_dense(dense.network, plan.source, options, progress)
+    write_onnx_pair(staging, plan_hash(staging), plan, dense.exported, pruned.network, progress)
+    progress(Stage("verifying"))
+    verification = verify_files(
+        staging,
+        dense.network,
+        pruned.network,
+        plan.source.takes,
+        options,
+        [reload],
+        comparable=plan.comparable,
+        preprocessing=plan.source.preprocessing,
+        progress=progress,
+        max_drop=max_drop,
+        seen=dense.seen,
+    )
+    verified = verification.to_dict()
+    write_json(staging / VERIFY, verified)
+    progress(Stage("timing", still=True))
+    measured = measure(staging / DENSE_ONNX, staging / MODEL_ONNX, options, progress)
+    timed = measured.to_dict()
+    write_json(staging / BENCH, timed)
+    progress(Stage("writing the report"))
+    write_card(staging, plan, verified, timed, dense.exported.sizes)
+    write_report(staging, plan, verified, timed, dense.exported.sizes)
+    warnings = warnings_for(json.loads(plan.to_json()), verified, timed)
+    return Filled(verification=verification, measured=measured, warnings=tuple(warnings))
