@@ -41,6 +41,7 @@ PLAN_LIBRARIES = (
 """What a plan depends on, as far as they are installed."""
 _SEARCHES = 4  # allocations, where what is counted is not what was predicted
 _CLOSE = 0.005  # of dense
+_UNCOUNTED = ("ratio", "latency")  # fvcore says nothing of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,8 @@ def prune(
 def _note(found: _Attempt, options: PruneOptions) -> str | None:
     """What a user should know of the target and of what was tried; None where there is nothing."""
     target, value = target_of(options)
-    missed = found.allocation.note if target == "ratio" else missed_target(found.shares(target)[1], value, options)
+    uncounted = target in _UNCOUNTED
+    missed = found.allocation.note if uncounted else missed_target(found.shares(target)[1], value, options)
     idle = found.assessed.coupling.idle
     unseen = (
         "layers that did not run on the input that was tried keep their weights, and inputs that they run on may fail: "
@@ -147,7 +149,7 @@ def _nearest(
             break
         found.append(attempt)
         assessed = attempt.assessed
-        if target == "ratio":
+        if target in _UNCOUNTED:
             return attempt
         predicted, counted = attempt.shares(target)
         aim += value - counted

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 
 from pruneport.bench.devices import cpu_in_use_by_others, describe_device, latency_versions, sample_device
@@ -18,13 +15,13 @@ from pruneport.bench.latency.onnx_input import read_input
 from pruneport.bench.latency.records import BatchTimes, Measured
 from pruneport.bench.latency.sessions import BoundRun, Session, open_session
 from pruneport.bench.latency.stats import paired_speedup, summarise
+from pruneport.bench.latency.timer import SEED, random_images, time_run
 from pruneport.bench.options import BenchOptions, ProviderName
-from pruneport.errors import InputError, ModelError, ProviderError, SpeedupError
+from pruneport.errors import InputError, ModelError, SpeedupError
 from pruneport.progress import Progress, Step, silent
 
 __all__ = ["check_required", "measure", "preflight"]
 
-_SEED = 0
 _RESAMPLES = 2000
 _METHOD = (
     "Both networks are timed in one process, one after the other in each round with the first place "
@@ -86,9 +83,9 @@ def measure(
             "warmup": options.warmup,
             "repeats": options.repeats,
             "order": "dense first in rounds 0, 2, ...; pruned first in rounds 1, 3, ...",
-            "input_seed": _SEED,
+            "input_seed": SEED,
             "bootstrap_resamples": _RESAMPLES,
-            "bootstrap_seed": _SEED,
+            "bootstrap_seed": SEED,
         },
         versions=dict(latency_versions()),
         method=_METHOD,
@@ -219,12 +216,12 @@ def _listed(batches: tuple[int, ...]) -> str:
 
 def _measure_batch(sessions: dict[str, Session], batch: int, options: BenchOptions, progress: Progress) -> BatchTimes:
     """Time both networks at one batch size."""
-    images = _random_images(sessions["dense"], batch)
+    images = random_images(sessions["dense"], batch)
     runs = {name: session.bind(images) for name, session in sessions.items()}
     progress(f"batch {batch}: {options.warmup} warm-up runs of each network")
     for run in runs.values():
         for _ in range(options.warmup):
-            _time_ms(run)
+            time_run(run)
     progress(f"batch {batch}: {options.repeats} timed rounds")
     samples_ms = _interleave(runs, options.repeats)
     device = sample_device(options.provider, options.device)  # before the clocks fall while statistics are computed
@@ -233,7 +230,7 @@ def _measure_batch(sessions: dict[str, Session], batch: int, options: BenchOptio
         samples_ms["pruned"],
         confidence=options.confidence,
         resamples=_RESAMPLES,
-        seed=_SEED,
+        seed=SEED,
     )
     progress(f"batch {batch}: {speedup.ratio:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})")
     return BatchTimes(
@@ -245,27 +242,10 @@ def _measure_batch(sessions: dict[str, Session], batch: int, options: BenchOptio
     )
 
 
-def _random_images(session: Session, batch: int) -> npt.NDArray[Any]:
-    """A seeded standard normal batch (B, C, H, W): what a normalised image looks like to the network."""
-    generator = np.random.default_rng(_SEED)
-    shape = (batch, *session.input.shape)
-    return generator.standard_normal(shape, dtype=np.float32).astype(session.input.dtype)
-
-
 def _interleave(runs: dict[str, BoundRun], repeats: int) -> dict[str, list[float]]:
     """Time both in every round; which goes first alternates, so that no order helps one of them."""
     samples_ms: dict[str, list[float]] = {name: [] for name in runs}
     for index in range(repeats):
         for name in runs if index % 2 == 0 else reversed(runs):
-            samples_ms[name].append(_time_ms(runs[name]))
+            samples_ms[name].append(time_run(runs[name]).wall_ms)
     return samples_ms
-
-
-def _time_ms(run: BoundRun) -> float:
-    """Wall time of one run in ms."""
-    start_ns = time.perf_counter_ns()
-    try:
-        run.run()
-    except Exception as error:  # ONNX Runtime's errors share no other base
-        raise ProviderError(f"A timed run failed: {error}") from error
-    return (time.perf_counter_ns() - start_ns) / 1e6

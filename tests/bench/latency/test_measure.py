@@ -16,6 +16,7 @@ from pruneport.bench.latency.measure import check_required, measure
 from pruneport.bench.latency.records import BatchTimes, Measured, Speedup
 from pruneport.bench.latency.sessions import open_session, read_input
 from pruneport.bench.latency.stats import paired_speedup, summarise
+from pruneport.bench.latency.timer import Elapsed, random_images, time_run
 from pruneport.bench.options import BenchOptions
 from pruneport.errors import InputError, ModelError, ProviderError, SpeedupError
 
@@ -37,9 +38,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def __init__(self, name: str) -> None:
             self.name = name
 
-    def time_ms(run: Run) -> float:
+    def time_run(run: Run) -> Elapsed:
         order.append(run.name)
-        return {"dense": 4.0, "pruned": 2.0}[run.name]
+        return Elapsed(wall_ms={"dense": 4.0, "pruned": 2.0}[run.name], cpu_ms=1.0)
 
     class Session:
         def __init__(self, path: Path) -> None:
@@ -51,7 +52,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return Run(self.path.stem)
 
     monkeypatch.setattr(latency, "open_session", lambda path, options, batch: Session(path))
-    monkeypatch.setattr(latency, "_time_ms", time_ms)
+    monkeypatch.setattr(latency, "time_run", time_run)
     return order
 
 
@@ -138,10 +139,10 @@ def test_progress_names_every_step(networks: tuple[Path, Path], runs: list[str])
 
 def test_images_are_the_same_every_time_and_of_the_network_s_type(make_network: Make) -> None:
     session = open_session(make_network(dtype=TensorProto.FLOAT16), QUICK)
-    images = latency._random_images(session, 64)
+    images = random_images(session, 64)
     assert images.shape == (64, 3, 8, 8)
     assert images.dtype == np.float16
-    assert np.array_equal(images, latency._random_images(session, 64))
+    assert np.array_equal(images, random_images(session, 64))
     assert abs(images.astype(np.float32).std() - 1) < 0.05
 
 
@@ -214,7 +215,7 @@ def test_failing_run_is_a_provider_error() -> None:
             raise RuntimeError("device lost")
 
     with pytest.raises(ProviderError, match="A timed run failed: device lost"):
-        latency._time_ms(Run())  # type: ignore[arg-type]
+        time_run(Run())  # type: ignore[arg-type]
 
 
 def _bench(*lows: float) -> Measured:
