@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["BenchOptions", "LatencyOptions", "ProviderName", "RuntimeOptions"]
+__all__ = ["BenchOptions", "LatencyOptions", "PlaceOptions", "ProviderName", "RuntimeOptions"]
 
 ProviderName = Literal["cpu", "cuda", "tensorrt"]
 
@@ -46,13 +46,19 @@ class BenchOptions(RuntimeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyOptions(RuntimeOptions):
-    """What a latency target means: at which batch size, and where the timings behind it are kept."""
+class PlaceOptions(RuntimeOptions):
+    """What a latency target means."""
 
     latency_batch: int = 1
-    """Batch size at which the latency target holds."""
+    """Batch size at which a latency target holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyOptions(PlaceOptions):
+    """What a latency target means, and where the timings behind it come from."""
+
     latency_table: Path | None = None
-    """A table that `pruneport latency` made, on another machine: the target then holds there, and is predicted and not
-    measured."""
+    """A table that `pruneport latency` made: the latency target holds on the machine where it was made. On another
+    machine than this one it is predicted and not measured."""
     latency_cache: Path | None = None
     """Folder in which timings of this machine are kept for the next time; default: the system's folder for caches."""

@@ -13,7 +13,7 @@ from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.assessment import assess
 from pruneport.compress.importance.criteria import wants_inputs
 from pruneport.compress.options import CalibrationOptions, CompressOptions
-from pruneport.compress.prune import Pruned, prune
+from pruneport.compress.prune import Pruned, Pruner, prune
 from pruneport.compress.recovery.recover import choose_recovery, recover
 from pruneport.errors import ModelError, PruningError
 from pruneport.models.outputs import Outputs, read_outputs, takes_several
@@ -42,13 +42,19 @@ def check_inputs(options: CompressOptions, dense: nn.Module, source: Source, *, 
     wants_inputs(options, calibrated or options.calibration is not None)
 
 
-def compress_network(dense: nn.Module, source: Source, options: CompressOptions, progress: Progress = silent) -> Pruned:
+def compress_network(
+    dense: nn.Module,
+    source: Source,
+    options: CompressOptions,
+    progress: Progress = silent,
+    pruner: Pruner = prune,
+) -> Pruned:
     """Prune a network and recover accuracy, as the options say; the dense network is left as it is.
 
     Raises:
         InputError: The target, the images or the network cannot be used.
     """
-    return next(compress_to([options], dense, source, progress))
+    return next(compress_to([options], dense, source, progress, pruner=pruner))
 
 
 def compress_to(
@@ -57,6 +63,7 @@ def compress_to(
     source: Source,
     progress: Progress = silent,
     calibration: Calibration | None = None,
+    pruner: Pruner = prune,
 ) -> Iterator[Pruned]:
     """The same to several targets: options that differ in nothing else. The network is assessed once.
 
@@ -66,6 +73,7 @@ def compress_to(
         source: Where it came from.
         progress: Told what is being done.
         calibration: Inputs that are at hand, in the place of those that the options name.
+        pruner: Chooses widths and removes filters; a latency target needs one that times networks.
     """
     options = targets[0]
     source = prepared(source, options)
@@ -85,7 +93,7 @@ def compress_to(
     assessment = assess(dense, source, options, calibration, options.calibration_labels, progress)
     for target in targets:
         progress(Stage("choosing widths and removing filters"))
-        pruned = prune(dense, source, target, progress, assessment)
+        pruned = pruner(dense, source, target, progress, assessment)
         plan = pruned.plan
         progress(Stage("recovering accuracy"))
         if calibration is not None:

@@ -7,6 +7,7 @@
 - ``slicing``: ONNX files of any allocation, by slicing the dense one
 - ``staircase``: the width step of the device
 - ``calibrate``: random allocations, timed
+- ``table``: timings as files: kept for the next time, or carried to another machine
 - ``measure``: dense against pruned, interleaved
 - ``records``: what bench.json says, read by a schema
 """

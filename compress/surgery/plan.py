@@ -14,6 +14,7 @@ from pruneport.compress.records import (
     Calibrated,
     Cost,
     GroupPlan,
+    LatencyReached,
     Recovered,
     Request,
     Trained,
@@ -48,6 +49,7 @@ class Plan:
         calibration: The inputs that were used, or None.
         recovery: What was done after pruning, or None.
         training: How it was fine-tuned, ``outside`` where somebody else's code trained it, or None.
+        latency: How a latency target was met, or None.
     """
 
     source: Source
@@ -64,6 +66,7 @@ class Plan:
     calibration: Calibrated | None = None
     recovery: Recovered | None = None
     training: Trained | Literal["outside"] | None = None
+    latency: LatencyReached | None = None
 
     @property
     def macs_kept(self) -> float:
@@ -74,6 +77,11 @@ class Plan:
     def params_kept(self) -> float:
         """The share of the dense network's parameters that is left."""
         return self.pruned.share_of(self.dense, "params")
+
+    @property
+    def latency_kept(self) -> float | None:
+        """The share of the dense network's latency, where a latency target was given and met by measurement."""
+        return None if self.latency is None else self.latency.kept
 
     @property
     def trained(self) -> bool:
@@ -100,6 +108,8 @@ class Plan:
             "training": asdict(self.training) if isinstance(self.training, Trained) else self.training,
             "groups": [_group_to_dict(group) for group in self.groups],
         }
+        if self.latency is not None:  # earlier versions read plans without it
+            content["latency"] = asdict(self.latency)
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
@@ -136,6 +146,7 @@ def parse_plan(content: str | bytes, shapes: Mapping[str, Sequence[int]] | None 
         calibration=document.calibration,
         recovery=document.recovery,
         training=document.training,
+        latency=document.latency,
     )
 
 

@@ -15,6 +15,7 @@ from pruneport.compress.records import (
     Calibrated,
     Cost,
     GroupPlan,
+    LatencyReached,
     Member,
     Recovered,
     Request,
@@ -85,6 +86,7 @@ class PlanDocument(msgspec.Struct, forbid_unknown_fields=True):
     calibration: Calibrated | None = None
     recovery: Recovered | None = None
     training: Trained | Literal["outside"] | None = None
+    latency: LatencyReached | None = None
 
     def __post_init__(self) -> None:
         if "pruneport" not in self.libraries:
@@ -93,6 +95,8 @@ class PlanDocument(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError("the dense network costs nothing")
         if math.prod(self.source.input_shape) > MOST_INPUTS:
             raise ValueError(f"an input of shape {self.source.input_shape} is too large - at `$.source.input_shape`")
+        if self.latency is not None and self.latency.chosen >= len(self.latency.rounds):
+            raise ValueError("`latency` chose a round that is not there")
         if (done := self.recovery) is not None and done.heldout:
             measured = (done.heldout_error_before, done.heldout_error_after)
             shares = (done.heldout_agreement_before, done.heldout_agreement)
@@ -180,6 +184,7 @@ def unknown_keys(loaded: Mapping[str, Any]) -> list[str]:
         "calibration": Calibrated,
         "recovery": Recovered,
         "training": Trained,
+        "latency": LatencyReached,
     }
     return [
         f"{part}.{key}"

@@ -55,13 +55,14 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
         "flops": f"keep {share} of the compute",
         "params": f"keep {share} of the parameters",
         "ratio": f"remove {share} of the filters",
+        "latency": f"keep {share} of the latency",
     }
     asked = (
         targets.get(request["target"], f"{request['target']} {share}") if request["value"] < 1 else "nothing removed"
     )
     achieved = (
         f"{percent(share_kept(plan, 'flops'), 2)} of the MACs, "
-        f"{percent(share_kept(plan, 'params'), 2)} of the parameters"
+        f"{percent(share_kept(plan, 'params'), 2)} of the parameters{_latency(plan.get('latency'))}"
     )
     pairs = [
         ("Source", source["spec"]),
@@ -166,6 +167,15 @@ def recovery_figures(done: Json) -> str:
         f"On {done['heldout']} held-out inputs, which no score, choice or solve has seen: output error {error} of the "
         f"dense outputs' variance{agreement}. In-sample, on the calibration inputs themselves: {in_sample}."
     )
+
+
+def _latency(reached: Json | None) -> str:
+    """What of the dense latency is left, and how that is known; empty where it was not the target."""
+    if not reached:
+        return ""
+    best = reached["rounds"][reached["chosen"]]
+    share, how = (best["predicted"], "predicted") if best["measured"] is None else (best["measured"], "measured")
+    return f", {percent(share, 1)} of the latency, {how} ({reached['where']})"
 
 
 def share_kept(plan: Json, target: str) -> float:

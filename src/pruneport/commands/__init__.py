@@ -8,6 +8,7 @@
 - ``finetuning``: finetune
 - ``transferring``: transfer: the study, its report and its advice
 - ``pushing``: push
+- ``timing/``: latency, and what a latency target needs
 - ``artifacts``: what the commands put into a bundle
 - ``records``: what is read of a bundle: its networks, and what earlier commands wrote
 - ``api/``: what ``pruneport`` itself offers: the same by keyword arguments, and from a network in memory
@@ -30,6 +31,7 @@ from pruneport.commands.configs import (
     ExportConfig,
     FinetuneConfig,
     InspectConfig,
+    LatencyConfig,
     PushConfig,
     ShipConfig,
     TransferConfig,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from pruneport.commands.finetuning import finetune
     from pruneport.commands.pushing import push
     from pruneport.commands.shipping import ship
+    from pruneport.commands.timing.measuring import latency
     from pruneport.commands.transferring import transfer
 
 __all__ = [
@@ -50,6 +53,7 @@ __all__ = [
     "ExportConfig",
     "FinetuneConfig",
     "InspectConfig",
+    "LatencyConfig",
     "PushConfig",
     "ShipConfig",
     "TransferConfig",
@@ -59,6 +63,7 @@ __all__ = [
     "export",
     "finetune",
     "inspect",
+    "latency",
     "push",
     "ship",
     "transfer",
@@ -69,6 +74,7 @@ _HOMES = {
     **dict.fromkeys(("compress", "inspect"), "compressing"),
     **dict.fromkeys(("bench", "export", "verify"), "deploying"),
     "finetune": "finetuning",
+    "latency": "timing.measuring",
     "push": "pushing",
     "ship": "shipping",
     "transfer": "transferring",

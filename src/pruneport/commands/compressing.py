@@ -16,6 +16,7 @@ from pruneport.commands.configs import (
     InspectConfig,
 )
 from pruneport.commands.results import CompressResult, InspectResult
+from pruneport.commands.timing.loop import LatencyPruner, check_latency, is_latency
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import check_round_to, target_of
 from pruneport.compress.assessment import describe_groups
@@ -90,7 +91,7 @@ def compress(config: CompressConfig, progress: Progress = silent, command: str =
     Raises:
         InputError: Something that was given cannot be used; nothing is written.
     """
-    progress = numbered(progress, 1 + config.dry_export + COMPRESSION + 1)
+    progress = numbered(progress, 1 + config.dry_export + COMPRESSION + is_latency(config) + 1)
     _, _, pruned = prune_source(config, progress)
     progress(Stage(f"writing {config.out}"))
     with new_bundle(config.out, config.overwrite, command) as staging:
@@ -111,6 +112,8 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     target_of(config)
     form = config if isinstance(config, ExportOptions) else DEFAULTS
     check_form(form)
+    if is_latency(config):
+        check_latency(config, form)
     progress(Stage(f"building {config.source}"))
     dense, source = open_source(config)
     source = prepared(source, config)
@@ -125,6 +128,7 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
     if config.dry_export:
         progress(Stage("exporting the dense network"))
         exported = export_dense(dense, source, form, progress)
+    pruner = LatencyPruner(where=config, form=form, exported=exported)
     if not isinstance(config, ExportOptions):
         exported = None  # only to see that it can be done
-    return dense, exported, compress_network(dense, source, config, progress)
+    return dense, exported, compress_network(dense, source, config, progress, pruner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from pruneport.bench.latency.measure import check_required, measure, preflight
@@ -10,6 +11,7 @@ from pruneport.commands.artifacts import export_dense, write_card, write_json, w
 from pruneport.commands.compressing import prune_source
 from pruneport.commands.configs import ShipConfig
 from pruneport.commands.results import ShipResult
+from pruneport.commands.timing.loop import is_latency
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.prune import Pruned
 from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, plan_hash
@@ -32,7 +34,10 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         ParityError: The outputs differ by more than the tolerance; the bundle holds the evidence.
         SpeedupError: ``require_speedup`` was not reached; the bundle holds the evidence.
     """
-    progress = numbered(progress, _STAGES + config.dry_export)
+    latency = is_latency(config)
+    progress = numbered(progress, _STAGES + config.dry_export + latency)
+    if latency and config.latency_batch not in config.batches and config.batch_size_fixed is None:
+        config = replace(config, batches=tuple(sorted({*config.batches, config.latency_batch})))
     preflight(config, config.batch_size_fixed)
     dense, exported, pruned = prune_source(config, progress)
     plan = pruned.plan

@@ -28,6 +28,7 @@ from pruneport.models.options import InterpolationName
 __all__ = [
     "BenchKeywords",
     "CompressKeywords",
+    "MemoryKeywords",
     "ParityKeywords",
     "PathName",
     "PruneKeywords",
@@ -64,7 +65,27 @@ class PruneKeywords(_PreparationKeywords, total=False):
     recover: RecoverName
 
 
-class CompressKeywords(PruneKeywords, total=False):
+class _LatencyKeywords(TypedDict, total=False):
+    """Fields of ``LatencyOptions``."""
+
+    provider: ProviderName
+    repeats: int
+    warmup: int
+    threads: int | None
+    device: int
+    tf32: bool
+    nhwc: bool
+    cuda_graph: bool
+    latency_batch: int
+    latency_table: PathName | None
+    latency_cache: PathName | None
+
+
+class MemoryKeywords(PruneKeywords, _LatencyKeywords, total=False):
+    """Fields of ``MemoryOptions``, but for the target and the calibration."""
+
+
+class CompressKeywords(PruneKeywords, _LatencyKeywords, total=False):
     """Fields of ``CompressConfig``, but for the source, the target and the bundle's folder."""
 
     calibration: PathName | None

@@ -13,19 +13,21 @@ from torch import Tensor, nn
 
 from pruneport.commands.api.bundles import COMMAND, Layout, check_fits, layout_of, write_bundle
 from pruneport.commands.api.deployed import Deployed
-from pruneport.commands.api.keywords import PathName, PruneKeywords, macs_for_flops, options_from
-from pruneport.commands.configs import ExportConfig
+from pruneport.commands.api.keywords import MemoryKeywords, PathName, macs_for_flops, options_from
+from pruneport.commands.configs import ExportConfig, MemoryOptions
 from pruneport.commands.deploying import export
+from pruneport.commands.timing.loop import LatencyPruner, check_latency, is_latency
 from pruneport.compress.activations.calibration import BATCH, Calibration
 from pruneport.compress.activations.tensors import gather_calibration
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import target_of
-from pruneport.compress.options import CalibrationOptions, CompressOptions
+from pruneport.compress.options import CalibrationOptions
 from pruneport.compress.pipeline import STAGES, check_inputs, compress_to
 from pruneport.compress.surgery.plan import Plan
 from pruneport.errors import BundleError, ImageFolderError, ModelError
 from pruneport.export.bundle.bundle import is_bundle, open_bundle
 from pruneport.export.bundle.weights import read_weights
+from pruneport.export.options import DEFAULTS
 from pruneport.models.inputs import ExampleInputs
 from pruneport.models.live.copying import copy_network
 from pruneport.models.live.identity import live_source, state_sha256
@@ -126,12 +128,14 @@ def prune(
     macs: float | None = None,
     params: float | None = None,
     ratio: float | None = None,
+    latency: float | None = None,
+    latency_ms: float | None = None,
     input_shape: tuple[int, int, int] | None = None,
     example_inputs: ExampleInputs | None = None,
     calibration: PathName | Iterable[Any] | None = None,
     seed: int = 0,
     progress: Progress = silent,
-    **options: Unpack[PruneKeywords],
+    **options: Unpack[MemoryKeywords],
 ) -> PrunedNetwork:
     """Prune a network that is in memory, and win accuracy back; the network itself is left as it is.
 
@@ -140,9 +144,12 @@ def prune(
 
     Args:
         model: A trained network in float32.
-        macs: Keep this share of the compute, in (0, 1). Exactly one of ``macs``, ``params`` and ``ratio`` is given.
+        macs: Keep this share of the compute, in (0, 1). Exactly one of the five targets is given.
         params: Keep this share of the parameters.
         ratio: Remove this share of the filters.
+        latency: Keep this share of the latency, timed in ONNX Runtime where ``provider``, ``threads`` and
+            ``latency_batch`` say.
+        latency_ms: The same in milliseconds.
         input_shape: C, H, W of the input.
         example_inputs: In its place: a tensor (B, C, H, W).
         calibration: Inputs that decide what is removed, and that recovery solves with: a folder of images, prepared by
@@ -150,7 +157,8 @@ def prune(
             them, alone, as ``(x, y)`` or in dicts.
         seed: Chooses the inputs that are held out, and random scores.
         progress: Told what is being done.
-        **options: Fields of ``CompressOptions``, such as ``criterion``, ``scope``, ``round_to``, ``keep``, ``recover``.
+        **options: Fields of ``CompressOptions``, such as ``criterion``, ``scope``, ``round_to``, ``keep``, ``recover``,
+            and of ``LatencyOptions``.
 
     Raises:
         TargetError: The target is wrong or out of reach.
@@ -168,8 +176,11 @@ def prune(
         torch.Size([16, 1, 3, 3])
     """
     with macs_for_flops():
-        chosen = _options(macs, params, ratio, calibration, options)
-        progress = numbered(progress, 1 + STAGES)
+        targets = {"flops": macs, "params": params, "ratio": ratio, "latency": latency, "latency_ms": latency_ms}
+        chosen = _options(targets, calibration, options)
+        if is_latency(chosen):
+            check_latency(chosen, DEFAULTS)
+        progress = numbered(progress, 1 + STAGES + is_latency(chosen))
         progress(Stage("copying the network"))
         dense, unhooked = copy_network(model)
         source = live_source(dense, _input_shape(input_shape, example_inputs), seed)
@@ -178,7 +189,7 @@ def prune(
         if calibration is not None and chosen.calibration is None:
             given = _gather(calibration, chosen, dense, source.input_shape, main_output(outputs.tensors), seed)
         check_inputs(chosen, dense, source, calibrated=given is not None)
-        pruned = next(compress_to([chosen], dense, source, progress, given))
+        pruned = next(compress_to([chosen], dense, source, progress, given, LatencyPruner(where=chosen)))
     plan = pruned.plan
     if unhooked:
         said = f"hooks of the network that was given are not in this one: those on {', '.join(unhooked[:10])}."
@@ -191,16 +202,14 @@ def prune(
 
 
 def _options(
-    macs: float | None,
-    params: float | None,
-    ratio: float | None,
+    targets: Mapping[str, float | None],
     calibration: PathName | Iterable[Any] | None,
-    given: PruneKeywords,
-) -> CompressOptions:
+    given: MemoryKeywords,
+) -> MemoryOptions:
     """The options; the calibration is among them where it is a folder."""
     folder = Path(calibration) if isinstance(calibration, str | PathLike) else None
-    named: dict[str, Any] = {"flops": macs, "params": params, "ratio": ratio, "calibration": folder}
-    options = options_from(CompressOptions, "prune", {**given, **named})
+    named: dict[str, Any] = {**targets, "calibration": folder}
+    options = options_from(MemoryOptions, "prune", {**given, **named})
     target_of(options)
     if calibration is not None and folder is None and (idle := [name for name in _PREPARATION if name in given]):
         raise ImageFolderError(

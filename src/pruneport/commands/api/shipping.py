@@ -22,6 +22,8 @@ def ship(
     macs: float | None = None,
     params: float | None = None,
     ratio: float | None = None,
+    latency: float | None = None,
+    latency_ms: float | None = None,
     progress: Progress = silent,
     **options: Unpack[ShipKeywords],
 ) -> ShipResult:
@@ -30,9 +32,11 @@ def ship(
     Args:
         source: torchvision:NAME, timm:NAME, pruneport:NAME, package.module:factory or path/to/file.py:factory.
         out: The bundle's folder; it must not exist yet, or be empty.
-        macs: Keep this share of the compute, in (0, 1). Exactly one of ``macs``, ``params`` and ``ratio`` is given.
+        macs: Keep this share of the compute, in (0, 1). Exactly one of the five targets is given.
         params: Keep this share of the parameters.
         ratio: Remove this share of the filters.
+        latency: Keep this share of the latency at ``latency_batch``, as timed.
+        latency_ms: The same in milliseconds.
         progress: Told what is being done.
         **options: Fields of ``ShipConfig``, such as ``checkpoint``, ``weights``, ``calibration``, ``images``.
 
@@ -55,4 +59,5 @@ def ship(
         )
     with macs_for_flops():
         named: dict[str, Any] = {"source": source, "out": str(out), "flops": macs, "params": params, "ratio": ratio}
+        named |= {"latency": latency, "latency_ms": latency_ms}
         return ship_config(options_from(ShipConfig, "ship", {**options, **named}), progress, COMMAND)

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import docstring_parser
 import tyro
 
-from pruneport.bench.options import BenchOptions
+from pruneport.bench.options import BenchOptions, LatencyOptions, PlaceOptions, RuntimeOptions
 from pruneport.bench.transfer.options import StudyOptions
 from pruneport.commands import configs
 from pruneport.commands.arguments.flag_names import flag_of, with_flags
 from pruneport.commands.arguments.flag_values import expected, kind_of, metavar, reader, takes
 from pruneport.commands.arguments.slips import Flag
-from pruneport.compress.options import CalibrationOptions, PruneOptions, RecoveryOptions, TrainOptions
+from pruneport.compress.options import CalibrationOptions, LatencyTarget, PruneOptions, RecoveryOptions, TrainOptions
 from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.models.options import ImageOptions, PreparationOptions, SourceOptions
 
@@ -53,6 +53,7 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     SourceOptions: ("network", {}),
     configs.BundleOptions: ("network", {}),
     PruneOptions: ("choice", {"target": "flops params ratio"}),
+    LatencyTarget: ("target", {}),
     CalibrationOptions: ("calibration and recovery", {}),
     RecoveryOptions: ("calibration and recovery", {}),
     PreparationOptions: ("image preparation", {}),
@@ -60,7 +61,10 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     ImageOptions: ("checking", {}),
     ExportOptions: ("output", {}),
     ParityOptions: ("checking", {}),
-    BenchOptions: ("timing", {"GPU": "provider device tf32 nhwc cuda_graph"}),
+    RuntimeOptions: ("timing", {"GPU": "provider device tf32 nhwc cuda_graph"}),
+    PlaceOptions: ("timing", {}),
+    LatencyOptions: ("timing", {}),
+    BenchOptions: ("timing", {}),
     StudyOptions: (
         "training",
         {
@@ -72,6 +76,10 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     ),
     configs.InspectConfig: ("output", {"choice": "scope round_to keep", "sensitivity": "sensitivity plot"}),
     configs.CompressConfig: ("output", {}),
+    configs.LatencyConfig: (
+        "output",
+        {"choice": "scope prune_representation attention max_pruning_ratio round_to keep"},
+    ),
     configs.FinetuneConfig: ("output", {"network": "factory"}),
     configs.PushConfig: ("output", {"network": "folder"}),
     configs.TransferConfig: ("output", {"advice": "advise budget task network"}),
