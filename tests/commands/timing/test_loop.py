@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,7 +38,7 @@ class Chain(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (3, 64, 96, 64)
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = itertools.pairwise(widths)
         layers = [(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()) for a, b in pairs]
         self.body = nn.Sequential(*(part for layer in layers for part in layer))
         self.head = nn.Linear(64, 5)
