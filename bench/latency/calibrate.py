@@ -13,6 +13,7 @@ from torch import nn
 from pruneport.arrays import FloatArray
 from pruneport.bench.latency.slicing import OnnxSlicer
 from pruneport.bench.latency.timer import DenseTimer, TimedShare
+from pruneport.bench.options import RuntimeOptions
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import choose_units
 from pruneport.compress.records import Member
@@ -27,7 +28,7 @@ NETWORKS = 24
 Build = Callable[[Path, FloatArray], None]
 """Writes the ONNX file of a network whose groups keep so many units."""
 
-_SECONDS = 0.8  # for one network and the dense one beside it
+_SECONDS = 0.8  # for one network and the dense one beside it, with the default ``repeats``
 _LEAST_ROUNDS, _MOST_ROUNDS = 8, 100
 _NEAR = 0.3  # of the range of widths: how far groups lie from their common level
 
@@ -55,9 +56,10 @@ def draw_allocations(
     return drawn
 
 
-def rounds_for(dense_ms: float) -> int:
-    """How often a network is timed beside a dense one of this latency."""
-    return min(_MOST_ROUNDS, max(_LEAST_ROUNDS, math.ceil(_SECONDS * 1000 / (2 * dense_ms))))
+def rounds_for(dense_ms: float, repeats: int) -> int:
+    """How often a network is timed beside a dense one of this latency: in proportion to ``repeats``."""
+    more = repeats / RuntimeOptions.repeats
+    return math.ceil(more * min(_MOST_ROUNDS, max(_LEAST_ROUNDS, _SECONDS * 1000 / (2 * dense_ms))))
 
 
 def time_allocations(
@@ -89,7 +91,7 @@ def time_allocations(
     write = _slices(network, dense, groups)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        rounds = rounds_for(timer.time(dense, _LEAST_ROUNDS).dense_ms)
+        rounds = rounds_for(timer.time(dense, _LEAST_ROUNDS).dense_ms, timer.options.repeats)
         for number, kept in enumerate(allocations):
             progress(Step(f"timing network {number + 1} of {len(allocations)}", number, len(allocations)))
             try:

@@ -193,7 +193,8 @@ def _time(dense: DenseFile, timer: DenseTimer, pruned: Pruned, progress: Progres
     progress("exporting the pruned network")
     path = dense.path.with_name("pruned.onnx")
     write_onnx(pruned.network, dense.source.input_shape, path, {}, dense.form)
-    rounds = max(timer.options.repeats, rounds_for(timer.time(path, timer.options.warmup).dense_ms))
+    repeats = timer.options.repeats
+    rounds = max(repeats, rounds_for(timer.time(path, 2).dense_ms, repeats))
     for _ in range(_TRIES):
         progress(f"timing it against dense, {rounds} rounds")
         timed = timer.time(path, rounds)
@@ -215,7 +216,7 @@ def _time(dense: DenseFile, timer: DenseTimer, pruned: Pruned, progress: Progres
 
 def _dense_ms(timer: DenseTimer, dense: DenseFile, about_ms: float) -> float:
     """What the dense network takes now."""
-    return timer.time(dense.path, rounds_for(about_ms)).dense_ms
+    return timer.time(dense.path, max(2, rounds_for(about_ms, timer.options.repeats))).dense_ms
 
 
 def _share_asked(options: CompressOptions, dense_ms: float) -> float:
