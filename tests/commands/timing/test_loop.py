@@ -86,6 +86,15 @@ def test_the_loop_ends_with_a_recorded_measurement(network: nn.Module, cache: Pa
     assert all(widths[name] % reached.step == 0 for name in ("body.0", "body.3"))
 
 
+def test_measured_damage_is_solved_for_within_the_latency(network: nn.Module, cache: Path) -> None:
+    options = {**QUICK, "criterion": "auto", "ranking": "sensitivity"}
+    inputs = torch.randn(64, 3, 24, 24, generator=torch.Generator().manual_seed(1))
+    pruned = pruneport.prune(network, latency=0.6, latency_cache=cache, calibration=inputs.split(16), **options)
+    assert pruned.plan.latency is not None
+    assert pruned.plan.latency.rounds[0].predicted <= 0.6 + 0.01
+    assert pruned.plan.request.ranking == "sensitivity"
+
+
 def test_milliseconds_are_a_share_of_what_dense_takes(network: nn.Module, cache: Path) -> None:
     dense_ms = read_table(next(cache.glob("*.json"))).dense_ms
     pruned = pruneport.prune(network, latency_ms=0.7 * dense_ms, latency_cache=cache, **QUICK)

@@ -29,7 +29,7 @@ from pruneport.export.options import DEFAULTS, ExportOptions
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress, Stage
 
-__all__ = ["LatencyPruner", "check_latency", "is_latency"]
+__all__ = ["LatencyPruner", "check_latency", "is_latency", "time_exported"]
 
 _ROUNDS = 3
 _CLOSE = 0.02  # of the target
@@ -173,7 +173,7 @@ def _rounds(
         if model.measured(kept) is not None and rounds:  # nothing nearer was found
             return rounds
         predicted = model.of(kept)
-        timed = None if timer is None else _time(dense, timer, pruned, progress)
+        timed = None if timer is None else time_exported(dense, timer, pruned.network, progress)
         rounds.append(_Round(pruned=pruned, predicted=predicted, timed=timed))
         if timed is None:
             return rounds
@@ -184,15 +184,15 @@ def _rounds(
         aim = min(_HIGHEST, max(_LOWEST, share * model.of(kept) / timed.share))
 
 
-def _time(dense: DenseFile, timer: DenseTimer, pruned: Pruned, progress: Progress) -> TimedShare:
-    """Export the pruned network and time it, more often where the interval is too wide to tell.
+def time_exported(dense: DenseFile, timer: DenseTimer, network: nn.Module, progress: Progress) -> TimedShare:
+    """Export a pruned network and time it, more often where the interval is too wide to tell.
 
     Raises:
         TargetError: It stays too wide.
     """
     progress("exporting the pruned network")
     path = dense.path.with_name("pruned.onnx")
-    write_onnx(pruned.network, dense.source.input_shape, path, {}, dense.form)
+    write_onnx(network, dense.source.input_shape, path, {}, dense.form)
     repeats = timer.options.repeats
     rounds = max(repeats, rounds_for(timer.time(path, 2).dense_ms, repeats))
     for _ in range(_TRIES):
