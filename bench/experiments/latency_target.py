@@ -3,8 +3,8 @@
 ``python bench/experiments/latency_target.py --data FOLDER --out bench/results/latency_target.json``, where FOLDER holds
 the checkpoints and images that the tests marked ``real`` use. For each network and target: ``latency`` is asked for,
 and then the ``flops`` that come to the same measured latency are sought by timing. Both are recovered by reconstruction
-and tested on the same images. Rows of kind ``held-out`` say how far the model is off on networks it was not fitted to. Run
-it on a quiet machine. A row that is in the file already is not measured again.
+and tested on the same images. Rows of kind ``held-out`` say how far the model is off on networks it was not fitted to.
+Run it on a quiet machine. A row that is in the file already is not measured again.
 """
 
 from __future__ import annotations

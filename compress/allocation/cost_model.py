@@ -27,6 +27,8 @@ from pruneport.errors import TargetError
 
 __all__ = ["CostModel"]
 
+_LATENCIES = ("latency", "latency_ms")
+
 
 @dataclass(frozen=True)
 class _Term:
@@ -119,13 +121,13 @@ class CostModel:
         Raises:
             TargetError: There is no model of the latency.
         """
-        if target == "latency":
+        if target in _LATENCIES:
             return self._latency().of(kept)
         return self.macs(kept) if target == "flops" else self.params(kept)
 
     def total(self, target: str) -> float:
         """The same of the dense network."""
-        return 1.0 if target == "latency" else self.dense.counted(target)
+        return 1.0 if target in _LATENCIES else self.dense.counted(target)
 
     def share_of_dense(self, kept: FloatArray, target: str) -> float:
         """The same as a share of the dense network's."""
@@ -133,7 +135,7 @@ class CostModel:
 
     def price(self, target: str) -> Price:
         """The same for the knapsack."""
-        return self._latency() if target == "latency" else self.quadratic(target)
+        return self._latency() if target in _LATENCIES else self.quadratic(target)
 
     def _latency(self) -> LatencyModel:
         if self.latency is None:

@@ -40,7 +40,7 @@ def test_ships_groups_stand_in_the_order_of_the_work(run: Any) -> None:
     titles = re.findall(r"╭─ ([\w ]+?) options ─", run("ship", "--help").out)
     assert titles == ["network", *_ORDER[:3], "image preparation", *_ORDER[3:]]
     target = run("ship", "--help").out.partition("─ target options")[2].partition("╰")[0]
-    assert re.findall(r"--\w+", target) == ["--flops", "--params", "--ratio"]
+    assert re.findall(r"│ (--[\w-]+)", target) == ["--flops", "--params", "--ratio", "--latency", "--latency-ms"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
