@@ -88,13 +88,14 @@ def time_allocations(
         ProviderError: The provider does not run them.
     """
     timed: list[TimedShare] = []
-    write = _slices(network, dense, groups)
+    write: Build | None = None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         rounds = rounds_for(timer.time(dense, _LEAST_ROUNDS).dense_ms, timer.options.repeats)
         for number, kept in enumerate(allocations):
             progress(Step(f"timing network {number + 1} of {len(allocations)}", number, len(allocations)))
             try:
+                write = write or _slices(network, dense, groups)
                 write(path, kept)
                 timed.append(timer.time(path, rounds))
             except (ModelError, ProviderError) as error:

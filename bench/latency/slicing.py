@@ -17,6 +17,7 @@ from torch import nn
 
 from pruneport.arrays import AnyArray, IntArray
 from pruneport.compress.records import Member
+from pruneport.compress.resize.layer_types import Keep
 from pruneport.compress.resize.layers import narrow
 from pruneport.compress.surgery.apply import positions_kept
 from pruneport.errors import ModelError, PruneportError
@@ -46,6 +47,9 @@ class OnnxSlicer:
     Args:
         network: The dense network.
         dense: Its ONNX file.
+
+    Raises:
+        ModelError: A weight is too large.
     """
 
     def __init__(self, network: nn.Module, dense: Path) -> None:
@@ -66,12 +70,17 @@ class OnnxSlicer:
         Raises:
             ModelError: A layer cannot be sliced.
         """
-        left = copy.deepcopy(self._numbered)
         try:
-            for name, keep in positions_kept(kept).items():
-                narrow(left, name, keep)
-        except (AttributeError, IndexError, RuntimeError, PruneportError) as error:
-            raise ModelError(f"the dense ONNX file cannot be sliced: {error}") from error
+            model = self._sliced(positions_kept(kept))
+            path.write_bytes(model.SerializeToString())
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, PruneportError) as error:
+            raise ModelError(f"the dense ONNX file cannot be sliced: {str(error) or type(error).__name__}") from error
+
+    def _sliced(self, keep: Mapping[str, Keep]) -> onnx.ModelProto:
+        """The model whose layers keep these positions."""
+        left = copy.deepcopy(self._numbered)
+        for name, positions in keep.items():
+            narrow(left, name, positions)
         numbers, dense = left.state_dict(), self._numbered.state_dict()
         weights = dict(self._weights)
         for name, origin in self._origins.items():
@@ -90,7 +99,7 @@ class OnnxSlicer:
                     outputs = _outputs_left(dense_layer, numbers[weight].numpy())
                     weights[node.input[2]] = self._weights[node.input[2]][outputs]
         model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in weights.items())
-        path.write_bytes(model.SerializeToString())
+        return model
 
 
 def _numbered(network: nn.Module) -> nn.Module:
@@ -102,7 +111,7 @@ def _numbered(network: nn.Module) -> nn.Module:
                 if tensor is None:
                     continue
                 if tensor.numel() > _LARGEST:
-                    raise ModelError(f"the dense ONNX file cannot be sliced: {name} has {tensor.numel()} entries.")
+                    raise ModelError(f"{name} has {tensor.numel()} entries")
                 numbers: Any = torch.arange(tensor.numel(), dtype=torch.int32).reshape(tensor.shape)
                 tensors[name] = nn.Parameter(numbers, requires_grad=False) if name in module._parameters else numbers
     return numbered
@@ -143,7 +152,7 @@ def _slice(value: AnyArray, origin: _Origin, numbers: IntArray, dense_shape: Seq
         return value.reshape(-1)[numbers]
     sizes = [left for size, left in zip(dense_shape, numbers.shape, strict=True) if size > 1]
     if len(sizes) != sum(size > 1 for size in value.shape):
-        raise ModelError(f"the dense ONNX file cannot be sliced: {origin.name} has the shape {value.shape} there.")
+        raise ModelError(f"{origin.name} has the shape {value.shape} there")
     remaining = iter(sizes)
     return value.reshape(-1)[numbers].reshape([next(remaining) if size > 1 else 1 for size in value.shape])
 
