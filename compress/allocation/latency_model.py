@@ -23,6 +23,7 @@ __all__ = ["LatencyForm", "LatencyModel", "Timing", "fit_latency"]
 
 _RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # the one that predicts timings left out best is taken
 _SAME = 9  # digits by which sizes are told apart
+_ITERATIONS = 30  # for each coefficient, ten times scipy's own limit, beyond which it raises
 _DENSE_WEIGHT = 10.0  # the dense network's timing is 1 by definition
 
 
@@ -155,7 +156,7 @@ def _solve(
     matrix = [features * scale[:, None], _DENSE_WEIGHT * form.features(form.dense)[None]]
     matrix.append(np.sqrt(ridge) * np.eye(len(form.prior)))
     target = np.concatenate([shares * scale, [_DENSE_WEIGHT], np.sqrt(ridge) * form.prior])
-    found: FloatArray = nnls(np.vstack(matrix), target)[0]
+    found: FloatArray = nnls(np.vstack(matrix), target, maxiter=_ITERATIONS * len(form.prior))[0]
     return found
 
 

@@ -113,6 +113,18 @@ def test_a_target_out_of_reach_says_the_lowest_and_what_was_measured(network: nn
         pruneport.prune(network, latency=0.01, latency_cache=cache, **QUICK)
 
 
+def test_timings_that_cannot_be_read_are_made_again(network: nn.Module, cache: Path, tmp_path: Path) -> None:
+    kept = next(cache.glob("*.json"))
+    damaged = tmp_path / kept.name
+    damaged.write_bytes(kept.read_bytes()[:500])
+    said: list[str] = []
+    pruned = pruneport.prune(network, latency=0.6, latency_cache=tmp_path, progress=said.append, **QUICK)
+    assert pruned.plan.latency_kept is not None
+    assert [line for line in said if isinstance(line, Note) and "cannot be read, and are made again" in line]
+    assert read_table(damaged).network == read_table(kept).network
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+
+
 def edited(cache: Path, folder: Path, **changes: Any) -> Path:
     """The kept table with other fields; those of its place by their names."""
     table = json.loads(next(cache.glob("*.json")).read_text())
@@ -195,3 +207,11 @@ def test_a_timer_that_cannot_tell_asks_for_more(
 def test_targets_that_are_none(options: dict[str, Any], said: str, network: nn.Module) -> None:
     with pytest.raises(InputError, match=said):
         pruneport.prune(network, **{**QUICK, **options})
+
+
+def test_a_network_of_which_nothing_can_go_says_why(network: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"nothing can be pruned with these options:\n  body\.0 \(64\): kept by `keep`"
+    ):
+        pruneport.prune(network, latency=0.6, latency_cache=tmp_path / "cache", **{**QUICK, "keep": ("body.*",)})
+    assert not list(tmp_path.iterdir())

@@ -21,11 +21,12 @@ from pruneport.bench.latency.timer import DenseTimer
 from pruneport.bench.options import BenchOptions, PlaceOptions
 from pruneport.commands.configs import LatencyConfig
 from pruneport.commands.results import LatencyResult
+from pruneport.compress.allocation.target import nothing_prunable
 from pruneport.compress.assessment import Assessment, assess, reasons_with
 from pruneport.compress.graph.widths import possible_widths
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import network_with
-from pruneport.errors import InputError, OutputError
+from pruneport.errors import InputError, OutputError, PruningError
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.export.options import DEFAULTS, ExportOptions
 from pruneport.models.outputs import takes_several
@@ -99,6 +100,7 @@ def measure_table(dense: DenseFile, assessed: Assessment, options: PlaceOptions,
 
     Raises:
         ProviderError: The provider does not run them.
+        PruningError: No group can be pruned.
     """
     place = place_of(options)
     progress("probing the device's width step")
@@ -107,6 +109,8 @@ def measure_table(dense: DenseFile, assessed: Assessment, options: PlaceOptions,
     groups = assessed.groups
     reasons = reasons_with(dense.network, assessed, allowed)
     widths = {index: possible_widths(groups[index], allowed) for index, reason in enumerate(reasons) if not reason}
+    if not widths:
+        raise PruningError(nothing_prunable(groups, reasons))
 
     def export(path: Path, kept: FloatArray) -> None:
         pruned = network_with(dense.network, dense.source, assessed, kept)
