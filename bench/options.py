@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-__all__ = ["BenchOptions", "ProviderName"]
+__all__ = ["BenchOptions", "LatencyOptions", "PlaceOptions", "ProviderName", "RuntimeOptions"]
 
 ProviderName = Literal["cpu", "cuda", "tensorrt"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions:
-    """How dense and pruned are timed against each other."""
+class RuntimeOptions:
+    """Where networks are timed, and how often."""
 
     provider: ProviderName = "cpu"
     """ONNX Runtime execution provider; it must run the whole graph."""
-    batches: tuple[int, ...] = (1, 8)
-    """Batch sizes to time."""
     repeats: int = 30
     """Timed runs of each network at each batch size, in the order dense, pruned, pruned, dense."""
     warmup: int = 5
@@ -32,7 +31,34 @@ class BenchOptions:
     """Let the CUDA provider prefer channels-last convolutions."""
     cuda_graph: bool = False
     """Replay each batch size as a CUDA graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(RuntimeOptions):
+    """How dense and pruned are timed against each other."""
+
+    batches: tuple[int, ...] = (1, 8)
+    """Batch sizes to time."""
     confidence: float = 0.95
     """Level of the bootstrap interval of the speed-up."""
     require_speedup: float | None = None
     """Fail (exit 1) where the lower end of the interval stays below this at any batch size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceOptions(RuntimeOptions):
+    """What a latency target means."""
+
+    latency_batch: int = 1
+    """Batch size at which a latency target holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyOptions(PlaceOptions):
+    """What a latency target means, and where the timings behind it come from."""
+
+    latency_table: Path | None = None
+    """A table that `pruneport latency` made: the latency target holds on the machine where it was made. On another
+    machine than this one it is predicted and not measured."""
+    latency_cache: Path | None = None
+    """Folder in which timings of this machine are kept for the next time; default: the system's folder for caches."""

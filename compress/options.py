@@ -20,6 +20,7 @@ __all__ = [
     "CriterionName",
     "Importance",
     "LabelsName",
+    "LatencyTarget",
     "OptimizerName",
     "PrecisionName",
     "PruneOptions",
@@ -116,6 +117,18 @@ class PruneOptions(ChoiceOptions, TargetOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatencyTarget(PruneOptions):
+    """Two more targets, for who can time networks; exactly one of all five is given."""
+
+    latency: float | None = None
+    """Keep this fraction of the dense network's latency, in (0, 1): networks are timed where they will run, and the one
+    that is exported is timed against dense until it meets the target. Widths are multiples of the device's own step,
+    which is measured, where `round_to` is not given another number."""
+    latency_ms: float | None = None
+    """The same in milliseconds a batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibrationOptions(PreparationOptions):
     """Images that say what the network sees in use."""
 
@@ -142,7 +155,7 @@ class RecoveryOptions(CalibrationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressOptions(RecoveryOptions, PruneOptions):
+class CompressOptions(RecoveryOptions, LatencyTarget):
     """How much is pruned, and how accuracy is won back."""
 
 

@@ -21,7 +21,7 @@ from pruneport.compress.assessment import Assessment, assess
 from pruneport.compress.further import Origin
 from pruneport.compress.importance.criteria import wants_inputs
 from pruneport.compress.options import CalibrationOptions, CompressOptions
-from pruneport.compress.prune import Pruned, prune
+from pruneport.compress.prune import Pruned, Pruner, prune
 from pruneport.compress.recovery.recover import choose_recovery, recover
 from pruneport.errors import ModelError, PruningError
 from pruneport.models.outputs import Outputs, detections_in, read_outputs, takes_several
@@ -65,13 +65,14 @@ def compress_network(
     options: CompressOptions,
     progress: Progress = silent,
     origin: Origin | None = None,
+    pruner: Pruner = prune,
 ) -> Pruned:
     """Prune a network and recover accuracy, as the options say; the dense network is left as it is.
 
     Raises:
         InputError: The target, the images or the network cannot be used.
     """
-    return next(compress_to([options], dense, source, progress, origin=origin))
+    return next(compress_to([options], dense, source, progress, origin=origin, pruner=pruner))
 
 
 def compress_to(
@@ -81,6 +82,7 @@ def compress_to(
     progress: Progress = silent,
     calibration: Calibration | None = None,
     origin: Origin | None = None,
+    pruner: Pruner = prune,
 ) -> Iterator[Pruned]:
     """The same to several targets: options that differ in nothing else. The network is assessed once.
 
@@ -91,10 +93,11 @@ def compress_to(
         progress: Told what is being done.
         calibration: Inputs that are at hand, in the place of those that the options name.
         origin: Where ``dense`` came from, if it was compressed before; the plans are then of both compressions.
+        pruner: Chooses widths and removes filters; a latency target needs one that times networks.
     """
     ready = prepare(targets[0], dense, source, progress, calibration, origin)
     for target in targets:
-        yield ready.prune_to(target, progress)
+        yield ready.prune_to(target, progress, pruner)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +120,7 @@ class Ready:
     recovery: str
     origin: Origin | None = None
 
-    def prune_to(self, target: CompressOptions, progress: Progress = silent) -> Pruned:
+    def prune_to(self, target: CompressOptions, progress: Progress = silent, pruner: Pruner = prune) -> Pruned:
         """Prune to a target and recover accuracy; its options differ in nothing else from those prepared for.
 
         Raises:
@@ -125,7 +128,7 @@ class Ready:
             PruningError: Nothing can be pruned.
         """
         progress(Stage("choosing widths and removing filters"))
-        pruned = prune(self.dense, self.source, target, progress, self.assessment)
+        pruned = pruner(self.dense, self.source, target, progress, self.assessment)
         plan, inputs, origin = pruned.plan, self.calibration, self.origin
         progress(Stage("recovering accuracy"))
         if inputs is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -10,13 +11,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from pruneport.arrays import FloatArray
 from pruneport.compress.allocation.cost import Cost, count_cost
 from pruneport.compress.allocation.search import Allocation, allocate
 from pruneport.compress.allocation.target import lowest_share, missed_target, target_of
 from pruneport.compress.assessment import Assessment, assess, example_inputs, reasons_with
 from pruneport.compress.graph.widths import choose_units
 from pruneport.compress.importance.criteria import name_of
-from pruneport.compress.options import PruneOptions
+from pruneport.compress.options import CompressOptions, PruneOptions
 from pruneport.compress.removal import Removal, leave_culprits_dense, remove_units
 from pruneport.compress.surgery.plan import GroupPlan, Plan, Request, group_plan
 from pruneport.compress.surgery.zeroing_check import ForwardError, OutputError
@@ -27,7 +29,7 @@ from pruneport.models.record import Source
 from pruneport.progress import Progress, silent
 from pruneport.versions import library_versions
 
-__all__ = ["PLAN_LIBRARIES", "Pruned", "prune", "request_of"]
+__all__ = ["PLAN_LIBRARIES", "Pruned", "Pruner", "network_with", "prune", "request_of"]
 
 PLAN_LIBRARIES = (
     "pruneport",
@@ -42,6 +44,7 @@ PLAN_LIBRARIES = (
 """What a plan depends on, as far as they are installed."""
 _SEARCHES = 4  # allocations, where what is counted is not what was predicted
 _CLOSE = 0.005  # of dense
+_UNCOUNTED = ("ratio", "latency")  # fvcore says nothing of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,10 @@ class Pruned:
 
     network: nn.Module
     plan: Plan
+
+
+Pruner = Callable[[nn.Module, Source, CompressOptions, Progress, Assessment], Pruned]
+"""Does what ``prune`` does: one that can time networks meets a latency target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +121,27 @@ def prune(
     )
 
 
+def network_with(network: nn.Module, source: Source, assessed: Assessment, kept: FloatArray) -> nn.Module:
+    """The network whose groups keep so many units each, (groups,).
+
+    Raises:
+        PruningError: It does not compute what zeroing the others does.
+    """
+    counts = tuple(int(count) for count in kept)
+    reasons = tuple(assessed.reasons)
+    allocation = Allocation(kept=counts, asked=tuple(map(float, counts)), reasons=reasons, note=None)
+    example = example_inputs(source, 2 if takes_several(network, source.takes) else 1)
+    return remove_units(network, example, assessed, _plans(assessed, allocation)).network
+
+
 def _note(found: _Attempt, options: PruneOptions) -> str | None:
     """What a user should know of the target and of what was tried; None where there is nothing."""
     target, value = target_of(options)
-    missed = found.allocation.note if target == "ratio" else missed_target(found.shares(target)[1], value, options)
+    missed = found.allocation.note
+    if target == "latency":  # whoever times it says more
+        missed = None
+    elif target != "ratio":
+        missed = missed_target(found.shares(target)[1], value, options)
     idle = found.assessed.coupling.idle
     unseen = (
         "layers that did not run on the input that was tried keep their weights, and inputs that they run on may fail: "
@@ -148,7 +172,7 @@ def _nearest(
             break
         found.append(attempt)
         assessed = attempt.assessed
-        if target == "ratio":
+        if target in _UNCOUNTED:
             return attempt
         predicted, counted = attempt.shares(target)
         aim += value - counted

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
 
 from pruneport.arrays import IntArray
 from pruneport.documents import Count, Share, Size
@@ -14,6 +16,8 @@ __all__ = [
     "Cost",
     "Earlier",
     "GroupPlan",
+    "LatencyReached",
+    "LatencyRound",
     "Member",
     "Recovered",
     "Request",
@@ -23,6 +27,8 @@ __all__ = [
     "role_of",
     "scope_in_files",
 ]
+
+_AboveZero = Annotated[float, msgspec.Meta(gt=0)]
 
 Axis = Literal["out", "in", "channels", "dim0", "dim1", "dim2", "dim3", "dim4", "dim5"]
 """Dimension of a layer: its outputs, its inputs, or both at once (norms, depthwise convolutions); of an
@@ -222,3 +228,59 @@ class Earlier:
     calibration: Calibrated | None = None
     recovery: Recovered | None = None
     training: Trained | Literal["outside"] | None = None
+    latency: LatencyReached | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyRound:
+    """One solve for a latency target: what the model predicted, and what was measured on the exported file.
+
+    Attributes:
+        predicted: Share of the dense latency that the model gave these widths.
+        measured: The share that was measured; None where the target is another machine's.
+        low: Lower end of its bootstrap interval of 95 %.
+        high: Upper end.
+        wall: The share of the time that passed, where ``clock`` counts something else.
+        dense_ms: Latency of the dense network beside it.
+    """
+
+    predicted: _AboveZero
+    measured: _AboveZero | None = None
+    low: _AboveZero | None = None
+    high: _AboveZero | None = None
+    wall: _AboveZero | None = None
+    dense_ms: _AboveZero | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyReached:
+    """How a latency target was met. Shares are of the dense network's latency.
+
+    Attributes:
+        asked: The share that was asked for, or that the milliseconds asked for are.
+        asked_ms: The milliseconds, where these were asked for.
+        where: Provider, device, versions, threads, batch and precision, in words.
+        clock: ``wall``, or ``thread-cpu``: the time that the one thread had a processor.
+        batch: Images of a run.
+        step: Widths are multiples of it.
+        networks: How many networks the model was fitted to before the first round.
+        fit_error: Mean relative error of the model on networks that it was not fitted to.
+        rounds: One entry a solve.
+        chosen: Index of the round whose widths are the plan's.
+    """
+
+    asked: _AboveZero
+    asked_ms: _AboveZero | None = None
+    where: str
+    clock: str
+    batch: Size
+    step: Size
+    networks: Count
+    fit_error: float | None
+    rounds: Annotated[tuple[LatencyRound, ...], msgspec.Meta(min_length=1)]
+    chosen: Count
+
+    @property
+    def kept(self) -> float | None:
+        """The share of the dense latency that was measured for the plan's widths; None where it was only predicted."""
+        return self.rounds[self.chosen].measured

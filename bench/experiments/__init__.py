@@ -3,6 +3,7 @@
 - ``accuracy``: accuracy without training: criteria, rankings, recoveries
 - ``accuracy_plot``: its plot
 - ``cross_task``: whether pruning on one task serves the others
+- ``latency_target``: a latency target against a MACs target at equal latency
 - ``overhead``: what our checks cost against the plain recipe
 - ``load_time``: how fast a bundle loads
 - ``peak_memory``: memory of compress

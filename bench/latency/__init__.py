@@ -3,6 +3,11 @@
 - ``onnx_input``: what an ONNX file takes
 - ``sessions``: ONNX Runtime sessions that run where they were asked to
 - ``stats``: percentiles, bootstrap interval
+- ``timer``: one run on the clock, one network in turns with the dense one
+- ``slicing``: ONNX files of any allocation, by slicing the dense one
+- ``staircase``: the width step of the device
+- ``calibrate``: random allocations, timed
+- ``table``: timings as files: kept for the next time, or carried to another machine
 - ``measure``: dense against pruned, interleaved
 - ``records``: what bench.json says, read by a schema
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,13 +21,13 @@ from pruneport.bench.latency.onnx_input import read_inputs
 from pruneport.bench.latency.records import BatchTimes, Measured
 from pruneport.bench.latency.sessions import BoundRun, Session, open_session
 from pruneport.bench.latency.stats import paired_speedup, summarise
+from pruneport.bench.latency.timer import SEED, time_run
 from pruneport.bench.options import BenchOptions, ProviderName
-from pruneport.errors import InputError, ModelError, ProviderError, SpeedupError
+from pruneport.errors import InputError, ModelError, SpeedupError
 from pruneport.progress import Progress, Step, silent
 
 __all__ = ["check_required", "measure", "preflight"]
 
-_SEED = 0
 _RESAMPLES = 2000
 _METHOD = (
     "Both networks are timed in one process, one after the other in each round with the first place "
@@ -91,9 +90,9 @@ def measure(
             "warmup": options.warmup,
             "repeats": options.repeats,
             "order": "dense first in rounds 0, 2, ...; pruned first in rounds 1, 3, ...",
-            "input_seed": _SEED,
+            "input_seed": SEED,
             "bootstrap_resamples": _RESAMPLES,
-            "bootstrap_seed": _SEED,
+            "bootstrap_seed": SEED,
         },
         versions=dict(latency_versions()),
         method=_METHOD,
@@ -223,12 +222,12 @@ def _listed(batches: tuple[int, ...]) -> str:
 
 def _measure_batch(sessions: dict[str, Session], batch: int, options: BenchOptions, progress: Progress) -> BatchTimes:
     """Time both networks at one batch size."""
-    values = sessions["dense"].inputs.drawn(batch, _SEED)
+    values = sessions["dense"].inputs.drawn(batch, SEED)
     runs = {name: session.bind(*values) for name, session in sessions.items()}
     progress(f"batch {batch}: {options.warmup} warm-up runs of each network")
     for run in runs.values():
         for _ in range(options.warmup):
-            _time_ms(run)
+            time_run(run)
     progress(f"batch {batch}: {options.repeats} timed rounds")
     watch = OthersWatch()
     samples_ms = _interleave(runs, options.repeats)
@@ -239,7 +238,7 @@ def _measure_batch(sessions: dict[str, Session], batch: int, options: BenchOptio
         samples_ms["pruned"],
         confidence=options.confidence,
         resamples=_RESAMPLES,
-        seed=_SEED,
+        seed=SEED,
     )
     progress(f"batch {batch}: {speedup.ratio:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})")
     return BatchTimes(
@@ -256,15 +255,5 @@ def _interleave(runs: dict[str, BoundRun], repeats: int) -> dict[str, list[float
     samples_ms: dict[str, list[float]] = {name: [] for name in runs}
     for index in range(repeats):
         for name in runs if index % 2 == 0 else reversed(runs):
-            samples_ms[name].append(_time_ms(runs[name]))
+            samples_ms[name].append(time_run(runs[name]).wall_ms)
     return samples_ms
-
-
-def _time_ms(run: BoundRun) -> float:
-    """Wall time of one run in ms."""
-    start_ns = time.perf_counter_ns()
-    try:
-        run.run()
-    except Exception as error:  # ONNX Runtime's errors share no other base
-        raise ProviderError(f"A timed run failed: {error}") from error
-    return (time.perf_counter_ns() - start_ns) / 1e6

@@ -28,7 +28,7 @@ import onnxruntime as ort
 
 from pruneport.bench.devices import available_cores
 from pruneport.bench.latency.onnx_input import NetworkInputs, read_inputs
-from pruneport.bench.options import BenchOptions
+from pruneport.bench.options import RuntimeOptions
 from pruneport.errors import ModelError, ProviderError
 from pruneport.export.onnx.memory import within_free_memory
 
@@ -56,7 +56,7 @@ _LISTED_NODES = 20
 _WARNINGS, _FATAL = 2, 4  # severities of ONNX Runtime's logs
 
 
-def provider_options(options: BenchOptions) -> dict[str, str]:
+def provider_options(options: RuntimeOptions) -> dict[str, str]:
     """The provider's options as ONNX Runtime takes them, with every one that changes a latency set.
 
     Names and values: the CUDA and TensorRT pages of onnxruntime.ai/docs/execution-providers.
@@ -144,7 +144,7 @@ class Session:
             raise ProviderError(f"The network does not run on a batch of shape {shapes}: {error}") from error
 
 
-def open_session(path: Path, options: BenchOptions, *, batch: int | None = None) -> Session:
+def open_session(path: Path, options: RuntimeOptions, *, batch: int | None = None) -> Session:
     """Open a network on exactly the provider that was asked for.
 
     Args:
@@ -187,7 +187,7 @@ def open_session(path: Path, options: BenchOptions, *, batch: int | None = None)
     )
 
 
-def _create(path: Path, options: BenchOptions, fixed: dict[str, int], config: dict[str, str]) -> Any:
+def _create(path: Path, options: RuntimeOptions, fixed: dict[str, int], config: dict[str, str]) -> Any:
     """Open a session on the provider that was asked for, or on none."""
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -221,7 +221,7 @@ def _errors_only_raised() -> Iterator[None]:
 
 
 def _settings(
-    session: Any, options: BenchOptions, config: dict[str, str], inputs: NetworkInputs, fixed: dict[str, int]
+    session: Any, options: RuntimeOptions, config: dict[str, str], inputs: NetworkInputs, fixed: dict[str, int]
 ) -> dict[str, Any]:
     """The settings that a session has, as bench.json records them."""
     used = session.get_session_options()
@@ -248,7 +248,7 @@ def _as_recorded(inputs: NetworkInputs) -> dict[str, Any]:
     return {"inputs": {entry.name: {"shape": list(entry.shape), "dtype": str(entry.dtype)} for entry in inputs.inputs}}
 
 
-def _preload(options: BenchOptions) -> str:
+def _preload(options: RuntimeOptions) -> str:
     """Load the GPU libraries from their Python packages; return what could not be loaded."""
     if options.provider == "cpu":
         return ""
@@ -261,7 +261,7 @@ def _preload(options: BenchOptions) -> str:
     return notes.getvalue()
 
 
-def _why_not(path: Path, options: BenchOptions, fixed: dict[str, int], error: Exception, notes: str) -> str:
+def _why_not(path: Path, options: RuntimeOptions, fixed: dict[str, int], error: Exception, notes: str) -> str:
     """Say why a strict session failed: with fallback allowed, who would run which node?"""
     provider = _PROVIDERS[options.provider]
     try:

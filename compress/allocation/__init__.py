@@ -2,6 +2,8 @@
 
 - ``cost``: MACs and parameters of a network, counted by fvcore
 - ``cost_model``: the same for any widths, from one count of the dense network
+- ``forms``: costs as functions of widths: polynomials, tables for the solver
+- ``latency_model``: the latency of any widths, fitted to timings of whole networks
 - ``knapsack``: the widths of least damage, solved for
 - ``approach``: from widths near the target to the nearest
 - ``target``: what is asked, how far it reaches, and what is said where it cannot be met

@@ -6,6 +6,7 @@ the groups say what any allocation costs, without tracing again.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,17 @@ from torch import nn
 
 from pruneport.arrays import FloatArray
 from pruneport.compress.allocation.cost import count_params
+from pruneport.compress.allocation.forms import LayerShares, Price, Quadratic
+from pruneport.compress.allocation.latency_model import LatencyModel
 from pruneport.compress.graph.coupling import Coupling
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.records import Axis, Cost
 from pruneport.compress.resize.layer_types import removed_whole
+from pruneport.errors import TargetError
 
-__all__ = ["CostModel", "Quadratic"]
+__all__ = ["CostModel"]
+
+_LATENCIES = ("latency", "latency_ms")
 
 
 @dataclass(frozen=True)
@@ -33,19 +39,6 @@ class _Term:
     second: int = -1
 
 
-@dataclass(frozen=True)
-class Quadratic:
-    """A cost as a polynomial of the kept widths k: constant + linear'k + k' products k, products symmetric."""
-
-    constant: float
-    linear: FloatArray
-    products: FloatArray
-
-    def of(self, kept: FloatArray) -> float:
-        """The cost where group ``i`` keeps ``kept[i]`` units."""
-        return float(self.constant + self.linear @ kept + kept @ self.products @ kept)
-
-
 class CostModel:
     """Cost of the network as a function of how many units each group keeps.
 
@@ -55,7 +48,12 @@ class CostModel:
         macs_by_module: From ``count_macs_by_module``.
         coupling: Adds matrix products that are no layer's, and layers applied along other channels.
         original: What shares are of, where ``network`` was pruned from another one before; default: its own cost.
+
+    Attributes:
+        latency: What a target ``latency`` is counted by; None until it was measured (see ``with_latency``).
     """
+
+    latency: LatencyModel | None = None
 
     def __init__(
         self,
@@ -112,25 +110,64 @@ class CostModel:
         """Parameters where group ``i`` keeps ``kept[i]`` units."""
         return self.dense.params - self._gone(kept).params - self._saved(kept, self._params)
 
+    def with_latency(self, latency: LatencyModel) -> CostModel:
+        """The same with a model of the latency."""
+        model = copy.copy(self)
+        model.latency = latency
+        return model
+
     def counted(self, kept: FloatArray, target: str) -> float:
-        """What a target counts where group ``i`` keeps ``kept[i]`` units: see ``Cost.counted``."""
+        """What a target counts where group ``i`` keeps ``kept[i]`` units: see ``Cost.counted``.
+
+        Of the target ``latency`` it is the share of the dense network's.
+
+        Raises:
+            TargetError: There is no model of the latency.
+        """
+        if target in _LATENCIES:
+            return self._latency().of(kept)
         return self.macs(kept) if target == "flops" else self.params(kept)
+
+    def total(self, target: str) -> float:
+        """What shares are of: the same of the original."""
+        return 1.0 if target in _LATENCIES else self.original.counted(target)
 
     def share_of_dense(self, kept: FloatArray, target: str) -> float:
         """The same as a share of the original's."""
-        return self.counted(kept, target) / self.original.counted(target)
+        return self.counted(kept, target) / self.total(target)
+
+    def price(self, target: str) -> Price:
+        """The same for the knapsack."""
+        return self._latency() if target in _LATENCIES else self.quadratic(target)
+
+    def _latency(self) -> LatencyModel:
+        if self.latency is None:
+            raise TargetError(
+                "a latency target needs timings of the network, which `pruneport compress`, `pruneport ship` and "
+                "`pruneport.prune` make; here give `flops`, `params` or `ratio`."
+            )
+        return self.latency
 
     def quadratic(self, target: str) -> Quadratic:
         """The same cost (``flops`` stands for multiply-accumulates, else ``params``) as a polynomial."""
         sizes, first, second = self._macs if target == "flops" else self._params
         total = self.dense.counted(target)
-        slope = self._lost / self._sizes[:, None]
-        start = 1 - slope @ self._widths
+        slope, start = self._shares()
         one, other = slope[first], slope[second]
         products = one.T @ (sizes[:, None] * other)
         linear = (sizes * start[first]) @ other + (sizes * start[second]) @ one
         constant = total - sizes.sum() + float(sizes @ (start[first] * start[second]))
         return Quadratic(constant=constant, linear=linear, products=(products + products.T) / 2)
+
+    def layer_shares(self) -> LayerShares:
+        """What any form of a cost that grows with the layers' widths is made of."""
+        (macs, first, second), (slope, start) = self._macs, self._shares()
+        return LayerShares(macs=macs, first=first, second=second, start=start, slope=slope)
+
+    def _shares(self) -> tuple[FloatArray, FloatArray]:
+        """What is left of every size, as a slope by the kept units of each group, and a start."""
+        slope = self._lost / self._sizes[:, None]
+        return slope, 1 - slope @ self._widths
 
     def group_cost(self, index: int) -> Cost:
         """Dense cost of what would go with the whole group: its layers, by their share of the axis."""

@@ -10,28 +10,27 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from pruneport.arrays import FloatArray
-from pruneport.compress.allocation.cost_model import Quadratic
+from pruneport.compress.allocation.forms import Price
 from pruneport.errors import PruningError
 
 __all__ = ["solve_knapsack"]
 
 _SECONDS = 60
 _GAP = 1e-3
-_NEGLIGIBLE = 1e-9  # of the dense cost
 
 
 def solve_knapsack(
-    widths: Mapping[int, FloatArray], damage: Mapping[int, FloatArray], cost: Quadratic, dense: FloatArray, limit: float
+    widths: Mapping[int, FloatArray], damage: Mapping[int, FloatArray], cost: Price, dense: FloatArray, limit: float
 ) -> FloatArray:
     """Choose one width a group with HiGHS, to proven optimality within 0.1 %.
 
-    A layer's cost is the product of two groups' widths, so the cost is quadratic; each product of two choices is
-    one more variable, tied to both by their sums (the transport polytope, which is tight for a chain of pairs).
+    A layer's cost depends on the widths of at most two groups; each pair of their choices is one more variable, tied to
+    both by their sums (the transport polytope, which is tight for a chain of pairs), and may cost anything.
 
     Args:
         widths: The widths each free group may have, (options,) each.
         damage: What each of them costs in accuracy, (options,) each.
-        cost: Cost as a function of all kept widths.
+        cost: Its tables are read.
         dense: Dense widths of all groups, (groups,).
         limit: Cost that may not be exceeded.
 
@@ -45,18 +44,9 @@ def solve_knapsack(
     for index, options in widths.items():
         start[index] = variables
         variables += len(options)
-    fixed = dense.copy()
-    fixed[list(widths)] = 0
-    linear = cost.linear + 2 * cost.products @ fixed
-    constant = cost.constant + cost.linear @ fixed + fixed @ cost.products @ fixed
-    pairs = [
-        (one, other)
-        for one in widths
-        for other in widths
-        if one < other and abs(cost.products[one, other]) * dense[one] * dense[other] > _NEGLIGIBLE * limit
-    ]
+    tables = cost.tables(widths, dense)
     pair_start, total = {}, variables
-    for one, other in pairs:
+    for one, other in tables.pairs:
         pair_start[one, other] = total
         total += len(widths[one]) * len(widths[other])
 
@@ -66,13 +56,13 @@ def solve_knapsack(
     for index, options in widths.items():
         columns = np.arange(start[index], start[index] + len(options))
         objective[columns] = damage[index]
-        price[columns] = linear[index] * options + cost.products[index, index] * options**2
+        price[columns] = tables.single[index]
         rows.append((columns, np.ones(len(columns))))
         right.append(1.0)
-    for one, other in pairs:
+    for (one, other), prices in tables.pairs.items():
         first = pair_start[one, other]
         ways = np.arange(first, first + len(widths[one]) * len(widths[other])).reshape(len(widths[one]), -1)
-        price[ways] = 2 * cost.products[one, other] * np.outer(widths[one], widths[other])
+        price[ways] = prices
         for index, table in ((one, ways), (other, ways.T)):
             for option, ways_with in enumerate(table):
                 rows.append((np.append(ways_with, start[index] + option), np.append(np.ones(len(ways_with)), -1.0)))
@@ -89,7 +79,7 @@ def solve_knapsack(
         bounds=Bounds(0, 1),
         constraints=[
             LinearConstraint(equal, right, right),
-            LinearConstraint(price[None] / limit, -np.inf, 1 - constant / limit),
+            LinearConstraint(price[None] / limit, -np.inf, 1 - tables.constant / limit),
         ],
         options={"time_limit": _SECONDS, "mip_rel_gap": _GAP},
     )

@@ -12,10 +12,12 @@ import numpy as np
 
 from pruneport.arrays import FloatArray
 from pruneport.compress.allocation.approach import Measure, bisect, polish, refine
-from pruneport.compress.allocation.cost_model import CostModel, Quadratic
+from pruneport.compress.allocation.cost_model import CostModel
+from pruneport.compress.allocation.forms import Price, Quadratic
 from pruneport.compress.allocation.knapsack import solve_knapsack
 from pruneport.compress.allocation.target import (
     TOLERANCE,
+    lowest_measured,
     lowest_share,
     missed_target,
     nothing_prunable,
@@ -86,7 +88,7 @@ def allocate(
         raise PruningError(nothing_prunable(groups, dense_reasons))
     lowest = lowest_share(groups, cost, options, dense_reasons)
     if lowest > (1 - value if name == "ratio" else value) + TOLERANCE:
-        raise TargetError(out_of_reach(lowest, options, wider()))
+        raise TargetError(out_of_reach(lowest, options, wider(), lowest_measured(groups, cost, options, dense_reasons)))
     widths = {index: possible_widths(groups[index], options) for index in free}
     dense = np.array([group.width for group in groups], dtype=np.float64)
 
@@ -107,7 +109,7 @@ def allocate(
         note = missed_target(float(kept[free].sum()) / counted, 1 - value, options)
     else:
         measure: Measure = partial(cost.counted, target=name)
-        total = cost.original.counted(name)
+        total = cost.total(name)
         ratio = bisect(lambda s: cost.share_of_dense(rounded(s), name), value)
         asked = requested_widths(ratio)
         kept = refine(rounded, ratio, asked, measure, value * total, free)
@@ -160,12 +162,12 @@ def _least_damage(
     """Solve for the widths, and say how far from the target they are."""
     if name == "ratio":
         counted = np.isin(np.arange(len(dense)), list(widths)).astype(np.float64)
-        price = Quadratic(constant=0.0, linear=counted, products=np.zeros((len(dense), len(dense))))
+        price: Price = Quadratic(constant=0.0, linear=counted, products=np.zeros((len(dense), len(dense))))
         total = float(dense @ counted)
         target = 1 - value
     else:
-        price, target = cost.quadratic(name), value
-        total = float(cost.original.counted(name))
+        price, target = cost.price(name), value
+        total = float(cost.total(name))
     lowest = dense.copy()
     for index, possible in widths.items():
         lowest[index] = possible[0]

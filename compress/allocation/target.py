@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pruneport.arrays import FloatArray
 from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import possible_widths, width_step
@@ -15,6 +17,7 @@ from pruneport.errors import TargetError
 __all__ = [
     "TOLERANCE",
     "check_round_to",
+    "lowest_measured",
     "lowest_share",
     "missed_target",
     "nothing_prunable",
@@ -23,6 +26,7 @@ __all__ = [
     "why_dense",
 ]
 
+_TARGETS = ("flops", "params", "ratio", "latency", "latency_ms")
 _STREAM = "a residual stream, outside `scope=filters`"
 _REPRESENTATION = "the representation (the output layer's input) keeps its width"
 TOLERANCE = 0.01
@@ -39,21 +43,33 @@ def target_of(options: PruneOptions) -> tuple[str, float]:
     """Return the one target that was given, as its name and value.
 
     Raises:
-        TargetError: None or several were given, or the value is outside (0, 1).
+        TargetError: None or several were given, or the value is outside (0, 1), or no time in milliseconds.
     """
-    given = {name: value for name in ("flops", "params", "ratio") if (value := getattr(options, name)) is not None}
+    names = [name for name in _TARGETS if hasattr(options, name)]
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
     if len(given) != 1:
         said = " and ".join(f"`{name}`" for name in given) if given else "none"
-        raise TargetError(f"exactly one of `flops`, `params` and `ratio` is needed; given: {said}.")
+        listed = ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
+        raise TargetError(f"exactly one of {listed} is needed; given: {said}.")
     name, value = next(iter(given.items()))
+    if name == "latency_ms":
+        if not 0 < value < math.inf:
+            raise TargetError(f"`latency_ms` is {value:g}; expected milliseconds above 0, fewer than the dense takes.")
+        check_round_to(options.round_to)
+        _check_max_pruning_ratio(options)
+        return name, value
     meaning = "share of filters to remove" if name == "ratio" else "share of dense to keep"
     if not 0 < value < 1:
         hint = f" Did you mean {value / 100:g}?" if 1 < value < 100 else ""
         raise TargetError(f"`{name}` is {value:g}; expected a {meaning} between 0 and 1, such as 0.5.{hint}")
     check_round_to(options.round_to)
+    _check_max_pruning_ratio(options)
+    return name, value
+
+
+def _check_max_pruning_ratio(options: PruneOptions) -> None:
     if not 0 < options.max_pruning_ratio < 1:
         raise TargetError(f"`max_pruning_ratio` is {options.max_pruning_ratio:g}; expected a share between 0 and 1.")
-    return name, value
 
 
 def why_dense(group: Group, options: PruneOptions, kept_by: str | None = None) -> str:
@@ -79,14 +95,33 @@ def lowest_share(
 ) -> float:
     """What is left, of the dense cost or of the prunable filters, where every group has its lowest width."""
     name, _ = target_of(options)
-    dense = np.array([group.width for group in groups], dtype=np.float64)
-    free = np.array([not reason for reason in dense_reasons])
-    lowest = dense.copy()
-    for index in np.flatnonzero(free).tolist():
-        lowest[index] = possible_widths(groups[index], options)[0]
+    lowest = _lowest(groups, options, dense_reasons)
     if name == "ratio":
+        dense = np.array([group.width for group in groups], dtype=np.float64)
+        free = np.array([not reason for reason in dense_reasons])
         return float(lowest[free].sum() / dense[free].sum())
     return cost.share_of_dense(lowest, name)
+
+
+def lowest_measured(
+    groups: Sequence[Group], cost: CostModel, options: PruneOptions, dense_reasons: Sequence[str]
+) -> float | None:
+    """The share of the dense latency that was measured there; None where the target is another, or it was not."""
+    name, _ = target_of(options)
+    if name != "latency" or cost.latency is None:
+        return None
+    return cost.latency.measured(_lowest(groups, options, dense_reasons))
+
+
+def _lowest(groups: Sequence[Group], options: PruneOptions, dense_reasons: Sequence[str]) -> FloatArray:
+    """The lowest width of every group, (groups,)."""
+    return np.array(
+        [
+            group.width if reason else possible_widths(group, options)[0]
+            for group, reason in zip(groups, dense_reasons, strict=True)
+        ],
+        dtype=np.float64,
+    )
 
 
 def missed_target(achieved: float, target: float, options: PruneOptions) -> str | None:
@@ -106,8 +141,10 @@ def missed_target(achieved: float, target: float, options: PruneOptions) -> str 
     )
 
 
-def out_of_reach(lowest: float, options: PruneOptions, wider: Mapping[str, float]) -> str:
-    """Say how far it goes, and what goes further; shares to keep, as in ``lowest_share``."""
+def out_of_reach(
+    lowest: float, options: PruneOptions, wider: Mapping[str, float], measured: float | None = None
+) -> str:
+    """Say how far it goes, and what goes further; shares to keep, as in ``lowest_share`` and ``lowest_measured``."""
     name, value = target_of(options)
     helps = [
         f"{option} (reaches {reached:.4f})" for option, reached in wider.items() if reached < lowest - TOLERANCE / 10
@@ -122,8 +159,9 @@ def out_of_reach(lowest: float, options: PruneOptions, wider: Mapping[str, float
             f"`ratio={value:g}` cannot be reached: with these options at most {1 - lowest:.4f} of the prunable filters "
             f"can be removed. What helps: {', '.join(helps)}."
         )
+    said = f"{lowest:.4f} of dense" + ("" if measured is None else f", and {measured:.4f} was measured there")
     return (
-        f"`{name}={value:g}` cannot be reached: with these options the lowest is {lowest:.4f} of dense. What helps: "
+        f"`{name}={value:g}` cannot be reached: with these options the lowest is {said}. What helps: "
         f"{', '.join(helps)}."
     )
 

@@ -75,7 +75,8 @@ def with_output_layer(network: nn.Module, plan: Plan, task: Task, keep: bool = F
     # The output layer reads the representation, whose width is the dense network's: both gain the same.
     dense = Cost(macs=plan.dense.macs + more.macs, params=plan.dense.params + more.params)
     groups = tuple(_resized(group, classes) if group.name in outputs else group for group in plan.groups)
-    return network, replace(plan, source=source, dense=dense, pruned=pruned, groups=groups)
+    # A latency that was measured is not that of a network with this output layer.
+    return network, replace(plan, source=source, dense=dense, pruned=pruned, groups=groups, latency=None)
 
 
 def trained_plan(state: TrainState, task: Task) -> Plan:

@@ -15,6 +15,7 @@ from pruneport.compress.records import (
     Cost,
     Earlier,
     GroupPlan,
+    LatencyReached,
     Recovered,
     Request,
     Trained,
@@ -53,6 +54,7 @@ class Plan:
             ``dense`` are of the original all the same.
         dense_onnx: Which network dense.onnx is: the original, or the one that was compressed further, where the
             original's weights could not be had.
+        latency: How a latency target was met, or None.
     """
 
     source: Source
@@ -71,6 +73,7 @@ class Plan:
     training: Trained | Literal["outside"] | None = None
     earlier: tuple[Earlier, ...] = ()
     dense_onnx: Literal["original", "start"] = "original"
+    latency: LatencyReached | None = None
 
     @property
     def macs_kept(self) -> float:
@@ -81,6 +84,11 @@ class Plan:
     def params_kept(self) -> float:
         """The share of the dense network's parameters that is left."""
         return self.pruned.share_of(self.dense, "params")
+
+    @property
+    def latency_kept(self) -> float | None:
+        """The share of the dense network's latency, where a latency target was given and met by measurement."""
+        return None if self.latency is None else self.latency.kept
 
     @property
     def trained(self) -> bool:
@@ -128,6 +136,8 @@ class Plan:
             **({"dense_onnx": self.dense_onnx} if self.dense_onnx != "original" else {}),
             "groups": [_group_to_dict(group) for group in self.groups],
         }
+        if self.latency is not None:  # earlier versions read plans without it
+            content["latency"] = asdict(self.latency)
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
@@ -166,6 +176,7 @@ def parse_plan(content: str | bytes, shapes: Mapping[str, Sequence[int]] | None 
         training=document.training,
         earlier=document.earlier,
         dense_onnx=document.dense_onnx,
+        latency=document.latency,
     )
 
 

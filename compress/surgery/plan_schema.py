@@ -16,6 +16,7 @@ from pruneport.compress.records import (
     Cost,
     Earlier,
     GroupPlan,
+    LatencyReached,
     Member,
     Recovered,
     Request,
@@ -89,6 +90,7 @@ class PlanDocument(msgspec.Struct, forbid_unknown_fields=True):
     training: Trained | Literal["outside"] | None = None
     earlier: tuple[Earlier, ...] = ()
     dense_onnx: Literal["original", "start"] = "original"
+    latency: LatencyReached | None = None
 
     def __post_init__(self) -> None:
         if "pruneport" not in self.libraries:
@@ -103,6 +105,9 @@ class PlanDocument(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError("`dense_onnx` is the network that was compressed further, and there is none in `earlier`")
         if not all(step.pruned.macs and step.pruned.params for step in self.earlier):
             raise ValueError("a network in `earlier` costs nothing")
+        for reached in (self.latency, *(step.latency for step in self.earlier)):
+            if reached is not None and reached.chosen >= len(reached.rounds):
+                raise ValueError("`latency` chose a round that is not there")
         for done in (self.recovery, *(step.recovery for step in self.earlier)):
             if done is not None and done.heldout:
                 measured = (done.heldout_error_before, done.heldout_error_after)
@@ -193,8 +198,9 @@ def unknown_keys(loaded: Mapping[str, Any]) -> list[str]:
         "calibration": Calibrated,
         "recovery": Recovered,
         "training": Trained,
+        "latency": LatencyReached,
     }
-    parts = ("request", "pruned", "calibration", "recovery", "training")
+    parts = ("request", "pruned", "calibration", "recovery", "training", "latency")
     for number in range(len(loaded.get("earlier") or ())):
         kinds |= {f"earlier.{number}": Earlier, **{f"earlier.{number}.{part}": kinds[part] for part in parts}}
     return [

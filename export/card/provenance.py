@@ -60,7 +60,7 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
     arguments = ", ".join(f"{key}={value}" for key, value in source["model_args"].items())
     achieved = (
         f"{percent(share_kept(plan, 'flops'), 2)} of the MACs, "
-        f"{percent(share_kept(plan, 'params'), 2)} of the parameters"
+        f"{percent(share_kept(plan, 'params'), 2)} of the parameters{_latency(plan.get('latency'))}"
     )
     pairs = [
         ("Source", source["spec"]),
@@ -108,6 +108,7 @@ def _asked(request: Json) -> str:
         "flops": f"keep {share} of the compute",
         "params": f"keep {share} of the parameters",
         "ratio": f"remove {share} of the filters",
+        "latency": f"keep {share} of the latency",
     }
     return targets.get(request["target"], f"{request['target']} {share}") if request["value"] < 1 else "nothing removed"
 
@@ -220,6 +221,15 @@ def dense_onnx_cost(plan: Json) -> Json:
     """What the network costs that latency and accuracy are compared with."""
     cost: Json = plan["earlier"][-1]["pruned"] if plan.get("dense_onnx") == "start" else plan["dense"]
     return cost
+
+
+def _latency(reached: Json | None) -> str:
+    """What of the dense latency is left, and how that is known; empty where it was not the target."""
+    if not reached:
+        return ""
+    best = reached["rounds"][reached["chosen"]]
+    share, how = (best["predicted"], "predicted") if best["measured"] is None else (best["measured"], "measured")
+    return f", {percent(share, 1)} of the latency, {how} ({reached['where']})"
 
 
 def share_kept(plan: Json, target: str) -> float:

@@ -20,7 +20,7 @@ from pruneport.errors import CheckFailed, InputError, PruneportError
 __all__ = ["main"]
 
 _RESUMES = {"finetune", "sweep", "transfer"}
-_SILENT = {"inspect"}  # writes no bundle, so no command line is recorded
+_SILENT = {"inspect", "latency"}  # writes no bundle, so no command line is recorded
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -158,7 +158,10 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "NaN": (_weights("--checkpoint", "nan.safetensors"), ("blocks.0.conv1.weight", "undamaged checkpoint")),
     # targets
-    "no target": (("compress", _DIGITS, "--out", "out"), ("exactly one of --flops, --params and --ratio", "none")),
+    "no target": (
+        ("compress", _DIGITS, "--out", "out"),
+        ("exactly one of --flops, --params, --ratio, --latency and --latency-ms", "none"),
+    ),
     "two targets": (_weights("--params", "0.5"), ("exactly one of", "--flops and --params")),
     "per cent": (("compress", _DIGITS, "--flops", "50", "--out", "out"), ("--flops is 50", "Did you mean 0.5?")),
     "zero": (("compress", _DIGITS, "--ratio", "0", "--out", "out"), ("--ratio is 0", "between 0 and 1")),

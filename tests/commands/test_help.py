@@ -40,7 +40,8 @@ def test_ships_groups_stand_in_the_order_of_the_work(run: Any) -> None:
     titles = re.findall(r"╭─ ([\w ]+?) options ─", run("ship", "--help").out)
     assert titles == ["network", *_ORDER[:3], "image preparation", *_ORDER[3:]]
     target = run("ship", "--help").out.partition("─ target options")[2].partition("╰")[0]
-    assert re.findall(r"│ (--[\w-]+)", target) == ["--flops", "--params", "--ratio", "--max-drop"]
+    targets = ["--flops", "--params", "--ratio", "--latency", "--latency-ms", "--max-drop"]
+    assert re.findall(r"│ (--[\w-]+)", target) == targets
 
 
 @pytest.mark.parametrize("verb", VERBS)

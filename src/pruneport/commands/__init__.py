@@ -11,6 +11,7 @@
 - ``transferring``: transfer: the study, its report and its advice
 - ``pushing``: push
 - ``starting``: what they start from: a source, or a bundle
+- ``timing/``: latency, and what a latency target needs
 - ``artifacts``: what the commands put into a bundle
 - ``records``: what is read of a bundle: its networks, and what earlier commands wrote
 - ``api/``: what ``pruneport`` itself offers: the same by keyword arguments, and from a network in memory
@@ -33,6 +34,7 @@ from pruneport.commands.configs import (
     ExportConfig,
     FinetuneConfig,
     InspectConfig,
+    LatencyConfig,
     PushConfig,
     ShipConfig,
     SweepConfig,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from pruneport.commands.pushing import push
     from pruneport.commands.shipping import ship
     from pruneport.commands.sweeping.sweep import sweep
+    from pruneport.commands.timing.measuring import latency
     from pruneport.commands.transferring import transfer
 
 __all__ = [
@@ -55,6 +58,7 @@ __all__ = [
     "ExportConfig",
     "FinetuneConfig",
     "InspectConfig",
+    "LatencyConfig",
     "PushConfig",
     "ShipConfig",
     "SweepConfig",
@@ -65,6 +69,7 @@ __all__ = [
     "export",
     "finetune",
     "inspect",
+    "latency",
     "push",
     "ship",
     "sweep",
@@ -76,6 +81,7 @@ _HOMES = {
     **dict.fromkeys(("compress", "inspect"), "compressing"),
     **dict.fromkeys(("bench", "export", "verify"), "deploying"),
     "finetune": "finetuning",
+    "latency": "timing.measuring",
     "push": "pushing",
     "ship": "shipping",
     "sweep": "sweeping.sweep",

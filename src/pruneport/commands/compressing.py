@@ -19,6 +19,7 @@ from pruneport.commands.configs import (
 )
 from pruneport.commands.results import CompressResult, InspectResult
 from pruneport.commands.starting import BundleStart, Start, check_composed, open_start, origin_of
+from pruneport.commands.timing.loop import LatencyPruner, check_latency, is_latency, refuse_latency
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import check_round_to, target_of
 from pruneport.compress.assessment import describe_groups
@@ -99,7 +100,7 @@ def compress(config: CompressConfig, progress: Progress = silent, command: str =
     Raises:
         InputError: Something that was given cannot be used; nothing is written.
     """
-    progress = numbered(progress, 1 + config.dry_export + COMPRESSION + 1)
+    progress = numbered(progress, 1 + config.dry_export + COMPRESSION + is_latency(config) + 1)
     dense, pruned = prune_source(config, progress)
     progress(Stage(f"writing {config.out}"))
     with new_bundle(config.out, config.overwrite, command) as staging:
@@ -127,17 +128,23 @@ def prune_source(
     """
     check_output(config.out, config.overwrite)
     target_of(config)
+    form = config if isinstance(config, ExportOptions) else DEFAULTS
+    check_form(form)
+    if is_latency(config):
+        check_latency(config, form)
     dense = open_dense(config, config, progress, max_drop)
     start, origin = dense.start, dense.origin
     if isinstance(start, BundleStart):
+        refuse_latency(config, start.name)
         check_below(config, start.plan, start.name)
+    exported = None
     if config.dry_export:
         progress(Stage("exporting the dense network"))
-        if isinstance(config, ExportOptions):
-            dense.exported = export_dense(dense.network, dense.source, config, progress)
-        else:
-            export_dense(dense.network, dense.source, DEFAULTS, progress)  # only to see that it can be done
-    pruned = compress_network(start.network, dense.source, config, progress, origin)
+        exported = export_dense(dense.network, dense.source, form, progress)
+    if isinstance(config, ExportOptions):
+        dense.exported = exported  # else only to see that it can be done
+    pruner = LatencyPruner(where=config, form=form, exported=exported)
+    pruned = compress_network(start.network, dense.source, config, progress, origin, pruner)
     return dense, dense.said_of(pruned) if isinstance(config, ExportOptions) else pruned
 
 

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from pruneport.bench.options import BenchOptions
+from pruneport.bench.options import BenchOptions, LatencyOptions, PlaceOptions
 from pruneport.bench.transfer.options import StudyOptions
 from pruneport.compress.options import (
+    AttentionName,
     CalibrationOptions,
     ChoiceOptions,
     CompressOptions,
@@ -30,6 +31,8 @@ __all__ = [
     "ExportConfig",
     "FinetuneConfig",
     "InspectConfig",
+    "LatencyConfig",
+    "MemoryOptions",
     "PushConfig",
     "ShipConfig",
     "StartOptions",
@@ -73,7 +76,7 @@ class InspectConfig(CalibrationOptions, StartOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressConfig(CompressOptions, StartOptions):
+class CompressConfig(LatencyOptions, CompressOptions, StartOptions):
     """Prune a network to a target, recover accuracy where images are given, and write it as a bundle.
 
     A bundle is compressed further. `flops` and `params` are shares of the original dense network all the same: of a
@@ -87,6 +90,11 @@ class CompressConfig(CompressOptions, StartOptions):
     """Replace the bundle that is there."""
     dry_export: bool = False
     """Export the dense network first, and keep nothing of it, to know at once what torch's exporter refuses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryOptions(LatencyOptions, CompressOptions):
+    """How a network that is in memory is pruned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +135,31 @@ class BenchConfig(BenchOptions):
 @dataclass(frozen=True, kw_only=True)
 class DeployOptions(BenchOptions, ParityOptions, ExportOptions):
     """How a pruned network is exported, verified and timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyConfig(PlaceOptions, SourceOptions):
+    """Time networks of random widths on this machine, for a latency target that is set on another.
+
+    The table goes to compress and ship as `latency_table`. Weights play no part, so no checkpoint is needed.
+    """
+
+    out: Path
+    """The table: a .json file."""
+    overwrite: bool = False
+    """Replace the table that is there."""
+    scope: ScopeName = "filters"
+    """filters: vary only groups inside a block; channels: the residual streams too."""
+    prune_representation: bool = False
+    """Vary the output layer's input too."""
+    attention: AttentionName = "width"
+    """width: all attention heads of a layer lose the same channels; heads: whole attention heads go."""
+    max_pruning_ratio: float = 0.9
+    """No group loses more than this share of its filters."""
+    round_to: int = 8
+    """Widths are multiples of this; default: the device's own step, or 8 where it has none."""
+    keep: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Leave groups dense that hold a module whose name matches this shell pattern; may be repeated."""
 
 
 @dataclass(frozen=True, kw_only=True)

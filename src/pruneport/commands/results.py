@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from pruneport.bench.latency.records import Measured
+from pruneport.bench.latency.table import LatencyTable
 from pruneport.bench.sweep.records import Point, RuleName, Sweep
 from pruneport.bench.transfer.analysis.advice_records import Advice
 from pruneport.bench.transfer.analysis.records import Summary
@@ -31,6 +32,7 @@ __all__ = [
     "ExportResult",
     "FinetuneResult",
     "InspectResult",
+    "LatencyResult",
     "PushResult",
     "ShipResult",
     "SweepResult",
@@ -92,6 +94,7 @@ class CompressResult:
             "folder": str(self.folder),
             "macs": {"dense": plan.dense.macs, "pruned": plan.pruned.macs},
             "params": {"dense": plan.dense.params, "pruned": plan.pruned.params},
+            **latency_to_dict(plan),
             "note": plan.note,
             "warnings": list(self.warnings),
             "groups": [
@@ -99,6 +102,23 @@ class CompressResult:
                 for g in plan.groups
             ],
         }
+
+
+def latency_to_dict(plan: Plan) -> dict[str, Any]:
+    """How a latency target was met, where there was one."""
+    return {} if plan.latency is None else {"latency": asdict(plan.latency) | {"kept": plan.latency_kept}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyResult:
+    """A table of timings, and its file."""
+
+    file: Path
+    table: LatencyTable
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"file": str(self.file), **asdict(self.table)}
 
 
 @dataclass(frozen=True, kw_only=True)

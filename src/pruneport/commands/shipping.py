@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pruneport.bench.latency.measure import check_required, preflight
 from pruneport.commands.bundling import STAGES as BUNDLING
 from pruneport.commands.bundling import Filled, fill_bundle
@@ -9,6 +11,7 @@ from pruneport.commands.compressing import prune_source
 from pruneport.commands.configs import ShipConfig
 from pruneport.commands.results import ShipResult
 from pruneport.commands.sweeping.search import has_target, search
+from pruneport.commands.timing.loop import is_latency
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.export.accuracy import require_accuracy
 from pruneport.export.bundle.writing import new_bundle
@@ -32,11 +35,15 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         AccuracyError: More than ``max_drop`` was lost; the bundle holds the evidence. Or no network that loses so
             little was found; then there is none.
     """
+    searched = config.max_drop is not None and not has_target(config)
+    latency = not searched and is_latency(config)
+    if latency and config.latency_batch not in config.batches and config.batch_size_fixed is None:
+        config = replace(config, batches=tuple(sorted({*config.batches, config.latency_batch})))
     preflight(config, config.batch_size_fixed)
-    if config.max_drop is not None and not has_target(config):
+    if searched and config.max_drop is not None:
         pruned, filled = search(config, config.max_drop, progress, command)
     else:
-        progress = numbered(progress, _STAGES + config.dry_export)
+        progress = numbered(progress, _STAGES + config.dry_export + latency)
         dense, pruned = prune_source(config, progress, config.max_drop)
         with new_bundle(config.out, config.overwrite, command) as staging:
             filled = fill_bundle(staging, dense, pruned, config, progress, config.max_drop)

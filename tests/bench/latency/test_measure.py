@@ -16,6 +16,7 @@ from pruneport.bench.latency.measure import check_required, measure
 from pruneport.bench.latency.records import BatchTimes, Measured, Speedup
 from pruneport.bench.latency.sessions import open_session, read_inputs
 from pruneport.bench.latency.stats import paired_speedup, summarise
+from pruneport.bench.latency.timer import Elapsed, time_run
 from pruneport.bench.options import BenchOptions
 from pruneport.errors import InputError, ModelError, ProviderError, SpeedupError
 
@@ -37,9 +38,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def __init__(self, name: str) -> None:
             self.name = name
 
-    def time_ms(run: Run) -> float:
+    def time_run(run: Run) -> Elapsed:
         order.append(run.name)
-        return {"dense": 4.0, "pruned": 2.0}[run.name]
+        return Elapsed(wall_ms={"dense": 4.0, "pruned": 2.0}[run.name], cpu_ms=1.0)
 
     class Session:
         def __init__(self, path: Path) -> None:
@@ -51,7 +52,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return Run(self.path.stem)
 
     monkeypatch.setattr(latency, "open_session", lambda path, options, batch: Session(path))
-    monkeypatch.setattr(latency, "_time_ms", time_ms)
+    monkeypatch.setattr(latency, "time_run", time_run)
     return order
 
 
@@ -226,7 +227,7 @@ def test_failing_run_is_a_provider_error() -> None:
             raise RuntimeError("device lost")
 
     with pytest.raises(ProviderError, match="A timed run failed: device lost"):
-        latency._time_ms(Run())  # type: ignore[arg-type]
+        time_run(Run())  # type: ignore[arg-type]
 
 
 def _bench(*lows: float) -> Measured:

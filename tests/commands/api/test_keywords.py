@@ -11,16 +11,16 @@ import pytest
 from pruneport.bench.options import BenchOptions
 from pruneport.commands import FinetuneConfig, InspectConfig, ShipConfig, SweepConfig
 from pruneport.commands.api import keywords
-from pruneport.compress.options import CompressOptions
+from pruneport.commands.configs import MemoryOptions
 from pruneport.export.options import ExportOptions, ParityOptions
 
-_TARGET = {"flops", "params", "ratio"}
+_TARGET = {"flops", "params", "ratio", "latency", "latency_ms"}
 
 
 @pytest.mark.parametrize(
     ("kind", "options", "apart"),
     [
-        (keywords.PruneKeywords, CompressOptions, _TARGET | {"calibration"}),
+        (keywords.MemoryKeywords, MemoryOptions, _TARGET | {"calibration"}),
         (keywords.ParityKeywords, ParityOptions, {"images"}),
         (keywords.BenchKeywords, BenchOptions, set()),
         (keywords.ExportKeywords, ExportOptions, set()),

@@ -307,7 +307,11 @@ class ReturnsNothing(nn.Module):
     ("change", "kind", "said"),
     [
         ({"macs": 1.5}, TargetError, "`macs` is 1.5; expected a share of dense to keep"),
-        ({"macs": None}, TargetError, "exactly one of `macs`, `params` and `ratio` is needed; given: none"),
+        (
+            {"macs": None},
+            TargetError,
+            "exactly one of `macs`, `params`, `ratio`, `latency` and `latency_ms` is needed; given: none",
+        ),
         ({"params": 0.5}, TargetError, "given: `macs` and `params`"),
         ({"macs": 0.001}, TargetError, "`macs=0.001` cannot be reached"),
         ({"input_shape": None}, ModelError, "exactly one of `input_shape` and `example_inputs`"),

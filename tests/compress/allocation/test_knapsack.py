@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruneport.compress.allocation.cost_model import Quadratic
+from pruneport.compress.allocation.forms import Quadratic
 from pruneport.compress.allocation.knapsack import solve_knapsack
 
 

@@ -27,6 +27,7 @@ from pruneport.compress.finetune.training import Job, train
 from pruneport.compress.graph.output_layers import find_output_layers
 from pruneport.compress.options import PruneOptions, TrainOptions
 from pruneport.compress.prune import prune
+from pruneport.compress.records import LatencyReached, LatencyRound
 from pruneport.compress.surgery.apply import apply_plan
 from pruneport.compress.surgery.compose import compose
 from pruneport.compress.surgery.rebuild import rebuild_network
@@ -287,7 +288,19 @@ def test_a_new_head_is_counted_in_both(task: Task) -> None:
     three = replace(task, train=replace(task.train, classes=("a", "b", "c")))
     network, source = open_source(_DIGITS)
     pruned = prune(network, source, PruneOptions(flops=0.5))
-    smaller, plan = with_output_layer(pruned.network, pruned.plan, three)
+    reached = LatencyReached(
+        asked=0.5,
+        where="here",
+        clock="wall",
+        batch=1,
+        step=8,
+        networks=24,
+        fit_error=None,
+        rounds=(LatencyRound(predicted=0.5, measured=0.5),),
+        chosen=0,
+    )
+    smaller, plan = with_output_layer(pruned.network, replace(pruned.plan, latency=reached), three)
+    assert plan.latency is None, "it was measured with another output layer"
     assert plan.source.output_layers == {"head": 3}
     assert count_cost(smaller, (1, 8, 8)) == plan.pruned
     dense = build_dense(plan.source)

@@ -35,6 +35,7 @@ __all__ = [
     "ExportKeywords",
     "FinetuneKeywords",
     "InspectKeywords",
+    "MemoryKeywords",
     "ParityKeywords",
     "PathName",
     "PruneKeywords",
@@ -87,7 +88,27 @@ class PruneKeywords(_ChoiceKeywords, _CalibrationKeywords, total=False):
     recover: RecoverName
 
 
-class CompressKeywords(PruneKeywords, _StartKeywords, total=False):
+class _LatencyKeywords(TypedDict, total=False):
+    """Fields of ``LatencyOptions``."""
+
+    provider: ProviderName
+    repeats: int
+    warmup: int
+    threads: int | None
+    device: int
+    tf32: bool
+    nhwc: bool
+    cuda_graph: bool
+    latency_batch: int
+    latency_table: PathName | None
+    latency_cache: PathName | None
+
+
+class MemoryKeywords(PruneKeywords, _LatencyKeywords, total=False):
+    """Fields of ``MemoryOptions``, but for the target and the calibration."""
+
+
+class CompressKeywords(PruneKeywords, _StartKeywords, _LatencyKeywords, total=False):
     """Fields of ``CompressConfig``, but for the source, the target and the bundle's folder."""
 
     calibration: PathName | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from pruneport.commands.api.bundles import COMMAND, Layout, check_fits, layout_of, write_bundle
 from pruneport.commands.api.deployed import Deployed
-from pruneport.commands.api.keywords import ExportKeywords, PathName, PruneKeywords, macs_for_flops, options_from
-from pruneport.commands.configs import ExportConfig
+from pruneport.commands.api.keywords import ExportKeywords, MemoryKeywords, PathName, macs_for_flops, options_from
+from pruneport.commands.configs import ExportConfig, MemoryOptions
 from pruneport.commands.deploying import export
 from pruneport.commands.starting import BundleStart, check_composed, origin_of, start_at
+from pruneport.commands.timing.loop import LatencyPruner, check_latency, is_latency, refuse_latency
 from pruneport.compress.activations.calibration import BATCH, Calibration
 from pruneport.compress.activations.tensors import gather_calibration
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import target_of
 from pruneport.compress.further import check_below
-from pruneport.compress.options import CalibrationOptions, CompressOptions
+from pruneport.compress.options import CalibrationOptions
 from pruneport.compress.pipeline import STAGES, check_inputs, compress_to
 from pruneport.compress.surgery.plan import Plan, preprocessing_of
 from pruneport.errors import BundleError, ImageFolderError, ModelError
@@ -30,6 +31,7 @@ from pruneport.export.bundle.bundle import is_bundle, open_bundle
 from pruneport.export.bundle.weights import check_reload, read_weights
 from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.form import check_form
+from pruneport.export.options import DEFAULTS
 from pruneport.models.inputs import ExampleInputs, InputShape
 from pruneport.models.live.copying import as_factory, copy_network
 from pruneport.models.live.example import read_example
@@ -158,6 +160,8 @@ def prune(
     macs: float | None = None,
     params: float | None = None,
     ratio: float | None = None,
+    latency: float | None = None,
+    latency_ms: float | None = None,
     input_shape: tuple[int, int, int] | None = None,
     example_inputs: ExampleInputs | None = None,
     calibration: PathName | Iterable[Any] | None = None,
@@ -165,7 +169,7 @@ def prune(
     factory: Factory | nn.Module | None = None,
     seed: int = 0,
     progress: Progress = silent,
-    **options: Unpack[PruneKeywords],
+    **options: Unpack[MemoryKeywords],
 ) -> PrunedNetwork:
     """Prune a network that is in memory, and win accuracy back; the network itself is left as it is.
 
@@ -174,9 +178,12 @@ def prune(
 
     Args:
         model: A trained network in float32.
-        macs: Keep this share of the compute, in (0, 1). Exactly one of ``macs``, ``params`` and ``ratio`` is given.
+        macs: Keep this share of the compute, in (0, 1). Exactly one of the five targets is given.
         params: Keep this share of the parameters.
         ratio: Remove this share of the filters.
+        latency: Keep this share of the latency, timed in ONNX Runtime where ``provider``, ``threads`` and
+            ``latency_batch`` say.
+        latency_ms: The same in milliseconds.
         input_shape: C, H, W of the input.
         example_inputs: In its place, for networks of several inputs or other than images: a tensor, a tuple of tensors
             by position, or a dict by name, each with the batch first; a single number has none. Names and shapes are
@@ -191,7 +198,8 @@ def prune(
             torchvision's, timm's or ours; or that network itself.
         seed: Chooses the inputs that are held out, and random scores.
         progress: Told what is being done.
-        **options: Fields of ``CompressOptions``, such as ``criterion``, ``scope``, ``round_to``, ``keep``, ``recover``.
+        **options: Fields of ``CompressOptions``, such as ``criterion``, ``scope``, ``round_to``, ``keep``, ``recover``,
+            and of ``LatencyOptions``.
 
     Raises:
         TargetError: The target is wrong or out of reach.
@@ -210,8 +218,11 @@ def prune(
         torch.Size([16, 1, 3, 3])
     """
     with macs_for_flops():
-        chosen = _options(macs, params, ratio, calibration, options)
-        progress = numbered(progress, 1 + STAGES)
+        targets = {"flops": macs, "params": params, "ratio": ratio, "latency": latency, "latency_ms": latency_ms}
+        chosen = _options(targets, calibration, options)
+        if is_latency(chosen):
+            check_latency(chosen, DEFAULTS)
+        progress = numbered(progress, 1 + STAGES + is_latency(chosen))
         progress(Stage("copying the network"))
         dense, unhooked = copy_network(model)
         start = origin = None
@@ -219,6 +230,7 @@ def prune(
             if input_shape is not None or example_inputs is not None:
                 raise ModelError("`input_shape` and `example_inputs` are for a network without `like`; leave them out.")
             start = _start_like(dense, like, as_factory(factory), seed, progress)
+            refuse_latency(chosen, like)
             check_below(chosen, start.plan, like)
             origin, source = origin_of(start, None, progress), start.source
         elif factory is not None:
@@ -232,7 +244,8 @@ def prune(
         if calibration is not None and chosen.calibration is None:
             given = _gather(calibration, chosen, dense, shape, main_output(outputs.tensors), seed)
         check_inputs(chosen, dense, source, calibrated=given is not None, origin=origin)
-        pruned = next(compress_to([chosen], dense, source, progress, given, origin))
+        pruner = LatencyPruner(where=chosen)
+        pruned = next(compress_to([chosen], dense, source, progress, given, origin, pruner))
     plan = pruned.plan
     if unhooked:
         said = f"hooks of the network that was given are not in this one: those on {', '.join(unhooked[:10])}."
@@ -260,16 +273,14 @@ def _start_like(
 
 
 def _options(
-    macs: float | None,
-    params: float | None,
-    ratio: float | None,
+    targets: Mapping[str, float | None],
     calibration: PathName | Iterable[Any] | None,
-    given: PruneKeywords,
-) -> CompressOptions:
+    given: MemoryKeywords,
+) -> MemoryOptions:
     """The options; the calibration is among them where it is a folder."""
     folder = Path(calibration) if isinstance(calibration, str | PathLike) else None
-    named: dict[str, Any] = {"flops": macs, "params": params, "ratio": ratio, "calibration": folder}
-    options = options_from(CompressOptions, "prune", {**given, **named})
+    named: dict[str, Any] = {**targets, "calibration": folder}
+    options = options_from(MemoryOptions, "prune", {**given, **named})
     target_of(options)
     if calibration is not None and folder is None and (idle := [name for name in _PREPARATION if name in given]):
         raise ImageFolderError(

@@ -23,6 +23,8 @@ def ship(
     macs: float | None = None,
     params: float | None = None,
     ratio: float | None = None,
+    latency: float | None = None,
+    latency_ms: float | None = None,
     progress: Progress = silent,
     **options: Unpack[ShipKeywords],
 ) -> ShipResult:
@@ -33,10 +35,12 @@ def ship(
             bundle to compress further: its folder, or ``hf-hub:owner/name``. ``macs`` and ``params`` are shares of its
             original dense network all the same, ``ratio`` is of the filters that it has left.
         out: The bundle's folder; it must not exist yet, or be empty.
-        macs: Keep this share of the compute, in (0, 1). Exactly one of ``macs``, ``params`` and ``ratio`` is given; or
-            none, with ``max_drop``: then the fastest network that loses no more points of top-1 is searched for.
+        macs: Keep this share of the compute, in (0, 1). Exactly one of the five targets is given; or none, with
+            ``max_drop``: then the fastest network that loses no more points of top-1 is searched for.
         params: Keep this share of the parameters.
         ratio: Remove this share of the filters.
+        latency: Keep this share of the latency at ``latency_batch``, as timed.
+        latency_ms: The same in milliseconds.
         progress: Told what is being done.
         **options: Fields of ``ShipConfig``, such as ``checkpoint``, ``weights``, ``calibration``, ``images``.
 
@@ -61,6 +65,8 @@ def ship(
             "flops": macs,
             "params": params,
             "ratio": ratio,
+            "latency": latency,
+            "latency_ms": latency_ms,
         }
         return ship_config(options_from(ShipConfig, "ship", {**options, **named}), progress, COMMAND)
 

@@ -11,13 +11,20 @@ from typing import Annotated, Any
 import docstring_parser
 import tyro
 
-from pruneport.bench.options import BenchOptions
+from pruneport.bench.options import BenchOptions, LatencyOptions, PlaceOptions, RuntimeOptions
 from pruneport.bench.transfer.options import StudyOptions
 from pruneport.commands import configs
 from pruneport.commands.arguments.flag_names import flag_of, with_flags
 from pruneport.commands.arguments.flag_values import expected, kind_of, metavar, reader, takes
 from pruneport.commands.arguments.slips import Flag
-from pruneport.compress.options import CalibrationOptions, ChoiceOptions, RecoveryOptions, TargetOptions, TrainOptions
+from pruneport.compress.options import (
+    CalibrationOptions,
+    ChoiceOptions,
+    LatencyTarget,
+    RecoveryOptions,
+    TargetOptions,
+    TrainOptions,
+)
 from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.models.options import ImageOptions, PreparationOptions, SourceOptions
 
@@ -54,6 +61,7 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     configs.StartOptions: ("network", {}),
     configs.BundleOptions: ("network", {}),
     TargetOptions: ("target", {}),
+    LatencyTarget: ("target", {}),
     ChoiceOptions: ("choice", {}),
     CalibrationOptions: ("calibration and recovery", {}),
     RecoveryOptions: ("calibration and recovery", {}),
@@ -62,7 +70,10 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     ImageOptions: ("checking", {}),
     ExportOptions: ("output", {}),
     ParityOptions: ("checking", {}),
-    BenchOptions: ("timing", {"GPU": "provider device tf32 nhwc cuda_graph"}),
+    RuntimeOptions: ("timing", {"GPU": "provider device tf32 nhwc cuda_graph"}),
+    PlaceOptions: ("timing", {}),
+    LatencyOptions: ("timing", {}),
+    BenchOptions: ("timing", {}),
     StudyOptions: (
         "training",
         {
@@ -76,6 +87,10 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     configs.CompressConfig: ("output", {}),
     configs.ShipConfig: ("output", {"target": "max_drop"}),
     configs.SweepConfig: ("output", {"target": "flops params ratio max_drop min_speedup"}),
+    configs.LatencyConfig: (
+        "output",
+        {"choice": "scope prune_representation attention max_pruning_ratio round_to keep"},
+    ),
     configs.FinetuneConfig: ("output", {}),
     configs.PushConfig: ("output", {"network": "folder"}),
     configs.TransferConfig: ("output", {"advice": "advise budget task network"}),

@@ -28,6 +28,7 @@ _NAMES = {  # what stands for the value; where it is not here, the type says it
     "checkpoint": "FILE",
     "dynamic": "SIZES",
     "class_names": "FILE",
+    "latency_table": "FILE.json",
     "plot": "FILE.svg",
     "graph": "FILE.svg",
     "seeds": "INT ...",

@@ -16,6 +16,7 @@ from pruneport.commands.results import (
     ExportResult,
     FinetuneResult,
     InspectResult,
+    LatencyResult,
     PushResult,
     ShipResult,
     SweepResult,
@@ -100,6 +101,25 @@ def _(result: CompressResult, console: Console) -> None:
     show_plan(result.plan, console, every_group=True)
     warn(result.warnings, console)
     console.print(f"Bundle: {result.folder}. Next: pruneport export {result.folder}", markup=False, soft_wrap=True)
+
+
+@show.register
+def _(result: LatencyResult, console: Console) -> None:
+    table, stairs = result.table, result.table.staircase
+    shares = [entry.share for entry in table.timings]
+    steps = {"convolutions": stairs.convolution, "depthwise ones": stairs.depthwise}
+    said = ", ".join(f"{step or 'none'} for {kind}" for kind, step in steps.items())
+    console.print(
+        f"{table.source}: {table.dense_ms:.4g} ms ({table.clock}) on {table.place}; {len(shares)} networks timed, from "
+        f"{min(shares):.3f} to {max(shares):.3f} of that. Step of widths: {said}.",
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"Table: {result.file}. Next: pruneport ship … --latency 0.5 --latency-table {result.file}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 @show.register

@@ -1,0 +1,222 @@
+"""What a latency target is worth: predicted against measured, and accuracy at equal latency against a MACs target.
+
+``python bench/experiments/latency_target.py --data FOLDER --out bench/results/latency_target.json``, where FOLDER holds
+the checkpoints and images that the tests marked ``real`` use. For each network and target: ``latency`` is asked for,
+and then the ``flops`` that come to the same measured latency are sought by timing. Both are recovered by reconstruction
+and tested on the same images. Rows of kind ``held-out`` say how far the model is off on networks it was not fitted to.
+Run it on a quiet machine. A row that is in the file already is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pruneport.bench.devices import cpu_in_use_by_others, describe_device, latency_versions
+from pruneport.bench.experiments.accuracy import CASES, Case, count_top1, read_images
+from pruneport.bench.latency.calibrate import draw_allocations, time_allocations
+from pruneport.bench.latency.timer import DenseTimer, TimedShare
+from pruneport.bench.options import LatencyOptions
+from pruneport.commands.timing.loop import LatencyPruner, time_exported
+from pruneport.commands.timing.measuring import DenseFile, width_step_on
+from pruneport.commands.timing.tables import form_on, timings_for
+from pruneport.compress.activations.calibration import Calibration
+from pruneport.compress.allocation.latency_model import fit_latency
+from pruneport.compress.assessment import Assessment, assess
+from pruneport.compress.graph.widths import possible_widths
+from pruneport.compress.options import CompressOptions, PruneOptions
+from pruneport.compress.prune import Pruned, prune
+from pruneport.compress.recovery.recover import recover
+from pruneport.export.onnx.onnx_file import write_onnx
+from pruneport.export.options import DEFAULTS
+from pruneport.files import write_whole
+from pruneport.models.options import SourceOptions
+from pruneport.models.source import open_source
+
+__all__ = ["main"]
+
+_LITE0 = Case(
+    source="timm:efficientnet_lite0",
+    weights="efficientnet_lite0_imagenet.pth",
+    shape=(3, 224, 224),
+    round_to=8,
+    kept=(),
+    calibration=256,
+)
+_NETWORKS = {name: CASES[name] for name in ("resnet50_v1", "mobilenet_v2")} | {"efficientnet_lite0": _LITE0}
+_SEARCHES = 6  # timings for the MACs target of the same latency
+_CLOSE = 0.01  # of the latency
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bench:
+    """A dense network that is timed, with all that is known of it."""
+
+    dense: DenseFile
+    assessed: Assessment
+    timer: DenseTimer
+    calibration: Calibration
+    test: list[tuple[Tensor, Tensor]]
+    where: LatencyOptions
+
+
+def main() -> None:
+    """Measure, print and write JSON after every row, so that an interrupted run keeps what it has."""
+    parser = argparse.ArgumentParser(description="Latency as a target against multiply-accumulates as one.")
+    parser.add_argument("--data", type=Path, required=True, help="holds weights/ and data/")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True, help="keeps the timings that models are fitted to")
+    parser.add_argument("--networks", nargs="+", choices=list(_NETWORKS), default=list(_NETWORKS))
+    parser.add_argument("--targets", nargs="*", type=float, default=[0.75, 0.5])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--ranking", default="sensitivity", choices=["sensitivity", "uniform"])
+    parser.add_argument("--calibration-images", type=int, default=256)
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    if arguments.out.is_file():
+        rows = json.loads(arguments.out.read_text(encoding="utf-8"))["rows"]
+    where = LatencyOptions(threads=arguments.threads, latency_batch=arguments.batch, latency_cache=arguments.cache)
+    for name in arguments.networks:
+        case = replace(_NETWORKS[name], calibration=arguments.calibration_images)
+        done = {(row["kind"], row["target"]) for row in rows if row["network"] == name}
+        for row in _measure(case, arguments.targets, arguments.ranking, arguments.data, where, done):
+            rows.append({"network": name, "threads": arguments.threads, "batch": arguments.batch, **row})
+            print(json.dumps(rows[-1]), flush=True)
+            content = {"rows": rows, "versions": latency_versions(), "device": describe_device("cpu", 0)}
+            write_whole(arguments.out, json.dumps(content, indent=1) + "\n")
+
+
+def _measure(
+    case: Case, targets: list[float], ranking: Any, data: Path, where: LatencyOptions, done: set[Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield one row for the model, and two for every target that is not measured yet."""
+    dense, source = open_source(
+        SourceOptions(source=case.source, checkpoint=data / "weights" / case.weights, input_shape=case.shape)
+    )
+    test, calibrations = read_images(case, data)
+    calibration = calibrations["images"]
+    options = CompressOptions(flops=0.5, criterion="block-hessian", ranking=ranking)
+    assessed = assess(dense, source, options, calibration, progress=print)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dense.onnx"
+        write_onnx(dense, source.takes, path, {})
+        bench = _Bench(
+            dense=DenseFile(network=dense, source=source, path=path, form=DEFAULTS),
+            assessed=assessed,
+            timer=DenseTimer(path, where, where.latency_batch),
+            calibration=calibration,
+            test=test,
+            where=where,
+        )
+        if ("held-out", None) not in done:
+            yield {"kind": "held-out", "target": None, **_held_out(bench)}
+        dense_top1 = count_top1(dense, test)
+        for target in targets:
+            if {("latency", target), ("flops", target)} <= done:
+                continue
+            asked = replace(options, flops=None, latency=target)
+            met = LatencyPruner(where=where)(dense, source, asked, print, assessed)
+            reached = met.plan.latency
+            assert reached is not None
+            best = reached.rounds[reached.chosen]
+            yield {
+                "kind": "latency",
+                "target": target,
+                "predicted_first": reached.rounds[0].predicted,
+                "measured_first": reached.rounds[0].measured,
+                "rounds": len(reached.rounds),
+                "measured": best.measured,
+                "low": best.low,
+                "high": best.high,
+                **_worth(bench, met, dense_top1),
+            }
+            assert best.measured is not None
+            equal, timed = _equal_flops(bench, options, best.measured)
+            yield {
+                "kind": "flops",
+                "target": target,
+                "measured": timed.share,
+                "low": timed.low,
+                "high": timed.high,
+                **_worth(bench, equal, dense_top1),
+            }
+
+
+def _held_out(bench: _Bench) -> dict[str, Any]:
+    """How far the model is off on networks that it was not fitted to."""
+    dense, assessed = bench.dense, bench.assessed
+    timings = timings_for(dense, assessed, bench.where, print)
+    model = fit_latency(form_on(timings.table.staircase, assessed, dense.network), timings.to_fit())
+    allowed = replace(assessed.options, round_to=width_step_on(timings.table.staircase, assessed.options))
+    widths = {
+        index: possible_widths(group, allowed)
+        for index, (group, reason) in enumerate(zip(assessed.groups, assessed.reasons, strict=True))
+        if not reason
+    }
+    full = np.array([group.width for group in assessed.groups], dtype=np.float64)
+    unseen = draw_allocations(full, widths, seed=1)[1:]  # the first is the lowest again
+
+    def export(path: Path, kept: Any) -> None:
+        raise NotImplementedError("these networks are sliced")
+
+    timed = time_allocations(bench.timer, dense.network, dense.path, assessed.groups, unseen, export, print)
+    errors = [abs(model.of(kept) / entry.share - 1) for kept, entry in zip(unseen, timed, strict=True)]
+    macs = [
+        abs(assessed.cost.share_of_dense(kept, "flops") / entry.share - 1)
+        for kept, entry in zip(unseen, timed, strict=True)
+    ]
+    return {
+        "fitted": len(timings.table.timings),
+        "predicted": len(unseen),
+        "mean_error": round(float(np.mean(errors)), 4),
+        "largest_error": round(float(np.max(errors)), 4),
+        "left_out_error": model.error,
+        "macs_mean_error": round(float(np.mean(macs)), 4),
+        "macs_largest_error": round(float(np.max(macs)), 4),
+        "mean_spread": round(float(np.mean([entry.spread for entry in timed])), 4),
+        "dense_ms": timings.table.dense_ms,
+        "step": allowed.round_to,
+        "cpu_in_use_by_others": cpu_in_use_by_others(),
+    }
+
+
+def _equal_flops(bench: _Bench, options: PruneOptions, share: float) -> tuple[Pruned, TimedShare]:
+    """The network of a MACs target whose measured latency is the nearest to ``share``."""
+    found: list[tuple[float, Pruned, TimedShare]] = []
+    low, high, budget = 0.05, 0.99, share
+    for _ in range(_SEARCHES):
+        pruned = prune(bench.dense.network, bench.dense.source, replace(options, flops=budget), print, bench.assessed)
+        timed = time_exported(bench.dense, bench.timer, pruned.network, print)
+        found.append((abs(timed.share / share - 1), pruned, timed))
+        print(f"flops {budget:.3f}: {timed.share:.3f} of the dense latency, {share:.3f} wanted")
+        if found[-1][0] <= _CLOSE:
+            break
+        low, high = (low, budget) if timed.share > share else (budget, high)
+        budget = (low + high) / 2 if len(found) > 2 else min(high, max(low, budget * share / timed.share))
+    _, pruned, timed = min(found, key=lambda entry: entry[0])
+    return pruned, timed
+
+
+def _worth(bench: _Bench, pruned: Pruned, dense_top1: float) -> dict[str, Any]:
+    """Accuracy after recovery."""
+    recover("reconstruct", bench.dense.network, pruned.network, pruned.plan.groups, bench.calibration.batches)
+    return {
+        "macs_kept": round(pruned.plan.macs_kept, 4),
+        "params_kept": round(pruned.plan.params_kept, 4),
+        "dense_top1": round(dense_top1, 4),
+        "top1": round(count_top1(pruned.network, bench.test), 4),
+        "test_images": sum(len(labels) for _, labels in bench.test),
+    }
+
+
+if __name__ == "__main__":
+    main()
