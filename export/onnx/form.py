@@ -58,17 +58,21 @@ ANY_BATCH = InputSizes()
 """What they take where nothing else is asked for."""
 
 
-def check_form(options: ExportOptions) -> None:
+def check_form(options: ExportOptions, *, one_input: bool = True) -> None:
     """Check all that can be without the network.
+
+    Args:
+        options: What is asked for.
+        one_input: Whether the network is known to have no more.
 
     Raises:
         InputError: Names every fault.
     """
-    if faults := list(_faults(options)):
+    if faults := list(_faults(options, one_input)):
         raise InputError(" ".join(faults))
 
 
-def _faults(options: ExportOptions) -> Iterator[str]:
+def _faults(options: ExportOptions, one_input: bool) -> Iterator[str]:
     batch = options.batch_size_fixed
     if batch is not None and batch < 1:
         yield f"`batch_size_fixed` is {batch}; expected at least 1, or leave it out for any batch size."
@@ -84,6 +88,8 @@ def _faults(options: ExportOptions) -> Iterator[str]:
             f"`opset` is {options.opset}; expected {OLDEST} to {newest_opset()}: torch's exporter has none below, "
             "and the ONNX Runtime here takes none above."
         )
+    if one_input and len(options.input_names) > 1:
+        yield f"`input_names` are {', '.join(map(repr, options.input_names))}; expected one: a network has one input."
     for option in ("input_names", "output_names"):
         names: Sequence[str] = getattr(options, option)
         if odd := [name for name in names if not _NAME.fullmatch(name)]:

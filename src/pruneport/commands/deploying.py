@@ -56,7 +56,7 @@ def export(
     Raises:
         InputError: The bundle, its source or the dense checkpoint cannot be used, or torch cannot export it.
     """
-    check_form(config)
+    check_form(config, one_input=False)
     progress = numbered(progress, 3)
     progress(Stage("opening the bundle"))
     bundle, pruned, factory = open_networks(config, progress, factory)

@@ -20,6 +20,7 @@ from pruneport.export.options import ExportOptions
         ({"opset": newest_opset() + 1}, r"the ONNX Runtime here takes none above\."),
         ({"dynamic": "width"}, "`dynamic` is 'width'; expected one of batch, or batch,height,width"),
         ({"dynamic": "batch,height,width", "batch_size_fixed": 2}, "open, and `batch_size_fixed` is 2; give one"),
+        ({"input_names": ("a", "b")}, "`input_names` are 'a', 'b'; expected one: a network has one input"),
         ({"input_names": ("",)}, "`input_names` has ''; expected at most 200 letters"),
         (
             {"output_names": ("ok", "a b", "\x1b[31m", "né", "1st", "a" * 201)},
