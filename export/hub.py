@@ -229,7 +229,10 @@ def _fill(folder: Path, client: HfApi, repository: Repository, info: ModelInfo, 
     """Fetch the manifest, then what it names, and check all of it."""
     sizes = _sizes(info)
     if MANIFEST not in sizes:
-        raise BundleError(f"{repository} is not a bundle: the repository has no {MANIFEST}.")
+        raise BundleError(
+            f"{repository} is not a bundle: the repository has no {MANIFEST}. A network of timm's there is "
+            f"timm:{replace(repository, revision=None)}."
+        )
     if (sizes[MANIFEST] or 0) > MOST_BYTES:
         raise BundleError(f"{repository} is not a bundle: its {MANIFEST} has more than {MOST_BYTES} bytes.")
     try:

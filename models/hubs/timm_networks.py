@@ -52,8 +52,8 @@ def spelled_out(options: _Options) -> _Options:
     """
     if options.source.startswith(HUB):
         raise SourceError(
-            f"{options.source} names a bundle on the hub, which load, export, verify, bench and finetune open; "
-            f"expected a network, such as {_TIMM}{options.source} for one of timm's there."
+            f"{options.source} names a bundle on the hub, which all commands open but transfer; "
+            f"expected a network here, such as {_TIMM}{options.source} for one of timm's there."
         )
     name = options.source.removeprefix(_TIMM)
     if name == options.source:

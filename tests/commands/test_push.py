@@ -96,8 +96,11 @@ _BAD = {
         ("push", "a", "b/c", "d"),
         "'d' is one value too many: there is one BUNDLE and one OWNER/NAME, 'a', 'b/c'",
     ),
-    "a bundle for a network": (("inspect", "hf-hub:me/half"), "timm:hf-hub:me/half"),
-    "a bundle to compress": (("compress", "hf-hub:me/half", "--flops", "0.5", "--out", "o"), "timm:hf-hub:me/half"),
+    "a network for a bundle": (("inspect", "hf-hub:me/public"), "A network of timm's there is timm:hf-hub:me/public."),
+    "no bundle to compress": (
+        ("compress", "hf-hub:me/half", "--flops", "0.5", "--out", "o"),
+        "hf-hub:me/half: there is no such repository",
+    ),
 }
 
 
