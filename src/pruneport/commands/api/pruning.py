@@ -112,7 +112,7 @@ class PrunedNetwork:
         """
         folder = Path(folder)
         config = options_from(ExportConfig, "export", {**options, "folder": folder})
-        check_form(config)
+        check_form(config, one_input=self.plan.source.inputs is None)
         network, plan = self._now()
         given = mean is not None or std is not None
         there = _plan_in(folder, network, plan)
