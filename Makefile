@@ -43,11 +43,11 @@ wheel: $(INSTALLED)
 	rm -rf dist build
 	$(BIN)/python -m build --installer uv --outdir dist .
 
-# The tests again, against the built wheel in place of the checkout; those of compress/ alone would see nothing new, and
-# the experiments are not in it.
+# The tests again, against the built wheel in place of the checkout; those of models/, compress/ and the ONNX files alone
+# would see nothing new, and the experiments are not in it.
 test-wheel: wheel
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --force-reinstall dist/*.whl
-	PRUNEPORT_EXPECT_WHEEL=1 $(BIN)/python -m pytest $(PARALLEL) -m "not real and not slow" --ignore=tests/compress --ignore=tests/docs --ignore=tests/bench/experiments; status=$$?; \
+	PRUNEPORT_EXPECT_WHEEL=1 $(BIN)/python -m pytest $(PARALLEL) -m "not real and not slow" --ignore=tests/compress --ignore=tests/models --ignore=tests/export/onnx --ignore=tests/docs --ignore=tests/bench/experiments; status=$$?; \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . && exit $$status
 
 bench-overhead: $(INSTALLED)

@@ -51,6 +51,8 @@ class _Case:
     round_to: int
     kept: tuple[float, ...]
     calibration: int
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 _CASES = {
@@ -85,6 +87,16 @@ _CASES = {
         round_to=8,
         kept=(0.87, 0.75, 0.63),
         calibration=256,
+    ),
+    "efficientnet_lite0": _Case(
+        source=f"{_NETWORKS}:efficientnet_lite0",
+        weights="efficientnet_lite0_imagenet.pth",
+        shape=(3, 224, 224),
+        round_to=8,
+        kept=(0.87, 0.75),
+        calibration=256,
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
     ),
 }
 _Recipe = tuple[str, str, str, tuple[str, ...]]  # inputs, criterion, ranking, recoveries
@@ -209,7 +221,7 @@ def _images(case: _Case, data: Path) -> tuple[list[tuple[Tensor, Tensor]], dict[
 
 def _opened(options: ImageOptions, case: _Case) -> ImageSet:
     """Open an image folder at the network's input shape."""
-    images = open_images(options, case.shape)
+    images = open_images(replace(options, mean=case.mean, std=case.std), case.shape)
     assert images is not None
     return images
 

@@ -254,6 +254,7 @@ def test_ship_from_python(tmp_path: Path) -> None:
     assert issubclass(SpeedupError, pruneport.PruneportError)
 
 
+@pytest.mark.slow
 def test_calibration_images_win_accuracy_back(tmp_path: Path, run: Any) -> None:
     test = write_images(tmp_path / "test")
     train = write_images(tmp_path / "train", trained_on=True)

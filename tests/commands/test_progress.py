@@ -72,6 +72,7 @@ def test_a_terminal_keeps_finished_stages_with_their_times(tmp_path: Path) -> No
     assert not re.search("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]", timing)  # nothing is redrawn beside the timed rounds
 
 
+@pytest.mark.slow
 def test_a_failure_marks_its_stage_on_a_terminal(tmp_path: Path) -> None:
     code, screen = _on_a_terminal(*_SHIP, *_QUICK, "--keep", "nothing.*", "--out", tmp_path / "out")
     assert code == 2

@@ -60,3 +60,75 @@ def resnet20() -> nn.Module:
 
 def resnet56() -> nn.Module:
     return CifarResNet(9)
+
+
+class _Conv(nn.Conv2d):
+    """A convolution with TensorFlow's padding: the output is ceil(size / stride), the odd pixel right and below."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads = []
+        for size, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
+            whole = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            pads += [whole // 2, whole - whole // 2]
+        return super().forward(F.pad(x, pads) if any(pads) else x)
+
+
+class _LiteBlock(nn.Module):
+    """An inverted bottleneck without squeeze and excitation; the first has no expansion."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = inputs * expansion
+        self._expand_conv = _Conv(inputs, inner, 1, bias=False) if expansion > 1 else None
+        self._bn0 = nn.BatchNorm2d(inner, eps=1e-3) if expansion > 1 else None
+        self._depthwise_conv = _Conv(inner, inner, kernel, stride, groups=inner, bias=False)
+        self._bn1 = nn.BatchNorm2d(inner, eps=1e-3)
+        self._project_conv = _Conv(inner, outputs, 1, bias=False)
+        self._bn2 = nn.BatchNorm2d(outputs, eps=1e-3)
+        self._adds = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        if self._expand_conv is not None and self._bn0 is not None:
+            y = F.relu6(self._bn0(self._expand_conv(y)))
+        y = F.relu6(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self._adds else y
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 with efficientnet_lite_pytorch's names; its images have mean 127/255 and std 128/255."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem = _Conv(3, 32, 3, 2, bias=False)
+        self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
+        stages = (  # blocks, kernel, stride, expansion, outputs
+            (1, 3, 1, 1, 16),
+            (2, 3, 2, 6, 24),
+            (2, 5, 2, 6, 40),
+            (3, 3, 2, 6, 80),
+            (3, 5, 1, 6, 112),
+            (4, 5, 2, 6, 192),
+            (1, 3, 1, 6, 320),
+        )
+        blocks, inputs = [], 32
+        for count, kernel, stride, expansion, outputs in stages:
+            for index in range(count):
+                blocks.append(_LiteBlock(inputs, outputs, kernel, stride if index == 0 else 1, expansion))
+                inputs = outputs
+        self._blocks = nn.ModuleList(blocks)
+        self._conv_head = _Conv(320, 1280, 1, bias=False)
+        self._bn1 = nn.BatchNorm2d(1280, eps=1e-3)
+        self._fc = nn.Linear(1280, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu6(self._bn0(self._conv_stem(x)))
+        for block in self._blocks:
+            x = block(x)
+        x = F.relu6(self._bn1(self._conv_head(x)))
+        return self._fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+
+def efficientnet_lite0() -> nn.Module:
+    return EfficientNetLite0()
