@@ -12,7 +12,7 @@ from pruneport.compress.activations.synthetic import ENOUGH, synthesise
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.assessment import assess
 from pruneport.compress.importance.criteria import wants_inputs
-from pruneport.compress.options import CalibrationOptions, CompressOptions
+from pruneport.compress.options import CalibrationImages, CompressOptions
 from pruneport.compress.prune import Pruned, prune
 from pruneport.compress.recovery.recover import choose_recovery, recover
 from pruneport.errors import ModelError, PruningError
@@ -92,11 +92,11 @@ def compress_to(
             batches, heldout = calibration.batches, calibration.heldout
             done = recover(name, dense, pruned.network, plan.groups, batches, progress, heldout)
             plan = replace(plan, calibration=calibration.record, recovery=done)
-        yield replace(pruned, plan=plan)
+        yield replace(pruned, plan=plan, calibration=calibration)
 
 
 def calibration_inputs(
-    options: CalibrationOptions,
+    options: CalibrationImages,
     network: nn.Module,
     source: Source,
     progress: Progress,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.allocation.cost import Cost, count_cost
 from pruneport.compress.allocation.search import Allocation, allocate
 from pruneport.compress.allocation.target import lowest_share, missed_target, target_of
@@ -45,10 +46,11 @@ _CLOSE = 0.005  # of dense
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned:
-    """The pruned network, in eval mode, and its plan."""
+    """The pruned network, in eval mode, its plan, and the inputs that it was calibrated with, where there were any."""
 
     network: nn.Module
     plan: Plan
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
+import torch
 from torch import Tensor
 
 from pruneport.arrays import AnyArray
@@ -18,6 +19,7 @@ from pruneport.export.options import EmbeddedName, ParityOptions
 
 __all__ = [
     "embedded_in",
+    "filled",
     "fitting_batches",
     "fixed_batch",
     "open_cpu_session",
@@ -98,6 +100,11 @@ def fitting_batches(options: ParityOptions, fixed: int | None) -> tuple[int, ...
             f"give `parity_batches` {fixed}."
         )
     return (fixed,)
+
+
+def filled(part: Tensor, size: int | None) -> Tensor:
+    """A part (B, ...) with its last entry repeated up to a fixed batch; as it is where none is fixed."""
+    return part if size is None else torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])])
 
 
 def run_onnx(session: Any, inputs: Tensor) -> list[AnyArray]:

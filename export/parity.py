@@ -19,6 +19,7 @@ from pruneport.export.onnx.capture import onnx_outputs
 from pruneport.export.onnx.embedding import Embedding
 from pruneport.export.onnx.exporter import OnnxNetwork
 from pruneport.export.onnx.form import other_size
+from pruneport.export.options import OnnxPrecision
 from pruneport.models.outputs import Outputs
 
 __all__ = [
@@ -32,10 +33,12 @@ __all__ = [
     "run_torch",
 ]
 
-_NEARBY, _NEAR = 8, 1e-5  # other inputs near those compared, and how near: shares of their deviation
+_NEARBY = 8  # other inputs near those compared
+_NEAR: Mapping[OnnxPrecision, float] = {"fp32": 1e-5, "fp16": 2.0**-11}  # how near: shares of their deviation
 
 TOLERANCES: Mapping[str, Tolerance] = {"fp32": Tolerance(atol=1e-5, rtol=1e-4)}
-"""Per precision: float32 kernels differ in the order of their sums, by about 1e-6 of the largest output."""
+"""float32 kernels differ in the order of their sums, by about 1e-6 of the largest output. Of fp16 each network has its
+own (see ``half_tolerance``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,8 @@ def check_seeded(
     names: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
     embedding: Embedding | None = None,
+    precision: OnnxPrecision = "fp32",
+    tolerance: Tolerance = TOLERANCES["fp32"],
 ) -> list[Parity]:
     """Compare on normal inputs (B, C, H, W), or on images of uniform pixels, seeded by the batch size, at every one.
 
@@ -100,6 +105,8 @@ def check_seeded(
         names: Of the file's outputs, in order (see ``output_names``).
         size: H, W, for the record, where they are not the plan's.
         embedding: What the file holds before the network; it then takes images, and the network their inputs.
+        precision: Of the file; the torch network computes in float32.
+        tolerance: Of the outputs.
 
     Raises:
         ExportError: The ONNX file does not run at one of them.
@@ -112,10 +119,10 @@ def check_seeded(
         else:
             given = embedding.random_images(batch, shape, generator)
             inputs = embedding(given)
-        compared = Compared(TOLERANCES["fp32"], names)
+        compared = Compared(tolerance, names)
         theirs = run_torch(network, inputs)
-        compared.add(theirs, run_onnx(session, given), partial(nearby, network, inputs))
-        results.append(replace(parity_of(name, compared, "seeded", batch), size=size))
+        compared.add(theirs, run_onnx(session, given), partial(nearby, network, inputs, _NEAR[precision]))
+        results.append(replace(parity_of(name, compared, "seeded", batch, precision, tolerance), size=size))
     return results
 
 
@@ -171,17 +178,23 @@ def run_torch(network: nn.Module, inputs: Tensor) -> Outputs:
         return onnx_outputs(network(inputs))
 
 
-def nearby(network: nn.Module, inputs: Tensor) -> Iterator[Outputs]:
+def nearby(network: nn.Module, inputs: Tensor, near: float = _NEAR["fp32"]) -> Iterator[Outputs]:
     """What torch computes of inputs that are nearly the same: where it changes its mind, rounding decides."""
     generator = torch.Generator().manual_seed(0)
-    reach = _NEAR * float(inputs.std(correction=0))
+    reach = near * float(inputs.std(correction=0))
     for _ in range(_NEARBY):
         yield run_torch(network, inputs + reach * torch.randn(inputs.shape, generator=generator))
 
 
-def parity_of(network: str, compared: Compared, inputs: str, batch: int, precision: str = "fp32") -> Parity:
+def parity_of(
+    network: str,
+    compared: Compared,
+    inputs: str,
+    batch: int,
+    precision: OnnxPrecision = "fp32",
+    tolerance: Tolerance = TOLERANCES["fp32"],
+) -> Parity:
     """The record of one comparison."""
-    tolerance = TOLERANCES[precision]
     return Parity(
         network=network,
         precision=precision,

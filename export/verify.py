@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from pruneport.compress.activations.calibration import Batches
 from pruneport.errors import BundleError, InputError, ParityError
 from pruneport.export.accuracy import Accuracy, Agreement, check_images
 from pruneport.export.bundle.bundle import DENSE_ONNX, MODEL_ONNX, plan_hash
@@ -24,8 +26,10 @@ from pruneport.export.cpu_session import (
 from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.form import other_size
 from pruneport.export.onnx.onnx_file import check_onnx, read_metadata
-from pruneport.export.options import ParityOptions
+from pruneport.export.options import OnnxPrecision, ParityOptions
 from pruneport.export.parity import Parity, check_seeded
+from pruneport.export.precisions.comparison import Precision
+from pruneport.export.precisions.verifying import PrecisionInputs, VerifiedPrecisions, verify_precisions
 from pruneport.models.images.images import ImageSet, open_images
 from pruneport.models.record import Preprocessing
 from pruneport.progress import Progress, silent
@@ -51,6 +55,7 @@ class Verification:
     accuracy: Accuracy | None
     files: Mapping[str, int]
     agreement: Agreement | None = None
+    precisions: tuple[Precision, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -94,6 +99,8 @@ def verify_files(
     comparable: bool = True,
     why_no_dense: str = "",
     preprocessing: Preprocessing | None = None,
+    precisions: Sequence[OnnxPrecision] = ("fp32",),
+    heldout: Batches = (),
     progress: Progress = silent,
 ) -> Verification:
     """Check the ONNX files in ``folder`` against the torch networks.
@@ -110,6 +117,8 @@ def verify_files(
             dense original does not.
         why_no_dense: Why ``dense`` is None, for the record.
         preprocessing: Of the images; the options have the last word.
+        precisions: Those in which there are files of both networks.
+        heldout: Calibration inputs that were held out, on which they are compared where there are no images.
         progress: Told what is being done.
 
     Raises:
@@ -122,6 +131,7 @@ def verify_files(
     images = open_parity_images(options, shape, preprocessing=preprocessing)
     done = list(checks)
     parity: list[Parity] = []
+    records: list[Precision] = []
     accuracy = agreement = None
     for name, file, network in (("dense", DENSE_ONNX, dense), ("pruned", MODEL_ONNX, pruned)):
         path = folder / file
@@ -130,17 +140,22 @@ def verify_files(
         found = read_metadata(path).get("plan_sha256")
         if found != plan_hash(folder):
             raise BundleError(f"{path} was exported for another plan ({found}); export it again.")
-        if network is None:
-            done.append(Check(name="parity", ok=True, detail=f"{file} not compared: {why_no_dense}"))
-            continue
-        progress(f"comparing {file} with torch")
         session = open_cpu_session(path)
         names, fixed = output_names(session), fixed_batch(session)
+        batches = fitting_batches(options, fixed)
         embedding = embedding_for(embedded_in(session), preprocessing, shape)
         if images is not None and embedding is not None and preprocessing is not None:
             _require_same(images.preprocessing, preprocessing)
+        inputs = PrecisionInputs(images=images, heldout=heldout, classified=comparable or name == "pruned")
+        others = partial(
+            verify_precisions, folder, file, name, network, shape, precisions, batches, inputs, embedding, progress
+        )
+        if network is None:
+            done.append(Check(name="parity", ok=True, detail=f"{file} not compared: {why_no_dense}"))
+            _gather(others(), done, parity, records)
+            continue
+        progress(f"comparing {file} with torch")
         _require_forward(name, network, (fixed or 1, *shape))
-        batches = fitting_batches(options, fixed)
         parity += check_seeded(name, network, session, shape, batches, names, embedding=embedding)
         if open_size(session):
             other = other_size(shape)
@@ -151,13 +166,22 @@ def verify_files(
                 images, dense if comparable else None, pruned, session, names, fixed, progress, embedding
             )
             parity.append(on_images)
+        _gather(others(), done, parity, records)
     return Verification(
         checks=tuple(done),
         parity=tuple(parity),
         accuracy=accuracy,
         agreement=agreement,
+        precisions=tuple(records),
         files={path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx*"))},
     )
+
+
+def _gather(found: VerifiedPrecisions, checks: list[Check], parity: list[Parity], records: list[Precision]) -> None:
+    """Put what was found of a network's other precisions beside the rest."""
+    checks += [Check(name=name, ok=ok, detail=detail) for name, ok, detail in found.checks]
+    parity += found.parity
+    records += found.records
 
 
 def _require_forward(name: str, network: nn.Module, shape: tuple[int, ...]) -> None:
@@ -193,8 +217,11 @@ def require_parity(verification: Verification) -> None:
     """Raise where something did not pass.
 
     Raises:
-        ParityError: Names every comparison out of tolerance.
+        ParityError: Names every check that failed, or every comparison out of tolerance.
     """
+    if wrong := [check for check in verification.checks if not check.ok]:
+        lines = [f"  {check.name}: {check.detail}" for check in wrong]
+        raise ParityError("Checks failed:\n" + "\n".join(lines))
     failed = [entry for entry in verification.parity if not entry.ok]
     if failed:
         lines = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -45,9 +46,16 @@ def onnx_outputs(value: Any) -> Outputs:
 
 
 def capture(
-    network: nn.Module, shape: tuple[int, int, int], options: ExportOptions, embedding: Embedding | None = None
+    network: nn.Module,
+    shape: tuple[int, int, int],
+    options: ExportOptions,
+    embedding: Embedding | None = None,
+    *,
+    half: bool = False,
 ) -> tuple[Any, Outputs]:
     """Export by torch's exporter, with ``embedding`` before the network where it is given.
+
+    ``half``: a copy of the network computes in float16, between inputs and outputs in float32.
 
     Returns:
         torch's program, and the outputs that it saw.
@@ -65,7 +73,7 @@ def capture(
     seen: list[Outputs] = []
     with _silence(), PlainAttention():
         program = torch.onnx.export(
-            _Wrapped(network, embedding, seen.append),
+            _Wrapped(copy.deepcopy(network).half() if half else network, embedding, seen.append, half=half),
             (example,),
             dynamo=True,
             verbose=False,
@@ -108,16 +116,24 @@ class _Wrapped(nn.Module):
     What is embedded stands beside the network, not around it, so that the network's names stay as they are.
     """
 
-    def __init__(self, network: nn.Module, embedding: Embedding | None, see: Callable[[Outputs], None]) -> None:
+    def __init__(
+        self, network: nn.Module, embedding: Embedding | None, see: Callable[[Outputs], None], *, half: bool
+    ) -> None:
         super().__init__()
         self.network = network
         self.preprocessing = embedding
         self.training = network.training
         self._see = see
+        self._half = half
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         inputs = images if self.preprocessing is None else self.preprocessing(images)
-        outputs = onnx_outputs(self.network(inputs))
+        outputs = onnx_outputs(self.network(inputs.half() if self._half else inputs))
+        if self._half:
+            tensors = {
+                name: leaf.float() if leaf.dtype == torch.half else leaf for name, leaf in outputs.tensors.items()
+            }
+            outputs = Outputs(tensors, outputs.others)
         self._see(outputs)
         return tuple(outputs.tensors.values())
 

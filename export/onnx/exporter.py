@@ -24,7 +24,7 @@ from pruneport.export.onnx.form import file_names, open_sizes, other_size
 from pruneport.export.onnx.naming import name_nodes, name_values
 from pruneport.export.onnx.opsets import raise_opset
 from pruneport.export.onnx.rewrites import leave_out_weight_info, part_pads_from_pools
-from pruneport.export.options import DEFAULTS, ExportOptions
+from pruneport.export.options import DEFAULTS, ExportOptions, OnnxPrecision
 from pruneport.models.outputs import takes_several
 from pruneport.models.record import Preprocessing
 
@@ -44,6 +44,7 @@ class OnnxNetwork:
         outputs: Names of its outputs in torch, in order.
         left_out: What the torch network returns besides tensors: type by name.
         embedding: What stands before the network in the file; None where it takes normalised inputs.
+        precision: In which the file computes: fp32 or fp16.
     """
 
     options: ExportOptions
@@ -51,6 +52,7 @@ class OnnxNetwork:
     outputs: tuple[str, ...]
     left_out: Mapping[str, str]
     embedding: Embedding | None = None
+    precision: OnnxPrecision = "fp32"
     _program: Any
 
     @property
@@ -75,6 +77,8 @@ class OnnxNetwork:
             said["input_shape"] = json.dumps(sizes_in_file(self.options.embed_preprocessing, self.shape))
         if self.embedding is not None:
             said[EMBEDDED] = self.embedding.name
+        if self.precision != "fp32":
+            said["precision"] = self.precision
         if self.left_out:
             said["left_out"] = listed(self.left_out)
         if self.batch is not None:
@@ -89,6 +93,7 @@ def export_network(
     shape: tuple[int, int, int],
     options: ExportOptions = DEFAULTS,
     preprocessing: Preprocessing | None = None,
+    precision: OnnxPrecision = "fp32",
 ) -> OnnxNetwork:
     """Export ``network`` for inputs (B, C, H, W), or for the images that these are made of.
 
@@ -97,6 +102,7 @@ def export_network(
         shape: C, H, W.
         options: What the file is to be like; ``check_form`` has passed.
         preprocessing: How images become the network's inputs, for ``embed_preprocessing``.
+        precision: fp32, or fp16, whose files take and give float32 all the same.
 
     Raises:
         ExportError: The exporter cannot express the network, or only for one batch size, one size of image, or another
@@ -115,9 +121,14 @@ def export_network(
     if open_sizes(options):
         _require_other_size(network, shape)
     try:
-        program, outputs = capture(network, shape, options, embedding)
+        program, outputs = capture(network, shape, options, embedding, half=precision == "fp16")
     except Exception as error:  # torch's exporter raises what the network raises, as a cause, and much else
         fault = next((str(found) for found in (error, error.__cause__) if isinstance(found, ModelError)), "")
+        if precision == "fp16" and _exports(network, shape, options):
+            raise ExportError(
+                f"torch cannot export {kind} in fp16: {_first_line(error.__cause__ or error)}. Let its forward make "
+                "tensors of the type of its input, or leave fp16 out of `precisions`."
+            ) from error
         raise ExportError(fault or _why_not(network, shape, options, error)) from error
     _require_open(kind, program, options)
     if options.opset is not None:
@@ -136,6 +147,7 @@ def export_network(
         outputs=names,
         left_out=outputs.others,
         embedding=embedding,
+        precision=precision,
         _program=program,
     )
 

@@ -10,7 +10,7 @@ from torch import nn
 from pruneport.bench.report.graph import check_graph, write_graph
 from pruneport.bench.report.graph_content import content_of_views
 from pruneport.bench.report.plots import check_plot, sensitivity_plot
-from pruneport.commands.artifacts import export_dense, write_card
+from pruneport.commands.artifacts import Exported, export_dense, write_card
 from pruneport.commands.configs import (
     CompressConfig,
     InspectConfig,
@@ -29,9 +29,9 @@ from pruneport.export.bundle.weights import write_network
 from pruneport.export.bundle.writing import check_output, new_bundle
 from pruneport.export.card.verdict import warnings_for
 from pruneport.export.onnx.embedding import embedding_for
-from pruneport.export.onnx.exporter import OnnxNetwork
 from pruneport.export.onnx.form import check_form
 from pruneport.export.options import DEFAULTS, ExportOptions, ParityOptions
+from pruneport.export.precisions.writing import check_int8_inputs
 from pruneport.export.verify import open_parity_images
 from pruneport.files import write_whole
 from pruneport.models.outputs import main_output
@@ -101,7 +101,7 @@ def compress(config: CompressConfig, progress: Progress = silent, command: str =
     return CompressResult(folder=config.out, plan=pruned.plan, warnings=tuple(warnings))
 
 
-def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module, OnnxNetwork | None, Pruned]:
+def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module, Exported | None, Pruned]:
     """Open the source, prune it and recover accuracy; what can be checked before any work is.
 
     Returns:
@@ -123,6 +123,7 @@ def prune_source(config: CompressConfig, progress: Progress) -> tuple[nn.Module,
             check_classes(images, tuple(main_output(run_once(dense, source.input_shape)).shape))
             source = replace(source, class_names=source.class_names or images.classes)
     check_inputs(config, dense, source)
+    check_int8_inputs(form, config, dense)
     exported = None
     if config.dry_export:
         progress(Stage("exporting the dense network"))

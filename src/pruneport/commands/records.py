@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,17 @@ from torch import nn
 
 from pruneport.bench.latency.onnx_input import read_inputs
 from pruneport.bench.latency.records import read_measured
+from pruneport.bench.options import ProviderName
 from pruneport.commands.configs import BundleOptions
 from pruneport.documents import read_start
-from pruneport.errors import BundleError, CheckpointError
-from pruneport.export.bundle.bundle import BENCH, MODEL_ONNX, VERIFY, Bundle
+from pruneport.errors import BundleError, CheckpointError, InputError
+from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, Bundle, onnx_name
 from pruneport.export.bundle.weights import rebuild
 from pruneport.export.hub import is_on_hub, open_any_bundle
 from pruneport.export.onnx.embedding import EMBEDDED, embedded_name
 from pruneport.export.onnx.onnx_file import read_metadata
-from pruneport.export.options import EmbeddedName
+from pruneport.export.options import EmbeddedName, OnnxPrecision
+from pruneport.export.precisions.providers import INT8_FOR, why_not_on
 from pruneport.export.records import read_verified
 from pruneport.models.factories import load_factory
 from pruneport.models.record import Factory
@@ -35,6 +37,7 @@ __all__ = [
     "open_networks",
     "read_record",
     "read_replaced",
+    "timed_precisions",
     "with_earlier",
 ]
 
@@ -132,4 +135,38 @@ def with_earlier(verified: dict[str, Any], earlier: dict[str, Any] | None) -> di
     """Keep what was counted on images before, where this time there were none: the ONNX files are the same."""
     kept = {name: earlier[name] for name in ("accuracy", "agreement") if earlier and earlier.get(name)}
     counted = verified["accuracy"] or verified["agreement"]
+    before = (earlier or {}).get("precisions") or ()
+    if before and min(map(_worth, before)) > min(map(_worth, verified["precisions"]), default=0):
+        kept["precisions"] = before
     return verified if counted else verified | kept
+
+
+def _worth(record: Mapping[str, Any]) -> int:
+    """How much the inputs say that precisions were compared on: random ones least, then held-out ones, then images."""
+    return ("seeded", "held-out", "images").index(record["inputs"])
+
+
+def timed_precisions(
+    bundle: Bundle, asked: OnnxPrecision | None, provider: ProviderName, progress: Progress
+) -> dict[OnnxPrecision, tuple[Path, Path]]:
+    """The dense and pruned files in precisions to time beside fp32: the one asked for, or all that the provider runs.
+
+    Raises:
+        InputError: The bundle does not have the precision, or the provider does not run it.
+    """
+    if asked not in (None, *bundle.precisions):
+        raise InputError(
+            f"`precision` is {asked}, and {bundle.folder} has {', '.join(bundle.precisions)}; make it with: pruneport "
+            f"export {bundle.folder} --precisions fp32 {asked}"
+        )
+    files = {}
+    for precision in bundle.precisions[1:]:
+        pair = tuple(bundle.path(onnx_name(file, precision)) for file in (DENSE_ONNX, MODEL_ONNX))
+        why_not = why_not_on(provider, precision, read_metadata(pair[1]).get(INT8_FOR))
+        if why_not and precision == asked:
+            raise InputError(f"`precision` is {asked}, and `provider` is {provider}: {why_not}.")
+        if why_not:
+            progress(Note(f"{precision} is not timed on {provider}: {why_not}"))
+        elif asked in (None, precision):
+            files[precision] = (pair[0], pair[1])
+    return files

@@ -6,16 +6,18 @@ import json
 from pathlib import Path
 
 from pruneport.bench.latency.measure import check_required, measure, preflight
-from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_pair, write_report
+from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_files, write_report
 from pruneport.commands.compressing import prune_source
 from pruneport.commands.configs import ShipConfig
 from pruneport.commands.results import ShipResult
 from pruneport.compress.pipeline import STAGES as COMPRESSION
+from pruneport.compress.pipeline import calibration_inputs
 from pruneport.compress.prune import Pruned
-from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, plan_hash
+from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, onnx_name, plan_hash
 from pruneport.export.bundle.weights import check_reload, write_network
 from pruneport.export.bundle.writing import new_bundle
 from pruneport.export.card.verdict import warnings_for
+from pruneport.export.precisions.providers import asked_precisions, check_precisions
 from pruneport.export.verify import Check, require_parity, verify_files
 from pruneport.progress import Progress, Stage, numbered, silent
 
@@ -33,9 +35,10 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         SpeedupError: ``require_speedup`` was not reached; the bundle holds the evidence.
     """
     progress = numbered(progress, _STAGES + config.dry_export)
+    check_precisions(config.precisions, config.provider)
     preflight(config, config.batch_size_fixed)
     dense, exported, pruned = prune_source(config, progress)
-    plan = pruned.plan
+    plan, calibration = pruned.plan, pruned.calibration
     with new_bundle(config.out, config.overwrite, command) as staging:
         progress(Stage("writing the pruned network"))
         write_network(staging, pruned.network, plan)
@@ -43,7 +46,10 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         progress(Stage("exporting to ONNX"))
         if exported is None:
             exported = export_dense(dense, plan.source, config, progress)
-        write_onnx_pair(staging, plan_hash(staging), plan, exported, pruned.network, progress)
+        if "int8" in config.precisions and calibration is None:
+            calibration = calibration_inputs(config, dense, plan.source, progress, hold_out=True)
+        networks = (dense, pruned.network)
+        write_onnx_files(staging, plan_hash(staging), plan, networks, exported, config.provider, calibration, progress)
         progress(Stage("verifying"))
         verification = verify_files(
             staging,
@@ -53,17 +59,23 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
             config,
             [reload],
             preprocessing=plan.source.preprocessing,
+            precisions=asked_precisions(config),
+            heldout=calibration.heldout if calibration else (),
             progress=progress,
         )
         verified = verification.to_dict()
         write_json(staging / VERIFY, verified)
         progress(Stage("timing", still=True))
-        measured = measure(staging / DENSE_ONNX, staging / MODEL_ONNX, config, progress)
+        others = {
+            precision: (staging / onnx_name(DENSE_ONNX, precision), staging / onnx_name(MODEL_ONNX, precision))
+            for precision in asked_precisions(config)[1:]
+        }
+        measured = measure(staging / DENSE_ONNX, staging / MODEL_ONNX, config, progress, others)
         timed = measured.to_dict()
         write_json(staging / BENCH, timed)
         progress(Stage("writing the report"))
-        write_card(staging, plan, verified, timed, exported.batch, config.embed_preprocessing)
-        write_report(staging, plan, verified, timed, exported.batch, config.embed_preprocessing)
+        write_card(staging, plan, verified, timed, exported.fp32.batch, config.embed_preprocessing)
+        write_report(staging, plan, verified, timed, exported.fp32.batch, config.embed_preprocessing)
     require_parity(verification)
     if config.require_speedup is not None:
         check_required(measured, config.require_speedup)

@@ -17,7 +17,13 @@ from pruneport.commands import configs
 from pruneport.commands.arguments.flag_names import flag_of, with_flags
 from pruneport.commands.arguments.flag_values import expected, kind_of, metavar, reader, takes
 from pruneport.commands.arguments.slips import Flag
-from pruneport.compress.options import CalibrationOptions, PruneOptions, RecoveryOptions, TrainOptions
+from pruneport.compress.options import (
+    CalibrationImages,
+    CalibrationOptions,
+    PruneOptions,
+    RecoveryOptions,
+    TrainOptions,
+)
 from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.models.options import ImageOptions, PreparationOptions, SourceOptions
 
@@ -53,6 +59,7 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     SourceOptions: ("network", {}),
     configs.BundleOptions: ("network", {}),
     PruneOptions: ("choice", {"target": "flops params ratio"}),
+    CalibrationImages: ("calibration and recovery", {}),
     CalibrationOptions: ("calibration and recovery", {}),
     RecoveryOptions: ("calibration and recovery", {}),
     PreparationOptions: ("image preparation", {}),
