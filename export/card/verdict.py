@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pruneport.documents import Json
 from pruneport.export.card.intervals import change_interval
+from pruneport.export.card.precisions import precision_warnings
 from pruneport.export.card.provenance import fine_tuned
 from pruneport.export.card.words import clean, percent
 
@@ -52,7 +53,12 @@ def warnings_for(plan: Json, verify: Json | None, bench: Json | None) -> list[st
     Returns:
         Sentences as plain text, none where there is nothing to warn of.
     """
-    found = [*_accuracy_warnings(plan, verify), *_parity_warnings(verify), *_load_warnings(bench)]
+    found = [
+        *_accuracy_warnings(plan, verify),
+        *_parity_warnings(verify),
+        *precision_warnings(verify),
+        *_load_warnings(bench),
+    ]
     return [clean(sentence) for sentence in found]
 
 

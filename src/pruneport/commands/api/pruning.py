@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 from torch import Tensor, nn
 
+from pruneport.bench.options import ProviderName
 from pruneport.commands.api.bundles import COMMAND, Layout, check_fits, layout_of, write_bundle
 from pruneport.commands.api.deployed import Deployed
 from pruneport.commands.api.keywords import ExportKeywords, PathName, PruneKeywords, macs_for_flops, options_from
@@ -28,6 +29,7 @@ from pruneport.export.bundle.bundle import is_bundle, open_bundle
 from pruneport.export.bundle.weights import read_weights
 from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.form import check_form
+from pruneport.export.precisions.providers import check_precisions
 from pruneport.models.inputs import ExampleInputs
 from pruneport.models.live.copying import copy_network
 from pruneport.models.live.identity import live_source, state_sha256
@@ -57,6 +59,7 @@ class PrunedNetwork:
     _dense: nn.Module = field(repr=False)
     _state_sha256: str = field(repr=False)
     _layout: Layout = field(repr=False)
+    _calibration: Calibration | None = field(default=None, repr=False)
 
     def save(self, folder: PathName, *, overwrite: bool = False) -> Path:
         """Write a bundle, from which ``pruneport.load(folder, factory=…)`` gives the network back, bit for bit.
@@ -83,6 +86,8 @@ class PrunedNetwork:
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        calibration: PathName | Iterable[Any] | None = None,
+        provider: ProviderName = "cpu",
         overwrite: bool = False,
         progress: Progress = silent,
         **options: Unpack[ExportKeywords],
@@ -94,9 +99,13 @@ class PrunedNetwork:
             mean: Of each channel, of pixels in [0, 1]: for ``embed_preprocessing`` of a network that does not say how
                 images become its inputs. The plan records it.
             std: See ``mean``.
+            calibration: Inputs to calibrate int8 with, as ``prune`` takes them; default: those that it was given, else
+                synthetic ones.
+            provider: Of ONNX Runtime, that int8 is made for.
             overwrite: Replace the bundle that is there, if it is another network's.
             progress: Told what is being done.
-            **options: Fields of ``ExportOptions``, such as ``batch_size_fixed``, ``embed_preprocessing``.
+            **options: Fields of ``ExportOptions``, such as ``precisions``, ``batch_size_fixed``,
+                ``embed_preprocessing``.
 
         Raises:
             BundleError: The folder is another network's bundle.
@@ -105,8 +114,12 @@ class PrunedNetwork:
             OutputError: The folder is taken or cannot be written.
         """
         folder = Path(folder)
-        config = options_from(ExportConfig, "export", {**options, "folder": folder})
+        named: dict[str, Any] = {"folder": folder, "provider": provider}
+        if isinstance(calibration, str | PathLike):
+            named["calibration"] = calibration
+        config = options_from(ExportConfig, "export", {**options, **named})
         check_form(config)
+        check_precisions(config.precisions, config.provider)
         network, plan = self._now()
         factory = self._factory()
         given = mean is not None or std is not None
@@ -126,8 +139,26 @@ class PrunedNetwork:
                     "folder, or replace it with `overwrite=True`."
                 )
             write_bundle(folder, network, plan, factory, overwrite=overwrite or there is not None)
-        written = export(config, progress, COMMAND, factory=factory)
-        return Deployed(folder=folder, plan=plan, network=self.network, files=written.files, _factory=factory)
+        inputs = self._inputs(calibration, config)
+        written = export(config, progress, COMMAND, factory=factory, calibration=inputs)
+        return Deployed(
+            folder=folder,
+            plan=plan,
+            network=self.network,
+            files=written.files,
+            _factory=factory,
+            _heldout=inputs.heldout if inputs else (),
+        )
+
+    def _inputs(self, calibration: PathName | Iterable[Any] | None, config: ExportConfig) -> Calibration | None:
+        """What int8 is calibrated with, where that is not a folder: tensors that are given, else those of ``prune``."""
+        if "int8" not in config.precisions or config.calibration is not None:
+            return None
+        if calibration is None:
+            return self._calibration
+        shape = self.plan.source.input_shape
+        scores = main_output(run_once(self._dense, shape))
+        return _gather(calibration, CalibrationOptions(), self._dense, shape, scores, self.plan.source.seed)
 
     def _now(self) -> tuple[nn.Module, Plan]:
         """A copy of the network to write, and its plan, which says where it was trained meanwhile."""
@@ -208,7 +239,12 @@ def prune(
         plan = replace(plan, note=f"{plan.note} {said}" if plan.note else said)
     state = pruned.network.state_dict()
     return PrunedNetwork(
-        network=pruned.network, plan=plan, _dense=dense, _state_sha256=state_sha256(state), _layout=layout_of(state)
+        network=pruned.network,
+        plan=plan,
+        _dense=dense,
+        _state_sha256=state_sha256(state),
+        _layout=layout_of(state),
+        _calibration=pruned.calibration,
     )
 
 
