@@ -76,9 +76,8 @@ def precision_plot(marks: list[Mark], *, narrow: bool = False) -> str:
         low, high = min(mark.share for mark in marks), max(mark.share for mark in marks)
         room = max(0.01, 0.15 * (high - low))
         axes.set_ylim(low - room, high + room)
-        axes.yaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:.0%}" if room > 0.05 else f"{value:.1%}")
-        )
+        digits = 0 if high - low > 0.1 else 1
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{digits}%}"))
         axes.set_xlabel(f"milliseconds per batch of {marks[0].batch}, median")
         axes.set_ylabel(marks[0].measure)
         quiet(axes)

@@ -49,8 +49,8 @@ def _compared(columns: tuple[OnnxPrecision, ...], verify: Json | None, trained: 
     records = {(record["network"], record["precision"]): record for record in _records(verify)}
     measures: list[tuple[str, str, Callable[[Any], str]]] = [
         ("Top-1 accuracy", "top1", percent),
-        ("Same first choice as fp32", "agreement", percent),
-        ("Output error against fp32", "output_error", "{:.2g}".format),
+        ("Agreement with fp32", "agreement", percent),
+        ("Output error", "output_error", "{:.2g}".format),
     ]
     for title, key, shown in measures:
         for network in _NETWORKS:
@@ -76,10 +76,9 @@ def _latencies(columns: tuple[OnnxPrecision, ...], bench: Json | None) -> Iterat
     for entry in (bench or {}).get("batches", ()):
         times = {"fp32": entry} | {others["precision"]: others for others in entry.get("precisions", ())}
         for network in _NETWORKS:
-            cells = [
-                _timed(entry["dense"]["p50_ms"], times[c][network]["p50_ms"]) if c in times else "" for c in columns
-            ]
-            yield PrecisionRow(f"Latency p50, batch {entry['batch']}, {network}", tuple(cells))
+            medians = [times[column][network]["p50_ms"] if column in times else None for column in columns]
+            cells = tuple("" if ms is None else _timed(entry["dense"]["p50_ms"], ms) for ms in medians)
+            yield PrecisionRow(f"p50 at batch {entry['batch']}, {network}", cells)
 
 
 def _timed(dense_ms: float, ms: float) -> str:
@@ -94,16 +93,18 @@ def precision_notes(verify: Json | None, bench: Json | None) -> list[str]:
     notes = []
     if records := _records(verify):
         inputs = f"{records[0]['count']} {_INPUTS[records[0]['inputs']]}"
-        notes.append(f"Every precision is compared with the same network in fp32, on {inputs}.")
-        notes.append("Output error: mean squared difference over the variance of the outputs.")
+        notes.append(
+            f"Every precision is compared with the same network in fp32, on {inputs}. Agreement: on how many the first "
+            "choice is the same. Output error: mean squared difference over the variance of the outputs."
+        )
         providers = {record["provider"] for record in records if record["precision"] == "int8"}
         notes += [f"int8 is made for ONNX Runtime's provider {name}, and for no other." for name in providers if name]
     if bench and any(entry.get("precisions") for entry in bench["batches"]):
         notes.append("In brackets: how many times as fast as the dense network in fp32, timed in the same rounds.")
     if "fp16" in columns and (bench or {}).get("provider", "cpu") == "cpu":
         notes.append(
-            "fp16 is for GPUs: ONNX Runtime's CPU provider computes most operators in float32, and converts before and "
-            "after."
+            "fp16 is for GPUs: ONNX Runtime's CPU provider computes most operators in float32 and converts before and "
+            "after, which makes it slower than fp32, not faster."
         )
     return [clean(note) for note in notes]
 
@@ -112,8 +113,8 @@ def precision_warnings(verify: Json | None) -> list[str]:
     """That a precision decides otherwise than fp32 too often, where it was seen on more than random inputs."""
     return [
         f"In {record['precision']} the {record['network']} network's first choice is that of fp32 on only "
-        f"{percent(record['agreement'])} of {record['count']} {_INPUTS[record['inputs']]}. What helps: more calibration "
-        "images (`calibration=FOLDER`), of the kind that the network will see; or use fp32 or fp16."
+        f"{percent(record['agreement'])} of {record['count']} {_INPUTS[record['inputs']]}. What helps: more "
+        "calibration images (`calibration=FOLDER`), of the kind that the network will see; or another precision."
         for record in _records(verify)
         if record["inputs"] != "seeded" and record["agreement"] is not None and record["agreement"] < _LEAST_AGREEMENT
     ]

@@ -70,10 +70,15 @@ def capture(
     example = torch.zeros(batch or 2, *shape)
     if embedding is not None:
         example = embedding.random_images(batch or 2, shape, torch.Generator().manual_seed(0))
+    inner = network
+    if half:
+        inner = copy.deepcopy(network).half()
+        with torch.inference_mode():
+            inner(torch.zeros(1 if batch is None else batch, *shape).half())  # the exporter lets types differ
     seen: list[Outputs] = []
     with _silence(), PlainAttention():
         program = torch.onnx.export(
-            _Wrapped(copy.deepcopy(network).half() if half else network, embedding, seen.append, half=half),
+            _Wrapped(inner, embedding, seen.append, half=half),
             (example,),
             dynamo=True,
             verbose=False,

@@ -37,6 +37,7 @@ __all__ = ["left_in_float", "quantise"]
 
 _PART = 8  # inputs whose range counts as one in the moving average
 _INLINE_LIMIT_BYTES = 1_800_000_000  # as of fp32 files
+_SMALLEST_OUTSIDE_BYTES = 256  # shapes, which ONNX Runtime reads while it opens the file, stay inside
 _SYMMETRIC = ["Conv", "Gemm", "MatMul", "Add"]
 _MOVES = {
     *("Cast", "Constant", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Range", "Reshape", "Shape"),
@@ -122,7 +123,7 @@ def quantise(
         str(target),
         save_as_external_data=external_data or size > _INLINE_LIMIT_BYTES,
         location=target.name + DATA,
-        size_threshold=0,
+        size_threshold=_SMALLEST_OUTSIDE_BYTES,
     )
 
 
