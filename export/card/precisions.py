@@ -40,8 +40,10 @@ def precision_columns(verify: Json | None, bench: Json | None) -> tuple[OnnxPrec
 def precision_rows(verify: Json | None, bench: Json | None, *, trained: bool = True) -> list[PrecisionRow]:
     """The table's rows: dense and pruned for each measure that is known; of random weights no accuracy."""
     columns = precision_columns(verify, bench)
+    if not columns:
+        return []
     rows = [*_compared(columns, verify, trained), *_sizes(columns, verify), *_latencies(columns, bench)]
-    return [row for row in rows if any(row.cells)] if columns else []
+    return [row for row in rows if any(row.cells)]
 
 
 def _compared(columns: tuple[OnnxPrecision, ...], verify: Json | None, trained: bool) -> Iterator[PrecisionRow]:
