@@ -35,14 +35,14 @@ from pruneport.models.images.images import ImageSet, open_images
 from pruneport.models.options import ImageOptions, SourceOptions
 from pruneport.models.source import open_source
 
-__all__ = ["main"]
+__all__ = ["CASES", "Case", "count_top1", "main", "read_images"]
 
 _NETWORKS = Path(__file__).resolve().parents[2] / "tests" / "real" / "networks.py"
 _KEYS = ("network", "target", "inputs", "criterion", "ranking", "recovery")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Case:
+class Case:
     """A network, its checkpoint and the shares of its compute to keep."""
 
     source: str
@@ -55,8 +55,8 @@ class _Case:
     std: tuple[float, ...] | None = None
 
 
-_CASES = {
-    "resnet20": _Case(
+CASES = {
+    "resnet20": Case(
         source=f"{_NETWORKS}:resnet20",
         weights="cifar10_resnet20.th",
         shape=(3, 32, 32),
@@ -64,7 +64,7 @@ _CASES = {
         kept=(0.69, 0.51),
         calibration=512,
     ),
-    "resnet56": _Case(
+    "resnet56": Case(
         source=f"{_NETWORKS}:resnet56",
         weights="cifar10_resnet56.th",
         shape=(3, 32, 32),
@@ -72,7 +72,7 @@ _CASES = {
         kept=(0.78, 0.59, 0.5),
         calibration=512,
     ),
-    "resnet50_v1": _Case(
+    "resnet50_v1": Case(
         source=f"{_NETWORKS}:resnet50_v1",
         weights="resnet50_v1_imagenet.pth",
         shape=(3, 224, 224),
@@ -80,7 +80,7 @@ _CASES = {
         kept=(0.87, 0.75, 0.63, 0.53),
         calibration=256,
     ),
-    "mobilenet_v2": _Case(
+    "mobilenet_v2": Case(
         source="torchvision:mobilenet_v2",
         weights="mobilenet_v2-b0353104.pth",
         shape=(3, 224, 224),
@@ -88,7 +88,7 @@ _CASES = {
         kept=(0.87, 0.75, 0.63),
         calibration=256,
     ),
-    "efficientnet_lite0": _Case(
+    "efficientnet_lite0": Case(
         source=f"{_NETWORKS}:efficientnet_lite0",
         weights="efficientnet_lite0_imagenet.pth",
         shape=(3, 224, 224),
@@ -124,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure accuracy after pruning without training.")
     parser.add_argument("--data", type=Path, required=True, help="holds weights/ and data/")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--networks", nargs="+", choices=list(_CASES), default=list(_CASES))
+    parser.add_argument("--networks", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--recipes", nargs="+", choices=list(_RECIPES), default=["plain", "best", "data-free"])
     parser.add_argument("--kept", nargs="+", type=float, help="only these shares of the MACs")
     arguments = parser.parse_args()
@@ -134,7 +134,7 @@ def main() -> None:
     done = {tuple(row[key] for key in _KEYS) for row in rows}
     recipes = [recipe for name in arguments.recipes for recipe in _RECIPES[name]]
     for name in arguments.networks:
-        for row in _measure(name, _CASES[name], recipes, arguments.kept, arguments.data, done):
+        for row in _measure(name, CASES[name], recipes, arguments.kept, arguments.data, done):
             rows.append(row)
             print(json.dumps(row), flush=True)
             content = {"rows": rows, "versions": latency_versions(), "device": describe_device("cpu", 0)}
@@ -143,12 +143,12 @@ def main() -> None:
 
 
 def _measure(
-    name: str, case: _Case, recipes: Sequence[_Recipe], only: Sequence[float] | None, data: Path, done: set[Any]
+    name: str, case: Case, recipes: Sequence[_Recipe], only: Sequence[float] | None, data: Path, done: set[Any]
 ) -> Iterator[dict[str, Any]]:
     """Yield one row for every target and recovery that is not measured yet."""
     options = SourceOptions(source=case.source, checkpoint=data / "weights" / case.weights, input_shape=case.shape)
     dense, source = open_source(options)
-    test, calibrations = _images(case, data)
+    test, calibrations = read_images(case, data)
     dense_top1: float | None = None
     for inputs, criterion, ranking, recoveries in recipes:
         targets = [kept for kept in case.kept if only is None or kept in only]
@@ -160,7 +160,7 @@ def _measure(
         ]
         if not wanted:
             continue
-        dense_top1 = dense_top1 or _top1(dense, test)
+        dense_top1 = dense_top1 or count_top1(dense, test)
         if inputs not in calibrations:
             start = time.monotonic()
             calibrations[inputs] = synthesise(dense, case.shape, ENOUGH, source.seed)
@@ -187,14 +187,14 @@ def _measure(
                 "input_count": calibration.record.count,
                 "test_images": sum(len(labels) for _, labels in test),
                 "dense_top1": round(dense_top1, 4),
-                "top1": round(_top1(network, test), 4),
+                "top1": round(count_top1(network, test), 4),
                 "assess_s": round(assessing, 1),
                 "recovery_s": round(seconds, 1),
                 "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             }
 
 
-def _images(case: _Case, data: Path) -> tuple[list[tuple[Tensor, Tensor]], dict[str, Calibration]]:
+def read_images(case: Case, data: Path) -> tuple[list[tuple[Tensor, Tensor]], dict[str, Calibration]]:
     """Read the test images with their labels, and the calibration images."""
     if case.shape[1] == 32:
         tests = _opened(ImageOptions(images=data / "data/tasks/cifar10/test"), case)
@@ -219,7 +219,7 @@ def _images(case: _Case, data: Path) -> tuple[list[tuple[Tensor, Tensor]], dict[
     return test, {"images": calibration}
 
 
-def _opened(options: ImageOptions, case: _Case) -> ImageSet:
+def _opened(options: ImageOptions, case: Case) -> ImageSet:
     """Open an image folder at the network's input shape."""
     images = open_images(replace(options, mean=case.mean, std=case.std), case.shape)
     assert images is not None
@@ -227,7 +227,7 @@ def _opened(options: ImageOptions, case: _Case) -> ImageSet:
 
 
 @torch.inference_mode()
-def _top1(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+def count_top1(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
     """Share of the images whose largest output is the label."""
     right = sum(int((network(inputs).argmax(1) == labels).sum()) for inputs, labels in batches)
     return right / sum(len(labels) for _, labels in batches)
