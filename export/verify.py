@@ -34,7 +34,14 @@ from pruneport.models.images.images import ImageSet, open_images
 from pruneport.models.record import Preprocessing
 from pruneport.progress import Progress, silent
 
-__all__ = ["Check", "Verification", "open_parity_images", "require_parity", "verify_files"]
+__all__ = [
+    "Check",
+    "Verification",
+    "open_parity_images",
+    "require_parity",
+    "require_same_normalisation",
+    "verify_files",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +152,7 @@ def verify_files(
         batches = fitting_batches(options, fixed)
         embedding = embedding_for(embedded_in(session), preprocessing, shape)
         if images is not None and embedding is not None and preprocessing is not None:
-            _require_same(images.preprocessing, preprocessing)
+            require_same_normalisation(images.preprocessing, preprocessing)
         inputs = PrecisionInputs(images=images, heldout=heldout, classified=comparable or name == "pruned")
         others = partial(
             verify_precisions, folder, file, name, network, shape, precisions, batches, inputs, embedding, progress
@@ -200,7 +207,7 @@ def _require_forward(name: str, network: nn.Module, shape: tuple[int, ...]) -> N
         ) from error
 
 
-def _require_same(given: Preprocessing, embedded: Preprocessing) -> None:
+def require_same_normalisation(given: Preprocessing, embedded: Preprocessing) -> None:
     """Check that images are to be normalised as a file that does so itself normalises them.
 
     Raises:

@@ -21,9 +21,9 @@ from pruneport.models.images.images import ImageSet
 from pruneport.models.outputs import Outputs
 from pruneport.progress import Progress, Step, silent
 
-__all__ = ["InputsName", "Part", "Precision", "compare", "held_out_parts", "image_parts"]
+__all__ = ["PART", "InputsName", "Part", "Precision", "compare", "held_out_parts", "image_parts"]
 
-_PART = 32  # inputs at a time
+PART = 32  # inputs at a time
 InputsName = Literal["images", "held-out", "seeded"]
 Part = tuple[Tensor, int, AnyArray | None]
 """What the files take, how many of it count (the rest fills a fixed batch), and the labels of these, if any."""
@@ -172,7 +172,7 @@ def image_parts(
 ) -> Iterator[Part]:
     """Images as the files take them, in the folder's order."""
     done = 0
-    for pixels, labels in images.pixel_batches(fixed or _PART):
+    for pixels, labels in images.pixel_batches(fixed or PART):
         progress(Step(f"running image {done + 1} of {len(images)} in every precision", done, len(images)))
         done += len(pixels)
         full = filled(pixels, fixed)
@@ -183,7 +183,7 @@ def image_parts(
 def held_out_parts(batches: Batches, fixed: int | None, embedding: Embedding | None) -> Iterator[Part]:
     """Calibration inputs as the files take them."""
     for load in batches:
-        for part in torch.split(load(), fixed or _PART):
+        for part in torch.split(load(), fixed or PART):
             yield as_taken(filled(part, fixed), embedding), len(part), None
 
 

@@ -19,6 +19,7 @@ from pruneport.export.onnx.onnx_file import check_onnx, read_metadata
 from pruneport.export.options import OnnxPrecision
 from pruneport.export.parity import Parity, check_seeded, parity_of
 from pruneport.export.precisions.comparison import (
+    PART,
     InputsName,
     Part,
     Precision,
@@ -136,7 +137,7 @@ def verify_precisions(
     records, half = compare(name, sessions, parts, kind, providers, tolerance, inputs.classified)
     found.records += records
     if "fp16" in others:
-        found.parity.append(parity_of(name, half, kind, fixed or records[0].count, "fp16", tolerance))
+        found.parity.append(parity_of(name, half, kind, fixed or min(PART, records[0].count), "fp16", tolerance))
     found.checks += [
         (f"{entry.precision} outputs", False, f"{name}: {entry.fault}") for entry in records if entry.fault
     ]

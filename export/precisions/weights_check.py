@@ -55,7 +55,9 @@ def check_weights(int8: Path, fp32: Path) -> tuple[str, list[str]]:
 
 def _same(wanted: AnyArray, stored: AnyArray, scale: AnyArray, axis: int) -> bool:
     """Whether whole numbers, times their scale, are a weight to half a step."""
-    if stored.shape != wanted.shape or scale.ndim > 1 or (scale.ndim == 1 and scale.size != wanted.shape[axis]):
+    if stored.shape != wanted.shape or scale.ndim > 1 or not -wanted.ndim <= axis < wanted.ndim:
+        return False
+    if scale.ndim == 1 and scale.size != wanted.shape[axis]:
         return False
     steps = scale.astype(np.float64)
     if scale.ndim == 1:

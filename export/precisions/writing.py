@@ -81,7 +81,7 @@ def write_precisions(
         half.save(folder / onnx_name(file, "fp16"), metadata)
     if "int8" in options.precisions:
         if calibration is None:
-            raise InputError("`precisions` has int8, and there are no calibration inputs.")
+            raise InputError("`precisions` has int8, and there are no calibration inputs; give `calibration`.")
         target = folder / onnx_name(file, "int8")
         progress(f"calibrating {target.name}")
         used = calibration.record

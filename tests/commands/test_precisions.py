@@ -15,6 +15,7 @@ from torch import nn
 
 import pruneport
 from pruneport.commands.results import ShipResult
+from pruneport.export.hub import open_any_bundle
 from pruneport.export.onnx.onnx_file import read_metadata
 from pruneport.export.records import read_verified
 from pruneport.models.digits.train import write_images
@@ -141,6 +142,22 @@ def test_embedded_files_have_all_precisions(run: Any, bundle: Path, digits: Path
     assert ran.code == 0, ran.err
     for record in _read(bundle / "verify.json")["precisions"]:
         assert record["top1"] > 0.95, record
+
+
+def test_another_normalisation_than_the_embedded_one_is_refused(run: Any, bundle: Path, digits: Path) -> None:
+    asked = ("--precisions", "int8", "--calibration", digits, "--embed-preprocessing", "uint8-nhwc")
+    ran = run("export", bundle, *asked, "--mean", 0.4)
+    assert ran.code == 2
+    assert "--mean and --std are (0.4,) and (0.5,)" in _one_line(ran.err)
+
+
+def test_the_hub_has_them_all(run: Any, precise: Path, hub: Any) -> None:
+    ran = run("push", precise, "me/digits")
+    assert ran.code == 0, ran.err
+    fetched = open_any_bundle("hf-hub:me/digits")
+    assert fetched.precisions == ("fp32", "fp16", "int8")
+    for name in FILES:
+        assert fetched.path(name).read_bytes() == (precise / name).read_bytes()
 
 
 def test_a_file_with_other_weights_fails(run: Any, precise: Path, rehash: Any) -> None:

@@ -48,7 +48,8 @@ from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.form import check_form
 from pruneport.export.precisions.providers import check_precisions
 from pruneport.export.precisions.writing import check_int8_inputs
-from pruneport.export.verify import Check, require_parity, verify_files
+from pruneport.export.verify import Check, require_parity, require_same_normalisation, verify_files
+from pruneport.models.preparation.resolve import resolve
 from pruneport.models.record import Factory
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
@@ -88,6 +89,9 @@ def export(
     dense = export_dense(network, plan.source, config, progress)
     if calibration is None and ("int8" in config.precisions or config.calibration is not None):
         source = replace(plan.source, preprocessing=preprocessing_of(plan, pruned))
+        if config.embed_preprocessing is not None and source.preprocessing is not None:
+            given = resolve(config, source.input_shape, source.preprocessing)
+            require_same_normalisation(given, source.preprocessing)
         calibration = calibration_inputs(config, network, source, progress)
     files = [onnx_name(file, precision) for file in (DENSE_ONNX, MODEL_ONNX) for precision in PRECISIONS]
     kept = {

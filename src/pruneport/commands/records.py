@@ -161,12 +161,14 @@ def timed_precisions(
         )
     files = {}
     for precision in bundle.precisions[1:]:
+        if asked not in (None, precision):
+            continue
         pair = tuple(bundle.path(onnx_name(file, precision)) for file in (DENSE_ONNX, MODEL_ONNX))
         why_not = why_not_on(provider, precision, read_metadata(pair[1]).get(INT8_FOR))
         if why_not and precision == asked:
             raise InputError(f"`precision` is {asked}, and `provider` is {provider}: {why_not}.")
         if why_not:
             progress(Note(f"{precision} is not timed on {provider}: {why_not}"))
-        elif asked in (None, precision):
+        else:
             files[precision] = (pair[0], pair[1])
     return files
