@@ -116,8 +116,12 @@ class Measured:
         return min(self.batches, key=lambda entry: entry.batch).speedup
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of bench.json."""
-        return asdict(self)
+        """The content of bench.json; where fp32 alone was timed, it says nothing of precisions."""
+        content = asdict(self)
+        for entry in content["batches"]:
+            if not entry["precisions"]:
+                del entry["precisions"]
+        return content
 
 
 def read_measured(content: bytes, name: str, advice: str) -> dict[str, Any]:

@@ -42,7 +42,6 @@ _SYMMETRIC = ["Conv", "Gemm", "MatMul", "Add"]
 _MOVES = {
     *("Cast", "Constant", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Range", "Reshape", "Shape"),
     *("Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Relu", "Clip", "MaxPool", "Concat"),
-    *("QuantizeLinear", "DequantizeLinear"),
 }
 """Operators that compute nothing which int8 would make faster."""
 
@@ -127,13 +126,12 @@ def quantise(
     )
 
 
-def left_in_float(path: Path) -> dict[str, int]:
-    """How many nodes of which operators an int8 file computes in float: none of their inputs is of whole numbers."""
-    graph = read_onnx(path).graph
-    whole = {output for node in graph.node if node.op_type == "DequantizeLinear" for output in node.output}
-    floats = (
-        node.op_type for node in graph.node if node.op_type not in _MOVES and not any(v in whole for v in node.input)
-    )
+def left_in_float(source: Path, provider: Int8Provider) -> dict[str, int]:
+    """How many nodes of which operators of an fp32 file int8 computes in float: the quantiser does not know them."""
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    known = {*_SYMMETRIC} if provider == "tensorrt" else {*QDQRegistry, *QLinearOpsRegistry}
+    floats = (node.op_type for node in read_onnx(source).graph.node if node.op_type not in known | _MOVES)
     return dict(sorted(Counter(floats).items()))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from onnx import numpy_helper
+from onnx import NodeProto, numpy_helper
 
 from pruneport.arrays import AnyArray
 from pruneport.export.onnx.onnx_reader import read_onnx
@@ -28,20 +29,15 @@ def check_weights(int8: Path, fp32: Path) -> tuple[str, list[str]]:
         What was seen, as a sentence, and the names of weights that are others; none where all are the same.
     """
     theirs, ours = _constants(fp32), _constants(int8)
-    scales = {
-        node.input[0]: (node.input[1], next((entry.i for entry in node.attribute if entry.name == "axis"), 1))
-        for node in read_onnx(int8).graph.node
-        if node.op_type == "DequantizeLinear"
-    }
+    readers = {node.input[0]: node for node in read_onnx(int8).graph.node if node.op_type == "DequantizeLinear"}
     wrong, quantised, floats = [], 0, 0
     for name, wanted in theirs.items():
         if wanted.ndim < 2 or wanted.dtype.kind != "f":
             continue
         stored = name + _QUANTISED
-        if stored in ours and stored in scales and scales[stored][0] in ours:
-            scale, axis = ours[scales[stored][0]], scales[stored][1]
+        if stored in ours and stored in readers:
             quantised += 1
-            if not _same(wanted, ours[stored], scale, axis):
+            if not _same(wanted, ours[stored], readers[stored], ours):
                 wrong.append(name)
         elif name in ours:
             floats += 1
@@ -53,16 +49,18 @@ def check_weights(int8: Path, fp32: Path) -> tuple[str, list[str]]:
     return said + (f", {floats} are left in float" if floats else ""), wrong[:_LISTED]
 
 
-def _same(wanted: AnyArray, stored: AnyArray, scale: AnyArray, axis: int) -> bool:
-    """Whether whole numbers, times their scale, are a weight to half a step."""
-    if stored.shape != wanted.shape or scale.ndim > 1 or not -wanted.ndim <= axis < wanted.ndim:
+def _same(wanted: AnyArray, stored: AnyArray, reader: NodeProto, constants: Mapping[str, AnyArray]) -> bool:
+    """Whether whole numbers, less their zero point and times their scale, are a weight to half a step."""
+    scale, zero = (constants.get(name) for name in (*reader.input[1:3], "")[:2])
+    axis = next((entry.i for entry in reader.attribute if entry.name == "axis"), 1)
+    if scale is None or stored.shape != wanted.shape or not -wanted.ndim <= axis < wanted.ndim:
         return False
-    if scale.ndim == 1 and scale.size != wanted.shape[axis]:
+    zero = np.zeros_like(scale) if zero is None else zero
+    if scale.shape != zero.shape or scale.shape not in ((), (wanted.shape[axis],)):
         return False
-    steps = scale.astype(np.float64)
-    if scale.ndim == 1:
-        steps = steps.reshape([-1 if place == axis % wanted.ndim else 1 for place in range(wanted.ndim)])
-    distance = np.abs(stored.astype(np.float64) * steps - wanted)
+    sizes = [-1 if place == axis % wanted.ndim else 1 for place in range(wanted.ndim)] if scale.ndim else ()
+    steps, zeros = (part.astype(np.float64).reshape(sizes) for part in (scale, zero))
+    distance = np.abs((stored.astype(np.float64) - zeros) * steps - wanted)
     return bool((distance <= _HALF_A_STEP * np.abs(steps)).all())
 
 

@@ -95,6 +95,6 @@ def write_precisions(
             external_data=options.external_data,
             progress=progress,
         )
-        if floats := left_in_float(target):
+        if floats := left_in_float(folder / file, int8_provider(provider)):
             listed = ", ".join(f"{count} {operator}" for operator, count in floats.items())
             progress(Note(f"{target.name} computes in float what the quantiser leaves there: {listed}"))

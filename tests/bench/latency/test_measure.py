@@ -75,7 +75,7 @@ def test_bench_json_has_its_format(networks: tuple[Path, Path]) -> None:
     assert set(bench["settings"]["nodes_per_provider"]) == {"dense", "pruned"}
     assert [entry["batch"] for entry in bench["batches"]] == [1, 3]
     for entry in bench["batches"]:
-        assert list(entry) == ["batch", "dense", "pruned", "speedup", "device", "precisions"]
+        assert list(entry) == ["batch", "dense", "pruned", "speedup", "device"]
         assert set(entry["device"]) == set(bench["device"]["at_end"])
         assert list(entry["speedup"]) == ["ratio", "low", "high", "confidence"]
         for name in ("dense", "pruned"):

@@ -11,9 +11,11 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from torch import Tensor, nn
 
 from pruneport.errors import ExportError
 from pruneport.export.cpu_session import open_cpu_session, run_onnx
+from pruneport.export.onnx.exporter import export_network
 from pruneport.export.onnx.onnx_file import check_onnx, read_metadata
 from pruneport.export.precisions.providers import Int8Provider
 from pruneport.export.precisions.quantise import left_in_float, quantise
@@ -116,7 +118,7 @@ def test_it_is_standard_onnx_with_the_metadata_of_fp32(small: Any, tmp_path: Pat
     said = {"precision": "int8", "int8_for": "cpu", "calibration": "21 images", "plan_sha256": "of the plan"}
     assert read_metadata(path).items() >= said.items()
     assert not [entry.key for entry in model.metadata_props if not entry.key.startswith("pruneport.")]
-    assert left_in_float(path) == {}
+    assert left_in_float(small.path, "cpu") == {}
 
 
 def test_tensorrt_form_is_symmetric_and_leaves_results_and_biases_in_float(small: Any, tmp_path: Path) -> None:
@@ -140,6 +142,20 @@ def test_tensorrt_form_is_symmetric_and_leaves_results_and_biases_in_float(small
     exact = small.network(small.inputs[0]).detach().numpy()
     assert np.square(ours - exact).mean() < 1e-3 * exact.var()
     assert read_metadata(path)["int8_for"] == "tensorrt"
+
+
+def test_operators_that_stay_in_float_are_counted(tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            return torch.softmax(self.layer(torch.erf(x.flatten(1)).exp()), 1)
+
+    export_network(Odd().eval(), (1, 4, 4)).save(tmp_path / "odd.onnx", {})
+    assert left_in_float(tmp_path / "odd.onnx", "cpu") == {"Erf": 1, "Exp": 1}
+    assert left_in_float(tmp_path / "odd.onnx", "tensorrt") == {"Erf": 1, "Exp": 1, "Softmax": 1}
 
 
 def test_weights_may_lie_in_a_file_of_their_own(small: Any, tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
+from torch import Tensor, nn
 
+from pruneport.export.onnx.exporter import export_network
 from pruneport.export.precisions.providers import Int8Provider
 from pruneport.export.precisions.quantise import quantise
 from pruneport.export.precisions.weights_check import check_weights
@@ -54,3 +57,22 @@ def test_a_weight_that_is_not_there_is_named(small: Any, tmp_path: Path) -> None
             node.input[place] = name.replace("0.weight", "none")
     onnx.save(model, path)
     assert check_weights(path, small.path)[1] == ["0.weight"]
+
+
+def test_constants_with_a_zero_point_are_compared_too(tmp_path: Path) -> None:
+    """Of a sum the quantiser makes unsigned numbers, with a zero point: a position embedding, for one."""
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Parameter(torch.linspace(-1, 3, 16).reshape(1, 1, 4, 4))
+            self.layer = nn.Conv2d(1, 2, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.layer(x + self.places)
+
+    path, made = tmp_path / "model.onnx", tmp_path / "q.onnx"
+    export_network(Positions().eval(), (1, 4, 4)).save(path, {})
+    quantise(path, made, [lambda: torch.randn(8, 1, 4, 4)], "cpu", "")
+    assert "places_quantized" in {weight.name for weight in onnx.load(made).graph.initializer}
+    assert check_weights(made, path)[1] == []
