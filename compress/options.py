@@ -14,6 +14,7 @@ from pruneport.models.options import AugmentName, PreparationOptions
 __all__ = [
     "AcceleratorName",
     "AttentionName",
+    "CalibrationImages",
     "CalibrationOptions",
     "ChoiceOptions",
     "CompressOptions",
@@ -129,20 +130,26 @@ class LatencyTarget(PruneOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationOptions(PreparationOptions):
+class CalibrationImages(PreparationOptions):
     """Images that say what the network sees in use."""
 
     calibration: Path | None = None
-    """A folder of images to score, measure and recover with; recovery never reads labels."""
+    """A folder of images to score, measure and recover with, and to calibrate int8; recovery never reads labels."""
     calibration_images: int = 256
     """Use at most this many of them, taken evenly from the whole folder; of synthetic inputs, at most 64 are made. A
     tenth as many more, at least 16, are held out to measure the result on; of fewer images in all, a tenth of them, at
     least 16, and of fewer than 32 none."""
+    skip_unreadable: bool = False
+    """Leave out images that cannot be read, instead of stopping; the plan names them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions(CalibrationImages):
+    """The same where they decide what is removed."""
+
     calibration_labels: LabelsName = "auto"
     """For criteria with a loss. folder: the class folders in sorted order; predicted: the dense network's own answers;
     auto: the class folders if there are any."""
-    skip_unreadable: bool = False
-    """Leave out images that cannot be read, instead of stopping; the plan names them."""
 
 
 @dataclass(frozen=True, kw_only=True)

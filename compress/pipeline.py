@@ -20,7 +20,7 @@ from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.assessment import Assessment, assess
 from pruneport.compress.further import Origin
 from pruneport.compress.importance.criteria import wants_inputs
-from pruneport.compress.options import CalibrationOptions, CompressOptions
+from pruneport.compress.options import CalibrationImages, CompressOptions
 from pruneport.compress.prune import Pruned, Pruner, prune
 from pruneport.compress.recovery.recover import choose_recovery, recover
 from pruneport.errors import ModelError, PruningError
@@ -140,7 +140,7 @@ class Ready:
             plan = replace(plan, calibration=inputs.record, recovery=done)
         if origin:
             plan = replace(origin.composed(plan), source=self.source)
-        return replace(pruned, plan=plan)
+        return replace(pruned, plan=plan, calibration=inputs)
 
 
 def prepare(
@@ -181,7 +181,7 @@ def prepare(
 
 
 def calibration_inputs(
-    options: CalibrationOptions,
+    options: CalibrationImages,
     network: nn.Module,
     source: Source,
     progress: Progress,

@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from pruneport.arrays import FloatArray
+from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.allocation.cost import Cost, count_cost
 from pruneport.compress.allocation.search import Allocation, allocate
 from pruneport.compress.allocation.target import lowest_share, missed_target, target_of
@@ -49,10 +50,11 @@ _UNCOUNTED = ("ratio", "latency")  # fvcore says nothing of them
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned:
-    """The pruned network, in eval mode, and its plan."""
+    """The pruned network, in eval mode, its plan, and the inputs that it was calibrated with, where there were any."""
 
     network: nn.Module
     plan: Plan
+    calibration: Calibration | None = None
 
 
 Pruner = Callable[[nn.Module, Source, CompressOptions, Progress, Assessment], Pruned]

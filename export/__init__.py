@@ -4,6 +4,7 @@
 - ``bundle/``: the folder that is shipped
 - ``onnx/``: ONNX files
 - ``cpu_session``: ONNX files in ONNX Runtime on the CPU
+- ``precisions/``: fp16 and int8
 - ``parity``: torch against ONNX Runtime on seeded inputs
 - ``accuracy``: the same on images, and accuracy
 - ``compared``: what may differ between two runtimes

@@ -8,13 +8,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from pruneport.arrays import AnyArray
 from pruneport.errors import AccuracyError, ImageFolderError, InputError
 from pruneport.export.compared import Compared
-from pruneport.export.cpu_session import run_onnx
+from pruneport.export.cpu_session import filled, run_onnx
 from pruneport.export.onnx.embedding import Embedding
 from pruneport.export.parity import TOLERANCES, Parity, nearby, parity_of, run_torch
 from pruneport.models.images.images import ImageSet
@@ -160,7 +159,7 @@ def check_images(
     for number, (given, labels) in enumerate(images.pixel_batches(size)):
         progress(Step(f"running image {done + 1} of {len(images)}", done, len(images)))
         done += len(given)
-        pixels = torch.cat([given, given[-1:].expand(size - len(given), *given.shape[1:])]) if fixed else given
+        pixels = filled(given, fixed)
         inputs = images.normalised_batch(pixels)
         ours = run_onnx(pruned_session, inputs if embedding is None else embedding.images_of(pixels))
         theirs = run_torch(pruned, inputs)

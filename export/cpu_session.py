@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
+import torch
+from torch import Tensor
 
 from pruneport.arrays import AnyArray
 from pruneport.errors import ExportError, InputError
@@ -18,6 +20,7 @@ from pruneport.models.inputs import ExampleInputs, tensors_in
 
 __all__ = [
     "embedded_in",
+    "filled",
     "fitting_batches",
     "fixed_batch",
     "open_cpu_session",
@@ -100,6 +103,11 @@ def fitting_batches(options: ParityOptions, fixed: int | None) -> tuple[int, ...
             f"give `parity_batches` {fixed}."
         )
     return (fixed,)
+
+
+def filled(part: Tensor, size: int | None) -> Tensor:
+    """A part (B, ...) with its last entry repeated up to a fixed batch; as it is where none is fixed."""
+    return part if size is None else torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])])
 
 
 def run_onnx(session: Any, inputs: ExampleInputs) -> list[AnyArray]:

@@ -7,10 +7,11 @@ from typing import Literal
 
 from pruneport.models.options import ImageOptions
 
-__all__ = ["DEFAULTS", "DynamicName", "EmbeddedName", "ExportOptions", "ParityOptions"]
+__all__ = ["DEFAULTS", "DynamicName", "EmbeddedName", "ExportOptions", "OnnxPrecision", "ParityOptions"]
 
 DynamicName = Literal["batch", "batch,height,width"]
 EmbeddedName = Literal["uint8-nhwc", "float-nchw"]
+OnnxPrecision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,9 @@ class ExportOptions:
     embed_preprocessing: EmbeddedName | None = None
     """Put the normalisation into the files, which then take images that are only resized and cropped: uint8-nhwc (B, H,
     W, C) from 0 to 255, float-nchw (B, C, H, W) in 0 to 1; default: they take normalised inputs."""
+    precisions: tuple[OnnxPrecision, ...] = ("fp32",)
+    """Precisions of the files, of dense and pruned alike: fp16 and int8 come beside fp32, which is always there. int8
+    is made for `provider`, from the calibration images, or from synthetic inputs."""
 
 
 DEFAULTS = ExportOptions()

@@ -20,6 +20,7 @@ from pruneport.export.onnx.capture import onnx_outputs
 from pruneport.export.onnx.embedding import Embedding
 from pruneport.export.onnx.exporter import OnnxNetwork
 from pruneport.export.onnx.form import other_size
+from pruneport.export.options import OnnxPrecision
 from pruneport.models.inputs import INPUT_NAME, ExampleInputs, InputShape, InputSpec, changed, inputs_of, run_on
 from pruneport.models.outputs import Outputs
 
@@ -36,10 +37,12 @@ __all__ = [
 
 _DRAWS = 3  # inputs that a detector is compared on at each batch size: what it finds in one says nothing of another
 _SEED_STEP = 1000  # between their seeds; the first is the batch size
-_NEARBY, _NEAR = 8, 1e-5  # other inputs near those compared, and how near: shares of their deviation
+_NEARBY = 8  # other inputs near those compared
+_NEAR: Mapping[OnnxPrecision, float] = {"fp32": 1e-5, "fp16": 2.0**-11}  # how near: shares of their deviation
 
 TOLERANCES: Mapping[str, Tolerance] = {"fp32": Tolerance(atol=1e-5, rtol=1e-4)}
-"""Per precision: float32 kernels differ in the order of their sums, by about 1e-6 of the largest output."""
+"""float32 kernels differ in the order of their sums, by about 1e-6 of the largest output. Of fp16 each network has its
+own (see ``half_tolerance``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +96,8 @@ def check_seeded(
     names: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
     embedding: Embedding | None = None,
+    precision: OnnxPrecision = "fp32",
+    tolerance: Tolerance = TOLERANCES["fp32"],
 ) -> list[Parity]:
     """Compare on inputs seeded by the batch size, images of normal values or of uniform pixels, at every batch size.
 
@@ -107,6 +112,8 @@ def check_seeded(
         names: Of the file's outputs, in order (see ``output_names``).
         size: H, W, for the record, where they are not the plan's.
         embedding: What the file holds before the network; it then takes images, and the network their inputs.
+        precision: Of the file; the torch network computes in float32.
+        tolerance: Of the outputs.
 
     Raises:
         ExportError: The ONNX file or the network does not run at one of them.
@@ -114,7 +121,8 @@ def check_seeded(
     results = []
     takes = inputs_of(shape)
     for batch in batches:
-        compared = Compared(TOLERANCES["fp32"], names)
+        compared = Compared(tolerance, names)
+        near = _NEAR[precision]
         for draw in range(_DRAWS):
             if draw and compared.detections is None:
                 break
@@ -124,8 +132,8 @@ def check_seeded(
                 given = embedding.random_images(batch, takes.image_shape, torch.Generator().manual_seed(seed))
                 inputs = embedding(given)
             theirs = _run_seeded(network, inputs, takes, batch)
-            compared.add(theirs, run_onnx(session, given), partial(nearby, network, inputs, takes.names))
-        results.append(replace(parity_of(name, compared, "seeded", batch), size=size))
+            compared.add(theirs, run_onnx(session, given), partial(nearby, network, inputs, takes.names, near))
+        results.append(replace(parity_of(name, compared, "seeded", batch, precision, tolerance), size=size))
     return results
 
 
@@ -200,23 +208,34 @@ def run_torch(network: nn.Module, inputs: ExampleInputs, names: Sequence[str] = 
         return onnx_outputs(run_on(network, changed(inputs, Tensor.clone)), names)  # a forward may write into them
 
 
-def nearby(network: nn.Module, inputs: ExampleInputs, names: Sequence[str] = (INPUT_NAME,)) -> Iterator[Outputs]:
+def nearby(
+    network: nn.Module,
+    inputs: ExampleInputs,
+    names: Sequence[str] = (INPUT_NAME,),
+    near: float = _NEAR["fp32"],
+) -> Iterator[Outputs]:
     """What torch computes of inputs that are nearly the same: where it changes its mind, rounding decides."""
     generator = torch.Generator().manual_seed(0)
 
     def moved(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        reach = _NEAR * float(tensor.std(correction=0))
+        reach = near * float(tensor.std(correction=0))
         return tensor + reach * torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
 
     for _ in range(_NEARBY):
         yield run_torch(network, changed(inputs, moved), names)
 
 
-def parity_of(network: str, compared: Compared, inputs: str, batch: int, precision: str = "fp32") -> Parity:
+def parity_of(
+    network: str,
+    compared: Compared,
+    inputs: str,
+    batch: int,
+    precision: OnnxPrecision = "fp32",
+    tolerance: Tolerance = TOLERANCES["fp32"],
+) -> Parity:
     """The record of one comparison."""
-    tolerance = TOLERANCES[precision]
     return Parity(
         network=network,
         precision=precision,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from pruneport.documents import Count, check_document
 from pruneport.export.accuracy import Accuracy, Agreement
 from pruneport.export.parity import Parity
+from pruneport.export.precisions.comparison import Precision
 from pruneport.export.verify import Check
 
 __all__ = ["read_verified"]
@@ -24,10 +25,14 @@ class _Verified(msgspec.Struct):
     files: dict[str, Count]
     agreement: Agreement | None = None
     max_drop: float | None = None
+    precisions: Annotated[list[Precision], msgspec.Meta(max_length=64)] = []
 
     def __post_init__(self) -> None:
         for entry in self.parity:
             _check_shares(entry.top1_agreement)
+        for record in self.precisions:
+            _check_count(record.count)
+            _check_shares(record.agreement, record.top1)
         if self.agreement is not None:
             _check_count(self.agreement.images)
             _check_shares(self.agreement.top1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from pruneport.arrays import AnyArray
+from pruneport.compress.activations.calibration import Batches
 from pruneport.errors import BundleError, ImageFolderError, InputError, ParityError
 from pruneport.export.accuracy import Accuracy, Agreement, check_images
 from pruneport.export.bundle.bundle import DENSE_ONNX, MODEL_ONNX, plan_hash
@@ -25,15 +27,25 @@ from pruneport.export.cpu_session import (
 from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.form import other_size
 from pruneport.export.onnx.onnx_file import check_onnx, network_sha256, read_metadata
-from pruneport.export.options import ParityOptions
+from pruneport.export.options import OnnxPrecision, ParityOptions
 from pruneport.export.parity import Parity, check_seeded
+from pruneport.export.precisions.comparison import Precision
+from pruneport.export.precisions.verifying import PrecisionInputs, VerifiedPrecisions, verify_precisions
 from pruneport.models.images.images import ImageSet, open_images
 from pruneport.models.inputs import InputShape, inputs_of, run_on
 from pruneport.models.preparation.resolve import differences, given_names
 from pruneport.models.record import Preprocessing
 from pruneport.progress import Note, Progress, silent
 
-__all__ = ["Check", "DenseSeen", "Verification", "open_parity_images", "require_parity", "verify_files"]
+__all__ = [
+    "Check",
+    "DenseSeen",
+    "Verification",
+    "open_parity_images",
+    "require_parity",
+    "require_same_normalisation",
+    "verify_files",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +76,7 @@ class Verification:
     files: Mapping[str, int]
     agreement: Agreement | None = None
     max_drop: float | None = None
+    precisions: tuple[Precision, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -130,6 +143,8 @@ def verify_files(
     comparable: bool = True,
     why_no_dense: str = "",
     preprocessing: Preprocessing | None = None,
+    precisions: Sequence[OnnxPrecision] = ("fp32",),
+    heldout: Batches = (),
     progress: Progress = silent,
     max_drop: float | None = None,
     seen: DenseSeen | None = None,
@@ -148,6 +163,8 @@ def verify_files(
             dense original does not.
         why_no_dense: Why ``dense`` is None, for the record.
         preprocessing: Of the images; the options have the last word.
+        precisions: Those in which there are files of both networks.
+        heldout: Calibration inputs that were held out, on which they are compared where there are no images.
         progress: Told what is being done.
         max_drop: The most points of top-1 that the user would lose, for the record.
         seen: What was found of the same dense network with the same options; filled where it is empty.
@@ -162,6 +179,7 @@ def verify_files(
     images = open_parity_images(options, shape, preprocessing=preprocessing)
     done = [*checks, *_preparation(options, images, shape, preprocessing, progress)]
     parity: list[Parity] = []
+    records: list[Precision] = []
     accuracy = agreement = None
     for name, file, network in (("dense", DENSE_ONNX, dense), ("pruned", MODEL_ONNX, pruned)):
         path = folder / file
@@ -170,21 +188,27 @@ def verify_files(
         found = read_metadata(path).get("plan_sha256")
         if found != plan_hash(folder):
             raise BundleError(f"{path} was exported for another plan ({found}); export it again.")
-        if name == "dense" and seen is not None and seen.network_sha256 == network_sha256(path):
+        reusable = set(precisions) <= {"fp32"}
+        if name == "dense" and seen is not None and reusable and seen.network_sha256 == network_sha256(path):
             parity += seen.parity
             continue
-        if network is None:
-            done.append(Check(name="parity", ok=True, detail=f"{file} not compared: {why_no_dense}"))
-            continue
-        progress(f"comparing {file} with torch")
         session = open_cpu_session(path)
         names, fixed = output_names(session), fixed_batch(session)
+        batches = fitting_batches(options, fixed)
         image_shape = inputs_of(shape).image_shape
         embedding = embedding_for(embedded_in(session), preprocessing, image_shape)
         if images is not None and embedding is not None and preprocessing is not None:
-            _require_same(images.preprocessing, preprocessing)
+            require_same_normalisation(images.preprocessing, preprocessing)
+        inputs = PrecisionInputs(images=images, heldout=heldout, classified=comparable or name == "pruned")
+        others = partial(
+            verify_precisions, folder, file, name, network, shape, precisions, batches, inputs, embedding, progress
+        )
+        if network is None:
+            done.append(Check(name="parity", ok=True, detail=f"{file} not compared: {why_no_dense}"))
+            _gather(others(), done, parity, records)
+            continue
+        progress(f"comparing {file} with torch")
         _require_forward(name, network, shape, fixed or 1)
-        batches = fitting_batches(options, fixed)
         parity += check_seeded(name, network, session, shape, batches, names, embedding=embedding)
         if open_size(session) and image_shape is not None:
             other = other_size(image_shape)
@@ -199,12 +223,14 @@ def verify_files(
             parity.append(on_images)
         if name == "dense" and seen is not None:
             seen.network_sha256, seen.parity, seen.choices = network_sha256(path), list(parity), {}
+        _gather(others(), done, parity, records)
     return Verification(
         checks=tuple(done),
         parity=tuple(parity),
         accuracy=accuracy,
         agreement=agreement,
         max_drop=max_drop,
+        precisions=tuple(records),
         files={path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx*"))},
     )
 
@@ -230,6 +256,13 @@ def _preparation(
         yield Check(name="preparation", ok=True, detail=said)
 
 
+def _gather(found: VerifiedPrecisions, checks: list[Check], parity: list[Parity], records: list[Precision]) -> None:
+    """Put what was found of a network's other precisions beside the rest."""
+    checks += [Check(name=name, ok=ok, detail=detail) for name, ok, detail in found.checks]
+    parity += found.parity
+    records += found.records
+
+
 def _require_forward(name: str, network: nn.Module, shape: InputShape, batch: int) -> None:
     """Run the network once: a plan can set attributes and sizes that its forward does not go with.
 
@@ -249,7 +282,7 @@ def _require_forward(name: str, network: nn.Module, shape: InputShape, batch: in
         ) from error
 
 
-def _require_same(given: Preprocessing, embedded: Preprocessing) -> None:
+def require_same_normalisation(given: Preprocessing, embedded: Preprocessing) -> None:
     """Check that images are to be normalised as a file that does so itself normalises them.
 
     Raises:
@@ -266,8 +299,11 @@ def require_parity(verification: Verification) -> None:
     """Raise where something did not pass.
 
     Raises:
-        ParityError: Names every comparison out of tolerance.
+        ParityError: Names every check that failed, or every comparison out of tolerance.
     """
+    if wrong := [check for check in verification.checks if not check.ok]:
+        lines = [f"  {check.name}: {check.detail}" for check in wrong]
+        raise ParityError("Checks failed:\n" + "\n".join(lines))
     failed = [entry for entry in verification.parity if not entry.ok]
     if failed:
         lines = [f"  {_compared(entry)}: {entry.fault}" for entry in failed]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,17 +19,22 @@ from pruneport.bench.devices import (
     sample_device,
 )
 from pruneport.bench.latency.onnx_input import read_inputs
-from pruneport.bench.latency.records import BatchTimes, Measured
+from pruneport.bench.latency.records import BatchTimes, Measured, PrecisionTimes
 from pruneport.bench.latency.sessions import BoundRun, Session, open_session
 from pruneport.bench.latency.stats import paired_speedup, summarise
 from pruneport.bench.latency.timer import SEED, time_run
 from pruneport.bench.options import BenchOptions, ProviderName
 from pruneport.errors import InputError, ModelError, SpeedupError
+from pruneport.export.options import OnnxPrecision
 from pruneport.progress import Progress, Step, silent
 
 __all__ = ["check_required", "measure", "preflight"]
 
 _RESAMPLES = 2000
+_ORDER_OF_TWO = "dense first in rounds 0, 2, ...; pruned first in rounds 1, 3, ..."
+_ORDER = "dense, pruned, then each other precision in rounds 0, 2, ...; the reverse in rounds 1, 3, ..."
+Files = Mapping[OnnxPrecision, tuple[Path, Path]]
+"""The dense and the pruned file, by precision."""
 _METHOD = (
     "Both networks are timed in one process, one after the other in each round with the first place "
     "alternating, after warm-up runs at the same batch size, with inputs and outputs bound in the provider's "
@@ -42,8 +48,9 @@ def measure(
     pruned: Path,
     options: BenchOptions,
     progress: Progress = silent,
+    others: Files | None = None,
 ) -> Measured:
-    """Time both networks at every batch size, interleaved.
+    """Time both networks at every batch size, interleaved; in other precisions in the same rounds.
 
     Args:
         dense: ONNX file of the dense network.
@@ -51,6 +58,7 @@ def measure(
         options: provider, batch sizes, runs and level of the interval; networks of a fixed batch are timed at that
             where no other batch sizes were asked for.
         progress: called with one line for each step of the work.
+        others: the dense and the pruned file in each other precision that is timed.
 
     Returns:
         The content of bench.json: for each batch size the latencies in milliseconds, ``images_per_s`` (the
@@ -64,7 +72,11 @@ def measure(
         ModelError: a network cannot take one of the batch sizes, or the two take different inputs.
         ProviderError: the provider is not there, or would not run every node.
     """
-    options = _validate(dense, pruned, options)
+    others = others or {}
+    files = {"dense": dense, "pruned": pruned}
+    for precision, (one, other) in others.items():
+        files |= {f"dense {precision}": one, f"pruned {precision}": other}
+    options = _validate(files, options)
     progress("watching what else this machine does")
     in_use = {"cpu_in_use_by_others": cpu_in_use_by_others()}
     device = describe_device(options.provider, options.device) | in_use
@@ -72,14 +84,12 @@ def measure(
     placement: dict[str, dict[str, int]] = {}
     batches = []
     for number, batch in enumerate(options.batches):
-        progress(Step(f"batch {batch}: opening both networks on {options.provider}", number, len(options.batches)))
-        sessions = {
-            "dense": open_session(dense, options, batch=batch),
-            "pruned": open_session(pruned, options, batch=batch),
-        }
+        opening = "both networks" if len(files) == 2 else f"{len(files)} files"
+        progress(Step(f"batch {batch}: opening {opening} on {options.provider}", number, len(options.batches)))
+        sessions = {name: open_session(path, options, batch=batch) for name, path in files.items()}
         settings = sessions["dense"].settings
         placement = {name: session.placement for name, session in sessions.items()}
-        batches.append(_measure_batch(sessions, batch, options, progress))
+        batches.append(_measure_batch(sessions, batch, options, progress, tuple(others)))
     return Measured(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         provider=options.provider,
@@ -89,7 +99,7 @@ def measure(
             "nodes_per_provider": placement,
             "warmup": options.warmup,
             "repeats": options.repeats,
-            "order": "dense first in rounds 0, 2, ...; pruned first in rounds 1, 3, ...",
+            "order": _ORDER if others else _ORDER_OF_TWO,
             "input_seed": SEED,
             "bootstrap_resamples": _RESAMPLES,
             "bootstrap_seed": SEED,
@@ -151,23 +161,24 @@ def check_required(bench: Measured, require: float) -> None:
         )
 
 
-def _validate(dense: Path, pruned: Path, options: BenchOptions) -> BenchOptions:
+def _validate(files: Mapping[str, Path], options: BenchOptions) -> BenchOptions:
     """Check everything that can be checked before the first session is opened; return what is to be timed."""
-    faults = [f"{name}: there is no file {path}" for name, path in _both(dense, pruned) if not path.is_file()]
+    faults = [f"{name}: there is no file {path}" for name, path in files.items() if not path.is_file()]
     faults += _option_faults(options)
     if faults:
         raise InputError("The networks cannot be timed. " + ". ".join(faults) + ".")
-    inputs = {name: read_inputs(path) for name, path in _both(dense, pruned)}
-    first, second = inputs["dense"], inputs["pruned"]
-    if not first.takes_as(second):
-        raise ModelError(
-            f"Dense and pruned must take the same inputs to be compared; dense takes {first}, pruned {second}."
-        )
+    inputs = {name: read_inputs(path) for name, path in files.items()}
+    first = inputs["dense"]
+    for name, taken in inputs.items():
+        if not first.takes_as(taken):
+            raise ModelError(
+                f"Dense and {name} must take the same inputs to be compared; dense takes {first}, {name} {taken}."
+            )
     if isinstance(first.batch, int):
         options = _at(first.batch, options)
     fixed = [
         f"{name} ({path}) has the fixed batch {inputs[name].batch}"
-        for name, path in _both(dense, pruned)
+        for name, path in files.items()
         if isinstance(inputs[name].batch, int) and set(options.batches) != {inputs[name].batch}
     ]
     if fixed:
@@ -212,16 +223,18 @@ def _option_faults(options: BenchOptions) -> list[str]:
     return [fault for fault, holds in rules.items() if not holds]
 
 
-def _both(dense: Path, pruned: Path) -> list[tuple[str, Path]]:
-    return [("dense", dense), ("pruned", pruned)]
-
-
 def _listed(batches: tuple[int, ...]) -> str:
     return " ".join(map(str, batches))
 
 
-def _measure_batch(sessions: dict[str, Session], batch: int, options: BenchOptions, progress: Progress) -> BatchTimes:
-    """Time both networks at one batch size."""
+def _measure_batch(
+    sessions: dict[str, Session],
+    batch: int,
+    options: BenchOptions,
+    progress: Progress,
+    others: tuple[OnnxPrecision, ...],
+) -> BatchTimes:
+    """Time all networks at one batch size."""
     values = sessions["dense"].inputs.drawn(batch, SEED)
     runs = {name: session.bind(*values) for name, session in sessions.items()}
     progress(f"batch {batch}: {options.warmup} warm-up runs of each network")
@@ -233,25 +246,37 @@ def _measure_batch(sessions: dict[str, Session], batch: int, options: BenchOptio
     samples_ms = _interleave(runs, options.repeats)
     device = sample_device(options.provider, options.device)  # before the clocks fall while statistics are computed
     device["cpu_in_use_by_others"] = watch.share()
-    speedup = paired_speedup(
-        samples_ms["dense"],
-        samples_ms["pruned"],
-        confidence=options.confidence,
-        resamples=_RESAMPLES,
-        seed=SEED,
-    )
+    times = {name: summarise(samples, batch) for name, samples in samples_ms.items()}
+    speedups = {
+        name: paired_speedup(
+            samples_ms["dense"], samples, confidence=options.confidence, resamples=_RESAMPLES, seed=SEED
+        )
+        for name, samples in samples_ms.items()
+        if name != "dense"
+    }
+    speedup = speedups["pruned"]
     progress(f"batch {batch}: {speedup.ratio:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})")
     return BatchTimes(
         batch=batch,
-        dense=summarise(samples_ms["dense"], batch),
-        pruned=summarise(samples_ms["pruned"], batch),
+        dense=times["dense"],
+        pruned=times["pruned"],
         speedup=speedup,
         device=device,
+        precisions=tuple(
+            PrecisionTimes(
+                precision=precision,
+                dense=times[f"dense {precision}"],
+                pruned=times[f"pruned {precision}"],
+                dense_speedup=speedups[f"dense {precision}"],
+                pruned_speedup=speedups[f"pruned {precision}"],
+            )
+            for precision in others
+        ),
     )
 
 
 def _interleave(runs: dict[str, BoundRun], repeats: int) -> dict[str, list[float]]:
-    """Time both in every round; which goes first alternates, so that no order helps one of them."""
+    """Time all in every round; the order is turned round each time, so that none is helped by it."""
     samples_ms: dict[str, list[float]] = {name: [] for name in runs}
     for index in range(repeats):
         for name in runs if index % 2 == 0 else reversed(runs):

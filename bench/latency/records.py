@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import msgspec
 
 from pruneport.documents import Size, check_document
+from pruneport.export.options import OnnxPrecision
 
-__all__ = ["BatchTimes", "Latency", "Measured", "Speedup", "read_measured"]
+__all__ = ["BatchTimes", "Latency", "Measured", "PrecisionTimes", "Speedup", "read_measured"]
 
 _Milliseconds = Annotated[float, msgspec.Meta(ge=1e-6, le=1e9)]
 _Times = Annotated[float, msgspec.Meta(ge=1e-9, le=1e9)]
@@ -41,8 +42,27 @@ class Speedup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrecisionTimes:
+    """Both networks in another precision, timed in the same rounds.
+
+    Attributes:
+        precision: Of the files.
+        dense: Times of the dense network.
+        pruned: Times of the pruned network.
+        dense_speedup: Of this dense network over the dense one in fp32.
+        pruned_speedup: Of this pruned network over the dense one in fp32: pruning and precision together.
+    """
+
+    precision: OnnxPrecision
+    dense: Latency
+    pruned: Latency
+    dense_speedup: Speedup
+    pruned_speedup: Speedup
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchTimes:
-    """Both networks at one batch size.
+    """Both networks at one batch size, in fp32 and in the other precisions that were timed.
 
     Attributes:
         batch: The batch size.
@@ -50,6 +70,7 @@ class BatchTimes:
         pruned: Times of the pruned network.
         speedup: Dense over pruned.
         device: Load, clocks and power as the timed rounds left them, and what others used of the cores meanwhile.
+        precisions: The same in fp16 and int8.
     """
 
     batch: Size
@@ -57,6 +78,7 @@ class BatchTimes:
     pruned: Latency
     speedup: Speedup
     device: _Details = field(default_factory=dict)
+    precisions: Annotated[tuple[PrecisionTimes, ...], msgspec.Meta(max_length=8)] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +117,12 @@ class Measured:
         return min(self.batches, key=lambda entry: entry.batch).speedup
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of bench.json."""
-        return asdict(self)
+        """The content of bench.json; where fp32 alone was timed, it says nothing of precisions."""
+        content = asdict(self)
+        for entry in content["batches"]:
+            if not entry["precisions"]:
+                del entry["precisions"]
+        return content
 
 
 def read_measured(content: bytes, name: str, advice: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 - ``svg``: plots in one style
 - ``plots``: what was removed from every group; latencies
+- ``precision_plot``: accuracy against latency, a mark a precision
 - ``graph``: the coupled groups, drawn as a file or for the page
 - ``graph_content``: what of a plan, or of what ``inspect`` found, is drawn
 - ``graph_rows``: a row for each block, lines for what rows share, folded runs

@@ -12,8 +12,10 @@ from markupsafe import Markup, escape
 from pruneport.bench.report.graph import graph_svg
 from pruneport.bench.report.graph_content import content_of_plan
 from pruneport.bench.report.plots import groups_plot, latency_plot
+from pruneport.bench.report.precision_plot import precision_marks, precision_plot
 from pruneport.bench.report.svg import for_screens
 from pruneport.documents import Json
+from pruneport.export.card.precisions import precision_columns, precision_notes, precision_rows
 from pruneport.export.card.provenance import fine_tuned, provenance
 from pruneport.export.card.summary import (
     comparisons,
@@ -61,6 +63,10 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None, sizes: In
             headline=_unbroken(headline(plan, verify, bench)),
             warnings=[_coded(_unbroken(sentence)) for sentence in warnings_for(plan, verify, bench)],
             comparisons=comparisons(plan, verify, bench),
+            precisions=precision_columns(verify, bench),
+            precision_rows=precision_rows(verify, bench, trained=plan["source"]["trained"]),
+            precision_notes=precision_notes(verify, bench),
+            precision_plot=Markup(_precision_plot(plan, verify, bench)),
             provenance=provenance(plan),
             groups=[_group_cells(group) for group in plan["groups"]],
             graph=Markup(graph_svg(content_of_plan(plan))),
@@ -74,6 +80,12 @@ def render_report(plan: Json, verify: Json | None, bench: Json | None, sizes: In
             own_code=own_code(plan),
         )
     )
+
+
+def _precision_plot(plan: Json, verify: Json | None, bench: Json | None) -> str:
+    """Accuracy against latency, where both are known; else nothing."""
+    marks = precision_marks(verify, bench, trained=plan["source"]["trained"])
+    return for_screens(lambda narrow: precision_plot(marks, narrow=narrow)) if marks else ""
 
 
 def environment() -> jinja2.Environment:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pruneport.compress.options import CalibrationOptions
+from pruneport.compress.options import CalibrationImages
 from pruneport.compress.records import Calibrated
 from pruneport.errors import ImageFolderError
 from pruneport.models.images.images import ImageSet, list_folder
@@ -66,7 +66,7 @@ def check_count(count: int) -> None:
 
 
 def list_images(
-    options: CalibrationOptions, shape: tuple[int, int, int], known: Preprocessing | None = None
+    options: CalibrationImages, shape: tuple[int, int, int], known: Preprocessing | None = None
 ) -> ImageSet | None:
     """Every image of the calibration folder, none of them read yet; None where no folder was given.
 
@@ -85,7 +85,7 @@ def held_out_count(count: int) -> int:
 
 
 def open_calibration(
-    options: CalibrationOptions,
+    options: CalibrationImages,
     shape: tuple[int, int, int],
     known: Preprocessing | None = None,
     *,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 import safetensors
@@ -22,6 +22,7 @@ from pruneport.export.bundle.unfinished import (
     is_half_moved,
     settle,
 )
+from pruneport.export.options import OnnxPrecision
 from pruneport.files import file_sha256
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "MANIFEST",
     "MODEL_ONNX",
     "PLAN",
+    "PRECISIONS",
     "PREPROCESSOR",
     "REPORT",
     "TRAINING",
@@ -42,6 +44,7 @@ __all__ = [
     "check_hashes",
     "entry_of",
     "is_bundle",
+    "onnx_name",
     "open_bundle",
     "plan_hash",
     "read_bundle",
@@ -53,6 +56,7 @@ PREPROCESSOR = "preprocessor.json"
 MODEL_ONNX, DENSE_ONNX = "model.onnx", "dense.onnx"
 DATA = ".data"
 """Stands behind an ONNX file's name in that of the file that holds its weights, where they are not in it."""
+PRECISIONS: tuple[OnnxPrecision, ...] = get_args(OnnxPrecision)
 VERIFY, BENCH, REPORT, TRAINING = "verify.json", "bench.json", "report.html", "training.json"
 CARD = "README.md"
 FORMAT_VERSION = 1
@@ -80,6 +84,11 @@ class Bundle:
     files: Mapping[str, Mapping[str, Any]]
     commands: tuple[str, ...] = ()
 
+    @property
+    def precisions(self) -> tuple[OnnxPrecision, ...]:
+        """Those in which it has the pruned network as ONNX."""
+        return tuple(precision for precision in PRECISIONS if onnx_name(MODEL_ONNX, precision) in self.files)
+
     def path(self, name: str) -> Path:
         """Path of one of its files, which is what the manifest says; so are the weights beside an ONNX file.
 
@@ -92,6 +101,16 @@ class Bundle:
         beside = data in self.files or os.path.lexists(self.folder / data)
         _check(self.folder, self.files, (name, data) if beside else (name,))
         return self.folder / name
+
+
+def onnx_name(file: str, precision: OnnxPrecision) -> str:
+    """The name of an ONNX file in a precision: ``model.onnx`` is fp32, ``model.int8.onnx`` int8.
+
+    Args:
+        file: ``MODEL_ONNX`` or ``DENSE_ONNX``.
+        precision: Which.
+    """
+    return file if precision == "fp32" else f"{file.removesuffix('.onnx')}.{precision}.onnx"
 
 
 def is_bundle(folder: Path) -> bool:

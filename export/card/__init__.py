@@ -6,5 +6,6 @@
 - ``provenance``: how the network was made
 - ``summary``: the headline, and dense against pruned
 - ``verdict``: the first sentence and the warnings
+- ``precisions``: the table of fp32, fp16 and int8
 - ``intervals``: how sure an accuracy is
 """

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 from pruneport.documents import Json
+from pruneport.export.bundle.bundle import MODEL_ONNX, PRECISIONS, onnx_name
 from pruneport.export.card.front_matter import front_matter
+from pruneport.export.card.precisions import precision_columns, precision_notes, precision_rows
 from pruneport.export.card.provenance import fine_tuned, fine_tuned_before, provenance
 from pruneport.export.card.summary import (
     comparisons,
@@ -54,6 +56,7 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, sizes: Input
         *([] if plan["source"]["trained"] else [_UNTRAINED]),
         "## Before and after",
         "\n".join(table),
+        *_precisions(plan, verify, bench),
         "## Load it",
         f"In ONNX Runtime, which takes {sizes}:",
         f"```python\n{onnx_example(plan, sizes, verify)}\n```",
@@ -67,6 +70,22 @@ def model_card(plan: Json, verify: Json | None, bench: Json | None, sizes: Input
         "\n".join(f"- {sentence}" for sentence in _limits(plan, verify, bench)),
     ]
     return f"{front_matter(plan, verify, bench).to_yaml()}\n" + "\n\n".join(sections) + "\n"
+
+
+def _precisions(plan: Json, verify: Json | None, bench: Json | None) -> list[str]:
+    """The table of precisions, where there are others than fp32."""
+    columns, rows = precision_columns(verify, bench), precision_rows(verify, bench, trained=plan["source"]["trained"])
+    if not rows:
+        return []
+    table = [f"| | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
+    table += ["| " + " | ".join(_escape(cell) for cell in (row.label, *row.cells)) + " |" for row in rows]
+    files = " · ".join(_code(onnx_name(MODEL_ONNX, column)) for column in PRECISIONS if column in columns)
+    return [
+        "## Precisions",
+        f"Each is a file of its own, which takes and gives the same: {files}.",
+        "\n".join(table),
+        " ".join(map(_escape, precision_notes(verify, bench))),
+    ]
 
 
 def _limits(plan: Json, verify: Json | None, bench: Json | None) -> list[str]:

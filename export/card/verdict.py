@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pruneport.documents import Json
 from pruneport.export.accuracy import ROUNDING
 from pruneport.export.card.intervals import change_interval, change_p_value
+from pruneport.export.card.precisions import precision_warnings
 from pruneport.export.card.provenance import dense_onnx_cost, fine_tuned, reference_of
 from pruneport.export.card.words import clean, percent
 
@@ -63,6 +64,7 @@ def warnings_for(plan: Json, verify: Json | None, bench: Json | None) -> list[st
         *_dense_warnings(plan),
         *_accuracy_warnings(plan, verify),
         *_parity_warnings(verify),
+        *precision_warnings(verify),
         *load_warnings(bench),
     ]
     return [clean(sentence) for sentence in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -19,7 +20,7 @@ from pruneport.export.onnx.form import open_sizes
 from pruneport.export.onnx.opsets import CONVERTED
 from pruneport.export.onnx.rewrites import PlainAttention
 from pruneport.export.options import ExportOptions
-from pruneport.models.inputs import INPUT_NAME, InputShape, InputSpec, inputs_of, run_on, tensors_in
+from pruneport.models.inputs import INPUT_NAME, InputShape, InputSpec, changed, inputs_of, run_on, tensors_in
 from pruneport.models.outputs import Outputs, detections_in, read_outputs
 
 __all__ = ["capture", "finds_boxes", "listed", "names_for", "onnx_outputs"]
@@ -46,9 +47,16 @@ def onnx_outputs(value: Any, inputs: Sequence[str] = (INPUT_NAME,)) -> Outputs:
 
 
 def capture(
-    network: nn.Module, shape: InputShape, options: ExportOptions, embedding: Embedding | None = None
+    network: nn.Module,
+    shape: InputShape,
+    options: ExportOptions,
+    embedding: Embedding | None = None,
+    *,
+    half: bool = False,
 ) -> tuple[Any, Outputs]:
     """Export by torch's exporter, with ``embedding`` before the network where it is given.
+
+    ``half``: a copy of the network computes in float16, between inputs and outputs in float32.
 
     Returns:
         torch's program, and the outputs that it saw.
@@ -65,10 +73,15 @@ def capture(
     if embedding is not None and (size := inputs.image_shape):
         example = (embedding.random_images(batch or 2, size, torch.Generator().manual_seed(0)),)
     axes = [dimensions if tensor.batched else {} for tensor in inputs.tensors]
+    inner = network
+    if half:
+        inner = copy.deepcopy(network).half()
+        with torch.inference_mode():
+            run_on(inner, changed(inputs.filled(batch or 1), _halved))  # the exporter lets types differ
     seen: list[Outputs] = []
     with _silence(), PlainAttention(), traceable_detectors(network):
         program = torch.onnx.export(
-            _Wrapped(network, inputs, embedding, seen.append),
+            _Wrapped(inner, inputs, embedding, seen.append, half=half),
             example,
             dynamo=True,
             verbose=False,
@@ -128,18 +141,32 @@ class _Wrapped(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, inputs: InputSpec, embedding: Embedding | None, see: Callable[[Outputs], None]
+        self,
+        network: nn.Module,
+        inputs: InputSpec,
+        embedding: Embedding | None,
+        see: Callable[[Outputs], None],
+        *,
+        half: bool,
     ) -> None:
         super().__init__()
         self.network = network
         self.preprocessing = embedding
         self.training = network.training
         self._inputs, self._see = inputs, see
+        self._half = half
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         if self.preprocessing is not None:
             tensors = tuple(map(self.preprocessing, tensors))
+        if self._half:
+            tensors = tuple(map(_halved, tensors))
         outputs = onnx_outputs(run_on(self.network, self._inputs.given(tensors)), self._inputs.names)
+        if self._half:
+            floats = {
+                name: leaf.float() if leaf.dtype == torch.half else leaf for name, leaf in outputs.tensors.items()
+            }
+            outputs = Outputs(floats, outputs.others)
         self._see(outputs)
         return tuple(outputs.tensors.values())
 
@@ -155,3 +182,8 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    """The same in fp16, if it is of floating point."""
+    return tensor.half() if tensor.is_floating_point() else tensor

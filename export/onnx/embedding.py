@@ -52,6 +52,13 @@ class Embedding(nn.Module):
         """What the file takes, of pixels (B, H, W, C) in uint8."""
         return pixels if self._takes_bytes else _as_floats(pixels)
 
+    def restored(self, inputs: Tensor) -> Tensor:
+        """The images that inputs (B, C, H, W) were made of; what no image can be is taken to the nearest that can."""
+        pixels = (inputs * self.std + self.mean).clamp(0, 1)
+        if self._takes_bytes:
+            return (pixels * _LARGEST).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        return pixels
+
     def random_images(self, batch: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
         """What the file takes, of uniform random pixels; ``shape`` is C, H, W."""
         sizes = (batch, *sizes_in_file(self.name, shape))

@@ -24,7 +24,7 @@ from pruneport.export.onnx.form import InputSizes, file_names, open_sizes, other
 from pruneport.export.onnx.naming import name_nodes, name_values
 from pruneport.export.onnx.opsets import raise_opset
 from pruneport.export.onnx.rewrites import leave_out_weight_info, part_pads_from_pools
-from pruneport.export.options import DEFAULTS, ExportOptions
+from pruneport.export.options import DEFAULTS, ExportOptions, OnnxPrecision
 from pruneport.models.inputs import InputShape, InputSpec, inputs_of
 from pruneport.models.outputs import takes_several
 from pruneport.models.record import Preprocessing
@@ -45,6 +45,7 @@ class OnnxNetwork:
         outputs: Names of its outputs in torch, in order.
         left_out: What the torch network returns besides tensors: type by name.
         embedding: What stands before the network in the file; None where it takes normalised inputs.
+        precision: In which the file computes: fp32 or fp16.
     """
 
     options: ExportOptions
@@ -52,6 +53,7 @@ class OnnxNetwork:
     outputs: tuple[str, ...]
     left_out: Mapping[str, str]
     embedding: Embedding | None = None
+    precision: OnnxPrecision = "fp32"
     _program: Any
 
     @property
@@ -86,6 +88,8 @@ class OnnxNetwork:
             said[EMBEDDED] = self.embedding.name
         if ranges := self._ranges():
             said["input_ranges"] = json.dumps(ranges)
+        if self.precision != "fp32":
+            said["precision"] = self.precision
         if self.left_out:
             said["left_out"] = listed(self.left_out)
         if self.batch is not None:
@@ -130,6 +134,7 @@ def export_network(
     shape: InputShape,
     options: ExportOptions = DEFAULTS,
     preprocessing: Preprocessing | None = None,
+    precision: OnnxPrecision = "fp32",
 ) -> OnnxNetwork:
     """Export ``network`` for inputs of this shape, or for the images that these are made of.
 
@@ -138,6 +143,7 @@ def export_network(
         shape: C, H, W of images (B, C, H, W), or what else it takes.
         options: What the file is to be like; ``check_form`` has passed.
         preprocessing: How images become the network's inputs, for ``embed_preprocessing``.
+        precision: fp32, or fp16, whose files take and give float32 all the same.
 
     Raises:
         ExportError: The exporter cannot express the network, or only for one batch size, one size of image, or another
@@ -161,9 +167,14 @@ def export_network(
             )
         _require_other_size(network, inputs.image_shape)
     try:
-        program, outputs = capture(network, shape, options, embedding)
+        program, outputs = capture(network, shape, options, embedding, half=precision == "fp16")
     except Exception as error:  # torch's exporter raises what the network raises, as a cause, and much else
         fault = next((str(found) for found in (error, error.__cause__) if isinstance(found, ModelError)), "")
+        if precision == "fp16" and _exports(network, shape, options):
+            raise ExportError(
+                f"torch cannot export {kind} in fp16: {_first_line(error.__cause__ or error)}. Let its forward make "
+                "tensors of the type of its input, or leave fp16 out of `precisions`."
+            ) from error
         raise ExportError(fault or _why_not(network, shape, options, error)) from error
     _require_open(kind, program, inputs, options)
     if options.opset is not None:
@@ -182,6 +193,7 @@ def export_network(
         outputs=names,
         left_out=outputs.others,
         embedding=embedding,
+        precision=precision,
         _program=program,
     )
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from pruneport.bench.options import ProviderName
 from pruneport.bench.report.report import render_report
+from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.surgery.plan import Plan
 from pruneport.export.bundle.bundle import CARD, DENSE_ONNX, MODEL_ONNX, REPORT
@@ -20,18 +23,28 @@ from pruneport.export.onnx.exporter import OnnxNetwork, export_network, fitted_o
 from pruneport.export.onnx.form import ANY_BATCH, InputSizes
 from pruneport.export.options import ExportOptions
 from pruneport.export.parity import check_other_batches
+from pruneport.export.precisions.half import check_half
+from pruneport.export.precisions.writing import write_precisions
 from pruneport.models.preparation.huggingface import preparation_metadata
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress
 
-__all__ = ["export_dense", "write_card", "write_json", "write_onnx_pair", "write_report"]
+__all__ = ["Exported", "export_dense", "write_card", "write_json", "write_onnx_files", "write_report"]
 
 
-def export_dense(dense: nn.Module, source: Source, options: ExportOptions, progress: Progress) -> OnnxNetwork:
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A network as ONNX in memory: in fp32, and in fp16 where that was asked for; int8 is made from the fp32 file."""
+
+    fp32: OnnxNetwork
+    fp16: OnnxNetwork | None
+
+
+def export_dense(dense: nn.Module, source: Source, options: ExportOptions, progress: Progress) -> Exported:
     """Export the dense network, in memory, and say what is left out of the ONNX file.
 
     Raises:
-        ExportError: torch cannot export it, or not for any batch, size or opset that was asked for.
+        ExportError: torch cannot export it, or not for any batch, size, opset or precision that was asked for.
         InputError: It refuses the input shape, the names do not fit its outputs, or the preprocessing cannot be
             embedded.
     """
@@ -51,22 +64,60 @@ def export_dense(dense: nn.Module, source: Source, options: ExportOptions, progr
     if exported.left_out:
         left_out = listed(exported.left_out)
         progress(Note(f"what the network returns besides tensors is not in its ONNX file: {left_out}"))
-    return exported
+    return Exported(fp32=exported, fp16=_in_half("dense", dense, source, fitted, progress))
 
 
-def write_onnx_pair(
-    folder: Path, plan_sha256: str, plan: Plan, dense: OnnxNetwork, pruned: nn.Module, progress: Progress
+def _in_half(
+    name: str, network: nn.Module, source: Source, options: ExportOptions, progress: Progress
+) -> OnnxNetwork | None:
+    """The network in fp16, where that was asked for."""
+    if "fp16" not in options.precisions:
+        return None
+    progress(f"exporting the {name} network in fp16")
+    batch = options.batch_size_fixed or 1
+    check_half(name, network, [source.takes.drawn(batch, 0)])
+    return export_network(network, source.takes, options, source.preprocessing, "fp16")
+
+
+def write_onnx_files(
+    folder: Path,
+    plan_sha256: str,
+    plan: Plan,
+    networks: tuple[nn.Module, nn.Module],
+    dense: Exported,
+    provider: ProviderName,
+    calibration: Calibration | None,
+    progress: Progress,
 ) -> None:
     """Export the pruned network as the dense one was, and write both, with source, plan hash, cost and versions.
 
     preprocessor.json is written with them: what is embedded in the files is not to be done outside.
+
+    Args:
+        folder: Where to.
+        plan_sha256: Of the plan that they are of.
+        plan: The plan.
+        networks: The dense and the pruned one.
+        dense: The dense one, exported.
+        provider: That int8 is made for.
+        calibration: Inputs to calibrate int8 with.
+        progress: Told what is being done.
+
+    Raises:
+        ExportError: The pruned network cannot be exported, or not in a precision that was asked for.
     """
     progress(f"exporting {MODEL_ONNX}")
-    source = plan.source
-    smaller = export_network(pruned, source.takes, dense.options, source.preprocessing)
-    outside = dense.embedding.left_outside if dense.embedding else {}
+    source, options, embedding = plan.source, dense.fp32.options, dense.fp32.embedding
+    smaller = Exported(
+        fp32=export_network(networks[1], source.takes, options, source.preprocessing),
+        fp16=_in_half("pruned", networks[1], source, options, progress),
+    )
+    outside = embedding.left_outside if embedding else {}
     write_preprocessor(folder, source, **outside)
-    for name, network, cost in ((DENSE_ONNX, dense, plan.dense_onnx_cost), (MODEL_ONNX, smaller, plan.pruned)):
+    for name, file, network, exported, cost in (
+        ("dense", DENSE_ONNX, networks[0], dense, plan.dense_onnx_cost),
+        ("pruned", MODEL_ONNX, networks[1], smaller, plan.pruned),
+    ):
         metadata = {
             "source": source.spec,
             "plan_sha256": plan_sha256,
@@ -76,7 +127,10 @@ def write_onnx_pair(
             "torch": str(torch.__version__),
             **preparation_metadata(source, **outside),
         }
-        network.save(folder / name, metadata)
+        exported.fp32.save(folder / file, metadata)
+        write_precisions(
+            folder, file, name, network, exported.fp32, exported.fp16, metadata, provider, calibration, progress
+        )
 
 
 def write_card(

@@ -10,15 +10,16 @@ from torch import nn
 
 from pruneport.bench.latency.measure import measure
 from pruneport.bench.latency.records import Measured
-from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_pair, write_report
-from pruneport.commands.configs import DeployOptions
+from pruneport.commands.artifacts import Exported, export_dense, write_card, write_json, write_onnx_files, write_report
+from pruneport.commands.configs import ShipConfig, SweepConfig
 from pruneport.commands.starting import BundleStart, Start, check_composed
 from pruneport.compress.further import Origin
+from pruneport.compress.pipeline import calibration_inputs
 from pruneport.compress.prune import Pruned
-from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, plan_hash
+from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, onnx_name, plan_hash
 from pruneport.export.bundle.weights import check_reload, write_network
 from pruneport.export.card.verdict import warnings_for
-from pruneport.export.onnx.exporter import OnnxNetwork
+from pruneport.export.precisions.providers import asked_precisions
 from pruneport.export.verify import Check, DenseSeen, Verification, verify_files
 from pruneport.models.record import Source
 from pruneport.progress import Progress, Stage
@@ -46,7 +47,7 @@ class OpenedDense:
     source: Source
     start: Start
     origin: Origin | None = None
-    exported: OnnxNetwork | None = None
+    exported: Exported | None = None
     seen: DenseSeen = field(default_factory=DenseSeen)
 
     def said_of(self, pruned: Pruned) -> Pruned:
@@ -69,7 +70,7 @@ def fill_bundle(
     staging: Path,
     dense: OpenedDense,
     pruned: Pruned,
-    options: DeployOptions,
+    options: ShipConfig | SweepConfig,
     progress: Progress,
     max_drop: float | None = None,
 ) -> Filled:
@@ -97,7 +98,13 @@ def fill_bundle(
     progress(Stage("exporting to ONNX"))
     if dense.exported is None:
         dense.exported = export_dense(dense.network, plan.source, options, progress)
-    write_onnx_pair(staging, plan_hash(staging), plan, dense.exported, pruned.network, progress)
+    calibration = pruned.calibration
+    if "int8" in options.precisions and calibration is None:
+        calibration = calibration_inputs(options, dense.network, plan.source, progress, hold_out=True)
+    networks = (dense.network, pruned.network)
+    write_onnx_files(
+        staging, plan_hash(staging), plan, networks, dense.exported, options.provider, calibration, progress
+    )
     progress(Stage("verifying"))
     verification = verify_files(
         staging,
@@ -108,6 +115,8 @@ def fill_bundle(
         [reload],
         comparable=plan.comparable,
         preprocessing=plan.source.preprocessing,
+        precisions=asked_precisions(options),
+        heldout=calibration.heldout if calibration else (),
         progress=progress,
         max_drop=max_drop,
         seen=dense.seen,
@@ -115,11 +124,15 @@ def fill_bundle(
     verified = verification.to_dict()
     write_json(staging / VERIFY, verified)
     progress(Stage("timing", still=True))
-    measured = measure(staging / DENSE_ONNX, staging / MODEL_ONNX, options, progress)
+    others = {
+        precision: (staging / onnx_name(DENSE_ONNX, precision), staging / onnx_name(MODEL_ONNX, precision))
+        for precision in asked_precisions(options)[1:]
+    }
+    measured = measure(staging / DENSE_ONNX, staging / MODEL_ONNX, options, progress, others)
     timed = measured.to_dict()
     write_json(staging / BENCH, timed)
     progress(Stage("writing the report"))
-    write_card(staging, plan, verified, timed, dense.exported.sizes)
-    write_report(staging, plan, verified, timed, dense.exported.sizes)
+    write_card(staging, plan, verified, timed, dense.exported.fp32.sizes)
+    write_report(staging, plan, verified, timed, dense.exported.fp32.sizes)
     warnings = warnings_for(json.loads(plan.to_json()), verified, timed)
     return Filled(verification=verification, measured=measured, warnings=tuple(warnings))

@@ -37,6 +37,7 @@ from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.exporter import fitted_options
 from pruneport.export.onnx.form import check_form
 from pruneport.export.options import DEFAULTS, ExportOptions, ParityOptions
+from pruneport.export.precisions.writing import check_int8_inputs, check_kind
 from pruneport.export.verify import open_parity_images
 from pruneport.files import write_whole
 from pruneport.models.outputs import main_output
@@ -143,7 +144,7 @@ def prune_source(
         exported = export_dense(dense.network, dense.source, form, progress)
     if isinstance(config, ExportOptions):
         dense.exported = exported  # else only to see that it can be done
-    pruner = LatencyPruner(where=config, form=form, exported=exported)
+    pruner = LatencyPruner(where=config, form=form, exported=exported.fp32 if exported else None)
     pruned = compress_network(start.network, dense.source, config, progress, origin, pruner)
     return dense, dense.said_of(pruned) if isinstance(config, ExportOptions) else pruned
 
@@ -187,4 +188,6 @@ def open_dense(
     if max_drop is not None:
         check_labelled(images)
     check_inputs(asked, start.network, source, origin=origin)
+    check_kind(form, network, source.takes)
+    check_int8_inputs(form, asked, network)
     return OpenedDense(network=network, source=source, start=start, origin=origin)

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import tyro
 
-from pruneport.bench.options import BenchOptions, LatencyOptions, PlaceOptions
+from pruneport.bench.options import BenchOptions, LatencyOptions, PlaceOptions, ProviderName
 from pruneport.bench.transfer.options import StudyOptions
 from pruneport.compress.options import (
     AttentionName,
+    CalibrationImages,
     CalibrationOptions,
     ChoiceOptions,
     CompressOptions,
@@ -20,7 +21,7 @@ from pruneport.compress.options import (
     ScopeName,
     TrainOptions,
 )
-from pruneport.export.options import ExportOptions, ParityOptions
+from pruneport.export.options import ExportOptions, OnnxPrecision, ParityOptions
 from pruneport.models.options import SourceOptions
 
 __all__ = [
@@ -112,11 +113,14 @@ class BundleOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(ExportOptions, BundleOptions):
+class ExportConfig(ExportOptions, CalibrationImages, BundleOptions):
     """Write model.onnx, and dense.onnx of the original, into a bundle.
 
     What was verified and measured on ONNX files before them (verify.json, bench.json, report.html) leaves the bundle.
     """
+
+    provider: ProviderName = "cpu"
+    """ONNX Runtime execution provider that int8 files are made for; cuda has no int8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +134,9 @@ class BenchConfig(BenchOptions):
 
     folder: tyro.conf.Positional[Path]
     """The bundle: its folder, or hf-hub:OWNER/NAME."""
+    precision: OnnxPrecision | None = None
+    """Time this precision alone, beside fp32, which is always timed; default: all that the bundle has and the provider
+    runs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from pruneport.bench.latency.measure import check_required, measure
-from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_pair, write_report
+from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_files, write_report
 from pruneport.commands.configs import (
     BenchConfig,
     ExportConfig,
@@ -19,27 +19,35 @@ from pruneport.commands.records import (
     open_networks,
     read_record,
     read_replaced,
+    timed_precisions,
     with_earlier,
 )
 from pruneport.commands.results import BenchResult, ExportResult, VerifyResult
+from pruneport.compress.activations.calibration import Batches, Calibration
+from pruneport.compress.pipeline import calibration_inputs
 from pruneport.compress.surgery.plan import preprocessing_of
-from pruneport.errors import BundleError, CheckpointError, OutputError, SourceError
+from pruneport.errors import BundleError, CheckpointError, InputError, OutputError, SourceError
 from pruneport.export.bundle.bundle import (
     BENCH,
     DATA,
     DENSE_ONNX,
     MODEL_ONNX,
+    PRECISIONS,
     PREPROCESSOR,
     REPORT,
     VERIFY,
     check_hashes,
+    onnx_name,
     plan_hash,
 )
 from pruneport.export.bundle.writing import update_bundle
 from pruneport.export.card.verdict import warnings_for
 from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.form import check_form
-from pruneport.export.verify import Check, require_parity, verify_files
+from pruneport.export.precisions.providers import check_precisions
+from pruneport.export.precisions.writing import check_int8_inputs, check_kind
+from pruneport.export.verify import Check, require_parity, require_same_normalisation, verify_files
+from pruneport.models.preparation.resolve import resolve
 from pruneport.models.record import Factory
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
@@ -47,16 +55,24 @@ __all__ = ["bench", "export", "verify"]
 
 
 def export(
-    config: ExportConfig, progress: Progress = silent, command: str = "", factory: Factory | None = None
+    config: ExportConfig,
+    progress: Progress = silent,
+    command: str = "",
+    factory: Factory | None = None,
+    calibration: Calibration | None = None,
 ) -> ExportResult:
     """Write model.onnx and dense.onnx into the bundle; what was seen on the ones before leaves it.
 
-    ``factory`` builds the dense network in place of what the configuration or the plan names.
+    ``factory`` builds the dense network in place of what the configuration or the plan names. int8 is calibrated with
+    ``calibration``, else with the images that the configuration names, else with synthetic inputs.
 
     Raises:
         InputError: The bundle, its source or the dense checkpoint cannot be used, or torch cannot export it.
     """
     check_form(config, one_input=False)
+    check_precisions(config.precisions, config.provider)
+    if config.calibration is not None and set(config.precisions) <= {"fp32"}:
+        raise InputError("`calibration` is for int8: add int8 to `precisions`, or leave out `calibration`.")
     progress = numbered(progress, 3)
     progress(Stage("opening the bundle"))
     bundle, pruned, factory = open_networks(config, progress, factory)
@@ -71,28 +87,53 @@ def export(
         embedding_for(config.embed_preprocessing, plan.source.preprocessing, plan.source.input_shape)
     progress(Stage("building the dense network"))
     network = dense_of(bundle, factory, config.checkpoint)
+    check_kind(config, network, plan.source.takes)
+    check_int8_inputs(config, config, network, calibrated=calibration is not None)
     progress(Stage("exporting to ONNX"))
     dense = export_dense(network, plan.source, config, progress)
-    gone = [VERIFY, BENCH, REPORT, MODEL_ONNX + DATA, DENSE_ONNX + DATA]
+    if calibration is None and ("int8" in config.precisions or config.calibration is not None):
+        source = replace(plan.source, preprocessing=preprocessing_of(plan, pruned))
+        if config.embed_preprocessing is not None and source.preprocessing is not None:
+            given = resolve(config, source.image_shape, source.preprocessing)
+            require_same_normalisation(given, source.preprocessing)
+        calibration = calibration_inputs(config, network, source, progress)
+    files = [onnx_name(file, precision) for file in (DENSE_ONNX, MODEL_ONNX) for precision in PRECISIONS]
+    kept = {
+        onnx_name(file, precision) for file in (DENSE_ONNX, MODEL_ONNX) for precision in ("fp32", *config.precisions)
+    }
+    gone = [VERIFY, BENCH, REPORT, *(name for name in files if name not in kept), *(name + DATA for name in files)]
     if plan.source.preprocessing is None:
         gone.append(PREPROCESSOR)  # an earlier export's, which embedded it
     if outdated := [name for name in gone if (bundle.folder / name).exists()]:
         progress(Note(f"{', '.join(outdated)}: of the ONNX files that are there now; will go with them"))
     with update_bundle(bundle, command, outdated) as staging:
-        write_onnx_pair(staging, plan_hash(bundle.folder), plan, dense, pruned, progress)
-        files = {path.name: path.stat().st_size for path in sorted(staging.glob("*.onnx*"))}
-        write_card(staging, bundle.plan, sizes=dense.sizes)
-    return ExportResult(folder=bundle.folder, files=files)
+        write_onnx_files(
+            staging,
+            plan_hash(bundle.folder),
+            plan,
+            (network, pruned),
+            dense,
+            config.provider,
+            calibration,
+            progress,
+        )
+        sizes = {path.name: path.stat().st_size for path in sorted(staging.glob("*.onnx*"))}
+        write_card(staging, bundle.plan, sizes=dense.fp32.sizes)
+    return ExportResult(folder=bundle.folder, files=sizes)
 
 
 def verify(
-    config: VerifyConfig, progress: Progress = silent, command: str = "", factory: Factory | None = None
+    config: VerifyConfig,
+    progress: Progress = silent,
+    command: str = "",
+    factory: Factory | None = None,
+    heldout: Batches = (),
 ) -> VerifyResult:
     """Check hashes, ONNX files, and parity between torch and ONNX Runtime; write verify.json into the bundle.
 
     The model card, and the report where there is one, are written anew. A bundle that cannot be written is checked all
     the same, and the result says so. ``factory`` builds the dense network in place of what the configuration or the
-    plan names.
+    plan names. Other precisions are compared with fp32 on the images, else on the ``heldout`` inputs.
 
     Raises:
         InputError: The bundle is damaged, or was not exported yet, or the checkpoint that was given cannot be used.
@@ -102,7 +143,8 @@ def verify(
     progress(Stage("opening the bundle"))
     bundle, pruned, factory = open_networks(config, progress, factory)
     hashes = Check(name="hashes", ok=True, detail=check_hashes(bundle))
-    bundle.path(MODEL_ONNX), bundle.path(DENSE_ONNX)
+    for precision in ("fp32", *bundle.precisions):
+        bundle.path(onnx_name(MODEL_ONNX, precision)), bundle.path(onnx_name(DENSE_ONNX, precision))
     measured = read_record(bundle, BENCH)
     progress(Stage("building the dense network"))
     dense, why_no_dense = None, ""
@@ -126,6 +168,8 @@ def verify(
         comparable=bundle.plan.comparable,
         why_no_dense=why_no_dense,
         preprocessing=preprocessing_of(bundle.plan, pruned),
+        precisions=bundle.precisions,
+        heldout=heldout,
         progress=progress,
     )
     progress(Stage("writing verify.json"))
@@ -156,9 +200,10 @@ def bench(config: BenchConfig, progress: Progress = silent, command: str = "") -
     progress = numbered(progress, 2)
     bundle = bundle_at(config.folder, progress)
     dense, pruned = bundle.path(DENSE_ONNX), bundle.path(MODEL_ONNX)
+    others = timed_precisions(bundle, config.precision, config.provider, progress)
     verified = read_record(bundle, VERIFY)
     progress(Stage("timing", still=True))
-    measured = measure(dense, pruned, config, progress)
+    measured = measure(dense, pruned, config, progress, others)
     timed = measured.to_dict()
     progress(Stage("writing the report"))
     sizes = input_sizes_of(bundle)

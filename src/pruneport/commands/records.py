@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,18 @@ from torch import nn
 
 from pruneport.bench.latency.onnx_input import read_inputs
 from pruneport.bench.latency.records import read_measured
+from pruneport.bench.options import ProviderName
 from pruneport.commands.configs import BundleOptions
 from pruneport.documents import read_start
-from pruneport.errors import BundleError, CheckpointError
-from pruneport.export.bundle.bundle import BENCH, MODEL_ONNX, VERIFY, Bundle
+from pruneport.errors import BundleError, CheckpointError, InputError
+from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, Bundle, onnx_name
 from pruneport.export.bundle.weights import rebuild
 from pruneport.export.hub import is_on_hub, open_any_bundle
 from pruneport.export.onnx.embedding import EMBEDDED, embedded_name
 from pruneport.export.onnx.form import InputSizes
 from pruneport.export.onnx.onnx_file import read_metadata
+from pruneport.export.options import OnnxPrecision
+from pruneport.export.precisions.providers import INT8_FOR, why_not_on
 from pruneport.export.records import read_verified
 from pruneport.models.factories import load_factory
 from pruneport.models.record import Factory
@@ -34,6 +37,7 @@ __all__ = [
     "open_networks",
     "read_record",
     "read_replaced",
+    "timed_precisions",
     "with_earlier",
 ]
 
@@ -135,4 +139,41 @@ def with_earlier(verified: dict[str, Any], earlier: dict[str, Any] | None) -> di
     earlier = earlier or {}
     counted = verified["accuracy"] or verified["agreement"]
     names = ("max_drop",) if counted else ("accuracy", "agreement", "max_drop")
-    return verified | {name: earlier[name] for name in names if earlier.get(name) is not None}
+    kept = {name: earlier[name] for name in names if earlier.get(name) is not None}
+    before = earlier.get("precisions") or ()
+    if not counted and before and min(map(_worth, before)) > min(map(_worth, verified["precisions"]), default=0):
+        kept["precisions"] = before
+    return verified | kept
+
+
+def _worth(record: Mapping[str, Any]) -> int:
+    """How much the inputs say that precisions were compared on: random ones least, then held-out ones, then images."""
+    return ("seeded", "held-out", "images").index(record["inputs"])
+
+
+def timed_precisions(
+    bundle: Bundle, asked: OnnxPrecision | None, provider: ProviderName, progress: Progress
+) -> dict[OnnxPrecision, tuple[Path, Path]]:
+    """The dense and pruned files in precisions to time beside fp32: the one asked for, or all that the provider runs.
+
+    Raises:
+        InputError: The bundle does not have the precision, or the provider does not run it.
+    """
+    if asked not in (None, *bundle.precisions):
+        raise InputError(
+            f"`precision` is {asked}, and {bundle.folder} has {', '.join(bundle.precisions)}; make it with: pruneport "
+            f"export {bundle.folder} --precisions fp32 {asked}"
+        )
+    files = {}
+    for precision in bundle.precisions[1:]:
+        if asked not in (None, precision):
+            continue
+        pair = tuple(bundle.path(onnx_name(file, precision)) for file in (DENSE_ONNX, MODEL_ONNX))
+        why_not = why_not_on(provider, precision, read_metadata(pair[1]).get(INT8_FOR))
+        if why_not and precision == asked:
+            raise InputError(f"`precision` is {asked}, and `provider` is {provider}: {why_not}.")
+        if why_not:
+            progress(Note(f"{precision} is not timed on {provider}: {why_not}"))
+        else:
+            files[precision] = (pair[0], pair[1])
+    return files

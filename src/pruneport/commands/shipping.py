@@ -15,6 +15,7 @@ from pruneport.commands.timing.loop import is_latency
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.export.accuracy import require_accuracy
 from pruneport.export.bundle.writing import new_bundle
+from pruneport.export.precisions.providers import check_precisions
 from pruneport.export.verify import require_parity
 from pruneport.progress import Progress, numbered, silent
 
@@ -39,6 +40,7 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
     latency = not searched and is_latency(config)
     if latency and config.latency_batch not in config.batches and config.batch_size_fixed is None:
         config = replace(config, batches=tuple(sorted({*config.batches, config.latency_batch})))
+    check_precisions(config.precisions, config.provider)
     preflight(config, config.batch_size_fixed)
     if searched and config.max_drop is not None:
         pruned, filled = search(config, config.max_drop, progress, command)

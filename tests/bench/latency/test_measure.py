@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from pruneport.bench.latency import measure as latency
 from pruneport.bench.latency.measure import check_required, measure
-from pruneport.bench.latency.records import BatchTimes, Measured, Speedup
+from pruneport.bench.latency.records import BatchTimes, Measured, Speedup, read_measured
 from pruneport.bench.latency.sessions import open_session, read_inputs
 from pruneport.bench.latency.stats import paired_speedup, summarise
 from pruneport.bench.latency.timer import Elapsed, time_run
@@ -40,7 +40,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def time_run(run: Run) -> Elapsed:
         order.append(run.name)
-        return Elapsed(wall_ms={"dense": 4.0, "pruned": 2.0}[run.name], cpu_ms=1.0)
+        wall_ms = {"dense": 4.0, "pruned": 2.0, "dense.int8": 1.0, "model.int8": 0.5}[run.name]
+        return Elapsed(wall_ms=wall_ms, cpu_ms=1.0)
 
     class Session:
         def __init__(self, path: Path) -> None:
@@ -97,6 +98,33 @@ def test_first_place_alternates_after_the_warm_up(networks: tuple[Path, Path], r
     assert entry.dense.samples_ms == (4.0, 4.0, 4.0)
     assert entry.dense.images_per_s == 500
     assert entry.speedup == Speedup(ratio=2.0, low=2.0, high=2.0, confidence=0.95)
+
+
+def test_other_precisions_are_timed_in_the_same_rounds(
+    networks: tuple[Path, Path], make_network: Make, runs: list[str]
+) -> None:
+    others: Any = {"int8": (make_network("dense.int8", width=8), make_network("model.int8", width=4))}
+    bench = measure(*networks, replace(QUICK, batches=(1,), warmup=1, repeats=3), others=others)
+    names = ["dense", "pruned", "dense.int8", "model.int8"]
+    assert runs == [*names, *names, *reversed(names), *names]
+    assert "the reverse in rounds 1, 3" in bench.settings["order"]
+    (entry,) = bench.batches
+    (int8,) = entry.precisions
+    assert (int8.precision, int8.dense.p50_ms, int8.pruned.p50_ms) == ("int8", 1.0, 0.5)
+    assert (entry.speedup.ratio, int8.dense_speedup.ratio, int8.pruned_speedup.ratio) == (2.0, 4.0, 8.0)
+    content = json.dumps(bench.to_dict()).encode()
+    assert read_measured(content, "bench.json", "")["batches"][0]["precisions"][0]["pruned"]["p50_ms"] == 0.5
+    earlier = json.loads(content)
+    del earlier["batches"][0]["precisions"]
+    read_measured(json.dumps(earlier).encode(), "bench.json", "")
+
+
+def test_other_precisions_must_take_the_same(networks: tuple[Path, Path], make_network: Make) -> None:
+    half = make_network("dense.fp16", width=8, dtype=TensorProto.FLOAT16)
+    with pytest.raises(ModelError, match="Dense and dense fp16 must take the same inputs"):
+        measure(*networks, QUICK, others={"fp16": (half, half)})
+    with pytest.raises(InputError, match="pruned int8: there is no file"):
+        measure(*networks, QUICK, others={"int8": (networks[0], Path("absent.onnx"))})
 
 
 def test_clocks_are_read_when_the_timed_rounds_end(

@@ -14,8 +14,10 @@ from pruneport.commands.api.bundles import COMMAND
 from pruneport.commands.api.keywords import BenchKeywords, ParityKeywords, PathName, options_from
 from pruneport.commands.configs import BenchConfig, VerifyConfig
 from pruneport.commands.deploying import bench, verify
+from pruneport.compress.activations.calibration import Batches
 from pruneport.compress.surgery.plan import Plan
 from pruneport.export.accuracy import Accuracy
+from pruneport.export.options import OnnxPrecision
 from pruneport.export.verify import Verification
 from pruneport.models.record import Factory
 from pruneport.progress import Progress, silent
@@ -45,6 +47,7 @@ class Deployed:
     measured: Measured | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
     _factory: Factory | None = field(repr=False)
+    _heldout: Batches = field(default=(), repr=False)
 
     def verify(
         self, *, images: PathName | None = None, progress: Progress = silent, **options: Unpack[ParityKeywords]
@@ -65,13 +68,20 @@ class Deployed:
         """
         given: dict[str, Any] = {**options, "images": images, "folder": self.folder}
         config = options_from(VerifyConfig, "verify", given)
-        done = verify(config, progress, COMMAND, factory=self._factory)
+        done = verify(config, progress, COMMAND, factory=self._factory, heldout=self._heldout)
         return replace(self, verification=done.verification, warnings=done.warnings)
 
-    def bench(self, *, progress: Progress = silent, **options: Unpack[BenchKeywords]) -> Deployed:
+    def bench(
+        self,
+        *,
+        precision: OnnxPrecision | None = None,
+        progress: Progress = silent,
+        **options: Unpack[BenchKeywords],
+    ) -> Deployed:
         """Time dense against pruned, and write bench.json and the report into the bundle.
 
         Args:
+            precision: Time this one alone, beside fp32; default: all that the bundle has and the provider runs.
             progress: Told what is being done.
             **options: Fields of ``BenchOptions``, such as ``provider``, ``batches``, ``threads``.
 
@@ -82,7 +92,7 @@ class Deployed:
             InputError: An option or the provider cannot be used.
             SpeedupError: ``require_speedup`` was not reached; bench.json is written all the same.
         """
-        given: dict[str, Any] = {**options, "folder": self.folder}
+        given: dict[str, Any] = {**options, "folder": self.folder, "precision": precision}
         done = bench(options_from(BenchConfig, "bench", given), progress, COMMAND)
         return replace(self, measured=done.bench, warnings=done.warnings)
 

@@ -25,7 +25,7 @@ from pruneport.compress.options import (
     ScopeName,
 )
 from pruneport.errors import InputError, PruneportError
-from pruneport.export.options import DynamicName, EmbeddedName
+from pruneport.export.options import DynamicName, EmbeddedName, OnnxPrecision
 from pruneport.models.factories import did_you_mean
 from pruneport.models.options import AugmentName, InterpolationName
 
@@ -190,6 +190,7 @@ class ExportKeywords(TypedDict, total=False):
     output_names: Sequence[str]
     external_data: bool
     embed_preprocessing: EmbeddedName | None
+    precisions: Sequence[OnnxPrecision]
 
 
 class _DeployKeywords(BenchKeywords, ExportKeywords, total=False):

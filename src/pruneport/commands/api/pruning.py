@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 from torch import Tensor, nn
 
+from pruneport.bench.options import ProviderName
 from pruneport.commands.api.bundles import COMMAND, Layout, check_fits, layout_of, write_bundle
 from pruneport.commands.api.deployed import Deployed
 from pruneport.commands.api.keywords import ExportKeywords, MemoryKeywords, PathName, macs_for_flops, options_from
@@ -32,6 +33,7 @@ from pruneport.export.bundle.weights import check_reload, read_weights
 from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.form import check_form
 from pruneport.export.options import DEFAULTS
+from pruneport.export.precisions.providers import check_precisions
 from pruneport.models.inputs import ExampleInputs, InputShape
 from pruneport.models.live.copying import as_factory, copy_network
 from pruneport.models.live.example import read_example
@@ -63,6 +65,7 @@ class PrunedNetwork:
     _start: BundleStart | None = field(repr=False)
     _state_sha256: str = field(repr=False)
     _layout: Layout = field(repr=False)
+    _calibration: Calibration | None = field(default=None, repr=False)
 
     def save(self, folder: PathName, *, overwrite: bool = False) -> Path:
         """Write a bundle, from which ``pruneport.load(folder, factory=…)`` gives the network back, bit for bit.
@@ -89,6 +92,8 @@ class PrunedNetwork:
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        calibration: PathName | Iterable[Any] | None = None,
+        provider: ProviderName = "cpu",
         overwrite: bool = False,
         progress: Progress = silent,
         **options: Unpack[ExportKeywords],
@@ -100,9 +105,13 @@ class PrunedNetwork:
             mean: Of each channel, of pixels in [0, 1]: for ``embed_preprocessing`` of a network that does not say how
                 images become its inputs. The plan records it.
             std: See ``mean``.
+            calibration: Inputs to calibrate int8 with, as ``prune`` takes them; default: those that it was given, else
+                synthetic ones.
+            provider: Of ONNX Runtime, that int8 is made for.
             overwrite: Replace the bundle that is there, if it is another network's.
             progress: Told what is being done.
-            **options: Fields of ``ExportOptions``, such as ``batch_size_fixed``, ``embed_preprocessing``.
+            **options: Fields of ``ExportOptions``, such as ``precisions``, ``batch_size_fixed``,
+                ``embed_preprocessing``.
 
         Raises:
             BundleError: The folder is another network's bundle.
@@ -111,8 +120,12 @@ class PrunedNetwork:
             OutputError: The folder is taken or cannot be written.
         """
         folder = Path(folder)
-        config = options_from(ExportConfig, "export", {**options, "folder": folder})
+        named: dict[str, Any] = {"folder": folder, "provider": provider}
+        if isinstance(calibration, str | PathLike):
+            named["calibration"] = calibration
+        config = options_from(ExportConfig, "export", {**options, **named})
         check_form(config, one_input=self.plan.source.inputs is None)
+        check_precisions(config.precisions, config.provider)
         network, plan = self._now()
         given = mean is not None or std is not None
         there = _plan_in(folder, network, plan)
@@ -131,8 +144,28 @@ class PrunedNetwork:
                     "folder, or replace it with `overwrite=True`."
                 )
             self._write(folder, network, plan, overwrite or there is not None)
-        written = export(config, progress, COMMAND, factory=self._factory)
-        return Deployed(folder=folder, plan=plan, network=self.network, files=written.files, _factory=self._factory)
+        inputs = self._inputs(calibration, config, network)
+        written = export(config, progress, COMMAND, factory=self._factory, calibration=inputs)
+        return Deployed(
+            folder=folder,
+            plan=plan,
+            network=self.network,
+            files=written.files,
+            _factory=self._factory,
+            _heldout=inputs.heldout if inputs else (),
+        )
+
+    def _inputs(
+        self, calibration: PathName | Iterable[Any] | None, config: ExportConfig, network: nn.Module
+    ) -> Calibration | None:
+        """What int8 is calibrated with, where that is not a folder: tensors that are given, else those of ``prune``."""
+        if "int8" not in config.precisions or config.calibration is not None:
+            return None
+        if calibration is None:
+            return self._calibration
+        source = self.plan.source
+        scores = main_output(run_once(network, source.takes))
+        return _gather(calibration, CalibrationOptions(), network, source.takes, scores, source.seed)
 
     def _now(self) -> tuple[nn.Module, Plan]:
         """A copy of the network to write, and its plan, which says where it was trained meanwhile."""
@@ -259,6 +292,7 @@ def prune(
         _start=start,
         _state_sha256=state_sha256(state),
         _layout=layout_of(state),
+        _calibration=pruned.calibration,
     )
 
 

@@ -18,6 +18,7 @@ from pruneport.commands.arguments.flag_names import flag_of, with_flags
 from pruneport.commands.arguments.flag_values import expected, kind_of, metavar, reader, takes
 from pruneport.commands.arguments.slips import Flag
 from pruneport.compress.options import (
+    CalibrationImages,
     CalibrationOptions,
     ChoiceOptions,
     LatencyTarget,
@@ -63,6 +64,7 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     TargetOptions: ("target", {}),
     LatencyTarget: ("target", {}),
     ChoiceOptions: ("choice", {}),
+    CalibrationImages: ("calibration and recovery", {}),
     CalibrationOptions: ("calibration and recovery", {}),
     RecoveryOptions: ("calibration and recovery", {}),
     PreparationOptions: ("image preparation", {}),

@@ -10,7 +10,7 @@ from typing import Any
 from pruneport.commands.artifacts import export_dense
 from pruneport.commands.bundling import STAGES as BUNDLING
 from pruneport.commands.bundling import Filled, OpenedDense, fill_bundle
-from pruneport.commands.configs import DeployOptions
+from pruneport.commands.configs import ShipConfig, SweepConfig
 from pruneport.commands.starting import BundleStart
 from pruneport.compress.further import check_below
 from pruneport.compress.options import ChoiceOptions, CompressOptions, RecoveryOptions
@@ -52,7 +52,7 @@ class Maker:
         self,
         dense: OpenedDense,
         asked: CompressOptions,
-        options: DeployOptions,
+        options: ShipConfig | SweepConfig,
         progress: Progress,
         command: str,
         max_drop: float | None = None,

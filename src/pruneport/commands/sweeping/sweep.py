@@ -29,6 +29,7 @@ from pruneport.commands.sweeping.making import EACH, ONCE, TARGETS, Maker, witho
 from pruneport.compress.allocation.target import target_of
 from pruneport.errors import ExportError, InputError, ModelError, PruningError, TargetError
 from pruneport.export.accuracy import check_max_drop
+from pruneport.export.precisions.providers import check_precisions
 from pruneport.files import write_whole
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress, Stage, numbered, silent
@@ -100,6 +101,7 @@ def _check(config: SweepConfig) -> tuple[str, tuple[float, ...]]:
         raise InputError(f"`min_speedup` is {config.min_speedup:g}; expected more than 1, such as 1.5.")
     if config.require_speedup is not None:
         raise InputError("`require_speedup` is for one network; in a sweep, `min_speedup` says how fast it must be.")
+    check_precisions(config.precisions, config.provider)
     preflight(config, config.batch_size_fixed)
     return target, values
 

@@ -14,14 +14,26 @@ from pruneport.bench.latency.records import Measured
 from pruneport.commands.arguments.flag_names import with_flags
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.surgery.plan import GroupPlan, Plan
+from pruneport.documents import Json
 from pruneport.export.card.intervals import share_interval
+from pruneport.export.card.precisions import precision_columns, precision_notes, precision_rows
 from pruneport.export.card.provenance import recovery_figures
 from pruneport.export.card.words import matched, shorten
-from pruneport.export.parity import TOLERANCES
+from pruneport.export.parity import Parity
 from pruneport.export.verify import Verification
 from pruneport.units import scaled
 
-__all__ = ["add_fitting", "count", "new_table", "show_bench", "show_plan", "show_verification", "shown_width", "warn"]
+__all__ = [
+    "add_fitting",
+    "count",
+    "new_table",
+    "show_bench",
+    "show_plan",
+    "show_precisions",
+    "show_verification",
+    "shown_width",
+    "warn",
+]
 
 _LEAST_NAME = 12  # characters of a name, however narrow the console is
 
@@ -84,10 +96,9 @@ def show_verification(verification: Verification, console: Console) -> None:
     for entry in verification.parity:
         if entry.detections is not None:
             console.print(f"{entry.network}, batch {entry.batch}: {matched(asdict(entry.detections))}", markup=False)
-    for precision, tolerance in TOLERANCES.items():
-        console.print(
-            f"Tolerance for {precision}: {tolerance.atol:g} + {tolerance.rtol:g} x the largest output", markup=False
-        )
+    tolerances = {(_in_precision(entry), entry.atol, entry.rtol): None for entry in verification.parity}
+    for said, atol, rtol in tolerances:
+        console.print(f"Tolerance for {said}: {atol:g} + {rtol:.3g} x the largest output", markup=False)
     if verification.accuracy is not None:
         accuracy = verification.accuracy
         table = new_table(f"top-1 on {accuracy.images} images of {accuracy.folder}", ">top-1", ">95 % interval")
@@ -102,6 +113,24 @@ def show_verification(verification: Verification, console: Console) -> None:
     if (agreement := verification.agreement) is not None:
         said = f"The pruned network's first choice is the dense network's on {agreement.top1:.2%} of {agreement.images}"
         console.print(f"{said} images of {agreement.folder}", markup=False, soft_wrap=True)
+
+
+def _in_precision(entry: Parity) -> str:
+    """Of which files a tolerance is: of all in fp32, and in fp16 of each network's own."""
+    return entry.precision if entry.precision == "fp32" else f"{entry.network} {entry.precision}"
+
+
+def show_precisions(verified: Json | None, timed: Json | None, console: Console, *, trained: bool = True) -> None:
+    """Print the table of precisions, where there are others than fp32."""
+    rows = precision_rows(verified, timed, trained=trained)
+    if not rows:
+        return
+    table = new_table("precisions", *(f">{column}" for column in precision_columns(verified, timed)))
+    for row in rows:
+        table.add_row(row.label, *row.cells)
+    console.print(table)
+    for note in precision_notes(verified, timed):
+        console.print(note, markup=False, soft_wrap=True)
 
 
 def _top1(share: float, images: int) -> tuple[str, str]:

@@ -29,6 +29,7 @@ from pruneport.commands.terminal.parts import (
     new_table,
     show_bench,
     show_plan,
+    show_precisions,
     show_verification,
     shown_width,
     warn,
@@ -163,6 +164,7 @@ def _(result: FinetuneResult, console: Console) -> None:
 @show.register
 def _(result: VerifyResult, console: Console) -> None:
     show_verification(result.verification, console)
+    show_precisions(result.verification.to_dict(), None, console)
     warn(result.warnings, console)
     where = "verify.json in the bundle" if result.recorded else "not recorded: the bundle cannot be written"
     console.print(f"Verified; {where}.")
@@ -171,6 +173,7 @@ def _(result: VerifyResult, console: Console) -> None:
 @show.register
 def _(result: BenchResult, console: Console) -> None:
     show_bench(result.bench, console)
+    show_precisions(None, result.bench.to_dict(), console)
     warn(result.warnings, console)
 
 
@@ -179,6 +182,8 @@ def _(result: ShipResult, console: Console) -> None:
     show_plan(result.plan, console, every_group=False)
     show_verification(result.verification, console)
     show_bench(result.bench, console)
+    verified, timed = result.verification.to_dict(), result.bench.to_dict()
+    show_precisions(verified, timed, console, trained=result.plan.trained)
     warn(result.warnings, console)
     report = result.report.resolve()
     console.print(f"Report: {report}", markup=False, soft_wrap=True)

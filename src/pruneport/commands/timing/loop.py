@@ -99,7 +99,9 @@ class LatencyPruner:
         progress(Stage("meeting the latency target", still=True))
         form = export_form(network, source, self.form)
         with tempfile.TemporaryDirectory() as folder:
-            exported = self.exported or export_dense(network, source, form, progress)
+            exported = (
+                self.exported or export_dense(network, source, replace(form, precisions=("fp32",)), progress).fp32
+            )
             path = Path(folder) / "dense.onnx"
             exported.save(path, {})
             dense = DenseFile(network=network, source=source, path=path, form=exported.options)
