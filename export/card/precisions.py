@@ -106,7 +106,7 @@ def precision_notes(verify: Json | None, bench: Json | None) -> list[str]:
     if "fp16" in columns and (bench or {}).get("provider", "cpu") == "cpu":
         notes.append(
             "fp16 is for GPUs: ONNX Runtime's CPU provider computes most operators in float32 and converts before and "
-            "after, which makes it slower than fp32, not faster."
+            "after, which as a rule makes it slower than fp32."
         )
     return [clean(note) for note in notes]
 

@@ -116,10 +116,6 @@ def test_export_makes_them_and_takes_them_away(run: Any, bundle: Path, digits: P
     assert ran.code == 0, ran.err
     assert {path.name for path in bundle.glob("*.onnx")} == FILES
     assert read_metadata(bundle / "dense.int8.onnx")["calibration"] == "32 images"
-    ran = run("verify", bundle, "--parity-batches", 2, "--images", digits, "--images-limit", 90)
-    assert ran.code == 0, ran.err
-    records = {(r["network"], r["precision"]): r for r in _read(bundle / "verify.json")["precisions"]}
-    assert records["dense", "int8"]["agreement"] >= 0.95
     ran = run("export", bundle, "--precisions", "int8", "--batch-size-fixed", 3)  # on synthetic inputs, made anew
     assert ran.code == 0, ran.err
     assert {path.name for path in bundle.glob("*.onnx")} == {name for name in FILES if "fp16" not in name}
@@ -130,8 +126,6 @@ def test_export_makes_them_and_takes_them_away(run: Any, bundle: Path, digits: P
     assert records["pruned", "int8"]["count"] == 40
     assert run("export", bundle).code == 0
     assert {path.name for path in bundle.glob("*.onnx")} == {"dense.onnx", "model.onnx"}
-    assert run("verify", bundle, "--parity-batches", 1).code == 0
-    assert _read(bundle / "verify.json")["precisions"] == []
 
 
 def test_embedded_files_have_all_precisions(run: Any, bundle: Path, digits: Path) -> None:
