@@ -28,7 +28,7 @@ from pruneport.compress.activations.calibration import Batches, Calibration
 from pruneport.compress.pipeline import calibration_inputs
 from pruneport.compress.records import Trained
 from pruneport.compress.surgery.plan import preprocessing_of
-from pruneport.errors import CheckpointError, InputError, OutputError, SourceError
+from pruneport.errors import CheckpointError, OutputError, SourceError
 from pruneport.export.bundle.bundle import (
     BENCH,
     DATA,
@@ -72,9 +72,7 @@ def export(
         InputError: The bundle, its source or the dense checkpoint cannot be used, or torch cannot export it.
     """
     check_form(config)
-    check_precisions(config.precisions, config.provider)
-    if config.calibration is not None and set(config.precisions) <= {"fp32"}:
-        raise InputError("`calibration` is for int8: add int8 to `precisions`, or leave out `calibration`.")
+    check_precisions(config.precisions, config.provider, calibrated=config.calibration is not None)
     progress = numbered(progress, 3)
     progress(Stage("opening the bundle"))
     bundle, pruned, factory = open_networks(config, progress, factory)

@@ -119,7 +119,7 @@ class PrunedNetwork:
             named["calibration"] = calibration
         config = options_from(ExportConfig, "export", {**options, **named})
         check_form(config)
-        check_precisions(config.precisions, config.provider)
+        check_precisions(config.precisions, config.provider, calibrated=calibration is not None)
         network, plan = self._now()
         factory = self._factory()
         given = mean is not None or std is not None
