@@ -28,14 +28,21 @@ _NO_KERNELS = (
 )
 
 
-def check_precisions(precisions: Sequence[OnnxPrecision], provider: str) -> None:
+def check_precisions(precisions: Sequence[OnnxPrecision], provider: str, *, calibrated: bool = False) -> None:
     """Check that the precisions can be made for a provider, before any work.
 
+    Args:
+        precisions: That are asked for.
+        provider: Of ONNX Runtime.
+        calibrated: Whether calibration inputs are given for them alone.
+
     Raises:
-        InputError: One stands there twice, or the provider cannot run it.
+        InputError: One stands there twice, the provider cannot run it, or calibration inputs have no use.
     """
     if twice := sorted({name for name in precisions if precisions.count(name) > 1}):
         raise InputError(f"`precisions` has {', '.join(twice)} twice; give each once.")
+    if calibrated and set(precisions) <= {"fp32"}:
+        raise InputError("`calibration` is for int8: add int8 to `precisions`, or leave out `calibration`.")
     if "int8" in precisions and provider == "cuda":
         raise InputError(
             f"`precisions` has int8, and `provider` is cuda: {_NO_KERNELS}. Give `provider=tensorrt` for GPUs, "

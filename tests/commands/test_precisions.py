@@ -15,6 +15,7 @@ from torch import nn
 
 import pruneport
 from pruneport.commands.results import ShipResult
+from pruneport.errors import InputError
 from pruneport.export.hub import open_any_bundle
 from pruneport.export.onnx.onnx_file import read_metadata
 from pruneport.export.records import read_verified
@@ -128,6 +129,7 @@ def test_export_makes_them_and_takes_them_away(run: Any, bundle: Path, digits: P
     assert {path.name for path in bundle.glob("*.onnx")} == {"dense.onnx", "model.onnx"}
 
 
+@pytest.mark.slow
 def test_embedded_files_have_all_precisions(run: Any, bundle: Path, digits: Path) -> None:
     asked = ("--precisions", "fp32", "fp16", "int8", "--calibration", digits, "--calibration-images", 32)
     ran = run("export", bundle, *asked, "--embed-preprocessing", "uint8-nhwc", "--dynamic", "batch,height,width")
@@ -217,3 +219,6 @@ def test_in_python_the_tensors_of_prune_calibrate_and_those_held_out_compare(tmp
     assert [times.precision for times in deployed.measured.batches[0].precisions] == ["int8"]
     given = pruned.export(tmp_path / "c", precisions=["int8"], calibration=inputs[:1])
     assert read_metadata(given.folder / "model.int8.onnx")["calibration"] == "16 images"  # as many are held out
+    with pytest.raises(InputError, match="`calibration` is for int8"):
+        pruned.export(tmp_path / "d", calibration=inputs)
+    assert not (tmp_path / "d").exists()

@@ -24,9 +24,8 @@ from pruneport.commands.records import (
 )
 from pruneport.commands.results import BenchResult, ExportResult, VerifyResult
 from pruneport.compress.activations.calibration import Batches, Calibration
-from pruneport.compress.pipeline import calibration_inputs
 from pruneport.compress.surgery.plan import preprocessing_of
-from pruneport.errors import BundleError, CheckpointError, InputError, OutputError, SourceError
+from pruneport.errors import BundleError, CheckpointError, OutputError, SourceError
 from pruneport.export.bundle.bundle import (
     BENCH,
     DATA,
@@ -70,9 +69,7 @@ def export(
         InputError: The bundle, its source or the dense checkpoint cannot be used, or torch cannot export it.
     """
     check_form(config, one_input=False)
-    check_precisions(config.precisions, config.provider)
-    if config.calibration is not None and set(config.precisions) <= {"fp32"}:
-        raise InputError("`calibration` is for int8: add int8 to `precisions`, or leave out `calibration`.")
+    check_precisions(config.precisions, config.provider, calibrated=config.calibration is not None)
     progress = numbered(progress, 3)
     progress(Stage("opening the bundle"))
     bundle, pruned, factory = open_networks(config, progress, factory)
@@ -96,6 +93,8 @@ def export(
         if config.embed_preprocessing is not None and source.preprocessing is not None:
             given = resolve(config, source.image_shape, source.preprocessing)
             require_same_normalisation(given, source.preprocessing)
+        from pruneport.compress.pipeline import calibration_inputs  # brings torch-pruning, which only int8 needs
+
         calibration = calibration_inputs(config, network, source, progress)
     files = [onnx_name(file, precision) for file in (DENSE_ONNX, MODEL_ONNX) for precision in PRECISIONS]
     kept = {

@@ -125,7 +125,7 @@ class PrunedNetwork:
             named["calibration"] = calibration
         config = options_from(ExportConfig, "export", {**options, **named})
         check_form(config, one_input=self.plan.source.inputs is None)
-        check_precisions(config.precisions, config.provider)
+        check_precisions(config.precisions, config.provider, calibrated=calibration is not None)
         network, plan = self._now()
         given = mean is not None or std is not None
         there = _plan_in(folder, network, plan)
