@@ -74,5 +74,5 @@ def why_not_on(provider: str, precision: OnnxPrecision, made_for: str | None) ->
         return _NO_KERNELS
     return (
         f"the int8 files are for the provider {made_for}: their form is not the one that {provider} runs as integers. "
-        f"Make them for it with: pruneport export BUNDLE --precisions fp32 int8 --provider {provider}"
+        f"Make them for it: export the bundle with `precisions` fp32 int8 and `provider` {provider}"
     )

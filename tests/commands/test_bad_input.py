@@ -428,6 +428,7 @@ def test_a_checkpoint_that_is_not_wanted(verb: str, bundle: Path, run: Any, plac
     assert listing(bundle) == before
 
 
+@pytest.mark.slow
 def test_a_moved_checkpoint(place: Path, run: Any, tmp_path: Path) -> None:
     checkpoint, folder = Path(shutil.copy(place / "whole.pth", tmp_path)), tmp_path / "bundle"
     assert run("compress", _DIGITS, "--flops", "0.5", "--checkpoint", checkpoint, "--out", folder).code == 0

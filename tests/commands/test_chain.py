@@ -163,6 +163,7 @@ def test_step_by_step_gives_what_ship_gives(shipped: Path, run: Any, tmp_path: P
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+@pytest.mark.slow
 def test_exporting_anew_drops_what_was_seen_on_the_old_files(bundle: Path, run: Any) -> None:
     done = run("export", bundle)
     assert done.code == 0

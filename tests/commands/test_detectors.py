@@ -78,6 +78,7 @@ def test_what_does_not_go_with_a_detector(run: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "outputs"), [("yolo", ["output"]), ("detr", ["pred_logits", "pred_boxes"])])
 def test_detectors_of_fixed_shapes(name: str, outputs: list[str], run: Any, tmp_path: Path) -> None:
     """A YOLO-like network and one with nn.Transformer: any batch, compared element by element."""

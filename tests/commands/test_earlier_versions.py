@@ -48,6 +48,7 @@ def test_an_earlier_bundle_loads_bit_for_bit(name: str, factory: str | None, sha
     torch.testing.assert_close(outputs[0], torch.tensor(recorded["outputs"]), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_earlier_bundles_training_says_what_can_be_embedded(run: Any, earlier: Path) -> None:
     bundle = earlier / "finetuned"
     assert run("export", bundle, "--embed-preprocessing", "uint8-nhwc").code == 0

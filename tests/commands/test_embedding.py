@@ -92,6 +92,7 @@ def test_shipped_files_take_photos_as_they_are(
         np.testing.assert_allclose(_scores(out / name, pixels[..., None]), _scores(shipped / name, inputs), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_export_puts_it_in_and_takes_it_out_again(
     run: Any, bundle: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +123,7 @@ def test_export_puts_it_in_and_takes_it_out_again(
     assert "normalise them themselves" not in (bundle / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_file_that_holds_another_normalisation_than_its_plan_fails(run: Any, bundle: Path, rehash: Any) -> None:
     assert run("export", bundle, "--embed-preprocessing", "uint8-nhwc").code == 0
     model = onnx.load(bundle / "model.onnx")

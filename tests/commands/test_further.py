@@ -90,6 +90,7 @@ def test_units_are_those_of_the_original(further: Any, bundle: Path) -> None:
         assert before[group.name] is None or set(group.kept or ()) <= set(before[group.name])
 
 
+@pytest.mark.slow
 def test_ship_measures_against_the_original(bundle: Path, run: Any, tmp_path: Path) -> None:
     result = pruneport.ship(
         str(bundle), macs=0.3, out=tmp_path / "out", repeats=2, warmup=1, batches=(1,), parity_batches=(1,)
@@ -147,6 +148,7 @@ def test_without_the_originals_weights_dense_is_the_bundles_network_and_all_say_
     assert "is not the file that was compressed" in other.err
 
 
+@pytest.mark.slow
 def test_recovery_compares_with_the_original_where_it_can(from_checkpoint: tuple[Path, Path], run: Any) -> None:
     first, checkpoint = from_checkpoint
     with_it = run("compress", first, "--flops", 0.5, "--recover", "data-free", "--out", first.parent / "a")

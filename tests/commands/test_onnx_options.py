@@ -31,6 +31,7 @@ def _pages(folder: Path) -> list[str]:
     return [(folder / name).read_text(encoding="utf-8") for name in ("README.md", "report.html")]
 
 
+@pytest.mark.slow
 def test_all_of_it_shipped_verified_timed_and_exported_back(run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     asked = ("--opset", 21, "--input-names", "pixels", "--output-names", "scores", "--external-data")
@@ -70,6 +71,7 @@ def test_all_of_it_shipped_verified_timed_and_exported_back(run: Any, tmp_path: 
     assert all(entry["size"] is None for entry in _read(out / "verify.json")["parity"])
 
 
+@pytest.mark.slow
 def test_weights_beside_the_file_are_checked_like_it(run: Any, bundle: Path) -> None:
     assert run("export", bundle, "--external-data").code == 0
     data, whole = bundle / "model.onnx.data", (bundle / "model.onnx.data").read_bytes()

@@ -112,6 +112,7 @@ def test_what_was_found_is_in_console_card_and_report(made: ShipResult, precise:
     assert "Agreement with fp32, pruned" in ran.out
 
 
+@pytest.mark.slow
 def test_export_makes_them_and_takes_them_away(run: Any, bundle: Path, digits: Path) -> None:
     ran = run("export", bundle, "--precisions", "fp16", "int8", "--calibration", digits, "--calibration-images", 32)
     assert ran.code == 0, ran.err
@@ -130,6 +131,7 @@ def test_export_makes_them_and_takes_them_away(run: Any, bundle: Path, digits: P
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_embedded_files_have_all_precisions(run: Any, bundle: Path, digits: Path) -> None:
     asked = ("--precisions", "fp32", "fp16", "int8", "--calibration", digits, "--calibration-images", 32)
     ran = run("export", bundle, *asked, "--embed-preprocessing", "uint8-nhwc", "--dynamic", "batch,height,width")
@@ -141,6 +143,7 @@ def test_embedded_files_have_all_precisions(run: Any, bundle: Path, digits: Path
         assert record["top1"] == pytest.approx(records[network, "fp32"]["top1"], abs=0.05), record
 
 
+@pytest.mark.slow
 def test_another_normalisation_than_the_embedded_one_is_refused(run: Any, bundle: Path, digits: Path) -> None:
     asked = ("--precisions", "int8", "--calibration", digits, "--embed-preprocessing", "uint8-nhwc")
     ran = run("export", bundle, *asked, "--mean", 0.4)
@@ -148,6 +151,7 @@ def test_another_normalisation_than_the_embedded_one_is_refused(run: Any, bundle
     assert "--mean and --std are (0.4,) and (0.5,)" in _one_line(ran.err)
 
 
+@pytest.mark.slow
 def test_the_hub_has_them_all(run: Any, precise: Path, hub: Any) -> None:
     ran = run("push", precise, "me/digits")
     assert ran.code == 0, ran.err
@@ -157,6 +161,7 @@ def test_the_hub_has_them_all(run: Any, precise: Path, hub: Any) -> None:
         assert fetched.path(name).read_bytes() == (precise / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_file_with_other_weights_fails(run: Any, precise: Path, rehash: Any) -> None:
     path = precise / "model.int8.onnx"
     model = onnx.load(path)
@@ -171,6 +176,7 @@ def test_a_file_with_other_weights_fails(run: Any, precise: Path, rehash: Any) -
     assert not _read(precise / "verify.json")["ok"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_refused_before_any_work(run: Any, bundle: Path, precise: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for arguments, said in (
@@ -203,6 +209,7 @@ def test_int8_needs_inputs_or_batchnorms(run: Any, tmp_path: Path) -> None:
     assert "no BatchNorm statistics" in _one_line(ran.err)
 
 
+@pytest.mark.slow
 def test_in_python_the_tensors_of_prune_calibrate_and_those_held_out_compare(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(

@@ -52,6 +52,7 @@ def _on_a_terminal(*arguments: object) -> tuple[int, str]:
     return process.returncode, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
 
 
+@pytest.mark.slow
 def test_a_terminal_keeps_finished_stages_with_their_times(tmp_path: Path) -> None:
     code, screen = _on_a_terminal(*_SHIP, *_QUICK, "--out", tmp_path / "out")
     assert code == 0, screen

@@ -46,6 +46,7 @@ def _in_full(text: str) -> str:
     return " ".join(text.split())
 
 
+@pytest.mark.slow
 def test_after_training_the_report_says_what_was_checked(run: Any, bundle: Path, tmp_path: Path) -> None:
     task, out = tmp_path / "parity", tmp_path / "trained"
     write_digits_task("parity", task)
@@ -123,6 +124,7 @@ def test_a_bundle_that_cannot_be_written_is_checked_all_the_same(run: Any, bundl
         assert _read(folder / "manifest.json") == before
 
 
+@pytest.mark.slow
 def test_ruined_accuracy_is_said_in_console_card_and_report(run: Any, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     asked = (*_DIGITS, "--flops", 0.2, *_PLAIN, "--images", images, *_PIXELS, *_QUICK, "--parity-batches", 1)
@@ -142,6 +144,7 @@ def test_ruined_accuracy_is_said_in_console_card_and_report(run: Any, images: Pa
     assert _pages(out)[1].index("Accuracy fell by") < _pages(out)[1].index("</header>")
 
 
+@pytest.mark.slow
 def test_without_labels_the_dense_networks_choices_count(run: Any, images: Path, tmp_path: Path) -> None:
     loose, out = tmp_path / "loose", tmp_path / "out"
     loose.mkdir()

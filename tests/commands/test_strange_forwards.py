@@ -70,6 +70,7 @@ def _outputs(path: Path) -> list[str]:
     return [output.name for output in onnx.load(path).graph.output]
 
 
+@pytest.mark.slow
 def test_outputs_keep_their_names_all_the_way(source: Path, run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     ran = run("ship", *_asked(source, "scores"), *QUICK, "--batches", "1", "--out", out)
@@ -94,7 +95,7 @@ def test_a_fixed_batch_all_the_way(source: Path, run: Any, tmp_path: Path) -> No
     card, page = ((out / name).read_text(encoding="utf-8") for name in ("README.md", "report.html"))
     assert "takes batches of 2, and no others" in card
     assert "np.zeros((2, 1, 8, 8)" in card
-    assert "the batch size is 2." in page
+    assert "it takes batches of 2, and no others." in page
     assert run("verify", out, "--factory", f"{source}:make", *given).code == 0
     ran = run("verify", out, "--factory", f"{source}:make", "--parity-batches", "2", "5")
     assert (ran.code, "--parity-batches 5: the networks are exported for a batch of 2 alone" in ran.err) == (2, True)
@@ -126,6 +127,7 @@ def test_batch_sizes_that_do_not_fit_are_met_before_any_work(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_one_image_at_a_time_is_said_and_shipped_as_such(source: Path, run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     ran = run("ship", *_asked(source, "single"), "--out", out)
@@ -208,6 +210,7 @@ class Network(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_a_file_for_the_examples_batch_alone_is_met_before_any_work(run: Any, tmp_path: Path) -> None:
     """torch makes a number of the batch size without a word, as of official Swin's windows."""
     (tmp_path / "users_windows.py").write_text(_WINDOWS, encoding="utf-8")

@@ -98,6 +98,7 @@ def test_what_was_finished_is_not_done_again(swept: Path, images: Path, run: Any
     assert before.keys() == after.keys()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on(images: Path, run: Any, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     words = [str(word) for word in _asked(images, folder, 0.8, 0.5)]
@@ -138,6 +139,7 @@ def test_another_target_is_refused_in_the_same_folder(swept: Path, images: Path,
     assert (ran.code, "target was flops, is ratio" in ran.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_picks_are_searched_for_between_the_points(
     swept: Path, images: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +175,7 @@ def _speedup(point: Any) -> float:
     return float(point["figures"]["latencies"][0]["speedup"]["ratio"])
 
 
+@pytest.mark.slow
 def test_sensitivities_are_measured_once(images: Path, tmp_path: Path) -> None:
     said: list[str] = []
     config = SweepConfig(
@@ -277,6 +280,7 @@ def test_one_process_at_a_time_sweeps_into_a_folder(swept: Path, images: Path, r
     assert (ran.code, f"is at work on {swept}; try again when it is done" in ran.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_ship_alone_finds_the_fastest_within_a_drop(
     images: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +301,7 @@ def test_ship_alone_finds_the_fastest_within_a_drop(
     assert "within your limit of 20 points" in _words(out)
 
 
+@pytest.mark.slow
 def test_ship_alone_leaves_nothing_where_no_network_loses_so_little(
     images: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

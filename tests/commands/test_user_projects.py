@@ -61,7 +61,8 @@ def _pruneport(project: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("source", [pytest.param("net.py:build", marks=pytest.mark.slow), "models.net:build"])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["net.py:build", "models.net:build"])
 def test_a_project_with_rooms_of_the_same_names(source: str, project: Path) -> None:
     groups = _pruneport(project, "inspect", source)["groups"]
     assert {"0.0", "1.0"} <= {group["name"] for group in groups if group["prunable"]}

@@ -54,7 +54,7 @@ def sizes(network: nn.Module) -> list[tuple[str, str]]:
     round_to=st.sampled_from([1, 2, 4]),
     target=st.sampled_from([("ratio", 0.3), ("ratio", 0.6), ("flops", 0.75), ("params", 0.8)]),
 )
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 def test_every_pruned_network(
     random_network: Callable[..., nn.Module],
     seed: int,

@@ -53,7 +53,7 @@ def test_ship(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         made.append(real(*arguments))
         return made[-1]
 
-    monkeypatch.setattr("pruneport.compress.pipeline.prune", keep)
+    monkeypatch.setattr("pruneport.commands.timing.loop.prune", keep)
     config = ShipConfig(
         source=source,
         checkpoint=_DATA / "weights" / checkpoint,

@@ -161,8 +161,8 @@ def timed_precisions(
     """
     if asked not in (None, *bundle.precisions):
         raise InputError(
-            f"`precision` is {asked}, and {bundle.folder} has {', '.join(bundle.precisions)}; make it with: pruneport "
-            f"export {bundle.folder} --precisions fp32 {asked}"
+            f"`precision` is {asked}, and {bundle.folder} has {', '.join(bundle.precisions)}; export it "
+            f"with `precisions` fp32 {asked}."
         )
     files = {}
     for precision in bundle.precisions[1:]:

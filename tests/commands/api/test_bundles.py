@@ -47,6 +47,7 @@ def test_it_is_written_as_it_is(wrap: Any, half: Path, tmp_path: Path) -> None:
     assert "Fine-tuning: outside pruneport" in (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_it_goes_on_like_any_bundle(half: Path, tmp_path: Path) -> None:
     folder = pruneport.save(trained(half), tmp_path / "trained", like=half)
     assert main(["export", str(folder)]) == 0

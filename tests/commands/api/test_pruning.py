@@ -228,6 +228,7 @@ def test_export_verify_and_bench_follow_each_other(pruned: Any, tmp_path: Path) 
     assert not (folder / "model.onnx").exists()
 
 
+@pytest.mark.slow
 def test_preprocessing_goes_into_the_files_of_a_network_in_memory(pruned: Any, tmp_path: Path) -> None:
     folder, asked = tmp_path / "half", {"embed_preprocessing": "uint8-nhwc"}
     with pytest.raises(InputError, match=r"nothing is known of how images become .*Give `mean` and `std`"):
@@ -372,6 +373,7 @@ def test_ship_by_keywords(tmp_path: Path) -> None:
         pruneport.ship(build(), macs=0.5, out="digits")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_what_ship_returns_is_what_was_measured(tmp_path: Path) -> None:
     """The ten lines of issue 17, on a small network: ``result.network, result.speedup, result.accuracy, ...``."""
     write_digits_task("mirrored", tmp_path)

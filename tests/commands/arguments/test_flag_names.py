@@ -38,7 +38,8 @@ _ALLOWED = (  # other programs' flags, a style's name, and one command to be typ
     "var(--plot-",
     "pruneport compress … --flops 0.5 --out half",
 )
-_FILES = {"plan", "start", "run", "positions", "libraries", "recovery"}  # what plan.json holds, named in its errors
+# What plan.json holds, named in its errors.
+_FILES = {"plan", "start", "run", "positions", "libraries", "recovery", "inputs", "earlier", "dense_onnx"}
 
 
 def _sources() -> Iterator[Path]:
@@ -82,7 +83,7 @@ def test_no_message_of_the_rooms_names_a_flag() -> None:
 def test_every_option_that_a_message_names_is_one() -> None:
     """A slip of the pen would be shown as it is, with its backticks."""
     options = {field.name for name in configs.__all__ for field in fields(getattr(configs, name))}
-    options |= {"macs", "example_inputs"}  # of the functions of ``pruneport`` itself
+    options |= {"macs", "example_inputs", "like"}  # of the functions of ``pruneport`` itself
     found = [
         (path.name, option["name"])
         for path in _sources()

@@ -86,6 +86,7 @@ def test_the_loop_ends_with_a_recorded_measurement(network: nn.Module, cache: Pa
     assert all(widths[name] % reached.step == 0 for name in ("body.0", "body.3"))
 
 
+@pytest.mark.slow
 def test_measured_damage_is_solved_for_within_the_latency(network: nn.Module, cache: Path) -> None:
     options = {**QUICK, "criterion": "auto", "ranking": "sensitivity"}
     inputs = torch.randn(64, 3, 24, 24, generator=torch.Generator().manual_seed(1))
@@ -113,6 +114,7 @@ def test_a_target_out_of_reach_says_the_lowest_and_what_was_measured(network: nn
         pruneport.prune(network, latency=0.01, latency_cache=cache, **QUICK)
 
 
+@pytest.mark.slow
 def test_timings_that_cannot_be_read_are_made_again(network: nn.Module, cache: Path, tmp_path: Path) -> None:
     kept = next(cache.glob("*.json"))
     damaged = tmp_path / kept.name

@@ -166,6 +166,7 @@ def test_a_refused_input_shape() -> None:
         count_cost(nn.Conv2d(3, 4, 3), (4, 8, 8))
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10_000), data=st.data())
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_predictions_are_what_a_pruned_network_counts(

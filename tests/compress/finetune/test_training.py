@@ -116,6 +116,7 @@ def _step_of_a_copy(state: Path) -> int:
     return read_state(shutil.copyfile(state, state.with_name("copy"))).step
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(job: Callable[..., Job], tmp_path: Path) -> None:
     import pickle
 

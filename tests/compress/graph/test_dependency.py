@@ -199,6 +199,7 @@ def test_ignored_layers_and_parameters_keep_their_sizes() -> None:
         graph.get_pruning_group(network.embed, OUT, [0]).prune()
 
 
+@pytest.mark.slow
 def test_help_loading_export_and_bench_do_not_import_torch_pruning() -> None:
     code = (
         "import sys, pruneport.cli, pruneport.commands.deploying, pruneport.compress.surgery.rebuild; "

@@ -55,6 +55,7 @@ def _update(folder: Path) -> None:
         (staging / "bench.json").write_text("ours")
 
 
+@pytest.mark.slow
 def test_a_second_update_is_refused_and_the_first_ends_well(bundle: Path, other: Other) -> None:
     ours = open_bundle(bundle)
     with other("update", bundle) as pid:

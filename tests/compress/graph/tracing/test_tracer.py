@@ -171,6 +171,7 @@ def test_parts_that_are_compiled_are_followed_like_others() -> None:
     assert {(8, "filters"), (4, "output")} <= set(widths[0])
 
 
+@pytest.mark.slow
 def test_finding_groups_does_not_import_the_compiler() -> None:
     """Which takes longer than all else that ``inspect`` does."""
     script = """
