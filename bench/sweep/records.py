@@ -66,7 +66,7 @@ class Point:
 
     Attributes:
         name: Of its bundle's folder.
-        target: ``flops``, ``params`` or ``ratio``.
+        target: ``flops``, ``params``, ``ratio`` or ``latency``.
         value: Of the target.
         searched: Whether it was found by a search; the user asked for the others.
         figures: What was measured; None where there is no such network.

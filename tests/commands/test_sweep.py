@@ -234,7 +234,7 @@ def test_sweep_from_python(swept: Path, images: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ((), "points of exactly one of --flops, --params, --ratio are needed; given: none"),
+        ((), "points of exactly one of --flops, --params, --ratio, --latency are needed; given: none"),
         (("--flops", "0.5", "--ratio", "0.2"), "given: --flops and --ratio"),
         (("--flops",), "--flops has no value"),
         (("--flops", "0.5", "0.7", "0.5"), "--flops has 0.5 twice; give each point once"),
@@ -328,3 +328,31 @@ def test_ship_with_a_drop_needs_labels(run: Any, tmp_path: Path) -> None:
     assert "--max-drop needs labelled images: give --images FOLDER with a folder for each class" in ran.err
     ran = run("ship", *_DIGITS, *_QUICK, "--flops", "0.5", "--max-drop", "-2", "--out", tmp_path / "out")
     assert (ran.code, "--max-drop is -2; expected points" in ran.err) == (2, True)
+
+
+@pytest.mark.slow
+def test_points_of_latency_are_measured(run: Any, tmp_path: Path) -> None:
+    """Timings are made once, at the first point; each bundle is timed at the batch size where its target holds."""
+    (tmp_path / "net.py").write_text(_CHAIN)
+    out, cache = tmp_path / "sweep", tmp_path / "cache"
+    asked = ("sweep", f"{tmp_path / 'net.py'}:build", "--input-shape", 3, 24, 24, *_QUICK[2:], "--repeats", 40)
+    limits = ("--criterion", "l1", "--ranking", "uniform", "--recover", "none", "--latency-batch", 2)
+    done = run(*asked, *limits, "--latency", 0.8, 0.6, "--latency-cache", cache, "--out", out)
+    assert done.code == 0, done.err
+    assert len(list(cache.rglob("*.json"))) == 1
+    for name in ("latency-0.8", "latency-0.6"):
+        reached = _read(out / name / "plan.json")["latency"]
+        assert reached["batch"] == 2
+        assert all(entry["measured"] > 0 for entry in reached["rounds"])
+        assert [entry["batch"] for entry in _read(out / name / "bench.json")["batches"]] == [1, 2]
+    assert [point["target"] for point in _read(out / "sweep.json")["points"]] == ["latency", "latency"]
+
+
+_CHAIN = """
+from torch import nn
+
+def build():
+    pairs = ((3, 64), (64, 96), (96, 64))
+    body = [layer for a, b in pairs for layer in (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
+"""

@@ -28,10 +28,10 @@ def test_mobilenet_v2_keeps_its_decisions(tmp_path: Path) -> None:
     result = pruneport.ship(
         "torchvision:mobilenet_v2",
         checkpoint=_DATA / "weights/mobilenet_v2-b0353104.pth",
-        macs=0.9,
+        macs=0.97,
         criterion="l1",
         ranking="uniform",
-        recover="reconstruct",
+        recover="bn",  # in seconds; what the others add is tested elsewhere
         calibration=tmp_path / "calibration",
         calibration_images=80,
         images=_SAMPLES,

@@ -186,7 +186,7 @@ class ShipConfig(DeployOptions, CompressConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepConfig(DeployOptions, RecoveryOptions, ChoiceOptions, StartOptions):
+class SweepConfig(DeployOptions, LatencyOptions, RecoveryOptions, ChoiceOptions, StartOptions):
     """Draw the trade-off: prune a network to several targets, ship each as a bundle, and report them on one page.
 
     Sensitivities are measured once. What was finished is kept in OUT, so a sweep that was stopped goes on when the
@@ -199,6 +199,8 @@ class SweepConfig(DeployOptions, RecoveryOptions, ChoiceOptions, StartOptions):
     """Keep these fractions of the dense network's parameters, each in (0, 1)."""
     ratio: tuple[float, ...] = ()
     """Remove these fractions of the filters, each in (0, 1)."""
+    latency: tuple[float, ...] = ()
+    """Keep these fractions of the dense network's latency at `latency_batch`, each in (0, 1), as timed: see `ship`."""
     max_drop: float | None = None
     """Pick the fastest network that loses no more points of top-1 on labelled `images`, such as 1.0; between the points
     it is searched for."""

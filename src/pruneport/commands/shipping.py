@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pruneport.bench.latency.measure import check_required, preflight
 from pruneport.commands.bundling import STAGES as BUNDLING
 from pruneport.commands.bundling import Filled, fill_bundle
@@ -11,7 +9,7 @@ from pruneport.commands.compressing import prune_source
 from pruneport.commands.configs import ShipConfig
 from pruneport.commands.results import ShipResult
 from pruneport.commands.sweeping.search import has_target, search
-from pruneport.commands.timing.loop import is_latency
+from pruneport.commands.timing.loop import at_latency_batch, is_latency
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.export.accuracy import require_accuracy
 from pruneport.export.bundle.writing import new_bundle
@@ -38,8 +36,8 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
     """
     searched = config.max_drop is not None and not has_target(config)
     latency = not searched and is_latency(config)
-    if latency and config.latency_batch not in config.batches and config.batch_size_fixed is None:
-        config = replace(config, batches=tuple(sorted({*config.batches, config.latency_batch})))
+    if latency:
+        config = at_latency_batch(config)
     check_precisions(config.precisions, config.provider)
     preflight(config, config.batch_size_fixed)
     if searched and config.max_drop is not None:

@@ -205,7 +205,7 @@ class ShipKeywords(CompressKeywords, _DeployKeywords, total=False):
     max_drop: float | None
 
 
-class SweepKeywords(PruneKeywords, _StartKeywords, _DeployKeywords, total=False):
+class SweepKeywords(PruneKeywords, _StartKeywords, _LatencyKeywords, _DeployKeywords, total=False):
     """Fields of ``SweepConfig``, but for the source, the targets, the limits and the folder."""
 
     calibration: PathName | None

@@ -23,6 +23,7 @@ def sweep(
     macs: Sequence[float] = (),
     params: Sequence[float] = (),
     ratio: Sequence[float] = (),
+    latency: Sequence[float] = (),
     max_drop: float | None = None,
     min_speedup: float | None = None,
     progress: Progress = silent,
@@ -35,10 +36,11 @@ def sweep(
     Args:
         source: torchvision:NAME, timm:NAME, pruneport:NAME, package.module:factory or path/to/file.py:factory.
         out: The sweep's folder.
-        macs: Keep these shares of the compute, each in (0, 1). Exactly one of ``macs``, ``params`` and ``ratio`` is
-            given.
+        macs: Keep these shares of the compute, each in (0, 1). Exactly one of ``macs``, ``params``, ``ratio`` and
+            ``latency`` is given.
         params: Keep these shares of the parameters.
         ratio: Remove these shares of the filters.
+        latency: Keep these shares of the latency at ``latency_batch``, as timed.
         max_drop: Pick the fastest network that loses no more points of top-1; between the points it is searched for.
         min_speedup: Pick the most accurate network that is as fast; between the points it is searched for.
         progress: Told what is being done.
@@ -59,5 +61,6 @@ def sweep(
     with macs_for_flops():
         limits: dict[str, Any] = {"max_drop": max_drop, "min_speedup": min_speedup}
         named: dict[str, Any] = {"source": source, "out": str(out), "flops": macs, "params": params, "ratio": ratio}
+        named["latency"] = latency
         config = options_from(SweepConfig, "sweep", {**options, **limits, **named})
         return sweep_config(config, progress, COMMAND)

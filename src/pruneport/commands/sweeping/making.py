@@ -12,6 +12,7 @@ from pruneport.commands.bundling import STAGES as BUNDLING
 from pruneport.commands.bundling import Filled, OpenedDense, fill_bundle
 from pruneport.commands.configs import ShipConfig, SweepConfig
 from pruneport.commands.starting import BundleStart
+from pruneport.commands.timing.loop import LatencyPruner, refuse_latency
 from pruneport.compress.further import check_below
 from pruneport.compress.options import ChoiceOptions, CompressOptions, RecoveryOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION
@@ -74,10 +75,13 @@ class Maker:
             start, origin = self._dense.start, self._dense.origin
             self._ready = prepare(self._asked, start.network, self._dense.source, self._progress, origin=origin)
         moved: dict[str, Any] = {target: value}
+        asked = replace(self._asked, **moved)
         if isinstance(self._dense.start, BundleStart):
-            check_below(replace(self._asked, **moved), self._dense.start.plan, self._dense.start.name)
+            refuse_latency(asked, self._dense.start.name)
+            check_below(asked, self._dense.start.plan, self._dense.start.name)
         progress = _labelled(self._progress, f"{target} {value:g}")
-        pruned = self._dense.said_of(self._ready.prune_to(replace(self._asked, **moved), progress))
+        pruner = LatencyPruner(where=self._options, form=self._options, exported=self._dense.exported.fp32)
+        pruned = self._dense.said_of(self._ready.prune_to(asked, progress, pruner))
         with new_bundle(folder, overwrite=False, command=self._command) as staging:
             filled = fill_bundle(staging, self._dense, pruned, self._options, progress, self._max_drop)
         return pruned, filled

@@ -26,6 +26,7 @@ from pruneport.commands.sweeping.folder import (
     read_point,
 )
 from pruneport.commands.sweeping.making import EACH, ONCE, TARGETS, Maker, without_target
+from pruneport.commands.timing.loop import at_latency_batch, check_latency
 from pruneport.compress.allocation.target import target_of
 from pruneport.errors import ExportError, InputError, ModelError, PruningError, TargetError
 from pruneport.export.accuracy import check_max_drop
@@ -49,6 +50,8 @@ def sweep(config: SweepConfig, progress: Progress = silent, command: str = "") -
         InputError: Something that was given cannot be used, or no point can be reached.
     """
     target, values = _check(config)
+    if target == "latency":
+        config = at_latency_batch(config)
     progress = numbered(progress, 1 + ONCE + len(values) * EACH + 1)
     with open_folder(config.out) as earlier:
         asked = without_target(config)
@@ -102,6 +105,8 @@ def _check(config: SweepConfig) -> tuple[str, tuple[float, ...]]:
     if config.require_speedup is not None:
         raise InputError("`require_speedup` is for one network; in a sweep, `min_speedup` says how fast it must be.")
     check_precisions(config.precisions, config.provider)
+    if target == "latency":
+        check_latency(config, config)
     preflight(config, config.batch_size_fixed)
     return target, values
 

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from torch import nn
@@ -14,6 +15,7 @@ from pruneport.bench.latency.calibrate import rounds_for
 from pruneport.bench.latency.timer import DenseTimer, TimedShare
 from pruneport.bench.options import LatencyOptions
 from pruneport.commands.artifacts import export_dense
+from pruneport.commands.configs import ShipConfig, SweepConfig
 from pruneport.commands.timing.measuring import DenseFile, check_place, export_form, width_step_on
 from pruneport.commands.timing.tables import Timings, form_on, read_given, timings_for
 from pruneport.compress.allocation.latency_model import LatencyModel, Timing, fit_latency
@@ -29,8 +31,9 @@ from pruneport.export.options import DEFAULTS, ExportOptions
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress, Stage
 
-__all__ = ["LatencyPruner", "check_latency", "is_latency", "refuse_latency", "time_exported"]
+__all__ = ["LatencyPruner", "at_latency_batch", "check_latency", "is_latency", "refuse_latency", "time_exported"]
 
+_Shipped = TypeVar("_Shipped", ShipConfig, SweepConfig)
 _ROUNDS = 3
 _CLOSE = 0.02  # of the target
 _WEIGHT = 4.0  # of a timing near the target, in the fit
@@ -55,6 +58,13 @@ def refuse_latency(options: LatencyTarget, bundle: object) -> None:
             f"a latency target starts from the dense network, and {bundle} is a bundle; give the bundle's own source, "
             "or `flops`, `params` or `ratio`."
         )
+
+
+def at_latency_batch(options: _Shipped) -> _Shipped:
+    """The same where the finished file is timed at the latency target's batch size, too."""
+    if options.latency_batch in options.batches or options.batch_size_fixed is not None:
+        return options
+    return replace(options, batches=tuple(sorted({*options.batches, options.latency_batch})))
 
 
 def check_latency(options: LatencyOptions, form: ExportOptions) -> None:
