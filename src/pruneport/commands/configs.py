@@ -200,7 +200,7 @@ class SweepConfig(DeployOptions, LatencyOptions, RecoveryOptions, ChoiceOptions,
     ratio: tuple[float, ...] = ()
     """Remove these fractions of the filters, each in (0, 1)."""
     latency: tuple[float, ...] = ()
-    """Keep these fractions of the dense network's latency at `latency_batch`, each in (0, 1), as timed: see `ship`."""
+    """Keep these fractions of the dense network's latency at `latency_batch`, each in (0, 1), as timed."""
     max_drop: float | None = None
     """Pick the fastest network that loses no more points of top-1 on labelled `images`, such as 1.0; between the points
     it is searched for."""

@@ -28,7 +28,7 @@ def test_what_cannot_be_made_is_refused_with_the_reason() -> None:
         ("cuda", "fp16", None, ""),
         ("cuda", "int8", "cpu", "no int8 kernels"),
         ("tensorrt", "int8", "cpu", "are for the provider cpu"),
-        ("cpu", "int8", "tensorrt", "--precisions fp32 int8 --provider cpu"),
+        ("cpu", "int8", "tensorrt", "with `precisions` fp32 int8 and `provider` cpu"),
     ],
 )
 def test_why_a_file_is_not_timed(provider: str, precision: Any, made_for: str | None, said: str) -> None:
