@@ -253,6 +253,7 @@ def test_a_speedup_that_was_not_reached_fails(verb: str, bundle: Path, run: Any,
     assert check_hashes(open_bundle(evidence))
 
 
+@pytest.mark.slow
 def test_ship_from_python(tmp_path: Path) -> None:
     said: list[str] = []
     config = ShipConfig(

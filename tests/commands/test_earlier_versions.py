@@ -70,6 +70,7 @@ def test_an_earlier_bundle_is_verified_and_timed_again(run: Any, earlier: Path) 
     assert check_hashes(open_bundle(bundle))
 
 
+@pytest.mark.slow
 def test_an_earlier_fine_tuned_bundle_is_exported(run: Any, earlier: Path) -> None:
     bundle = earlier / "finetuned"
     exported = run("export", bundle)

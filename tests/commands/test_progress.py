@@ -103,6 +103,7 @@ def test_a_log_has_plain_lines_and_a_table(run: Any, tmp_path: Path) -> None:
     assert re.fullmatch(r"all +[\d.]+ s *", lines[-1])
 
 
+@pytest.mark.slow
 def test_any_callable_sees_the_text(tmp_path: Path) -> None:
     said: list[str] = []
     source = {"source": "pruneport:digits_resnet", "weights": "DEFAULT", "flops": 0.5}

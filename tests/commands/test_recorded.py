@@ -76,6 +76,7 @@ def test_verify_renews_card_and_report_and_says_which_command_did(run: Any, bund
     assert shlex.split(_read(bundle / "manifest.json")["commands"][-1])[:3] == ["pruneport", "verify", str(bundle)]
 
 
+@pytest.mark.slow
 def test_what_was_counted_on_images_is_not_forgotten(run: Any, bundle: Path, images: Path) -> None:
     assert run("verify", bundle, "--images", images, *_PIXELS, "--parity-batches", 1).code == 0
     counted = _read(bundle / "verify.json")
@@ -162,6 +163,7 @@ def test_without_labels_the_dense_networks_choices_count(run: Any, images: Path,
     assert f"the dense network's on {agreement['top1']:.2%} of {agreement['images']} images" in _in_full(done.out)
 
 
+@pytest.mark.slow
 def test_outputs_that_are_all_zero_prove_nothing(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "users_vit.py").write_text(

@@ -178,6 +178,7 @@ def test_exporting_first_is_left_out_on_request(source: Path, run: Any, tmp_path
     assert run("compress", *_asked(source, "by value"), "--out", tmp_path / "out").code == 0
 
 
+@pytest.mark.slow
 def test_the_dense_network_is_exported_once(source: Path, run: Any, tmp_path: Path) -> None:
     ran = run("ship", *_asked(source, "plain"), *QUICK, "--batches", "1", "--out", tmp_path / "out")
     assert ran.code == 0

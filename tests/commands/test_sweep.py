@@ -312,6 +312,7 @@ def test_ship_alone_leaves_nothing_where_no_network_loses_so_little(
     assert "No network that loses at most 0 points of top-1 was found. The nearest is flops-0.5: " in ran.err
 
 
+@pytest.mark.slow
 def test_ship_fails_where_more_is_lost_than_allowed(images: Path, run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     asked = ("ship", *_DIGITS, *_QUICK, *_LIMITED, "--images", images, "--flops", "0.25", "--out", out)

@@ -41,9 +41,8 @@ _CASES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "resnet56" else [pytest.mark.slow]) for name in _CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", _CASES)
 def test_ship(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, checkpoint, least, options = _CASES[name]
     made: list[pruning.Pruned] = []

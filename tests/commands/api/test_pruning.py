@@ -273,6 +273,7 @@ def test_what_is_known_of_images_is_recorded_of_a_network_in_memory(tmp_path: Pa
     ]
 
 
+@pytest.mark.slow
 def test_a_network_that_was_trained_since_says_so(tmp_path: Path) -> None:
     pruned = pruneport.prune(build(), macs=0.5, input_shape=(3, 8, 8), **QUICK)
     pruned.save(tmp_path / "half")

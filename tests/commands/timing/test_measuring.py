@@ -35,6 +35,7 @@ def test_a_table_says_where_it_holds(table: Path, capsys: pytest.CaptureFixture[
     assert table.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_ship_meets_the_target_of_a_table_and_times_the_finished_file(table: Path, tmp_path: Path) -> None:
     source = ("ship", DIGITS, "--weights", "DEFAULT", "--latency", "0.7", "--latency-table", str(table))
     arguments = [*source, *QUICK, "--threads", "1", "--no-dry-export", "--out", str(tmp_path / "bundle")]
