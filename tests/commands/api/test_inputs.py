@@ -34,13 +34,14 @@ from pruneport.models.outputs import tensor_leaves
 from tests.support.input_networks import NETWORKS, Given
 
 QUICK: Mapping[str, Any] = {"criterion": "l1", "ranking": "uniform", "recover": "none", "round_to": 4}
+# Exports; what they show, others do, too.
 _LEFT_TO_TEST_ALL = (
     "image and metadata",
     "tokens",
     "signal",
     "pixels and truth values",
     "volume",
-)  # exports; what they show, others do, too
+)
 all_networks = pytest.mark.parametrize("given", NETWORKS.values(), ids=NETWORKS)
 
 
