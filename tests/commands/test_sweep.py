@@ -334,9 +334,19 @@ def test_ship_with_a_drop_needs_labels(run: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_points_of_latency_are_measured(run: Any, tmp_path: Path) -> None:
     """Timings are made once, at the first point; each bundle is timed at the batch size where its target holds."""
-    (tmp_path / "net.py").write_text(_CHAIN)
+    (tmp_path / "chain_of_three.py").write_text(_CHAIN)
     out, cache = tmp_path / "sweep", tmp_path / "cache"
-    asked = ("sweep", f"{tmp_path / 'net.py'}:build", "--input-shape", 3, 24, 24, *_QUICK[2:], "--repeats", 40)
+    asked = (
+        "sweep",
+        f"{tmp_path / 'chain_of_three.py'}:build",
+        "--input-shape",
+        3,
+        24,
+        24,
+        *_QUICK[2:],
+        "--repeats",
+        40,
+    )
     limits = ("--criterion", "l1", "--ranking", "uniform", "--recover", "none", "--latency-batch", 2)
     done = run(*asked, *limits, "--latency", 0.8, 0.6, "--latency-cache", cache, "--out", out)
     assert done.code == 0, done.err

@@ -170,17 +170,17 @@ def detr() -> nn.Module:
 
 
 def torchvision_detector(
-    name: str, size: int = 96, classes: int = 4, gain: float = 2.0, resize: bool = True
+    name: str, size: int = 96, classes: int = 4, gain: float = 2.0, resize: bool = True, boxes: float = 0.5
 ) -> nn.Module:
     """One of torchvision's, for small images; ``resize``: it is told the size."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"min_size": size, "max_size": size} if resize else {}
     network = get_model(name, weights=None, weights_backbone=None, num_classes=classes, **sizes)
-    return settled(network, size, gain)
+    return settled(network, size, gain, boxes)
 
 
 @torch.no_grad()
-def settled(network: nn.Module, size: int = SIZE, gain: float = 2.0) -> nn.Module:
+def settled(network: nn.Module, size: int = SIZE, gain: float = 2.0, boxes: float = 0.5) -> nn.Module:
     """The network in eval mode, with weights that keep the size of what they are given, and scores that are spread."""
     torch.manual_seed(0)
     for module in network.modules():
@@ -208,7 +208,7 @@ def settled(network: nn.Module, size: int = SIZE, gain: float = 2.0) -> nn.Modul
     for hook in hooks:
         hook.remove()
     for name, layer, spread in ends:
-        layer.weight *= (gain if spread else 0.5) / torch.stack(seen[name]).mean()
+        layer.weight *= (gain if spread else boxes) / torch.stack(seen[name]).mean()
     return network
 
 
