@@ -25,9 +25,10 @@ from pruneport.compress.records import Axis, Cost
 from pruneport.compress.resize.layer_types import removed_whole
 from pruneport.errors import TargetError
 
-__all__ = ["CostModel"]
+__all__ = ["LATENCIES", "CostModel"]
 
-_LATENCIES = ("latency", "latency_ms")
+LATENCIES = ("latency", "latency_ms")
+"""Targets that are counted by timings."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,13 @@ class CostModel:
         Raises:
             TargetError: There is no model of the latency.
         """
-        if target in _LATENCIES:
+        if target in LATENCIES:
             return self._latency().of(kept)
         return self.macs(kept) if target == "flops" else self.params(kept)
 
     def total(self, target: str) -> float:
         """What shares are of: the same of the original."""
-        return 1.0 if target in _LATENCIES else self.original.counted(target)
+        return 1.0 if target in LATENCIES else self.original.counted(target)
 
     def share_of_dense(self, kept: FloatArray, target: str) -> float:
         """The same as a share of the original's."""
@@ -138,7 +139,7 @@ class CostModel:
 
     def price(self, target: str) -> Price:
         """The same for the knapsack."""
-        return self._latency() if target in _LATENCIES else self.quadratic(target)
+        return self._latency() if target in LATENCIES else self.quadratic(target)
 
     def _latency(self) -> LatencyModel:
         if self.latency is None:

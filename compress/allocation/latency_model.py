@@ -113,13 +113,11 @@ class LatencyModel:
 
     def tables(self, widths: Mapping[int, FloatArray], dense: FloatArray) -> Tables:
         """The same where some groups choose among ``widths`` and the others stay dense (see ``Price``)."""
-        steps = self.form.steps
         effective = {}
         for index, choices in widths.items():
             whole = np.repeat(dense[None], len(choices), axis=0)
             whole[:, index] = choices
             effective[index] = self.form.effective(whole)[:, index]
-        assert len(steps) == len(dense)
         return self.polynomial.tables(effective, self.form.effective(dense))
 
     def measured(self, kept: FloatArray) -> float | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pruneport.arrays import FloatArray
-from pruneport.compress.allocation.cost_model import CostModel
+from pruneport.compress.allocation.cost_model import LATENCIES, CostModel
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import possible_widths, width_step
 from pruneport.compress.options import PruneOptions
@@ -26,7 +26,7 @@ __all__ = [
     "why_dense",
 ]
 
-_TARGETS = ("flops", "params", "ratio", "latency", "latency_ms")
+_TARGETS = ("flops", "params", "ratio", *LATENCIES)
 _STREAM = "a residual stream, outside `scope=filters`"
 _REPRESENTATION = "the representation (the output layer's input) keeps its width"
 TOLERANCE = 0.01

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from pruneport.cli import main
+from pruneport.models.digits.train import write_images
 
 QUICK = ("--repeats", "3", "--warmup", "1", "--batches", "1")
 SOURCE = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5", "--recover", "none")
@@ -47,6 +48,12 @@ def _no_traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in set(sys.modules) - known:
         if name.startswith("users_"):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of digits in class folders, which the network was not trained on."""
+    return write_images(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from onnx import numpy_helper
 from PIL import Image
 
 from pruneport.export.onnx.onnx_file import read_metadata
-from pruneport.models.digits.train import write_images
 
 QUICK = ("--repeats", "2", "--warmup", "1", "--batches", "1")
 DIGITS = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5", "--recover", "none")
@@ -29,12 +28,6 @@ def _read(path: Path) -> Any:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of digits in class folders, which the network was not trained on."""
-    return write_images(tmp_path_factory.mktemp("digits"))
 
 
 def _scores(file: Path, images: Any) -> Any:

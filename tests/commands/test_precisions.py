@@ -19,7 +19,6 @@ from pruneport.errors import InputError
 from pruneport.export.hub import open_any_bundle
 from pruneport.export.onnx.onnx_file import read_metadata
 from pruneport.export.records import read_verified
-from pruneport.models.digits.train import write_images
 
 QUICK = ("--repeats", "2", "--warmup", "1", "--batches", "1")
 DIGITS = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5", "--recover", "none")
@@ -32,12 +31,6 @@ def _read(path: Path) -> Any:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of digits in class folders, which the network was not trained on."""
-    return write_images(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(scope="module")

@@ -88,8 +88,8 @@ class PruneKeywords(_ChoiceKeywords, _CalibrationKeywords, total=False):
     recover: RecoverName
 
 
-class _LatencyKeywords(TypedDict, total=False):
-    """Fields of ``LatencyOptions``."""
+class _RuntimeKeywords(TypedDict, total=False):
+    """Fields of ``RuntimeOptions``."""
 
     provider: ProviderName
     repeats: int
@@ -99,6 +99,11 @@ class _LatencyKeywords(TypedDict, total=False):
     tf32: bool
     nhwc: bool
     cuda_graph: bool
+
+
+class _LatencyKeywords(_RuntimeKeywords, total=False):
+    """Fields of ``LatencyOptions``."""
+
     latency_batch: int
     latency_table: PathName | None
     latency_cache: PathName | None
@@ -164,18 +169,10 @@ class ParityKeywords(_PreparationKeywords, total=False):
     parity_batches: Sequence[int]
 
 
-class BenchKeywords(TypedDict, total=False):
+class BenchKeywords(_RuntimeKeywords, total=False):
     """Fields of ``BenchOptions``."""
 
-    provider: ProviderName
     batches: Sequence[int]
-    repeats: int
-    warmup: int
-    threads: int | None
-    device: int
-    tf32: bool
-    nhwc: bool
-    cuda_graph: bool
     confidence: float
     require_speedup: float | None
 

@@ -18,6 +18,7 @@ from pruneport.commands.artifacts import export_dense
 from pruneport.commands.configs import ShipConfig, SweepConfig
 from pruneport.commands.timing.measuring import DenseFile, check_place, export_form, width_step_on
 from pruneport.commands.timing.tables import Timings, form_on, read_given, timings_for
+from pruneport.compress.allocation.cost_model import LATENCIES
 from pruneport.compress.allocation.latency_model import LatencyModel, Timing, fit_latency
 from pruneport.compress.allocation.target import target_of
 from pruneport.compress.assessment import Assessment, reasons_with
@@ -44,7 +45,7 @@ _LOWEST, _HIGHEST = 1e-3, 1 - 1e-3  # of what is solved for
 
 def is_latency(options: LatencyTarget) -> bool:
     """Whether the target is a latency."""
-    return target_of(options)[0] in ("latency", "latency_ms")
+    return target_of(options)[0] in LATENCIES
 
 
 def refuse_latency(options: LatencyTarget, bundle: object) -> None:
