@@ -1,4 +1,4 @@
-"""What a user says about how latency is measured."""
+"""What a user says about how latency is measured, and where work that can be spread is done."""
 
 from __future__ import annotations
 
@@ -6,9 +6,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["BenchOptions", "LatencyOptions", "PlaceOptions", "ProviderName", "RuntimeOptions"]
+__all__ = [
+    "BenchOptions",
+    "ExecutorName",
+    "ExecutorOptions",
+    "LatencyOptions",
+    "PlaceOptions",
+    "ProviderName",
+    "RuntimeOptions",
+]
 
 ProviderName = Literal["cpu", "cuda", "tensorrt"]
+ExecutorName = Literal["local", "ray"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorOptions:
+    """Where pieces of work that need nothing of each other are done."""
+
+    executor: ExecutorName = "local"
+    """local: on this machine. ray: spread over a Ray cluster (pip install ray), whose machines must see the same files
+    under the same paths."""
+    address: str | None = None
+    """Of the Ray cluster; default: one is started on this machine."""
+    memory: float = 3
+    """GiB that one piece of work is expected to need."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from pruneport.bench.options import ExecutorOptions
 from pruneport.compress.options import (
     OptimizerName,
     PrecisionName,
@@ -13,13 +13,11 @@ from pruneport.compress.options import (
 )
 from pruneport.models.options import AugmentName, PreparationOptions
 
-__all__ = ["ExecutorName", "StudyOptions"]
-
-ExecutorName = Literal["local", "ray"]
+__all__ = ["StudyOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyOptions(PreparationOptions):
+class StudyOptions(ExecutorOptions, PreparationOptions):
     """A grid: every network, pruned to every share of its compute, trained on every task with every budget and seed."""
 
     networks: tuple[str, ...] = ()
@@ -58,12 +56,5 @@ class StudyOptions(PreparationOptions):
     """Measure on at most this many test images, taken evenly."""
     precision: PrecisionName = "auto"
     """auto: bf16 mixed precision on GPUs, float32 elsewhere."""
-    executor: ExecutorName = "local"
-    """ray: spread the same trials over a Ray cluster (pip install ray), whose machines must see the study's folder
-    and the tasks under the same paths."""
-    address: str | None = None
-    """Of the Ray cluster; default: one is started on this machine."""
     jobs: int | None = None
     """Trials at a time on this machine; default: as many as cores and memory allow."""
-    memory: float = 3
-    """GiB that a trial is expected to need."""

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import pruneport
 from pruneport.cli import main
@@ -114,6 +116,54 @@ def test_a_killed_sweep_goes_on(images: Path, run: Any, tmp_path: Path) -> None:
     assert "flops 0.5: exporting to ONNX" in ran.err
     assert _content(folder / "flops-0.8") == first
     assert {path.name for path in folder.iterdir()} == {"flops-0.8", "flops-0.5", "sweep.json", "report.html"}
+
+
+@pytest.mark.slow
+def test_points_spread_over_ray_are_those_made_here_and_timed_here(
+    swept: Path, images: Path, run: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sweep"
+    asked = [*_asked(images, folder, 0.8, 0.5, 0.02), "--executor", "ray", "--memory", "0.5"]
+    ran = run(*asked)
+    assert ran.code == 1
+    assert "flops-0.02 is left out" in ran.err
+    assert {path.name for path in folder.iterdir()} == {"flops-0.8", "flops-0.5", "sweep.json", "report.html"}
+    here, there = (_read(place / "sweep.json")["points"] for place in (swept, folder))
+    for one, other in zip(here[:2], there[:2], strict=True):
+        for figure in ("accuracy", "dense", "pruned"):
+            assert one["figures"][figure] == other["figures"][figure]
+        ours, theirs = (load_file(place / one["name"] / "weights.safetensors") for place in (swept, folder))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        assert _read(folder / other["name"] / "bench.json")["batches"][0]["speedup"]["ratio"] > 0
+        assert check_hashes(open_bundle(folder / other["name"]))
+    assert here[2]["error"] == there[2]["error"]
+
+
+@pytest.mark.slow
+def test_a_point_that_was_made_and_not_timed_is_timed(swept: Path, images: Path, run: Any, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(swept, tmp_path / "sweep"))
+    point = folder / "flops-0.5"
+    manifest = _read(point / "manifest.json")
+    for name in ("bench.json", "report.html"):  # as it is where a sweep over Ray is killed before it times
+        (point / name).unlink()
+        del manifest["files"][name]
+    (point / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    ran = run(*_asked(images, folder, 0.8, 0.5, 0.02))
+    assert ran.code == 1
+    assert "flops-0.5: timing" in ran.err
+    assert "exporting" not in ran.err
+    assert check_hashes(open_bundle(point))
+    figures = {entry["name"]: entry["figures"] for entry in _read(folder / "sweep.json")["points"]}
+    assert figures["flops-0.5"]["latencies"]
+
+
+def test_a_latency_target_is_not_spread(run: Any, tmp_path: Path) -> None:
+    ran = run("sweep", *_DIGITS, "--latency", "0.8", "--executor", "ray", "--out", tmp_path / "sweep")
+    assert ran.code == 2
+    assert "--executor ray" in ran.err
+    assert "side by side" in ran.err
+    assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.parametrize(

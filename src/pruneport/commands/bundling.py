@@ -24,7 +24,7 @@ from pruneport.export.verify import Check, DenseSeen, Verification, verify_files
 from pruneport.models.record import Source
 from pruneport.progress import Progress, Stage
 
-__all__ = ["STAGES", "Filled", "OpenedDense", "fill_bundle"]
+__all__ = ["STAGES", "Filled", "OpenedDense", "fill_bundle", "fill_verified"]
 
 STAGES = 5
 """How many it has: writing, exporting, verifying, timing, reporting."""
@@ -76,6 +76,39 @@ def fill_bundle(
 ) -> Filled:
     """Write everything that a bundle holds, but the manifest.
 
+    Args and errors are those of ``fill_verified``; besides:
+
+    Raises:
+        ProviderError: The provider does not run it.
+    """
+    verification = fill_verified(staging, dense, pruned, options, progress, max_drop)
+    assert dense.exported is not None
+    plan, verified, sizes = pruned.plan, verification.to_dict(), dense.exported.fp32.sizes
+    progress(Stage("timing", still=True))
+    others = {
+        precision: (staging / onnx_name(DENSE_ONNX, precision), staging / onnx_name(MODEL_ONNX, precision))
+        for precision in asked_precisions(options)[1:]
+    }
+    measured = measure(staging / DENSE_ONNX, staging / MODEL_ONNX, options, progress, others)
+    timed = measured.to_dict()
+    write_json(staging / BENCH, timed)
+    progress(Stage("writing the report"))
+    write_card(staging, plan, verified, timed, sizes)
+    write_report(staging, plan, verified, timed, sizes)
+    warnings = warnings_for(json.loads(plan.to_json()), verified, timed)
+    return Filled(verification=verification, measured=measured, warnings=tuple(warnings))
+
+
+def fill_verified(
+    staging: Path,
+    dense: OpenedDense,
+    pruned: Pruned,
+    options: ShipConfig | SweepConfig,
+    progress: Progress,
+    max_drop: float | None = None,
+) -> Verification:
+    """Write what a bundle holds before it is timed: networks, ONNX files, verify.json and the model card.
+
     Args:
         staging: The bundle's folder.
         dense: Is exported here where it was not.
@@ -85,7 +118,7 @@ def fill_bundle(
         max_drop: The most points of top-1 that the user would lose, for the record.
 
     Raises:
-        InputError: torch cannot export it, the images cannot be used, or the provider does not run it.
+        InputError: torch cannot export it, or the images cannot be used.
     """
     plan = pruned.plan
     progress(Stage("writing the pruned network"))
@@ -123,16 +156,5 @@ def fill_bundle(
     )
     verified = verification.to_dict()
     write_json(staging / VERIFY, verified)
-    progress(Stage("timing", still=True))
-    others = {
-        precision: (staging / onnx_name(DENSE_ONNX, precision), staging / onnx_name(MODEL_ONNX, precision))
-        for precision in asked_precisions(options)[1:]
-    }
-    measured = measure(staging / DENSE_ONNX, staging / MODEL_ONNX, options, progress, others)
-    timed = measured.to_dict()
-    write_json(staging / BENCH, timed)
-    progress(Stage("writing the report"))
-    write_card(staging, plan, verified, timed, dense.exported.fp32.sizes)
-    write_report(staging, plan, verified, timed, dense.exported.fp32.sizes)
-    warnings = warnings_for(json.loads(plan.to_json()), verified, timed)
-    return Filled(verification=verification, measured=measured, warnings=tuple(warnings))
+    write_card(staging, plan, verified, sizes=dense.exported.fp32.sizes)
+    return verification

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from pruneport.bench.options import BenchOptions, LatencyOptions, PlaceOptions, ProviderName
+from pruneport.bench.options import BenchOptions, ExecutorOptions, LatencyOptions, PlaceOptions, ProviderName
 from pruneport.bench.transfer.options import StudyOptions
 from pruneport.compress.options import (
     AttentionName,
@@ -186,7 +186,7 @@ class ShipConfig(DeployOptions, CompressConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepConfig(DeployOptions, LatencyOptions, RecoveryOptions, ChoiceOptions, StartOptions):
+class SweepConfig(ExecutorOptions, DeployOptions, LatencyOptions, RecoveryOptions, ChoiceOptions, StartOptions):
     """Draw the trade-off: prune a network to several targets, ship each as a bundle, and report them on one page.
 
     Sensitivities are measured once. What was finished is kept in OUT, so a sweep that was stopped goes on when the

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
 
-from pruneport.bench.options import ProviderName
+from pruneport.bench.options import ExecutorName, ProviderName
 from pruneport.compress.options import (
     AcceleratorName,
     AttentionName,
@@ -207,6 +207,9 @@ class SweepKeywords(PruneKeywords, _StartKeywords, _LatencyKeywords, _DeployKeyw
 
     calibration: PathName | None
     input_shape: tuple[int, int, int] | None
+    executor: ExecutorName
+    address: str | None
+    memory: float
 
 
 def options_from(kind: type[_Options], function: str, given: Mapping[str, Any]) -> _Options:

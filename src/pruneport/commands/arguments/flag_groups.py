@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import docstring_parser
 import tyro
 
-from pruneport.bench.options import BenchOptions, LatencyOptions, PlaceOptions, RuntimeOptions
+from pruneport.bench.options import BenchOptions, ExecutorOptions, LatencyOptions, PlaceOptions, RuntimeOptions
 from pruneport.bench.transfer.options import StudyOptions
 from pruneport.commands import configs
 from pruneport.commands.arguments.flag_names import flag_of, with_flags
@@ -76,13 +76,14 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     PlaceOptions: ("timing", {}),
     LatencyOptions: ("timing", {}),
     BenchOptions: ("timing", {}),
+    ExecutorOptions: ("machines", {}),
     StudyOptions: (
         "training",
         {
             "grid": "networks tasks kept budgets seeds scopes recipes input_shape",
             "choice": "round_to",
             "calibration and recovery": "calibration calibration_images",
-            "machines": "executor address jobs memory",
+            "machines": "jobs",
         },
     ),
     configs.InspectConfig: ("output", {"choice": "scope round_to keep", "sensitivity": "sensitivity plot"}),

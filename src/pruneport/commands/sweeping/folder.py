@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneport.bench.devices import describe_device
+from pruneport.bench.options import ExecutorOptions
 from pruneport.bench.sweep.records import Point, Sweep, figures_of, read_sweep
 from pruneport.commands.configs import SweepConfig
 from pruneport.commands.records import read_record
@@ -23,7 +24,7 @@ from pruneport.models.options import SourceOptions
 from pruneport.models.record import Source
 from pruneport.versions import library_versions
 
-__all__ = ["REPORT", "SWEEP", "check_same", "find_points", "identity_of", "open_folder", "read_point"]
+__all__ = ["REPORT", "SWEEP", "check_same", "find_points", "identity_of", "open_folder", "read_point", "untimed"]
 
 SWEEP, REPORT = "sweep.json", "report.html"
 _LOCK = ".sweep.lock"
@@ -34,6 +35,7 @@ _FREE = {
     "min_speedup",
     "require_speedup",
     *TARGETS,
+    *(field.name for field in fields(ExecutorOptions)),
     *(field.name for field in fields(SourceOptions)),
 }
 _VERSIONS = ("pruneport", "torch", "onnxruntime", "onnxruntime-gpu")
@@ -118,20 +120,31 @@ def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def find_points(folder: Path, source: Source, earlier: Sweep | None) -> list[Point]:
-    """The points that are there: every finished bundle, and what an earlier run could not reach.
+    """The points that are there: every bundle that was timed, and what an earlier run could not reach.
 
     Raises:
         OutputError: A bundle is of another network.
         BundleError: A bundle is damaged.
     """
     known = {point.name: point for point in earlier.points} if earlier else {}
-    found = []
-    for path in sorted(folder.iterdir()):
-        if not path.name.startswith(".") and path.is_dir() and is_bundle(path):
-            searched = known[path.name].searched if path.name in known else True
-            found.append(read_point(path, source, searched))
+    found = [
+        read_point(path, source, known[path.name].searched if path.name in known else True)
+        for path in _bundles(folder)
+        if (path / BENCH).is_file()
+    ]
     there = {point.name for point in found}
     return found + [point for point in known.values() if point.figures is None and point.name not in there]
+
+
+def untimed(folder: Path) -> list[Path]:
+    """Bundles that were made elsewhere, and not timed yet."""
+    return [path for path in _bundles(folder) if not (path / BENCH).is_file()]
+
+
+def _bundles(folder: Path) -> list[Path]:
+    return [
+        path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and path.is_dir() and is_bundle(path)
+    ]
 
 
 def read_point(folder: Path, source: Source, searched: bool) -> Point:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pruneport.commands.artifacts import export_dense
 from pruneport.commands.bundling import STAGES as BUNDLING
-from pruneport.commands.bundling import Filled, OpenedDense, fill_bundle
+from pruneport.commands.bundling import Filled, OpenedDense, fill_bundle, fill_verified
 from pruneport.commands.configs import ShipConfig, SweepConfig
 from pruneport.commands.starting import BundleStart
 from pruneport.commands.timing.loop import LatencyPruner, refuse_latency
@@ -23,6 +23,7 @@ from pruneport.progress import Progress, Stage
 
 __all__ = ["EACH", "ONCE", "TARGETS", "Maker", "without_target"]
 
+_Found = TypeVar("_Found")
 _PREPARING = 2
 ONCE, EACH = 1 + _PREPARING, COMPRESSION - _PREPARING + BUNDLING
 """Stages: exporting the dense network and preparing; and those of each network."""
@@ -68,6 +69,17 @@ class Maker:
         Raises:
             InputError: The target is out of reach, or something that was given cannot be used.
         """
+        return self._made(folder, target, value, fill_bundle)
+
+    def make_untimed(self, folder: Path, target: str, value: float) -> None:
+        """The same without timing: the bundle has no bench.json and no report yet.
+
+        Raises:
+            InputError: As for ``make``.
+        """
+        self._made(folder, target, value, fill_verified)
+
+    def _made(self, folder: Path, target: str, value: float, fill: Callable[..., _Found]) -> tuple[Pruned, _Found]:
         if self._dense.exported is None:
             self._progress(Stage("exporting the dense network"))
             self._dense.exported = export_dense(self._dense.network, self._dense.source, self._options, self._progress)
@@ -83,8 +95,8 @@ class Maker:
         pruner = LatencyPruner(where=self._options, form=self._options, exported=self._dense.exported.fp32)
         pruned = self._dense.said_of(self._ready.prune_to(asked, progress, pruner))
         with new_bundle(folder, overwrite=False, command=self._command) as staging:
-            filled = fill_bundle(staging, self._dense, pruned, self._options, progress, self._max_drop)
-        return pruned, filled
+            found = fill(staging, self._dense, pruned, self._options, progress, self._max_drop)
+        return pruned, found
 
 
 def _labelled(progress: Progress, label: str) -> Callable[[str], None]:

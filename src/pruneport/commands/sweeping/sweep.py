@@ -24,12 +24,15 @@ from pruneport.commands.sweeping.folder import (
     identity_of,
     open_folder,
     read_point,
+    untimed,
 )
 from pruneport.commands.sweeping.making import EACH, ONCE, TARGETS, Maker, without_target
+from pruneport.commands.sweeping.spreading import UNREACHABLE, check_spread, make_spread, time_bundle
 from pruneport.commands.timing.loop import at_latency_batch, check_latency
 from pruneport.compress.allocation.target import target_of
-from pruneport.errors import ExportError, InputError, ModelError, PruningError, TargetError
+from pruneport.errors import InputError, TargetError
 from pruneport.export.accuracy import check_max_drop
+from pruneport.export.bundle.bundle import open_bundle
 from pruneport.export.precisions.providers import check_precisions
 from pruneport.files import write_whole
 from pruneport.models.record import Source
@@ -68,6 +71,7 @@ def sweep(config: SweepConfig, progress: Progress = silent, command: str = "") -
             points=find_points(config.out, dense.source, earlier),
             maker=Maker(dense, asked, config, progress, command),
             progress=progress,
+            command=command,
         )
         run.make_all()
         progress(Stage("writing the report"))
@@ -105,6 +109,8 @@ def _check(config: SweepConfig) -> tuple[str, tuple[float, ...]]:
     if config.require_speedup is not None:
         raise InputError("`require_speedup` is for one network; in a sweep, `min_speedup` says how fast it must be.")
     check_precisions(config.precisions, config.provider)
+    if config.executor == "ray":
+        check_spread(config, target)
     if target == "latency":
         check_latency(config, config)
     preflight(config, config.batch_size_fixed)
@@ -123,6 +129,7 @@ class _Run:
     points: list[Point]
     maker: Maker
     progress: Progress
+    command: str
 
     def make_all(self) -> None:
         """Make the points that are asked for and not there, and those that the limits are searched by.
@@ -136,6 +143,12 @@ class _Run:
             if point.figures is not None or point.value in self.asked
         ]
         self.write_record()
+        if self.config.executor == "ray":
+            self.spread()
+        for folder in untimed(self.config.out):
+            time_bundle(folder, self.config, self.progress, self.command)
+            point = read_point(folder, self.source, searched=False)
+            self.add(replace(point, searched=point.value not in self.asked))
         for value in self.asked:
             self.make(value, searched=False)
         if not any(point.figures for point in self.points):
@@ -162,11 +175,34 @@ class _Run:
         try:
             self.maker.make(folder, self.target, value)
             point = read_point(folder, self.source, searched)
-        except (TargetError, PruningError, ModelError, ExportError) as error:
-            self.progress(Note(f"{folder.name} is left out: {error}"))
-            point = Point(
-                name=folder.name, target=self.target, value=value, searched=searched, figures=None, error=str(error)
-            )
+        except UNREACHABLE as error:
+            point = self.left_out(value, searched, str(error))
+        self.add(point)
+
+    def spread(self) -> None:
+        """Make what is asked for and not there over the cluster, to be timed here.
+
+        Raises:
+            InputError: There is no cluster.
+            SweepError: Some were not made, for another reason than their target.
+        """
+        there = {point.value for point in self.points} | {
+            open_bundle(path).plan.request.value for path in untimed(self.config.out)
+        }
+        missing = [value for value in self.asked if value not in there]
+        if missing:
+            for value, error in make_spread(self.config, self.target, missing, self.progress, self.command):
+                if error:
+                    self.add(self.left_out(value, False, error))
+
+    def left_out(self, value: float, searched: bool, error: str) -> Point:
+        """A point that cannot be reached."""
+        name = f"{self.target}-{value:g}"
+        self.progress(Note(f"{name} is left out: {error}"))
+        return Point(name=name, target=self.target, value=value, searched=searched, figures=None, error=error)
+
+    def add(self, point: Point) -> None:
+        """Keep a point, and write down that it is there."""
         self.points.append(point)
         self.write_record()
 
