@@ -5,6 +5,7 @@
 - ``precision``: fp32, fp16 and int8 of dense and pruned
 - ``cross_task``: whether pruning on one task serves the others
 - ``latency_target``: a latency target against a MACs target at equal latency
+- ``latency_plot``: its plot
 - ``overhead``: what our checks cost against the plain recipe
 - ``load_time``: how fast a bundle loads
 - ``peak_memory``: memory of compress

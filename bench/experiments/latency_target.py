@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pruneport.bench.devices import cpu_in_use_by_others, describe_device, latency_versions
 from pruneport.bench.experiments.accuracy import CASES, Case, count_top1, read_images
+from pruneport.bench.experiments.latency_plot import draw_latency
 from pruneport.bench.latency.calibrate import draw_allocations, time_allocations
 from pruneport.bench.latency.timer import DenseTimer, TimedShare
 from pruneport.bench.options import LatencyOptions
@@ -61,7 +62,7 @@ class _Bench:
 
 
 def main() -> None:
-    """Measure, print and write JSON after every row, so that an interrupted run keeps what it has."""
+    """Measure, print and write JSON after every row, so that an interrupted run keeps what it has; then draw."""
     parser = argparse.ArgumentParser(description="Latency as a target against multiply-accumulates as one.")
     parser.add_argument("--data", type=Path, required=True, help="holds weights/ and data/")
     parser.add_argument("--out", type=Path, required=True)
@@ -85,6 +86,7 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
             content = {"rows": rows, "versions": latency_versions(), "device": describe_device("cpu", 0)}
             write_whole(arguments.out, json.dumps(content, indent=1) + "\n")
+    draw_latency(rows, arguments.out.with_suffix(".svg"))
 
 
 def _measure(
