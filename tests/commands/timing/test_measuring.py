@@ -61,3 +61,11 @@ def test_a_table_of_another_device_only_predicts(
     assert "predicted for cpu on a far processor" in said
     assert "latency, batch 1" in said
     assert "%, predicted" in said
+
+
+@pytest.mark.parametrize("name", ["x.txt", "folder.json", "table"])
+def test_a_table_goes_into_a_json_file(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "folder.json").mkdir()
+    assert main(["latency", DIGITS, "--threads", "1", "--overwrite", "--out", str(tmp_path / name)]) == 2
+    assert "expected a file ending in .json" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / name).is_file()

@@ -65,6 +65,8 @@ def latency(config: LatencyConfig, progress: Progress = silent) -> LatencyResult
         InputError: The source, an option or the provider cannot be used; nothing is written.
     """
     progress = numbered(progress, 3)
+    if config.out.suffix.lower() != ".json" or config.out.is_dir():
+        raise OutputError(f"`out` {config.out}: expected a file ending in .json.")
     if config.out.exists() and not config.overwrite:
         raise OutputError(f"{config.out} is there; choose another `out`, or give `overwrite`.")
     progress(Stage(f"building {config.source}"))
