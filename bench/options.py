@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["BenchOptions", "LatencyOptions", "PlaceOptions", "ProviderName", "RuntimeOptions"]
+__all__ = ["BenchOptions", "LatencyOptions", "PlaceOptions", "ProviderName", "RuntimeOptions", "TimedPrecision"]
 
 ProviderName = Literal["cpu", "cuda", "tensorrt"]
+TimedPrecision = Literal["fp32", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,9 @@ class PlaceOptions(RuntimeOptions):
 
     latency_batch: int = 1
     """Batch size at which a latency target holds."""
+    latency_precision: TimedPrecision | None = None
+    """Precision in which a latency target holds: the shares are of the dense network in the same; default: int8 where
+    `precisions` has it, else fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ from pruneport.export.cpu_session import open_cpu_session, run_onnx
 from pruneport.export.onnx.exporter import export_network
 from pruneport.export.onnx.onnx_file import check_onnx, read_metadata
 from pruneport.export.precisions.providers import Int8Provider
-from pruneport.export.precisions.quantise import left_in_float, quantise
+from pruneport.export.precisions.quantise import quantise
+from pruneport.export.precisions.quantiser import left_in_float
 
 
 def _made(small: Any, path: Path, provider: Int8Provider = "cpu", **options: Any) -> onnx.ModelProto:

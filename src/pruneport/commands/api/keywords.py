@@ -188,6 +188,7 @@ class ExportKeywords(TypedDict, total=False):
     external_data: bool
     embed_preprocessing: EmbeddedName | None
     precisions: Sequence[OnnxPrecision]
+    float_layers: Sequence[str]
 
 
 class _DeployKeywords(BenchKeywords, ExportKeywords, total=False):
