@@ -28,10 +28,10 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
-from pruneport.arrays import AnyArray
 from pruneport.errors import ExportError
 from pruneport.export.bundle.bundle import DATA
 from pruneport.export.onnx.onnx_reader import read_onnx
+from pruneport.export.precisions.calibration_reader import OnePart
 from pruneport.export.precisions.providers import Int8Provider
 
 __all__ = ["MOVES", "Ranges", "known_operators", "left_in_float", "measure_ranges", "quantised"]
@@ -47,17 +47,6 @@ MOVES = frozenset(
     }
 )
 """Operators that compute nothing which int8 would make faster."""
-
-
-class _One(CalibrationDataReader):  # type: ignore[misc]
-    """Reads one part."""
-
-    def __init__(self, part: dict[str, AnyArray]) -> None:
-        self._parts = iter([part])
-
-    def get_next(self) -> dict[str, AnyArray] | None:
-        """The part, then nothing."""
-        return next(self._parts, None)
 
 
 def measure_ranges(source: Path, reader: CalibrationDataReader, provider: Int8Provider) -> Ranges:
@@ -83,7 +72,7 @@ def measure_ranges(source: Path, reader: CalibrationDataReader, provider: Int8Pr
         )
         if symmetric:  # it keeps all activations of what it is given at once
             for part in iter(reader.get_next, None):
-                calibrator.collect_data(_One(part))
+                calibrator.collect_data(OnePart(part))
         else:
             calibrator.collect_data(reader)
         ranges: Ranges = calibrator.compute_data()

@@ -68,6 +68,13 @@ def at_latency_batch(options: _Shipped) -> _Shipped:
     return replace(options, batches=tuple(sorted({*options.batches, options.latency_batch})))
 
 
+def timed_in(options: LatencyOptions, form: ExportOptions) -> LatencyOptions:
+    """The same with the precision in which the target holds; that of a table that is given is the table's."""
+    if options.latency_precision is not None or options.latency_table is not None:
+        return options
+    return replace(options, latency_precision="int8" if "int8" in form.precisions else "fp32")
+
+
 def check_latency(options: LatencyOptions, form: ExportOptions) -> None:
     """Check what can be checked before any long work.
 
@@ -78,7 +85,7 @@ def check_latency(options: LatencyOptions, form: ExportOptions) -> None:
     if options.latency_table is not None:
         read_given(options)
     else:
-        check_place(options, form)
+        check_place(timed_in(options, form), form)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +123,7 @@ class LatencyPruner:
             path = Path(folder) / "dense.onnx"
             exported.save(path, {})
             dense = DenseFile(network=network, source=source, path=path, form=exported.options)
-            timings = timings_for(dense, assessed, self.where, progress)
+            timings = timings_for(dense, assessed, timed_in(self.where, self.form), progress)
             return _meet(dense, timings, options, assessed, progress)
 
 
@@ -148,7 +155,8 @@ def _meet(
 ) -> Pruned:
     """Solve, export, time and fit again; the round that meets the target best is the result."""
     table = timings.table
-    timer = None if timings.here is None else DenseTimer(dense.path, timings.here, table.place.batch)
+    place = table.place
+    timer = None if timings.here is None else DenseTimer(dense.path, timings.here, place.batch, place.precision)
     share = _share_asked(options, table.dense_ms if timer is None else _dense_ms(timer, dense, table.dense_ms))
     allowed = replace(options, latency=share, latency_ms=None, round_to=width_step_on(table.staircase, options))
     assessed = replace(assessed, reasons=reasons_with(dense.network, assessed, allowed))
@@ -158,9 +166,10 @@ def _meet(
     reached = LatencyReached(
         asked=share,
         asked_ms=options.latency_ms,
-        where=str(table.place),
+        where=str(place),
         clock=table.clock,
-        batch=table.place.batch,
+        batch=place.batch,
+        precision=place.precision,
         step=allowed.round_to,
         networks=len(table.timings),
         fit_error=first.error,
