@@ -35,10 +35,10 @@ class Timings:
     table: LatencyTable
     here: PlaceOptions | None
 
-    def to_fit(self) -> list[Timing]:
-        """As a model is fitted to them."""
+    def to_fit(self, whole: float = 1.0) -> list[Timing]:
+        """As a model is fitted to them (for ``whole`` see ``LatencyModel``)."""
         entries = self.table.timings
-        return [Timing(kept=np.array(entry.kept, dtype=np.float64), share=entry.share) for entry in entries]
+        return [Timing(kept=np.array(entry.kept, dtype=np.float64), share=whole * entry.share) for entry in entries]
 
 
 def timings_for(dense: DenseFile, assessed: Assessment, options: LatencyOptions, progress: Progress) -> Timings:
