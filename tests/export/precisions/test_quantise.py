@@ -145,6 +145,16 @@ def test_tensorrt_form_is_symmetric_and_leaves_results_and_biases_in_float(small
     assert read_metadata(path)["int8_for"] == "tensorrt"
 
 
+def test_one_outlier_takes_no_steps_from_the_others_in_tensorrt_form(small: Any, tmp_path: Path) -> None:
+    inputs = torch.randn(1600, 2, 8, 8, generator=torch.Generator().manual_seed(2))  # 204,800 values
+    largest = float(inputs.abs().max())
+    inputs[-1, 0, 0, 0] = 1000.0
+    path = tmp_path / "model.int8.onnx"
+    quantise(small.path, path, [lambda part=part: part for part in inputs.split(400)], "tensorrt", "")  # type: ignore[misc]
+    scale = float(_constants(onnx.load(path))["input_scale"])
+    assert 0.8 * largest < 127 * scale < 1.2 * largest
+
+
 def test_operators_that_stay_in_float_are_counted(tmp_path: Path) -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
