@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import logging
 import tempfile
 import warnings
@@ -70,12 +71,15 @@ def measure_ranges(source: Path, reader: CalibrationDataReader, provider: Int8Pr
             use_external_data_format=source.with_name(source.name + DATA).is_file(),
             extra_options={"symmetric": True} if symmetric else {"moving_average": True},
         )
-        if symmetric:  # it keeps all activations of what it is given at once
-            for part in iter(reader.get_next, None):
-                calibrator.collect_data(OnePart(part))
-        else:
+        if not symmetric:
             calibrator.collect_data(reader)
-        ranges: Ranges = calibrator.compute_data()
+            ranges: Ranges = calibrator.compute_data()
+            return ranges
+        for part in iter(reader.get_next, None):  # it keeps all activations of what it is given at once
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+                calibrator.collect_data(OnePart(part))
+        with contextlib.redirect_stdout(io.StringIO()):
+            ranges = calibrator.compute_data()
         return ranges
 
 

@@ -122,9 +122,12 @@ def test_it_is_standard_onnx_with_the_metadata_of_fp32(small: Any, tmp_path: Pat
     assert left_in_float(small.path, "cpu") == {}
 
 
-def test_tensorrt_form_is_symmetric_and_leaves_results_and_biases_in_float(small: Any, tmp_path: Path) -> None:
+def test_tensorrt_form_is_symmetric_and_leaves_results_and_biases_in_float(
+    small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "model.int8.onnx"
     model = _made(small, path, "tensorrt")
+    assert capsys.readouterr().out == "", "standard output is for --json"
     check_onnx(path)
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     constants = _constants(model)
