@@ -71,16 +71,13 @@ def measure_ranges(source: Path, reader: CalibrationDataReader, provider: Int8Pr
             use_external_data_format=source.with_name(source.name + DATA).is_file(),
             extra_options={"symmetric": True} if symmetric else {"moving_average": True},
         )
-        if not symmetric:
-            calibrator.collect_data(reader)
-            ranges: Ranges = calibrator.compute_data()
-            return ranges
-        for part in iter(reader.get_next, None):  # it keeps all activations of what it is given at once
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
-                calibrator.collect_data(OnePart(part))
+        parts = map(OnePart, iter(reader.get_next, None)) if symmetric else [reader]
+        for part in parts:  # histograms keep all activations of what they are given at once
+            with contextlib.redirect_stdout(io.StringIO()) if symmetric else contextlib.nullcontext():  # it prints
+                calibrator.collect_data(part)
         with contextlib.redirect_stdout(io.StringIO()):
-            ranges = calibrator.compute_data()
-        return ranges
+            ranges: Ranges = calibrator.compute_data()
+    return ranges
 
 
 def quantised(
