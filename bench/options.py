@@ -14,10 +14,12 @@ __all__ = [
     "PlaceOptions",
     "ProviderName",
     "RuntimeOptions",
+    "TimedPrecision",
 ]
 
 ProviderName = Literal["cpu", "cuda", "tensorrt"]
 ExecutorName = Literal["local", "ray"]
+TimedPrecision = Literal["fp32", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,9 @@ class PlaceOptions(RuntimeOptions):
 
     latency_batch: int = 1
     """Batch size at which a latency target holds."""
+    latency_precision: TimedPrecision | None = None
+    """Precision in which a latency target holds: the shares are of the dense network in the same; default: int8 where
+    `precisions` has it, else fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)

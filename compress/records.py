@@ -262,6 +262,7 @@ class LatencyReached:
         where: Provider, device, versions, threads, batch and precision, in words.
         clock: ``wall``, or ``thread-cpu``: the time that the one thread had a processor.
         batch: Images of a run.
+        precision: Of both networks that were timed.
         step: Widths are multiples of it.
         networks: How many networks the model was fitted to before the first round.
         fit_error: Mean relative error of the model on networks that it was not fitted to.
@@ -274,6 +275,7 @@ class LatencyReached:
     where: str
     clock: str
     batch: Size
+    precision: Literal["fp32", "int8"] = "fp32"
     step: Size
     networks: Count
     fit_error: float | None

@@ -37,6 +37,8 @@ class ExportOptions:
     precisions: tuple[OnnxPrecision, ...] = ("fp32",)
     """Precisions of the files, of dense and pruned alike: fp16 and int8 come beside fp32, which is always there. int8
     is made for `provider`, from the calibration images, or from synthetic inputs."""
+    float_layers: tuple[str, ...] = ()
+    """Leave these layers in float in int8 files: shell patterns of module names, such as features.0.* or classifier."""
 
 
 DEFAULTS = ExportOptions()

@@ -3,6 +3,7 @@
 - ``accuracy``: accuracy without training: criteria, rankings, recoveries
 - ``accuracy_plot``: its plot
 - ``precision``: fp32, fp16 and int8 of dense and pruned
+- ``int8_kinds``: int8 of networks of many kinds, and what stays in float
 - ``cross_task``: whether pruning on one task serves the others
 - ``latency_target``: a latency target against a MACs target at equal latency
 - ``latency_plot``: its plot

@@ -26,8 +26,9 @@ from pruneport.bench.experiments.latency_plot import draw_latency
 from pruneport.bench.latency.calibrate import draw_allocations, time_allocations
 from pruneport.bench.latency.timer import DenseTimer, TimedShare
 from pruneport.bench.options import LatencyOptions
-from pruneport.commands.timing.loop import LatencyPruner, time_exported
+from pruneport.commands.timing.loop import LatencyPruner
 from pruneport.commands.timing.measuring import DenseFile, width_step_on
+from pruneport.commands.timing.rounds import time_exported
 from pruneport.commands.timing.tables import form_on, timings_for
 from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.allocation.latency_model import fit_latency

@@ -3,6 +3,7 @@
 - ``onnx_input``: what an ONNX file takes
 - ``sessions``: ONNX Runtime sessions that run where they were asked to
 - ``stats``: percentiles, bootstrap interval
+- ``timed_form``: the file that is timed: fp32, or int8 made of it
 - ``timer``: one run on the clock, one network in turns with the dense one
 - ``slicing``: ONNX files of any allocation, by slicing the dense one
 - ``staircase``: the width step of the device

@@ -17,7 +17,7 @@ from pruneport.bench.options import RuntimeOptions
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import choose_units
 from pruneport.compress.records import Member
-from pruneport.errors import ModelError, ProviderError
+from pruneport.errors import ExportError, ModelError, ProviderError
 from pruneport.progress import Note, Progress, Step
 
 __all__ = ["NETWORKS", "Build", "draw_allocations", "rounds_for", "time_allocations"]
@@ -98,7 +98,7 @@ def time_allocations(
                 write = write or _slices(network, dense, groups)
                 write(path, kept)
                 timed.append(timer.time(path, rounds))
-            except (ModelError, ProviderError) as error:
+            except (ExportError, ModelError, ProviderError) as error:
                 if write is export:
                     raise
                 progress(Note(f"every network that is timed is exported, which takes longer: {_first(error)}"))

@@ -12,8 +12,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pruneport.arrays import FloatArray
+from pruneport.bench.latency.timed_form import TimedForm
 from pruneport.bench.latency.timer import clock_of, open_run, time_run
-from pruneport.bench.options import RuntimeOptions
+from pruneport.bench.options import RuntimeOptions, TimedPrecision
 
 __all__ = ["Staircase", "measure_staircase", "step_of"]
 
@@ -40,7 +41,7 @@ class Staircase:
     depthwise: int | None
 
 
-def measure_staircase(options: RuntimeOptions, batch: int) -> Staircase:
+def measure_staircase(options: RuntimeOptions, batch: int, precision: TimedPrecision | None = None) -> Staircase:
     """Time small networks of two layers at many widths between them, in turns, and find the step of each kind.
 
     On the CPU it is a fact of the instruction set, and seen best by one thread's own time.
@@ -51,8 +52,8 @@ def measure_staircase(options: RuntimeOptions, batch: int) -> Staircase:
     if options.provider == "cpu":
         options = replace(options, threads=1)
     return Staircase(
-        convolution=step_of(_WIDTHS, _sweep(options, batch, depthwise=False)),
-        depthwise=step_of(_WIDTHS, _sweep(options, batch, depthwise=True)),
+        convolution=step_of(_WIDTHS, _sweep(options, batch, precision, depthwise=False)),
+        depthwise=step_of(_WIDTHS, _sweep(options, batch, precision, depthwise=True)),
     )
 
 
@@ -81,15 +82,15 @@ def step_of(widths: Sequence[int], times_ms: Sequence[float]) -> int | None:
     return found
 
 
-def _sweep(options: RuntimeOptions, batch: int, *, depthwise: bool) -> list[float]:
+def _sweep(options: RuntimeOptions, batch: int, precision: TimedPrecision | None, *, depthwise: bool) -> list[float]:
     """A quick run's time in ms at each width."""
     options, clock = replace(options, warmup=_WARMUP, cuda_graph=False), clock_of(options)
     with tempfile.TemporaryDirectory() as folder:
-        runs = []
+        runs, form = [], TimedForm(options.provider, precision or "fp32")
         for width in _WIDTHS:
             path = Path(folder) / f"{width}.onnx"
             onnx.save(_network(width, depthwise=depthwise), path)
-            runs.append(open_run(path, options, batch))
+            runs.append(open_run(form(path), options, batch))
         samples = [[time_run(run).by(clock) for run in runs] for _ in range(_ROUNDS)]
     times_ms: list[float] = np.quantile(samples, _QUICK, axis=0).tolist()
     return times_ms

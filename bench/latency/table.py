@@ -14,7 +14,7 @@ import msgspec
 from pruneport.bench.devices import available_cores, describe_device, latency_versions
 from pruneport.bench.latency.staircase import Staircase
 from pruneport.bench.latency.timer import ClockName
-from pruneport.bench.options import PlaceOptions, ProviderName
+from pruneport.bench.options import PlaceOptions, ProviderName, TimedPrecision
 from pruneport.compress.allocation.forms import LayerShares
 from pruneport.compress.graph.groups import Group
 from pruneport.documents import Count, Size, fit_document, load_document, read_start
@@ -49,7 +49,7 @@ class Place:
     onnxruntime: str
     threads: Count | None
     batch: Size
-    precision: str = "fp32"
+    precision: TimedPrecision = "fp32"
     switches: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -139,6 +139,7 @@ def place_of(options: PlaceOptions) -> Place:
         onnxruntime=latency_versions()["onnxruntime"],
         threads=(options.threads or available_cores()) if cpu else None,
         batch=options.latency_batch,
+        precision=options.latency_precision or "fp32",
         switches=tuple(name for name in ("tf32", "nhwc", "cuda_graph") if getattr(options, name)),
     )
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from pruneport.bench.latency.sessions import BoundRun, open_session
 from pruneport.bench.latency.stats import paired_speedup
-from pruneport.bench.options import RuntimeOptions
+from pruneport.bench.latency.timed_form import TimedForm
+from pruneport.bench.options import RuntimeOptions, TimedPrecision
 from pruneport.errors import ProviderError
 
 __all__ = [
@@ -119,21 +120,26 @@ class DenseTimer:
         dense: ONNX file of the dense network.
         options: Where; ``threads=1`` on the CPU counts the thread's own time.
         batch: Images of a run.
+        precision: In which both are timed.
     """
 
-    def __init__(self, dense: Path, options: RuntimeOptions, batch: int) -> None:
+    def __init__(
+        self, dense: Path, options: RuntimeOptions, batch: int, precision: TimedPrecision | None = None
+    ) -> None:
         self.options, self.batch = options, batch
         self.clock = clock_of(options)
-        self._dense = open_run(dense, options, batch)
+        self._form = TimedForm(options.provider, precision or "fp32")
+        self._dense = open_run(self._form(dense), options, batch)
 
     def time(self, network: Path, rounds: int) -> TimedShare:
-        """Time a network that takes the same images.
+        """Time a network, by its fp32 file, that takes the same images.
 
         Raises:
+            ExportError: It cannot be made in the precision.
             ModelError: It cannot be opened.
             ProviderError: It does not run.
         """
-        other = open_run(network, self.options, self.batch)
+        other = open_run(self._form(network), self.options, self.batch)
         samples: tuple[list[Elapsed], list[Elapsed]] = ([], [])
         for number in range(rounds):
             for place in (0, 1) if number % 2 == 0 else (1, 0):

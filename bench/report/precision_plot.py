@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from pruneport.bench.report.svg import DENSE, INK, KEPT, inline_svg, quiet, styled, width_inches, write
+from pruneport.bench.report.svg import DENSE, INK, KEPT, MUTED, inline_svg, quiet, styled, width_inches
 from pruneport.documents import Json
 from pruneport.export.card.words import milliseconds
 
 __all__ = ["Mark", "precision_marks", "precision_plot"]
 
 _COLOURS = {"dense": DENSE, "pruned": KEPT}
-_UP = 7  # points
 _SHAPES = {"fp32": "o", "fp16": "D", "int8": "s"}
+_MARK, _TEXT = 6.0, 6.5  # points: sizes of marks and names
+_WIDTH = 0.62  # of a character, in sizes of the text; browsers bring their own fonts
+_DISTANCES = (1.0, 9.0, 18.0, 28.0)  # points between a mark and its name; from the second on a line leads to it
+_SIDES = ((1, 0.6), (1, -0.6), (-1, 0.6), (-1, -0.6), (0, 1), (0, -1), (1, 0), (-1, 0))
 
 
 class Mark(NamedTuple):
@@ -71,9 +77,7 @@ def precision_plot(marks: list[Mark], *, narrow: bool = False) -> str:
         axes = figure.add_subplot(facecolor="none")
         for mark in marks:
             colour, shape = _COLOURS[mark.network], _SHAPES.get(mark.precision, "o")
-            axes.plot([mark.latency_ms], [mark.share], shape, color=colour, markersize=6, clip_on=False)
-            up = _UP if mark.network == "dense" else -_UP  # so that marks of the two hide each other's names less
-            write(axes, mark.precision, mark.latency_ms, mark.share, points_up=up, color=INK, size=6.5)
+            axes.plot([mark.latency_ms], [mark.share], shape, color=colour, markersize=_MARK, clip_on=False)
         axes.set_xlim(0, 1.15 * max(mark.latency_ms for mark in marks))
         low, high = min(mark.share for mark in marks), max(mark.share for mark in marks)
         room = max(0.01, 0.15 * (high - low))
@@ -89,7 +93,70 @@ def precision_plot(marks: list[Mark], *, narrow: bool = False) -> str:
             for name, colour in _COLOURS.items()
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=2)
+        figure.draw_without_rendering()  # from now on it is known where marks are
+        _write_names(axes, marks)
         said = "; ".join(
             f"{mark.network} {mark.precision}, {milliseconds(mark.latency_ms)} ms, {mark.share:.1%}" for mark in marks
         )
         return inline_svg(figure, "precisions", f"{marks[0].measure} against latency: {said}")
+
+
+class _Box(NamedTuple):
+    """Left, lower, right and upper end, in points."""
+
+    left: float
+    low: float
+    right: float
+    high: float
+
+    @classmethod
+    def around(cls, x: float, y: float, width: float, height: float) -> _Box:
+        """With its middle at a place."""
+        return cls(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+
+    def shared(self, other: _Box) -> float:
+        """The area that both cover."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.high, other.high) - max(self.low, other.low)
+        return max(0.0, width) * max(0.0, height)
+
+    def outside(self, frame: _Box) -> float:
+        """The area that is not in a frame."""
+        return (self.right - self.left) * (self.high - self.low) - self.shared(frame)
+
+
+def _write_names(axes: Axes, marks: Sequence[Mark]) -> None:
+    """Write the precision beside each mark: at the nearest place where it hides neither a mark nor another name."""
+    points = 72 / axes.figure.dpi
+    places = points * axes.transData.transform([(mark.latency_ms, mark.share) for mark in marks])
+    ends = points * axes.get_window_extent().extents
+    frame = _Box(*ends)
+    taken = [_Box.around(x, y, _MARK + 1, _MARK + 1) for x, y in places]
+    for mark, (x, y) in zip(marks, places, strict=True):
+        width, height = _WIDTH * _TEXT * len(mark.precision), 1.2 * _TEXT
+        best = None
+        for distance, (right, up) in itertools.product(_DISTANCES, _SIDES):
+            off = (
+                right * ((_MARK + width) / 2 + distance),
+                up * ((_MARK + height) / 2 + distance),
+            )
+            box = _Box.around(x + off[0], y + off[1], width, height)
+            hidden = sum(box.shared(other) for other in taken) + box.outside(frame)
+            if best is None or hidden < best[0]:
+                best = hidden, distance, off, box
+            if not hidden:
+                break
+        assert best is not None
+        _, distance, off, box = best
+        taken.append(box)
+        axes.annotate(
+            mark.precision,
+            (mark.latency_ms, mark.share),
+            off,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            color=INK,
+            size=_TEXT,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5} if distance > _DISTANCES[0] else None,
+        )

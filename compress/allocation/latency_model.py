@@ -100,12 +100,15 @@ class LatencyModel:
         polynomial: Of the effective widths.
         timings: What it was fitted to.
         error: Mean relative error on timings that a fit to the others predicts; None where there are too few.
+        whole: What it takes where all groups are whole: 1, but where the network was compressed before and shares are
+            of its original.
     """
 
     form: LatencyForm
     polynomial: Quadratic
     timings: tuple[Timing, ...]
     error: float | None
+    whole: float = 1.0
 
     def of(self, kept: FloatArray) -> float:
         """The share of the dense latency where group ``i`` keeps ``kept[i]`` units."""
@@ -125,22 +128,28 @@ class LatencyModel:
         return next((timing.share for timing in self.timings if np.array_equal(timing.kept, kept)), None)
 
 
-def fit_latency(form: LatencyForm, timings: Sequence[Timing]) -> LatencyModel:
+def fit_latency(form: LatencyForm, timings: Sequence[Timing], whole: float = 1.0) -> LatencyModel:
     """Fit a form to timings.
 
     The strength of the ridge is the one whose fits to all timings but one predict that one best, over all of them.
+
+    Args:
+        form: Of the network's latency.
+        timings: To fit to.
+        whole: See ``LatencyModel``.
     """
     features = form.features(np.array([timing.kept for timing in timings]))
-    shares = np.array([timing.share for timing in timings])
+    shares = np.array([timing.share for timing in timings]) / whole
     weights = np.sqrt([timing.weight for timing in timings])
     errors = {ridge: _left_out(form, features, shares, weights, ridge) for ridge in _RIDGES} if len(timings) > 2 else {}
     ridge = min(errors, key=lambda candidate: errors[candidate], default=_RIDGES[-1])
     coefficients = _solve(form, features, shares, weights, ridge)
     return LatencyModel(
         form=form,
-        polynomial=form.quadratic(coefficients / float(form.features(form.dense) @ coefficients)),
+        polynomial=form.quadratic(whole * coefficients / float(form.features(form.dense) @ coefficients)),
         timings=tuple(timings),
         error=errors.get(ridge),
+        whole=whole,
     )
 
 

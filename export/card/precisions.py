@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pruneport.documents import Json
+from pruneport.export.accuracy import ROUNDING
 from pruneport.export.bundle.bundle import DATA, DENSE_ONNX, MODEL_ONNX, PRECISIONS, onnx_name
 from pruneport.export.card.words import clean, milliseconds, percent
 from pruneport.export.options import OnnxPrecision
+from pruneport.export.precisions.float_layers import FloatLayers
 from pruneport.units import scaled
 
 __all__ = ["PrecisionRow", "precision_columns", "precision_notes", "precision_rows", "precision_warnings"]
@@ -101,6 +103,12 @@ def precision_notes(verify: Json | None, bench: Json | None) -> list[str]:
         )
         providers = {record["provider"] for record in records if record["precision"] == "int8"}
         notes += [f"int8 is made for ONNX Runtime's provider {name}, and for no other." for name in providers if name]
+        notes += [
+            f"int8 of the {record['network']} network has "
+            f"{FloatLayers(layers=tuple(record['float_layers']), reason=record.get('float_reason', ''))}"
+            for record in records
+            if record.get("float_layers")
+        ]
     if bench and any(entry.get("precisions") for entry in bench["batches"]):
         notes.append("In brackets: how many times as fast as the dense network in fp32, timed in the same rounds.")
     if "fp16" in columns and (bench or {}).get("provider", "cpu") == "cpu":
@@ -112,7 +120,30 @@ def precision_notes(verify: Json | None, bench: Json | None) -> list[str]:
 
 
 def precision_warnings(verify: Json | None) -> list[str]:
-    """That a precision decides otherwise than fp32 too often, where it was seen on more than random inputs."""
+    """That a precision decides otherwise than fp32 too often, where it was seen on more than random inputs.
+
+    And that int8 loses more against fp32 on images than the user would lose.
+    """
+    return [*_disagreeing(verify), *_losing(verify)]
+
+
+def _losing(verify: Json | None) -> Iterator[str]:
+    """Where int8 is right on fewer images than fp32 of the same network, by more than ``max_drop`` points."""
+    limit = (verify or {}).get("max_drop")
+    records = {(record["network"], record["precision"]): record.get("top1") for record in _records(verify)}
+    for (network, precision), share in records.items():
+        exact = records.get((network, "fp32"))
+        if precision != "int8" or limit is None or share is None or exact is None:
+            continue
+        if (lost := 100 * (exact - share)) > limit + ROUNDING:
+            yield (
+                f"In int8 the {network} network loses {lost:.1f} points of top-1 against fp32, and {limit:g} were "
+                "allowed; on the calibration inputs, by which layers are left in float, the limit held. What helps: "
+                "more calibration images, with class folders; or a smaller `max_drop`."
+            )
+
+
+def _disagreeing(verify: Json | None) -> list[str]:
     return [
         f"In {record['precision']} the {record['network']} network's first choice is that of fp32 on only "
         f"{percent(record['agreement'])} of {record['count']} {_INPUTS[record['inputs']]}. What helps: more "

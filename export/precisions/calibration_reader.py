@@ -15,7 +15,7 @@ from pruneport.export.onnx.embedding import Embedding
 from pruneport.models.inputs import tensors_in
 from pruneport.progress import Progress, Step, silent
 
-__all__ = ["CalibrationReader", "as_taken"]
+__all__ = ["CalibrationReader", "OnePart", "as_taken"]
 
 
 class CalibrationReader(CalibrationDataReader):  # type: ignore[misc]
@@ -46,6 +46,21 @@ class CalibrationReader(CalibrationDataReader):  # type: ignore[misc]
             progress(Step(f"calibrating int8, batch {number + 1} of {len(batches)}", number, len(batches)))
             for part in torch.split(tensors_in(load())[0], size):
                 yield as_taken(filled(part, size), embedding)
+
+
+class OnePart(CalibrationDataReader):  # type: ignore[misc]
+    """Reads one part.
+
+    Args:
+        part: Arrays by the names of the file's inputs.
+    """
+
+    def __init__(self, part: dict[str, AnyArray]) -> None:
+        self._parts = iter([part])
+
+    def get_next(self) -> dict[str, AnyArray] | None:
+        """The part, then nothing."""
+        return next(self._parts, None)
 
 
 def as_taken(inputs: Tensor, embedding: Embedding | None) -> Tensor:

@@ -22,7 +22,7 @@ from pruneport.models.inputs import tensors_in
 from pruneport.models.outputs import Outputs
 from pruneport.progress import Progress, Step, silent
 
-__all__ = ["PART", "InputsName", "Part", "Precision", "compare", "held_out_parts", "image_parts"]
+__all__ = ["PART", "InputsName", "Part", "Precision", "calibration_parts", "compare", "image_parts"]
 
 PART = 32  # inputs at a time
 InputsName = Literal["images", "held-out", "seeded"]
@@ -45,6 +45,8 @@ class Precision:
             is not finite, or the output is none of floating point.
         top1: Share of labelled images that are right; None where there were none.
         fault: What is wrong with the outputs, whatever the precision; empty where nothing is.
+        float_layers: Layers of an int8 file that stay in float.
+        float_reason: Why they do, as a sentence.
     """
 
     network: str
@@ -56,6 +58,8 @@ class Precision:
     output_error: float | None
     top1: float | None = None
     fault: str = ""
+    float_layers: tuple[str, ...] = ()
+    float_reason: str = ""
 
 
 @dataclass
@@ -181,11 +185,16 @@ def image_parts(
         yield taken, len(pixels), None if labels is None else labels.numpy()
 
 
-def held_out_parts(batches: Batches, fixed: int | None, embedding: Embedding | None) -> Iterator[Part]:
-    """Calibration inputs as the files take them."""
-    for load in batches:
+def calibration_parts(
+    batches: Batches, fixed: int | None, embedding: Embedding | None, labels: Sequence[Tensor] | None = None
+) -> Iterator[Part]:
+    """Calibration inputs as the files take them, with the labels (B,) of each batch where there are any."""
+    for number, load in enumerate(batches):
+        done = 0
         for part in torch.split(tensors_in(load())[0], fixed or PART):
-            yield as_taken(filled(part, fixed), embedding), len(part), None
+            right = None if labels is None else labels[number][done : done + len(part)].numpy()
+            done += len(part)
+            yield as_taken(filled(part, fixed), embedding), len(part), right
 
 
 def _add_floats(compared: Compared, theirs: Outputs, ours: Sequence[AnyArray]) -> None:

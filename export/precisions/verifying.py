@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from pruneport.export.precisions.comparison import (
     InputsName,
     Part,
     Precision,
+    calibration_parts,
     compare,
-    held_out_parts,
     image_parts,
 )
+from pruneport.export.precisions.float_layers import FloatLayers
 from pruneport.export.precisions.half import half_tolerance
 from pruneport.export.precisions.providers import INT8_FOR
 from pruneport.export.precisions.weights_check import check_weights
@@ -54,9 +55,9 @@ class PrecisionInputs:
         if self.images is not None:
             return "images", image_parts(self.images, fixed, embedding, progress)
         if self.heldout:
-            return "held-out", held_out_parts(self.heldout, fixed, embedding)
+            return "held-out", calibration_parts(self.heldout, fixed, embedding)
         seeded = inputs_of(shape).drawn(_SEEDED, _SEEDED)
-        return "seeded", held_out_parts([lambda: seeded], fixed, embedding)
+        return "seeded", calibration_parts([lambda: seeded], fixed, embedding)
 
 
 @dataclass
@@ -104,6 +105,7 @@ def verify_precisions(
         return found
     sessions: dict[OnnxPrecision, Any] = {"fp32": open_cpu_session(folder / file)}
     providers: dict[OnnxPrecision, str | None] = {}
+    kept = FloatLayers()
     tolerance = half_tolerance(folder / file)
     for precision in others:
         path = folder / onnx_name(file, precision)
@@ -115,6 +117,7 @@ def verify_precisions(
         sessions[precision] = session = open_cpu_session(path)
         if precision == "int8":
             providers[precision] = metadata.get(INT8_FOR)
+            kept = FloatLayers.read(metadata)
             said, wrong = check_weights(path, folder / file)
             detail = f"{said}; others are {', '.join(wrong)}" if wrong else said
             found.checks.append(("int8 weights", not wrong, detail))
@@ -135,6 +138,10 @@ def verify_precisions(
     kind, parts = inputs.parts(shape, fixed, embedding, progress)
     progress(f"comparing {name} {', '.join(others)} with fp32")
     records, half = compare(name, sessions, parts, kind, providers, tolerance, inputs.classified)
+    records = [
+        replace(entry, float_layers=kept.layers, float_reason=kept.reason) if entry.precision == "int8" else entry
+        for entry in records
+    ]
     found.records += records
     if "fp16" in others:
         found.parity.append(parity_of(name, half, kind, fixed or min(PART, records[0].count), "fp16", tolerance))

@@ -15,9 +15,12 @@ from pruneport.export.bundle.bundle import onnx_name
 from pruneport.export.onnx.capture import finds_boxes
 from pruneport.export.onnx.exporter import OnnxNetwork
 from pruneport.export.options import ExportOptions
+from pruneport.export.precisions.float_choice import FloatChooser
+from pruneport.export.precisions.float_layers import matching
 from pruneport.export.precisions.half import check_half
 from pruneport.export.precisions.providers import int8_provider
-from pruneport.export.precisions.quantise import left_in_float, quantise
+from pruneport.export.precisions.quantise import quantise
+from pruneport.export.precisions.quantiser import left_in_float
 from pruneport.models.inputs import InputShape, inputs_of
 from pruneport.progress import Note, Progress
 
@@ -60,8 +63,17 @@ def check_int8_inputs(
         calibrated: Whether there are inputs besides images.
 
     Raises:
-        InputError: int8 is asked for, and there is nothing to calibrate it with.
+        InputError: int8 is asked for, and there is nothing to calibrate it with. Or layers are to stay in float that
+            are not there, or in no int8 file.
     """
+    if form.float_layers and "int8" not in form.precisions:
+        raise InputError("`float_layers` is for int8: add int8 to `precisions`, or leave out `float_layers`.")
+    names = [name for name, _ in dense.named_modules()]
+    if unmatched := [pattern for pattern in form.float_layers if not matching(names, [pattern])]:
+        raise InputError(
+            f"`float_layers` {', '.join(unmatched)} matches no module of the network; its modules are called "
+            f"{', '.join([name for name in names if name][:10])} and so on. pruneport inspect --members names them."
+        )
     given = calibrated or inputs.calibration is not None
     if "int8" in form.precisions and not given and not has_statistics(dense):
         raise InputError(
@@ -82,6 +94,7 @@ def write_precisions(
     provider: str,
     calibration: Calibration | None,
     progress: Progress,
+    max_drop: float | None = None,
 ) -> None:
     """Write what was asked for in ``exported.options.precisions`` besides fp32.
 
@@ -96,6 +109,7 @@ def write_precisions(
         provider: Of ONNX Runtime, that int8 is for.
         calibration: Inputs to calibrate int8 with, and to see with that numbers fit in fp16.
         progress: Told what is being done.
+        max_drop: The most points of top-1 that int8 may lose against fp32, on the calibration inputs.
 
     Raises:
         ExportError: Numbers do not fit in fp16, or the quantiser fails.
@@ -110,17 +124,27 @@ def write_precisions(
             raise InputError("`precisions` has int8, and there are no calibration inputs; give `calibration`.")
         target = folder / onnx_name(file, "int8")
         progress(f"calibrating {target.name}")
-        used = calibration.record
-        quantise(
+        used, int8_for = calibration.record, int8_provider(provider)
+        kept = quantise(
             folder / file,
             target,
             calibration.batches,
-            int8_provider(provider),
+            int8_for,
             f"{used.count} {'images' if used.inputs == 'images' else used.inputs + ' inputs'}",
+            choose=FloatChooser(
+                provider=int8_for,
+                patterns=options.float_layers,
+                max_drop=max_drop,
+                calibration=calibration,
+                embedding=exported.embedding,
+                progress=progress,
+            ),
             embedding=exported.embedding,
             external_data=options.external_data,
             progress=progress,
         )
-        if floats := left_in_float(folder / file, int8_provider(provider)):
+        if kept.layers:
+            progress(Note(f"{target.name} has {kept}"))
+        if floats := left_in_float(folder / file, int8_for):
             listed = ", ".join(f"{count} {operator}" for operator, count in floats.items())
             progress(Note(f"{target.name} computes in float what the quantiser leaves there: {listed}"))

@@ -222,3 +222,58 @@ def test_in_python_the_tensors_of_prune_calibrate_and_those_held_out_compare(tmp
     with pytest.raises(InputError, match="`calibration` is for int8"):
         pruned.export(tmp_path / "d", calibration=inputs)
     assert not (tmp_path / "d").exists()
+
+
+UNEVEN = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    first, second, head = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 8, 3), nn.Linear(128, 10)
+    with torch.no_grad():
+        first.weight[0] *= 2000
+        first.bias[0] = 2000
+        second.weight[:, 0] /= 2000
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), head)
+"""
+"""One channel is so much larger than the others that int8 has no steps for these."""
+
+
+def test_ship_leaves_layers_in_float_where_int8_loses_more_than_max_drop(
+    digits: Path, tmp_path: Path, run: Any
+) -> None:
+    (tmp_path / "uneven.py").write_text(UNEVEN)
+    (tmp_path / "unlabelled").mkdir()
+    for number, path in enumerate(sorted(digits.rglob("*.png"))[::7]):
+        shutil.copy(path, tmp_path / "unlabelled" / f"{number}.png")
+    source = ("ship", f"{tmp_path / 'uneven.py'}:make", "--input-shape", 1, 8, 8, "--flops", 0.9, "--recover", "none")
+    how = ("--criterion", "l1", "--ranking", "uniform", "--round-to", 1, "--parity-batches", 1, "--batches", 1)
+    inputs = ("--calibration", tmp_path / "unlabelled", "--images", digits, "--images-limit", 100)
+    asked = ("--precisions", "int8", "--max-drop", 8, "--repeats", 2, "--no-dry-export", "--out", tmp_path / "out")
+    ran = run(*source, *how, *inputs, *asked)
+    assert ran.code in (0, 1), ran.err  # its weights are random: what pruning costs is luck
+    records = {(r["network"], r["precision"]): r for r in _read(tmp_path / "out/verify.json")["precisions"]}
+    for name in ("dense", "pruned"):
+        assert set(records[name, "int8"]["float_layers"]) >= {"0", "2"}, records[name, "int8"]
+        assert "of 8 allowed" in records[name, "int8"]["float_reason"]
+        assert records[name, "int8"]["agreement"] > 0.85
+        assert records[name, "fp32"]["float_layers"] == []
+    for text in (ran.out, (tmp_path / "out/README.md").read_text(), (tmp_path / "out/report.html").read_text()):
+        assert "layers in float" in text
+
+
+def test_layers_stay_in_float_by_their_names(run: Any, bundle: Path, digits: Path) -> None:
+    asked = ("--precisions", "int8", "--calibration", digits, "--calibration-images", 32)
+    ran = run("export", bundle, *asked, "--float-layers", "blocks.0", "stem*")
+    assert ran.code == 0, ran.err
+    names = json.loads(read_metadata(bundle / "model.int8.onnx")["float_layers"])
+    assert {name.split(".")[0] for name in names} == {"blocks", "stem"}
+    assert all(name.startswith(("blocks.0", "stem")) for name in names)
+    assert "They were named in" in read_metadata(bundle / "dense.int8.onnx")["float_reason"]
+    for wrong, said in (
+        ((*asked, "--float-layers", "nothing*"), "--float-layers nothing* matches no module of the network"),
+        (("--float-layers", "stem*"), "--float-layers is for int8: add int8 to --precisions"),
+    ):
+        ran = run("export", bundle, *wrong)
+        assert (ran.code, said in _one_line(ran.err)) == (2, True), ran.err

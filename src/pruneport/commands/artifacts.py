@@ -88,6 +88,7 @@ def write_onnx_files(
     provider: ProviderName,
     calibration: Calibration | None,
     progress: Progress,
+    max_drop: float | None = None,
 ) -> None:
     """Export the pruned network as the dense one was, and write both, with source, plan hash, cost and versions.
 
@@ -102,6 +103,7 @@ def write_onnx_files(
         provider: That int8 is made for.
         calibration: Inputs to calibrate int8 with.
         progress: Told what is being done.
+        max_drop: The most points of top-1 that int8 may lose against fp32, on the calibration inputs.
 
     Raises:
         ExportError: The pruned network cannot be exported, or not in a precision that was asked for.
@@ -129,7 +131,17 @@ def write_onnx_files(
         }
         exported.fp32.save(folder / file, metadata)
         write_precisions(
-            folder, file, name, network, exported.fp32, exported.fp16, metadata, provider, calibration, progress
+            folder,
+            file,
+            name,
+            network,
+            exported.fp32,
+            exported.fp16,
+            metadata,
+            provider,
+            calibration,
+            progress,
+            max_drop,
         )
 
 

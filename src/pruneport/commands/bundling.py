@@ -115,7 +115,8 @@ def fill_verified(
         pruned: What was made of it.
         options: How it is exported, verified and timed.
         progress: Told what is being done.
-        max_drop: The most points of top-1 that the user would lose, for the record.
+        max_drop: The most points of top-1 that the user would lose, for the record; and int8 against fp32, on the
+            calibration inputs: layers are left in float until it holds.
 
     Raises:
         InputError: torch cannot export it, or the images cannot be used.
@@ -136,7 +137,7 @@ def fill_verified(
         calibration = calibration_inputs(options, dense.network, plan.source, progress, hold_out=True)
     networks = (dense.network, pruned.network)
     write_onnx_files(
-        staging, plan_hash(staging), plan, networks, dense.exported, options.provider, calibration, progress
+        staging, plan_hash(staging), plan, networks, dense.exported, options.provider, calibration, progress, max_drop
     )
     progress(Stage("verifying"))
     verification = verify_files(

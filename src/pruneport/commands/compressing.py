@@ -136,7 +136,7 @@ def prune_source(
     dense = open_dense(config, config, progress, max_drop)
     start, origin = dense.start, dense.origin
     if isinstance(start, BundleStart):
-        refuse_latency(config, start.name)
+        refuse_latency(config, start.name, origin.original if origin else None)
         check_below(config, start.plan, start.name)
     exported = None
     if config.dry_export:
@@ -144,7 +144,12 @@ def prune_source(
         exported = export_dense(dense.network, dense.source, form, progress)
     if isinstance(config, ExportOptions):
         dense.exported = exported  # else only to see that it can be done
-    pruner = LatencyPruner(where=config, form=form, exported=exported.fp32 if exported else None)
+    pruner = LatencyPruner(
+        where=config,
+        form=form,
+        exported=exported.fp32 if exported else None,
+        original=origin.original if origin else None,
+    )
     pruned = compress_network(start.network, dense.source, config, progress, origin, pruner)
     return dense, dense.said_of(pruned) if isinstance(config, ExportOptions) else pruned
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from pruneport.bench.report.precision_plot import precision_marks, precision_plot
+from pruneport.bench.report.precision_plot import Mark, precision_marks, precision_plot
 from pruneport.bench.report.report import render_report
 
 
@@ -65,3 +66,22 @@ def test_the_report_has_table_and_plot(plan: Any, found: tuple[Any, Any]) -> Non
     assert "<h2>Precisions</h2>" in page
     assert 'aria-label="top-1 accuracy against latency' in page
     assert "Agreement with fp32, pruned" in page
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("apart", [0.0, 0.002, 0.02])
+def test_names_hide_neither_each_other_nor_marks(narrow: bool, apart: float) -> None:
+    marks = [
+        Mark(network, precision, 1 + apart * place, 0.9 + apart * place / 10, "top-1 accuracy", 1)
+        for place, (network, precision) in enumerate(itertools.product(("dense", "pruned"), ("fp32", "fp16", "int8")))
+    ]
+    root = ElementTree.fromstring(precision_plot(marks, narrow=narrow))
+    texts = [element for element in root.iter("{http://www.w3.org/2000/svg}text") if element.text in "fp32 fp16 int8"]
+    names = [(float(element.attrib["x"]), float(element.attrib["y"]) - 3) for element in texts]
+    drawn = [element.attrib for element in root.iter("{http://www.w3.org/2000/svg}use") if "line2d" not in element.tag]
+    places = [(float(one["x"]), float(one["y"])) for one in drawn if "fill" in one["style"]]
+    assert len(names) == 6
+    for one, other in itertools.combinations(names, 2):
+        assert abs(one[0] - other[0]) > 14 or abs(one[1] - other[1]) > 6.5, (one, other)
+    for (x, y), (at, up) in itertools.product(names, [place for place in places if place[1] > 30]):
+        assert abs(x - at) > 9 or abs(y - up) > 5, "a name on a mark"

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 import pruneport
 from pruneport.bench.latency.table import read_table
 from pruneport.bench.latency.timer import TimedShare
+from pruneport.bench.options import LatencyOptions
 from pruneport.commands.timing import loop
 from pruneport.compress.surgery.plan import parse_plan
 from pruneport.errors import InputError, TargetError
+from pruneport.export.options import ExportOptions
 from pruneport.progress import Note
 from small_networks import randomise_norms
 
@@ -96,6 +98,27 @@ def test_measured_damage_is_solved_for_within_the_latency(network: nn.Module, ca
     assert pruned.plan.request.ranking == "sensitivity"
 
 
+def test_a_target_in_int8_is_met_by_files_in_int8(network: nn.Module, cache: Path, tmp_path: Path) -> None:
+    pruned = pruneport.prune(network, latency=0.6, latency_precision="int8", latency_cache=tmp_path, **QUICK)
+    reached = pruned.plan.latency
+    assert reached is not None
+    assert (reached.precision, ", int8" in reached.where) == ("int8", True)
+    assert reached.rounds[reached.chosen].measured is not None
+    assert parse_plan(pruned.plan.to_json()).latency == reached
+    (table,) = tmp_path.glob("*.json")
+    assert read_table(table).place.precision == "int8"
+    assert table.name not in {path.name for path in cache.iterdir()}, "timings in fp32 have another key"
+
+
+def test_the_target_counts_in_int8_where_int8_is_shipped() -> None:
+    where = LatencyOptions()
+    both = ExportOptions(precisions=("fp32", "int8"))
+    assert loop.timed_in(where, both).latency_precision == "int8"
+    assert loop.timed_in(where, ExportOptions()).latency_precision == "fp32"
+    assert loop.timed_in(replace(where, latency_precision="fp32"), both).latency_precision == "fp32"
+    assert loop.timed_in(replace(where, latency_table=Path("t.json")), both).latency_precision is None, "the table's"
+
+
 def test_milliseconds_are_a_share_of_what_dense_takes(network: nn.Module, cache: Path) -> None:
     dense_ms = read_table(next(cache.glob("*.json"))).dense_ms
     pruned = pruneport.prune(network, latency_ms=0.7 * dense_ms, latency_cache=cache, **QUICK)
@@ -162,6 +185,8 @@ def test_a_table_of_this_device_closes_the_loop(network: nn.Module, cache: Path,
         ({"varied": ["body.0"]}, {}, r"was made without varying the widths of body\.3"),
         ({"onnxruntime": "1.0"}, {}, "is of this device, but of another version: .*ONNX Runtime 1.0"),
         ({}, {"latency_batch": 4}, r"batch 1, fp32, but `latency_batch` is 4"),
+        ({"precision": "int8"}, {"latency_precision": "fp32"}, r"batch 1, int8, but `latency_precision` is fp32"),
+        ({"precision": "int4"}, {}, "is not a table of latencies: .*precision"),
         ({"threads": 2}, {}, "2 threads, .* but `threads` is 1"),
         ({"format_version": 9}, {}, "has format 9; this pruneport reads format 1"),
         ({"dense_ms": -1}, {}, "is not a table of latencies: .*dense_ms"),
@@ -202,6 +227,11 @@ def test_a_timer_that_cannot_tell_asks_for_more(
         ({"latency_ms": float("inf")}, "`latency_ms` is inf"),
         ({"latency": 0.5, "macs": 0.5}, "given: `macs` and `latency`"),
         ({"latency": 0.5, "latency_batch": 0}, "`latency_batch` is 0; expected at least 1"),
+        (
+            {"latency": 0.5, "latency_precision": "int8", "provider": "cuda"},
+            "`latency_precision` is int8, and `provider` is cuda: .* no int8 kernels",
+        ),
+        ({"latency": 0.5, "latency_precision": "fp16"}, "`latency_precision` is 'fp16'; expected one of fp32, int8"),
         ({"latency": 0.5, "repeats": 1}, "repeats must be at least 2"),
         ({"latency": 0.5, "latency_table": "nowhere.json"}, "there is no file nowhere.json"),
     ],

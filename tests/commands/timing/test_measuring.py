@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from pruneport.bench.latency.table import read_table
 from pruneport.cli import main
+from pruneport.commands.timing import loop
+from pruneport.commands.timing.loop import refuse_latency
+from pruneport.compress.options import CompressOptions, LatencyTarget
+from pruneport.errors import TargetError
 
 DIGITS = "pruneport:digits_resnet"
 QUICK = ("--criterion", "l1", "--ranking", "uniform", "--recover", "none", "--parity-batches", "1", "--batches", "2")
@@ -61,3 +66,55 @@ def test_a_table_of_another_device_only_predicts(
     assert "predicted for cpu on a far processor" in said
     assert "latency, batch 1" in said
     assert "%, predicted" in said
+
+
+@pytest.mark.parametrize("name", ["x.txt", "folder.json", "table"])
+def test_a_table_goes_into_a_json_file(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "folder.json").mkdir()
+    assert main(["latency", DIGITS, "--threads", "1", "--overwrite", "--out", str(tmp_path / name)]) == 2
+    assert "expected a file ending in .json" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / name).is_file()
+
+
+@pytest.fixture(scope="module")
+def slimmer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle at 0.8 of the compute."""
+    path = tmp_path_factory.mktemp("slimmer") / "bundle"
+    source = (DIGITS, "--weights", "DEFAULT", "--flops", "0.8", "--recover", "none")
+    assert main(["compress", *source, "--criterion", "l1", "--ranking", "uniform", "--out", str(path)]) == 0
+    return path
+
+
+def test_a_bundle_goes_on_to_a_share_of_its_originals_latency(
+    slimmer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = ("--criterion", "l1", "--ranking", "uniform", "--recover", "none", "--threads", "1", "--repeats", "60")
+    where = ("--latency-cache", str(tmp_path / "cache"))
+    out = tmp_path / "faster"
+    assert main(["compress", str(slimmer), "--latency", "0.6", *how, *where, "--out", str(out)]) == 0
+    shown = capsys.readouterr()
+    said = " ".join((shown.out + shown.err).split())
+    taken = re.search(r"what was compressed before takes (0\.\d+|1\.\d+) of the latency of its original", said)
+    assert taken is not None
+    plan = json.loads((out / "plan.json").read_text())
+    reached = plan["latency"]
+    assert (reached["asked"], plan["request"]["target"], len(plan["earlier"])) == (0.6, "latency", 1)
+    best = reached["rounds"][reached["chosen"]]
+    assert best["measured"] < float(taken[1]), "shares are of the original, of which the bundle takes less already"
+
+
+def test_a_bundle_on_another_machine_or_without_its_original_is_refused(
+    slimmer: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(TargetError, match="the dense network of b cannot be had; say with `checkpoint`"):
+        refuse_latency(LatencyTarget(latency=0.5), "b", None)
+    refuse_latency(LatencyTarget(), "b", None)
+    with pytest.raises(TargetError, match=r"takes 7 ms, 0\.700 of its original's latency, already; give less"):
+        loop._share_asked(CompressOptions(latency=0.8), 10.0, 0.7)
+    assert loop._share_asked(CompressOptions(latency_ms=6.0), 10.0, 0.7) == 0.6
+    content = json.loads(table.read_text())
+    content["place"]["device"] = "a far processor"
+    (tmp_path / "far.json").write_text(json.dumps(content))
+    asked = ("--latency", "0.5", "--latency-table", str(tmp_path / "far.json"), "--recover", "none")
+    assert main(["compress", str(slimmer), *asked, "--out", str(tmp_path / "no")]) == 2
+    assert "far.json has timings of another network" in " ".join(capsys.readouterr().err.split())

@@ -75,6 +75,18 @@ def test_a_new_timing_moves_the_fit() -> None:
     assert model.measured(kept) is None
 
 
+def test_shares_may_be_of_an_original_that_takes_more() -> None:
+    model = fit(0.01)
+    scaled = [Timing(kept=timing.kept, share=0.7 * timing.share) for timing in model.timings]
+    of_original = fit_latency(model.form, scaled, whole=0.7)
+    for kept in (DENSE, *draw(5, 3, 8)):
+        assert of_original.of(kept) == pytest.approx(0.7 * model.of(kept))
+    widths = {0: np.array([16.0, 64.0]), 2: np.array([48.0, 96.0])}
+    ours, theirs = of_original.tables(widths, DENSE), model.tables(widths, DENSE)
+    assert ours.constant == pytest.approx(0.7 * theirs.constant)
+    assert (of_original.whole, of_original.error) == (0.7, pytest.approx(model.error))
+
+
 def test_layers_that_read_several_groups_are_split_between_them() -> None:
     layers = LayerShares(
         macs=np.array([1.0, 1.0, 4.0]),

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from pruneport.bench.report.report import render_report
 from pruneport.export.card.card import model_card
 from pruneport.export.card.precisions import precision_columns, precision_notes, precision_rows
 from pruneport.export.card.verdict import warnings_for
+from pruneport.export.records import read_verified
 
 
 @pytest.fixture
@@ -78,3 +80,30 @@ def test_too_little_agreement_is_a_warning_but_not_on_random_inputs(plan: Any, f
     verify["precisions"][-1]["inputs"] = "seeded"
     assert warnings_for(plan, verify, bench) == before
     json.dumps(verify)
+
+
+def test_layers_in_float_are_named_with_the_reason(plan: Any, found: tuple[Any, Any]) -> None:
+    verify, bench = found
+    assert "in float:" not in " ".join(precision_notes(verify, bench))
+    int8 = verify["precisions"][2]
+    assert (int8["network"], int8["precision"]) == ("dense", "int8")
+    int8 |= {"float_layers": ["stem\u202e", "head"], "float_reason": "Too much was lost."}
+    assert read_verified(json.dumps(verify).encode(), "verify.json", "")["precisions"][2]["float_layers"]
+    said = "int8 of the dense network has 2 layers in float: stem\ufffd, head. Too much was lost."
+    assert said in precision_notes(verify, bench)
+    assert said in model_card(plan, verify, bench)
+    assert said in render_report(plan, verify, bench)
+
+
+@pytest.mark.parametrize(("limit", "warned"), [(None, False), (3.0, False), (2.0, True)])
+def test_int8_that_loses_more_than_was_allowed_is_a_warning(
+    plan: Any, found: tuple[Any, Any], limit: float | None, warned: bool
+) -> None:
+    verify, bench = found
+    int8 = [record for record in verify["precisions"] if record["precision"] == "int8"]
+    int8[1]["top1"] = 0.775
+    verify["max_drop"] = limit
+    said = [line for line in warnings_for(plan, verify, bench) if "against fp32" in line]
+    assert [line[:72] for line in said] == [
+        "In int8 the pruned network loses 2.5 points of top-1 against fp32, and 2"
+    ] * warned

@@ -11,7 +11,7 @@ import torch
 
 from pruneport.export.compared import Tolerance
 from pruneport.export.cpu_session import open_cpu_session, run_onnx
-from pruneport.export.precisions.comparison import compare, held_out_parts, image_parts
+from pruneport.export.precisions.comparison import calibration_parts, compare, image_parts
 from pruneport.export.precisions.quantise import quantise
 from pruneport.models.digits.train import write_images
 from pruneport.models.images.images import list_folder
@@ -62,7 +62,7 @@ def test_outputs_that_are_not_finite_are_a_fault(small: Any, sessions: Any) -> N
     bad = run_onnx(sessions["fp32"], small.inputs[0])[0].copy()
     bad[2, 1] = np.nan
     broken = {"fp32": sessions["fp32"], "fp16": _Fixed(sessions["fp32"], bad)}
-    (_, fp16), compared = _compare(broken, held_out_parts([lambda: small.inputs[0]], None, None))
+    (_, fp16), compared = _compare(broken, calibration_parts([lambda: small.inputs[0]], None, None))
     assert fp16.fault == "it gives numbers that are not finite where fp32 gives finite ones"
     assert fp16.output_error is None
     assert compared.faults()

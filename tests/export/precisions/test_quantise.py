@@ -18,7 +18,8 @@ from pruneport.export.cpu_session import open_cpu_session, run_onnx
 from pruneport.export.onnx.exporter import export_network
 from pruneport.export.onnx.onnx_file import check_onnx, read_metadata
 from pruneport.export.precisions.providers import Int8Provider
-from pruneport.export.precisions.quantise import left_in_float, quantise
+from pruneport.export.precisions.quantise import quantise
+from pruneport.export.precisions.quantiser import left_in_float
 
 
 def _made(small: Any, path: Path, provider: Int8Provider = "cpu", **options: Any) -> onnx.ModelProto:
@@ -121,9 +122,12 @@ def test_it_is_standard_onnx_with_the_metadata_of_fp32(small: Any, tmp_path: Pat
     assert left_in_float(small.path, "cpu") == {}
 
 
-def test_tensorrt_form_is_symmetric_and_leaves_results_and_biases_in_float(small: Any, tmp_path: Path) -> None:
+def test_tensorrt_form_is_symmetric_and_leaves_results_and_biases_in_float(
+    small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "model.int8.onnx"
     model = _made(small, path, "tensorrt")
+    assert capsys.readouterr().out == "", "standard output is for --json"
     check_onnx(path)
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     constants = _constants(model)
@@ -142,6 +146,16 @@ def test_tensorrt_form_is_symmetric_and_leaves_results_and_biases_in_float(small
     exact = small.network(small.inputs[0]).detach().numpy()
     assert np.square(ours - exact).mean() < 1e-3 * exact.var()
     assert read_metadata(path)["int8_for"] == "tensorrt"
+
+
+def test_one_outlier_takes_no_steps_from_the_others_in_tensorrt_form(small: Any, tmp_path: Path) -> None:
+    inputs = torch.randn(1600, 2, 8, 8, generator=torch.Generator().manual_seed(2))  # 204,800 values
+    largest = float(inputs.abs().max())
+    inputs[-1, 0, 0, 0] = 1000.0
+    path = tmp_path / "model.int8.onnx"
+    quantise(small.path, path, [lambda part=part: part for part in inputs.split(400)], "tensorrt", "")  # type: ignore[misc]
+    scale = float(_constants(onnx.load(path))["input_scale"])
+    assert 0.8 * largest < 127 * scale < 1.2 * largest
 
 
 def test_operators_that_stay_in_float_are_counted(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
 
-from pruneport.bench.options import ExecutorName, ProviderName
+from pruneport.bench.options import ExecutorName, ProviderName, TimedPrecision
 from pruneport.compress.options import (
     AcceleratorName,
     AttentionName,
@@ -105,6 +105,7 @@ class _LatencyKeywords(_RuntimeKeywords, total=False):
     """Fields of ``LatencyOptions``."""
 
     latency_batch: int
+    latency_precision: TimedPrecision | None
     latency_table: PathName | None
     latency_cache: PathName | None
 
@@ -188,6 +189,7 @@ class ExportKeywords(TypedDict, total=False):
     external_data: bool
     embed_preprocessing: EmbeddedName | None
     precisions: Sequence[OnnxPrecision]
+    float_layers: Sequence[str]
 
 
 class _DeployKeywords(BenchKeywords, ExportKeywords, total=False):

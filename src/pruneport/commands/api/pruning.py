@@ -263,9 +263,9 @@ def prune(
             if input_shape is not None or example_inputs is not None:
                 raise ModelError("`input_shape` and `example_inputs` are for a network without `like`; leave them out.")
             start = _start_like(dense, like, as_factory(factory), seed, progress)
-            refuse_latency(chosen, like)
             check_below(chosen, start.plan, like)
             origin, source = origin_of(start, None, progress), start.source
+            refuse_latency(chosen, like, origin.original)
         elif factory is not None:
             raise ModelError("`factory` is for a network with `like`; leave it out.")
         else:
@@ -277,7 +277,7 @@ def prune(
         if calibration is not None and chosen.calibration is None:
             given = _gather(calibration, chosen, dense, shape, main_output(outputs.tensors), seed)
         check_inputs(chosen, dense, source, calibrated=given is not None, origin=origin)
-        pruner = LatencyPruner(where=chosen)
+        pruner = LatencyPruner(where=chosen, original=origin.original if origin else None)
         pruned = next(compress_to([chosen], dense, source, progress, given, origin, pruner))
     plan = pruned.plan
     if unhooked:

@@ -88,11 +88,17 @@ class Maker:
             self._ready = prepare(self._asked, start.network, self._dense.source, self._progress, origin=origin)
         moved: dict[str, Any] = {target: value}
         asked = replace(self._asked, **moved)
+        origin = self._dense.origin
         if isinstance(self._dense.start, BundleStart):
-            refuse_latency(asked, self._dense.start.name)
+            refuse_latency(asked, self._dense.start.name, origin.original if origin else None)
             check_below(asked, self._dense.start.plan, self._dense.start.name)
         progress = _labelled(self._progress, f"{target} {value:g}")
-        pruner = LatencyPruner(where=self._options, form=self._options, exported=self._dense.exported.fp32)
+        pruner = LatencyPruner(
+            where=self._options,
+            form=self._options,
+            exported=self._dense.exported.fp32,
+            original=origin.original if origin else None,
+        )
         pruned = self._dense.said_of(self._ready.prune_to(asked, progress, pruner))
         with new_bundle(folder, overwrite=False, command=self._command) as staging:
             found = fill(staging, self._dense, pruned, self._options, progress, self._max_drop)

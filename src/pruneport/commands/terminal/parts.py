@@ -55,11 +55,12 @@ def show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
         table.add_row(name, count(dense), count(pruned), f"{share:.1%}")
     if (reached := plan.latency) is not None:
         best = reached.rounds[reached.chosen]
+        name = f"latency, batch {reached.batch}{'' if reached.precision == 'fp32' else f', {reached.precision}'}"
         if best.measured is not None and best.dense_ms is not None:
             times = (f"{best.dense_ms:.3g} ms", f"{best.measured * best.dense_ms:.3g} ms")
-            table.add_row(f"latency, batch {reached.batch}", *times, f"{best.measured:.1%}")
+            table.add_row(name, *times, f"{best.measured:.1%}")
         else:
-            table.add_row(f"latency, batch {reached.batch}", "", "", f"{best.predicted:.1%}, predicted")
+            table.add_row(name, "", "", f"{best.predicted:.1%}, predicted")
     console.print(table)
     if plan.recovery is not None:
         done = plan.recovery

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 from torch import nn
 
 from pruneport.bench.latency.calibrate import rounds_for
-from pruneport.bench.latency.timer import DenseTimer, TimedShare
+from pruneport.bench.latency.timer import DenseTimer
 from pruneport.bench.options import LatencyOptions
 from pruneport.commands.artifacts import export_dense
 from pruneport.commands.configs import ShipConfig, SweepConfig
 from pruneport.commands.timing.measuring import DenseFile, check_place, export_form, width_step_on
+from pruneport.commands.timing.rounds import CLOSE, choose, solve_rounds, time_surely
 from pruneport.commands.timing.tables import Timings, form_on, read_given, timings_for
 from pruneport.compress.allocation.cost_model import LATENCIES
-from pruneport.compress.allocation.latency_model import LatencyModel, Timing, fit_latency
+from pruneport.compress.allocation.latency_model import fit_latency
 from pruneport.compress.allocation.target import target_of
 from pruneport.compress.assessment import Assessment, reasons_with
 from pruneport.compress.options import CompressOptions, LatencyTarget
 from pruneport.compress.prune import Pruned, prune
-from pruneport.compress.records import LatencyReached, LatencyRound
+from pruneport.compress.records import LatencyReached
 from pruneport.errors import TargetError
 from pruneport.export.onnx.exporter import OnnxNetwork
 from pruneport.export.onnx.onnx_file import write_onnx
@@ -32,15 +31,9 @@ from pruneport.export.options import DEFAULTS, ExportOptions
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress, Stage
 
-__all__ = ["LatencyPruner", "at_latency_batch", "check_latency", "is_latency", "refuse_latency", "time_exported"]
+__all__ = ["LatencyPruner", "at_latency_batch", "check_latency", "is_latency", "refuse_latency", "timed_in"]
 
 _Shipped = TypeVar("_Shipped", ShipConfig, SweepConfig)
-_ROUNDS = 3
-_CLOSE = 0.02  # of the target
-_WEIGHT = 4.0  # of a timing near the target, in the fit
-_TRIES = 3  # each with three times as many runs
-_MORE = 3
-_LOWEST, _HIGHEST = 1e-3, 1 - 1e-3  # of what is solved for
 
 
 def is_latency(options: LatencyTarget) -> bool:
@@ -48,16 +41,16 @@ def is_latency(options: LatencyTarget) -> bool:
     return target_of(options)[0] in LATENCIES
 
 
-def refuse_latency(options: LatencyTarget, bundle: object) -> None:
-    """Refuse a latency target for a bundle that is compressed further: its original is another network than is timed.
+def refuse_latency(options: LatencyTarget, bundle: object, original: nn.Module | None) -> None:
+    """Refuse a latency target for a bundle that is compressed further where its original cannot be timed.
 
     Raises:
-        TargetError: The target is a latency.
+        TargetError: The target is a latency, and the original is not at hand.
     """
-    if is_latency(options):
+    if is_latency(options) and original is None:
         raise TargetError(
-            f"a latency target starts from the dense network, and {bundle} is a bundle; give the bundle's own source, "
-            "or `flops`, `params` or `ratio`."
+            f"a latency target is a share of the dense network's latency, and the dense network of {bundle} cannot be "
+            "had; say with `checkpoint` where its weights lie now, or give `flops`, `params` or `ratio`."
         )
 
 
@@ -66,6 +59,13 @@ def at_latency_batch(options: _Shipped) -> _Shipped:
     if options.latency_batch in options.batches or options.batch_size_fixed is not None:
         return options
     return replace(options, batches=tuple(sorted({*options.batches, options.latency_batch})))
+
+
+def timed_in(options: LatencyOptions, form: ExportOptions) -> LatencyOptions:
+    """The same with the precision in which the target holds; that of a table that is given is the table's."""
+    if options.latency_precision is not None or options.latency_table is not None:
+        return options
+    return replace(options, latency_precision="int8" if "int8" in form.precisions else "fp32")
 
 
 def check_latency(options: LatencyOptions, form: ExportOptions) -> None:
@@ -78,7 +78,7 @@ def check_latency(options: LatencyOptions, form: ExportOptions) -> None:
     if options.latency_table is not None:
         read_given(options)
     else:
-        check_place(options, form)
+        check_place(timed_in(options, form), form)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +89,13 @@ class LatencyPruner:
         where: Where the latency holds, and where timings are kept.
         form: What the ONNX files are like.
         exported: The dense network as ONNX, where it is at hand.
+        original: The dense network that latencies are shares of, where one that was compressed before is pruned.
     """
 
     where: LatencyOptions
     form: ExportOptions = DEFAULTS
     exported: OnnxNetwork | None = None
+    original: nn.Module | None = None
 
     def __call__(
         self, network: nn.Module, source: Source, options: CompressOptions, progress: Progress, assessed: Assessment
@@ -108,59 +110,52 @@ class LatencyPruner:
         if not is_latency(options):
             return prune(network, source, options, progress, assessed)
         progress(Stage("meeting the latency target", still=True))
-        form = export_form(network, source, self.form)
+        form = replace(export_form(network, source, self.form), precisions=("fp32",))
         with tempfile.TemporaryDirectory() as folder:
-            exported = (
-                self.exported or export_dense(network, source, replace(form, precisions=("fp32",)), progress).fp32
-            )
-            path = Path(folder) / "dense.onnx"
+            exported = self.exported or export_dense(self.original or network, source, form, progress).fp32
+            original = path = Path(folder) / "dense.onnx"
             exported.save(path, {})
+            if self.original is not None:
+                path = Path(folder) / "start.onnx"
+                write_onnx(network, source.takes, path, {}, exported.options, source.preprocessing)
             dense = DenseFile(network=network, source=source, path=path, form=exported.options)
-            timings = timings_for(dense, assessed, self.where, progress)
-            return _meet(dense, timings, options, assessed, progress)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Round:
-    """One solve: what came of it, and what was measured, if it was."""
-
-    pruned: Pruned
-    predicted: float
-    timed: TimedShare | None
-
-    def record(self) -> LatencyRound:
-        """As the plan has it."""
-        timed = self.timed
-        if timed is None:
-            return LatencyRound(predicted=self.predicted)
-        return LatencyRound(
-            predicted=self.predicted,
-            measured=timed.share,
-            low=timed.low,
-            high=timed.high,
-            wall=None if timed.clock == "wall" else timed.wall_share,
-            dense_ms=timed.dense_ms,
-        )
+            timings = timings_for(dense, assessed, timed_in(self.where, self.form), progress)
+            return _meet(dense, original, timings, options, assessed, progress)
 
 
 def _meet(
-    dense: DenseFile, timings: Timings, options: CompressOptions, assessed: Assessment, progress: Progress
+    dense: DenseFile,
+    original: Path,
+    timings: Timings,
+    options: CompressOptions,
+    assessed: Assessment,
+    progress: Progress,
 ) -> Pruned:
-    """Solve, export, time and fit again; the round that meets the target best is the result."""
+    """Solve, export, time and fit again; the round that meets the target best is the result.
+
+    Shares are of the latency of ``original``, which is the dense file but where that was compressed before.
+    """
     table = timings.table
-    timer = None if timings.here is None else DenseTimer(dense.path, timings.here, table.place.batch)
-    share = _share_asked(options, table.dense_ms if timer is None else _dense_ms(timer, dense, table.dense_ms))
+    place = table.place
+    timer = None if timings.here is None else DenseTimer(original, timings.here, place.batch, place.precision)
+    whole, dense_ms = 1.0, table.dense_ms
+    if original != dense.path:
+        whole, dense_ms = _left_of(original, dense, timer, progress)
+    elif timer is not None:
+        dense_ms = timer.time(original, max(2, rounds_for(dense_ms, timer.options.repeats))).dense_ms
+    share = _share_asked(options, dense_ms, whole)
     allowed = replace(options, latency=share, latency_ms=None, round_to=width_step_on(table.staircase, options))
     assessed = replace(assessed, reasons=reasons_with(dense.network, assessed, allowed))
-    first = fit_latency(form_on(table.staircase, assessed, dense.network), timings.to_fit())
-    rounds = _rounds(dense, timer, allowed, share, assessed, first, progress)
-    chosen = _choose(rounds, share)
+    first = fit_latency(form_on(table.staircase, assessed, dense.network), timings.to_fit(whole), whole)
+    rounds = solve_rounds(dense, timer, allowed, share, assessed, first, progress)
+    chosen = choose(rounds, share)
     reached = LatencyReached(
         asked=share,
         asked_ms=options.latency_ms,
-        where=str(table.place),
+        where=str(place),
         clock=table.clock,
-        batch=table.place.batch,
+        batch=place.batch,
+        precision=place.precision,
         step=allowed.round_to,
         networks=len(table.timings),
         fit_error=first.error,
@@ -175,97 +170,41 @@ def _meet(
     return replace(pruned, plan=plan)
 
 
-def _rounds(
-    dense: DenseFile,
-    timer: DenseTimer | None,
-    options: CompressOptions,
-    share: float,
-    assessed: Assessment,
-    model: LatencyModel,
-    progress: Progress,
-) -> list[_Round]:
-    """Solve until what is measured is within 2 % of the target; once, where nothing is measured."""
-    rounds: list[_Round] = []
-    aim = share
-    while True:
-        priced = replace(assessed, cost=assessed.cost.with_latency(model))
-        try:
-            pruned = prune(dense.network, dense.source, replace(options, latency=aim), progress, priced)
-        except TargetError:
-            if not rounds:
-                raise
-            return rounds
-        kept = np.array([group.kept_width for group in pruned.plan.groups], dtype=np.float64)
-        if model.measured(kept) is not None and rounds:  # nothing nearer was found
-            return rounds
-        predicted = model.of(kept)
-        timed = None if timer is None else time_exported(dense, timer, pruned.network, progress)
-        rounds.append(_Round(pruned=pruned, predicted=predicted, timed=timed))
-        if timed is None:
-            return rounds
-        progress(f"{predicted:.3f} of the dense latency predicted, {timed.share:.3f} measured, {share:.3f} asked for")
-        if abs(timed.share / share - 1) <= _CLOSE or len(rounds) == _ROUNDS:
-            return rounds
-        model = fit_latency(model.form, [*model.timings, Timing(kept=kept, share=timed.share, weight=_WEIGHT)])
-        aim = min(_HIGHEST, max(_LOWEST, share * model.of(kept) / timed.share))
-
-
-def time_exported(dense: DenseFile, timer: DenseTimer, network: nn.Module, progress: Progress) -> TimedShare:
-    """Export a pruned network and time it, more often where the interval is too wide to tell.
+def _left_of(original: Path, dense: DenseFile, timer: DenseTimer | None, progress: Progress) -> tuple[float, float]:
+    """What a network that was compressed before takes, as a share of its original's latency, and that in ms.
 
     Raises:
-        TargetError: It stays too wide.
+        TargetError: Timings are of another machine, where the original was not timed; or the timer is too noisy.
     """
-    progress("exporting the pruned network")
-    path = dense.path.with_name("pruned.onnx")
-    write_onnx(network, dense.source.takes, path, {}, dense.form, dense.source.preprocessing)
-    repeats = timer.options.repeats
-    rounds = max(repeats, rounds_for(timer.time(path, 2).dense_ms, repeats))
-    for _ in range(_TRIES):
-        progress(f"timing it against dense, {rounds} rounds")
-        timed = timer.time(path, rounds)
-        if timed.spread <= _CLOSE:
-            return timed
-        rounds *= _MORE
-    hint = (
-        ""
-        if timer.clock == "thread-cpu" or timer.options.provider != "cpu"
-        else (", or choose `threads=1`, whose own time other programs hardly change")
-    )
-    raise TargetError(
-        f"the timer is too noisy to tell whether the latency target is met: after {timed.rounds} rounds the share of "
-        f"the dense latency is {timed.share:.3f}, with a 95 % interval from {timed.low:.3f} to {timed.high:.3f}; "
-        f"expected {_CLOSE:.0%} to either side at most. Leave the machine alone meanwhile, or repeat more often with "
-        f"`repeats`{hint}."
-    )
+    if timer is None:
+        raise TargetError(
+            "`latency_table` is of another machine, and a bundle is compressed further: how much faster than its "
+            "original it is there is not known. Start from the bundle's own source, or leave out `latency_table`."
+        )
+    progress("timing what was compressed before against its original")
+    timed = time_surely(timer, dense.path, progress)
+    progress(Note(f"what was compressed before takes {timed.share:.3f} of the latency of its original"))
+    return timed.share, timed.dense_ms
 
 
-def _dense_ms(timer: DenseTimer, dense: DenseFile, about_ms: float) -> float:
-    """What the dense network takes now."""
-    return timer.time(dense.path, max(2, rounds_for(about_ms, timer.options.repeats))).dense_ms
-
-
-def _share_asked(options: CompressOptions, dense_ms: float) -> float:
-    """The target as a share of the dense latency.
+def _share_asked(options: CompressOptions, dense_ms: float, whole: float) -> float:
+    """The target as a share of the dense latency, of which the network that is pruned takes ``whole``.
 
     Raises:
-        TargetError: The dense network is as fast already.
+        TargetError: It is as fast already.
     """
     name, value = target_of(options)
-    if name == "latency":
-        return value
-    if value >= dense_ms:
+    if name == "latency_ms" and value >= dense_ms:
         raise TargetError(
             f"`latency_ms` is {value:g}, and the dense network takes {dense_ms:.3g} ms; expected fewer milliseconds."
         )
-    return value / dense_ms
-
-
-def _choose(rounds: Sequence[_Round], share: float) -> int:
-    """The round that prunes least of those that are fast enough; else the fastest."""
-    shares = [entry.predicted if entry.timed is None else entry.timed.share for entry in rounds]
-    fast = [number for number, found in enumerate(shares) if found <= share * (1 + _CLOSE)]
-    return max(fast, key=lambda number: shares[number]) if fast else int(np.argmin(shares))
+    share = value if name == "latency" else value / dense_ms
+    if share >= whole:
+        raise TargetError(
+            f"`{name}` is {value:g}, and what was compressed before takes {whole * dense_ms:.3g} ms, {whole:.3f} of "
+            "its original's latency, already; give less: shares are of the original."
+        )
+    return share
 
 
 def _said(reached: LatencyReached) -> str:
@@ -277,7 +216,7 @@ def _said(reached: LatencyReached) -> str:
             f"the latency is {best.predicted:.3f} of dense as predicted for {reached.where}{error}, and was not "
             "measured: export the bundle and time it there with pruneport bench."
         )
-    if abs(best.measured / reached.asked - 1) <= _CLOSE:
+    if abs(best.measured / reached.asked - 1) <= CLOSE:
         return ""
     return (
         f"asked for {reached.asked:.4g} of the dense latency, measured {best.measured:.4f} ({best.low:.4f} to "

@@ -29,6 +29,7 @@ from pruneport.compress.prune import network_with
 from pruneport.errors import InputError, OutputError, PruningError
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.export.options import DEFAULTS, ExportOptions
+from pruneport.export.precisions.providers import why_not_on
 from pruneport.models.outputs import takes_several
 from pruneport.models.record import Source
 from pruneport.models.source import open_source
@@ -65,6 +66,8 @@ def latency(config: LatencyConfig, progress: Progress = silent) -> LatencyResult
         InputError: The source, an option or the provider cannot be used; nothing is written.
     """
     progress = numbered(progress, 3)
+    if config.out.suffix.lower() != ".json" or config.out.is_dir():
+        raise OutputError(f"`out` {config.out}: expected a file ending in .json.")
     if config.out.exists() and not config.overwrite:
         raise OutputError(f"{config.out} is there; choose another `out`, or give `overwrite`.")
     progress(Stage(f"building {config.source}"))
@@ -104,7 +107,7 @@ def measure_table(dense: DenseFile, assessed: Assessment, options: PlaceOptions,
     """
     place = place_of(options)
     progress("probing the device's width step")
-    staircase = measure_staircase(options, place.batch)
+    staircase = measure_staircase(options, place.batch, place.precision)
     allowed = replace(assessed.options, round_to=width_step_on(staircase, assessed.options))
     groups = assessed.groups
     reasons = reasons_with(dense.network, assessed, allowed)
@@ -116,7 +119,7 @@ def measure_table(dense: DenseFile, assessed: Assessment, options: PlaceOptions,
         pruned = network_with(dense.network, dense.source, assessed, kept)
         write_onnx(pruned, dense.source.takes, path, {}, dense.form, dense.source.preprocessing)
 
-    timer = DenseTimer(dense.path, options, place.batch)
+    timer = DenseTimer(dense.path, options, place.batch, place.precision)
     allocations = draw_allocations(np.array([group.width for group in groups], dtype=np.float64), widths)
     timed = time_allocations(timer, dense.network, dense.path, groups, allocations, export, progress)
     return LatencyTable(
@@ -178,6 +181,9 @@ def check_place(options: PlaceOptions, form: ExportOptions) -> None:
         )
     if options.latency_batch < 1:
         raise InputError(f"`latency_batch` is {options.latency_batch}; expected at least 1.")
+    if options.latency_precision == "int8" and options.provider == "cuda":
+        why_not = why_not_on(options.provider, "int8", None)
+        raise InputError(f"`latency_precision` is int8, and `provider` is cuda: {why_not}. Give fp32, or tensorrt.")
     timed = BenchOptions(
         provider=options.provider,
         repeats=options.repeats,

@@ -35,10 +35,10 @@ class Timings:
     table: LatencyTable
     here: PlaceOptions | None
 
-    def to_fit(self) -> list[Timing]:
-        """As a model is fitted to them."""
+    def to_fit(self, whole: float = 1.0) -> list[Timing]:
+        """As a model is fitted to them (for ``whole`` see ``LatencyModel``)."""
         entries = self.table.timings
-        return [Timing(kept=np.array(entry.kept, dtype=np.float64), share=entry.share) for entry in entries]
+        return [Timing(kept=np.array(entry.kept, dtype=np.float64), share=whole * entry.share) for entry in entries]
 
 
 def timings_for(dense: DenseFile, assessed: Assessment, options: LatencyOptions, progress: Progress) -> Timings:
@@ -82,6 +82,7 @@ def read_given(options: LatencyOptions) -> LatencyTable:
         ("provider", options.provider, RuntimeOptions.provider, place.provider),
         ("threads", options.threads, None, place.threads),
         ("latency_batch", options.latency_batch, PlaceOptions.latency_batch, place.batch),
+        ("latency_precision", options.latency_precision, None, place.precision),
         *((name, getattr(options, name), False, name in place.switches) for name in ("tf32", "nhwc", "cuda_graph")),
     )
     if faults := [f"`{name}` is {given}" for name, given, default, there in asked if given not in (default, there)]:
@@ -126,6 +127,7 @@ def _here(table: LatencyTable, options: LatencyOptions) -> PlaceOptions | None:
         provider=there.provider,
         threads=there.threads,
         latency_batch=there.batch,
+        latency_precision=there.precision,
         tf32="tf32" in there.switches,
         nhwc="nhwc" in there.switches,
         cuda_graph="cuda_graph" in there.switches,
