@@ -2,7 +2,7 @@
 
 ``python -m pruneport.bench.experiments.gpu --network resnet50 --out bench/results/gpu.json`` writes the networks' files
 beside ``--out`` and times them on CUDA and TensorRT at batches 1 and 64, in fp32, TF32 and fp16, with and without a
-CUDA graph. All networks of a row run in the same rounds. A row that is in the file already is not timed again, so the
+CUDA graph. All networks of a row run in the same rounds. A row that was timed already is not timed again, so the
 same command goes on where it was stopped: ``--minutes`` ends it in time, before a row that would take longer. TF32 and
 fp32 run in processes of their own, since a process keeps what it started CUDA with. ``--provider cpu --network digits``
 tries the script without a GPU.
@@ -116,8 +116,10 @@ def _time_rows(arguments: argparse.Namespace, end: float) -> None:
             | {"fuse_conv_bias": options.fuse_conv_bias},
         }
         rows = _rows(arguments.out)
-        if any(all(row[key] == there.get(key) for key in (*_KEY, "recipe")) for there in rows):
+        same = [there for there in rows if all(row[key] == there.get(key) for key in (*_KEY, "recipe"))]
+        if any("failed" not in there for there in same):
             continue
+        rows = [there for there in rows if there not in same]
         start = time.time()
         if start + longest > end:
             print("no time is left for another row; the same command goes on", flush=True)

@@ -17,6 +17,7 @@ __all__ = ["load_warnings", "maybe_chance", "points", "points_lost", "times_as_f
 _LEAST_FALL = 0.05  # of top-1; a smaller one is what compression costs
 _LEAST_AGREEMENT = 0.9
 _UNLIKELY = 0.05  # a change as large would be seen by chance less often, where nothing changed
+_SLOWED = ("thermal_slowdown", "hardware_slowdown", "hardware_thermal_slowdown", "hardware_power_brake")
 _BUSY_SHARE = 0.4  # of the cores, or of the GPU, in use by others: on two cores, one other program
 
 
@@ -136,7 +137,7 @@ def _parity_warnings(verify: Json | None) -> list[str]:
 
 
 def load_warnings(bench: Json | None) -> list[str]:
-    """Say that others used the machine when it was timed; nothing where they did not."""
+    """Say that others used the machine when it was timed, or that its GPU had to slow down; else nothing."""
     if not bench:
         return []
     device = bench["device"]
@@ -152,9 +153,11 @@ def load_warnings(bench: Json | None) -> list[str]:
     busy = [f"{percent(most, 0)} of its processor"] if most >= _BUSY_SHARE else []
     if (gpu := device.get("gpu_in_use")) is not None and gpu >= _BUSY_SHARE:
         busy.append(f"{percent(gpu, 0)} of its GPU")
-    if not busy:
-        return []
-    return [f"The machine was busy {when}: others used {' and '.join(busy)}. {again}"]
+    said = [f"The machine was busy {when}: others used {' and '.join(busy)}. {again}"] if busy else []
+    seen = {reason for entry in bench["batches"] for reason in entry.get("device", {}).get("throttle_reasons") or ()}
+    if slowed := [reason.replace("_", " ") for reason in _SLOWED if reason in seen]:
+        said.append(f"The GPU lowered its clocks while it was timed ({', '.join(slowed)}). {again}")
+    return said
 
 
 def _fall(accuracy: Json | None) -> float | None:
