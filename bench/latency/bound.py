@@ -83,10 +83,12 @@ class BoundRun:
         wanted = self._plain(other)
         for value, array in zip((*inputs, *outputs), (*other.values(), *map(np.zeros_like, wanted)), strict=True):
             value.update_inplace(array)
+        self._binding.synchronize_inputs()
         self.run()
         differences = [_difference(got, want) for got, want in zip(self.outputs(), wanted, strict=True)]
         for value, array in zip(inputs, given.values(), strict=True):
             value.update_inplace(array)
+        self._binding.synchronize_inputs()
         if not max(differences) <= _REPLAYED:
             raise ProviderError(
                 "The replayed CUDA graph does not compute what the network computes: on inputs that it was not "
