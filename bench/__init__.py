@@ -1,6 +1,7 @@
 """What is measured: latency on ONNX Runtime, the report, the transfer study.
 
 - ``options``: what a user says about timing
+- ``gpu_state``: why a GPU's clocks are low, who else uses it, which libraries run
 - ``devices``: CPU and GPU, with clocks and power
 - ``latency/``: dense against pruned
 - ``report/``: the HTML report

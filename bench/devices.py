@@ -14,12 +14,14 @@ import onnxruntime as ort
 import psutil
 import pynvml
 
+from pruneport.bench.gpu_state import other_processes, throttle_reasons
 from pruneport.bench.options import ProviderName
 from pruneport.errors import ProviderError
 from pruneport.versions import library_versions
 
 __all__ = [
     "OthersWatch",
+    "ThrottleWatch",
     "available_cores",
     "cpu_in_use_by_others",
     "describe_device",
@@ -27,6 +29,7 @@ __all__ = [
     "sample_device",
 ]
 
+_LOOK_EVERY_S = 0.2
 _LEAST_WATCH_S = 0.3  # a tick is a hundredth of a second, on every core
 
 
@@ -59,7 +62,8 @@ def describe_device(provider: ProviderName, device_index: int) -> dict[str, Any]
 
 
 def sample_device(provider: ProviderName, device_index: int) -> dict[str, Any]:
-    """Read what changes while timing: load and clocks; on a GPU also power (W), temperature (°C) and use (a share).
+    """Read what changes while timing: load and clocks; on a GPU also power (W), temperature (°C), use (a share), why
+    its clocks are low, and how many other processes compute on it.
 
     Args:
         provider: ONNX Runtime execution provider that is timed.
@@ -113,6 +117,40 @@ class OthersWatch:
             return None
         in_use_s = sum(min(passed, _busy_s(late) - _busy_s(early)) for early, late in watched)
         return float(min(1.0, max(0.0, in_use_s - own_s) / (passed * len(watched))))
+
+
+class ThrottleWatch:
+    """Gathers why a GPU's clocks were low while networks were timed; on the CPU it sees nothing.
+
+    Args:
+        provider: ONNX Runtime execution provider that is timed.
+        device_index: index of the CUDA device; not used on the CPU.
+    """
+
+    def __init__(self, provider: ProviderName, device_index: int) -> None:
+        self._provider, self._index = provider, device_index
+        self._seen: set[str] | None = None
+        self._next = 0.0
+
+    def look(self) -> None:
+        """Look, where the last time is a while ago; networks must not be running.
+
+        Raises:
+            ProviderError: NVML or the device is not there.
+        """
+        if self._provider == "cpu" or time.monotonic() < self._next:
+            return
+        with _gpu(self._index) as handle:
+            reasons = _read(throttle_reasons, handle)
+        if reasons is not None:
+            self._seen = (self._seen or set()) | set(reasons)
+        self._next = time.monotonic() + _LOOK_EVERY_S
+
+    def reasons(self) -> dict[str, Any]:
+        """All reasons that were seen, as a device's ``throttle_reasons``; nothing on the CPU."""
+        if self._provider == "cpu":
+            return {}
+        return {"throttle_reasons": None if self._seen is None else sorted(self._seen)}
 
 
 def _busy_s(times: Any) -> float:
@@ -223,6 +261,8 @@ def _sample_gpu(handle: Any) -> dict[str, Any]:
         "power_w": _watts(_read(pynvml.nvmlDeviceGetPowerUsage, handle)),
         "temperature_c": _read(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
         "gpu_in_use": None if in_use is None else in_use.gpu / 100,
+        "throttle_reasons": _read(throttle_reasons, handle),
+        "gpu_other_processes": _read(other_processes, handle),
     }
 
 

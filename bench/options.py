@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 __all__ = [
+    "SWITCHES",
     "BenchOptions",
     "ExecutorName",
     "ExecutorOptions",
@@ -20,6 +21,8 @@ __all__ = [
 ProviderName = Literal["cpu", "cuda", "tensorrt"]
 ExecutorName = Literal["local", "ray"]
 TimedPrecision = Literal["fp32", "int8"]
+SWITCHES = ("tf32", "nhwc", "fuse_conv_bias", "small_workspace", "cuda_graph")
+"""Options of ``RuntimeOptions`` that are on or off, and change latencies on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +45,22 @@ class RuntimeOptions:
     provider: ProviderName = "cpu"
     """ONNX Runtime execution provider; it must run the whole graph."""
     repeats: int = 30
-    """Timed runs of each network at each batch size, in the order dense, pruned, pruned, dense."""
+    """Timed runs of each network at each batch size, in the order dense, pruned, pruned, dense; on a GPU blocks of runs
+    in that order, for 3 seconds or more."""
     warmup: int = 5
-    """Runs of each network before the timed ones."""
+    """Runs of each network before the timed ones; on a GPU for a second or more."""
     threads: int | None = None
     """Threads inside an operator on the CPU; default: the physical cores."""
     device: int = 0
     """Index of the CUDA device."""
     tf32: bool = False
-    """Let CUDA convolutions and matrix products use TF32."""
+    """Let convolutions and matrix products of float32 use TF32, on CUDA as on TensorRT."""
     nhwc: bool = False
     """Let the CUDA provider prefer channels-last convolutions."""
+    fuse_conv_bias: bool = False
+    """Let the CUDA provider compile a convolution and its bias into one kernel."""
+    small_workspace: bool = False
+    """Bound the memory that CUDA convolutions choose their kernels by; without it they take all that they ask for."""
     cuda_graph: bool = False
     """Replay each batch size as a CUDA graph."""
 

@@ -40,7 +40,7 @@ export.bundle
 export.onnx
 export
 export.card
-bench.options bench.devices
+bench.options bench.gpu_state bench.devices
 bench.latency
 bench.report
 bench.sweep

@@ -12,5 +12,7 @@
 - ``peak_memory``: memory of compress
 - ``zoo``: every network of torchvision and timm taken all the way
 - ``zoo_networks``: which networks
+- ``gpu``: latencies on a GPU, against torch-pruning's uniform recipe
+- ``gpu_networks``: their files
 - ``picture``: the README's picture
 """

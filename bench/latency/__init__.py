@@ -1,10 +1,13 @@
 """Dense against pruned, timed fairly.
 
 - ``onnx_input``: what an ONNX file takes
+- ``providers``: options of the execution providers, their libraries, TF32
+- ``bound``: a batch in the provider's own memory
 - ``sessions``: ONNX Runtime sessions that run where they were asked to
 - ``stats``: percentiles, bootstrap interval
 - ``timed_form``: the file that is timed: fp32, or int8 made of it
-- ``timer``: one run on the clock, one network in turns with the dense one
+- ``probe``: whether a provider computes
+- ``timer``: one run on the clock, networks in turns
 - ``slicing``: ONNX files of any allocation, by slicing the dense one
 - ``staircase``: the width step of the device
 - ``calibrate``: random allocations, timed

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
-import onnx
-
 from pruneport.bench.devices import (
     OthersWatch,
+    ThrottleWatch,
     cpu_in_use_by_others,
     describe_device,
     latency_versions,
     sample_device,
 )
+from pruneport.bench.gpu_state import gpu_library_versions
 from pruneport.bench.latency.onnx_input import read_inputs
+from pruneport.bench.latency.probe import probe
 from pruneport.bench.latency.records import BatchTimes, Measured, PrecisionTimes
-from pruneport.bench.latency.sessions import BoundRun, Session, open_session
+from pruneport.bench.latency.sessions import open_session
 from pruneport.bench.latency.stats import paired_speedup, summarise
-from pruneport.bench.latency.timer import SEED, time_run
+from pruneport.bench.latency.timer import MEASURED_S, SEED, WARM_UP_S, take_turns, warm_up
 from pruneport.bench.options import BenchOptions, ProviderName
 from pruneport.errors import InputError, ModelError, SpeedupError
 from pruneport.export.options import OnnxPrecision
@@ -40,6 +40,12 @@ _METHOD = (
     "alternating, after warm-up runs at the same batch size, with inputs and outputs bound in the provider's "
     "memory and synchronised; the speed-up is the ratio of the median latencies, dense over pruned, with a "
     "percentile bootstrap interval over the rounds."
+)
+_BLOCKS = (
+    " On a GPU each network runs a block of times in its turn, of which the first is not counted, since it brings back "
+    "what the other network took from the cache: the times are those of a network that runs alone, again and again. "
+    "The warm-up takes at least 1 s and the rounds at least 3 s, for the clocks to rise; the interval draws whole "
+    "rounds."
 )
 
 
@@ -80,38 +86,35 @@ def measure(
     progress("watching what else this machine does")
     in_use = {"cpu_in_use_by_others": cpu_in_use_by_others()}
     device = describe_device(options.provider, options.device) | in_use
-    settings: dict[str, Any] = {}
-    placement: dict[str, dict[str, int]] = {}
-    batches = []
+    batches: list[_Timed] = []
     for number, batch in enumerate(options.batches):
         opening = "both networks" if len(files) == 2 else f"{len(files)} files"
         progress(Step(f"batch {batch}: opening {opening} on {options.provider}", number, len(options.batches)))
-        sessions = {name: open_session(path, options, batch=batch) for name, path in files.items()}
-        settings = sessions["dense"].settings
-        placement = {name: session.placement for name, session in sessions.items()}
-        batches.append(_measure_batch(sessions, batch, options, progress, tuple(others)))
+        batches.append(_measure_batch(files, batch, options, progress, tuple(others)))
+    last, on_gpu = batches[-1], options.provider != "cpu"
     return Measured(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         provider=options.provider,
-        device=device | {"at_end": batches[-1].device},
-        settings=settings
+        device=device | {"at_end": last.times.device},
+        settings=last.settings
         | {
-            "nodes_per_provider": placement,
+            "nodes_per_provider": last.placement,
             "warmup": options.warmup,
             "repeats": options.repeats,
+            **(_least_times(options.batches, batches) if on_gpu else {}),
             "order": _ORDER if others else _ORDER_OF_TWO,
             "input_seed": SEED,
             "bootstrap_resamples": _RESAMPLES,
             "bootstrap_seed": SEED,
         },
-        versions=dict(latency_versions()),
-        method=_METHOD,
-        batches=tuple(batches),
+        versions={**latency_versions(), **(gpu_library_versions() if on_gpu else {})},
+        method=_METHOD + (_BLOCKS if on_gpu else ""),
+        batches=tuple(entry.times for entry in batches),
     )
 
 
 def preflight(options: BenchOptions, fixed: int | None = None) -> None:
-    """Find out before any long work whether the options hold and the provider starts, on a one-node network.
+    """Find out before any long work whether the options hold and the provider runs, on one convolution.
 
     Args:
         options: what will be timed, and how.
@@ -119,7 +122,7 @@ def preflight(options: BenchOptions, fixed: int | None = None) -> None:
 
     Raises:
         InputError: an option is out of range, or a batch size not the fixed one; all faults are named at once.
-        ProviderError: the provider is not there or does not start.
+        ProviderError: the provider is not there, does not start or does not compute.
     """
     faults = _option_faults(options)
     if fixed is not None and set(_at(fixed, options).batches) != {fixed}:
@@ -128,13 +131,7 @@ def preflight(options: BenchOptions, fixed: int | None = None) -> None:
         )
     if faults:
         raise InputError(f"The networks cannot be timed. {'. '.join(faults)}.")
-    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 1, 1, 1]) for name in "xy"]
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "probe", value[:1], value[1:])
-    opsets = [onnx.helper.make_opsetid("", 18)]
-    with tempfile.TemporaryDirectory() as folder:
-        probe = Path(folder) / "probe.onnx"
-        onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), probe)
-        open_session(probe, options, batch=1)
+    probe(options)
     describe_device(options.provider, options.device)
 
 
@@ -213,8 +210,11 @@ def _option_faults(options: BenchOptions) -> list[str]:
         f"require_speedup must be above 0; got {options.require_speedup}": (
             options.require_speedup is None or options.require_speedup > 0
         ),
-        f"tf32 and nhwc belong to the provider 'cuda'; got '{options.provider}'": (
-            options.provider == "cuda" or not (options.tf32 or options.nhwc)
+        f"tf32 needs the provider 'cuda' or 'tensorrt'; got '{options.provider}'": (
+            options.provider != "cpu" or not options.tf32
+        ),
+        f"nhwc, fuse_conv_bias and small_workspace belong to the provider 'cuda'; got '{options.provider}'": (
+            options.provider == "cuda" or not (options.nhwc or options.fuse_conv_bias or options.small_workspace)
         ),
         f"cuda_graph needs the provider 'cuda' or 'tensorrt'; got '{options.provider}'": (
             options.provider != "cpu" or not options.cuda_graph
@@ -227,36 +227,63 @@ def _listed(batches: tuple[int, ...]) -> str:
     return " ".join(map(str, batches))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Timed:
+    """One batch size, and what the sessions of it were set to; the sessions are gone, and their memory with them."""
+
+    times: BatchTimes
+    settings: dict[str, Any]
+    placement: dict[str, dict[str, int]]
+    rounds: int
+    block: int
+
+
+def _least_times(sizes: Sequence[int], batches: Sequence[_Timed]) -> dict[str, Any]:
+    """What the record says of time on a GPU, where the number of runs follows from it."""
+    return {
+        "warmup_least_s": WARM_UP_S,
+        "measured_least_s": MEASURED_S,
+        "rounds": {str(size): entry.rounds for size, entry in zip(sizes, batches, strict=True)},
+        "runs_per_round": {str(size): entry.block for size, entry in zip(sizes, batches, strict=True)},
+    }
+
+
 def _measure_batch(
-    sessions: dict[str, Session],
+    files: Mapping[str, Path],
     batch: int,
     options: BenchOptions,
     progress: Progress,
     others: tuple[OnnxPrecision, ...],
-) -> BatchTimes:
-    """Time all networks at one batch size."""
+) -> _Timed:
+    """Open all networks at one batch size, time them and let them go."""
+    sessions = {name: open_session(path, options, batch=batch) for name, path in files.items()}
     values = sessions["dense"].inputs.drawn(batch, SEED)
     runs = {name: session.bind(*values) for name, session in sessions.items()}
     progress(f"batch {batch}: {options.warmup} warm-up runs of each network")
-    for run in runs.values():
-        for _ in range(options.warmup):
-            time_run(run)
+    warm_up(runs.values(), options)
     progress(f"batch {batch}: {options.repeats} timed rounds")
-    watch = OthersWatch()
-    samples_ms = _interleave(runs, options.repeats)
-    device = sample_device(options.provider, options.device)  # before the clocks fall while statistics are computed
+    watch, throttle = OthersWatch(), ThrottleWatch(options.provider, options.device)
+    turns = take_turns(runs, options.repeats, options, throttle.look)
+    # Before the clocks fall while statistics are computed.
+    device = sample_device(options.provider, options.device) | throttle.reasons()
     device["cpu_in_use_by_others"] = watch.share()
+    samples_ms = {name: [sample.wall_ms for sample in samples] for name, samples in turns.samples.items()}
     times = {name: summarise(samples, batch) for name, samples in samples_ms.items()}
     speedups = {
         name: paired_speedup(
-            samples_ms["dense"], samples, confidence=options.confidence, resamples=_RESAMPLES, seed=SEED
+            samples_ms["dense"],
+            samples,
+            confidence=options.confidence,
+            resamples=_RESAMPLES,
+            seed=SEED,
+            block=turns.block,
         )
         for name, samples in samples_ms.items()
         if name != "dense"
     }
     speedup = speedups["pruned"]
     progress(f"batch {batch}: {speedup.ratio:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})")
-    return BatchTimes(
+    measured = BatchTimes(
         batch=batch,
         dense=times["dense"],
         pruned=times["pruned"],
@@ -273,12 +300,10 @@ def _measure_batch(
             for precision in others
         ),
     )
-
-
-def _interleave(runs: dict[str, BoundRun], repeats: int) -> dict[str, list[float]]:
-    """Time all in every round; the order is turned round each time, so that none is helped by it."""
-    samples_ms: dict[str, list[float]] = {name: [] for name in runs}
-    for index in range(repeats):
-        for name in runs if index % 2 == 0 else reversed(runs):
-            samples_ms[name].append(time_run(runs[name]).wall_ms)
-    return samples_ms
+    return _Timed(
+        times=measured,
+        settings=sessions["dense"].settings,
+        placement={name: session.placement for name, session in sessions.items()},
+        rounds=len(samples_ms["dense"]) // turns.block,
+        block=turns.block,
+    )

@@ -110,6 +110,12 @@ class Measured:
                 value = device.get(name)
                 if value is not None and type(value) not in (int, float):
                     raise ValueError(f"expected a number - at `$.device.{name}`")
+        for entry in self.batches:
+            reasons = entry.device.get("throttle_reasons")
+            if reasons is not None and not (
+                isinstance(reasons, list) and all(isinstance(each, str) for each in reasons)
+            ):
+                raise ValueError("expected a list of text - at `$.batches.device.throttle_reasons`")
 
     @property
     def speedup(self) -> Speedup:

@@ -6,46 +6,44 @@ What changes a latency by more than pruning does is fixed here and recorded:
 - the batch: fixed in the session. Shape arithmetic, which GPU providers leave to the CPU, then folds into
   constants, and a CUDA graph or a TensorRT engine belongs to exactly one shape.
 - copies: inputs and outputs stay at fixed addresses in the provider's own memory.
-- convolution search, TF32 and channels-last on CUDA: provider options.
+- choice of kernels, precisions and TF32: options of the providers (``providers``).
 - spinning: idle threads of one session take the cores from the other, so they stop after each run.
 """
 
 from __future__ import annotations
 
-import io
-import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from pruneport.bench.devices import available_cores
+from pruneport.bench.latency.bound import BoundRun, Plain
 from pruneport.bench.latency.onnx_input import NetworkInputs, read_inputs
+from pruneport.bench.latency.providers import (
+    INSTALL,
+    PROVIDERS,
+    TF32,
+    number_types,
+    preload,
+    provider_options,
+    session_config,
+    settle_tf32,
+)
 from pruneport.bench.options import RuntimeOptions
 from pruneport.errors import ModelError, ProviderError
 from pruneport.export.onnx.memory import within_free_memory
+from pruneport.export.onnx.onnx_reader import read_onnx
 
-__all__ = ["BoundRun", "Session", "open_session", "provider_options"]
+__all__ = ["Session", "open_session"]
 
-_PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-_INSTALL = {
-    "cpu": "Install onnxruntime.",
-    "cuda": "Install 'onnxruntime-gpu[cuda,cudnn]', which brings the CUDA and cuDNN libraries it was built "
-    "for, uninstall a plain 'onnxruntime' beside it, and check the driver with nvidia-smi.",
-    "tensorrt": "Install 'onnxruntime-gpu[cuda,cudnn]' and the 'tensorrt' package of the major version that "
-    "it was built for, and check the driver with nvidia-smi.",
-}
 _CONFIG = {
     "session.intra_op.allow_spinning": "1",
     # Seen without it: two interleaved sessions on two cores ran 1.7 times slower.
@@ -54,66 +52,6 @@ _CONFIG = {
 }
 _LISTED_NODES = 20
 _WARNINGS, _FATAL = 2, 4  # severities of ONNX Runtime's logs
-
-
-def provider_options(options: RuntimeOptions) -> dict[str, str]:
-    """The provider's options as ONNX Runtime takes them, with every one that changes a latency set.
-
-    Names and values: the CUDA and TensorRT pages of onnxruntime.ai/docs/execution-providers.
-    """
-    table = {
-        "cpu": {},
-        "cuda": {
-            "device_id": str(options.device),
-            "cudnn_conv_algo_search": "EXHAUSTIVE",
-            "cudnn_conv_use_max_workspace": "1",
-            "do_copy_in_default_stream": "1",
-            "use_tf32": str(int(options.tf32)),
-            "prefer_nhwc": str(int(options.nhwc)),
-            "enable_cuda_graph": str(int(options.cuda_graph)),
-        },
-        # There is no option for TF32: TensorRT uses it unless NVIDIA_TF32_OVERRIDE=0 is in the environment.
-        "tensorrt": {
-            "device_id": str(options.device),
-            "trt_fp16_enable": "0",
-            "trt_engine_cache_enable": "0",
-            "trt_timing_cache_enable": "0",
-            "trt_cuda_graph_enable": str(int(options.cuda_graph)),
-        },
-    }
-    return table[options.provider]
-
-
-class BoundRun:
-    """One batch of every input bound to one session at fixed addresses."""
-
-    def __init__(
-        self, session: Any, given: Mapping[str, npt.NDArray[Any]], device: tuple[str, int], graph_id: int
-    ) -> None:
-        # The first run only finds the outputs' shapes: it must not become the captured CUDA graph.
-        outputs = session.run(None, dict(given), _run_options(-1))
-        self._session = session
-        self._run_options = _run_options(graph_id)
-        self._binding = session.io_binding()
-        # Kept here: on the CPU a value only borrows its array's memory.
-        self._values = [
-            ort.OrtValue.ortvalue_from_numpy(array, *device)
-            for array in (*given.values(), *map(np.zeros_like, outputs))
-        ]
-        for name, value in zip(given, self._values[: len(given)], strict=True):
-            self._binding.bind_ortvalue_input(name, value)
-        for meta, value in zip(session.get_outputs(), self._values[len(given) :], strict=True):
-            self._binding.bind_ortvalue_output(meta.name, value)
-        self._binding.synchronize_inputs()
-
-    def run(self) -> None:
-        """Run once and return when the result is there."""
-        self._session.run_with_iobinding(self._binding, self._run_options)
-        self._binding.synchronize_outputs()
-
-    def outputs(self) -> list[npt.NDArray[Any]]:
-        """Copy the latest result to the host."""
-        return list(self._binding.copy_outputs_to_cpu())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,21 +65,34 @@ class Session:
     """Nodes on each execution provider, as ONNX Runtime reports them after its basic optimisations."""
     _ort: Any
     _device: tuple[str, int]
-    _graph_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _plain: Plain | None = None
+    """Where a CUDA graph is captured: runs the network without one."""
+    _notes: str = ""
+    """Libraries that could not be loaded; that may show only now."""
+    _bound: list[None] = field(default_factory=list)
 
     def bind(self, *values: npt.NDArray[Any]) -> BoundRun:
-        """Bind a batch, one array for each input in the file's order, in the provider's memory.
+        """Bind a batch, one array for each input in the file's order, in the provider's memory, and run it once.
 
         Raises:
-            ProviderError: the network does not run on this batch, for example because memory is short.
+            ProviderError: the network does not run on this batch, for example because memory is short; or it is the
+                second batch of a session that captured a CUDA graph of the first one's addresses.
         """
+        if self._plain is not None and self._bound:
+            raise ProviderError(
+                "This session has captured a CUDA graph of the batch that was bound first. Open another."
+            )
+        self._bound.append(None)
         given = {entry.name: array for entry, array in zip(self.inputs.inputs, values, strict=True)}
         try:
             with _bounded(self._device[0]):
-                return BoundRun(self._ort, given, self._device, next(self._graph_ids))
+                bound = BoundRun(self._ort, given, self._device, self._plain)
+                bound.run()
         except Exception as error:  # ONNX Runtime's errors share no other base
             shapes = ", ".join(str(array.shape) for array in values)
-            raise ProviderError(f"The network does not run on a batch of shape {shapes}: {error}") from error
+            notes = f"\n{self._notes}" if self._notes else ""
+            raise ProviderError(f"The network does not run on a batch of shape {shapes}: {error}{notes}") from error
+        return bound
 
 
 def open_session(path: Path, options: RuntimeOptions, *, batch: int | None = None) -> Session:
@@ -158,36 +109,52 @@ def open_session(path: Path, options: RuntimeOptions, *, batch: int | None = Non
         ProviderError: the provider is not there, does not start or would not run every node.
     """
     inputs = read_inputs(path)
+    types = number_types(read_onnx(path)) if options.provider == "tensorrt" else frozenset[str]()
     if batch is not None and isinstance(inputs.batch, int) and inputs.batch != batch:
         raise ModelError(
             f"{path} was exported with the fixed batch {inputs.batch} and cannot run batch {batch}. "
             "Export it with a dynamic batch, or ask for its own batch only."
         )
     fixed = inputs.named_sizes(batch)  # ONNX Runtime can only fix a dimension that has a name
-    provider, available = _PROVIDERS[options.provider], ort.get_available_providers()
+    provider, available = PROVIDERS[options.provider], ort.get_available_providers()
     if provider not in available:
         raise ProviderError(
             f"The provider '{options.provider}' ({provider}) is not in this ONNX Runtime {ort.__version__}, "
-            f"which has {', '.join(available)}. {_INSTALL[options.provider]}"
+            f"which has {', '.join(available)}. {INSTALL[options.provider]}"
         )
+    config = _CONFIG | session_config(options, types)
     strict = {} if options.provider == "cpu" else {"session.disable_cpu_ep_fallback": "1"}
-    notes = _preload(options)
+    settle_tf32(options)
+    notes = preload(options)
+
+    def create(options: RuntimeOptions, config: Mapping[str, str]) -> Any:
+        return _create(path, options, types, fixed, config)
+
+    def plain(given: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        return list(create(replace(options, cuda_graph=False), config | strict).run(None, dict(given)))
+
     try:
-        session = _create(path, options, fixed, _CONFIG | strict)
+        session = create(options, config | strict)
     except Exception as error:
         if options.provider == "cpu":
             raise ModelError(f"ONNX Runtime cannot load {path}: {error}") from error
-        raise ProviderError(_why_not(path, options, fixed, error, notes)) from error
+        # A CUDA graph would itself refuse nodes on the CPU, and hide which.
+        lenient = partial(create, replace(options, cuda_graph=False), config)
+        raise ProviderError(_why_not(path, options, lenient, error, notes)) from error
     return Session(
         inputs=inputs,
-        settings=_settings(session, options, _CONFIG | strict, inputs, fixed),
+        settings=_settings(session, options, types, config | strict, inputs, fixed),
         placement=dict(Counter(name for name, _ in _assignment(session))),
         _ort=session,
         _device=("cpu" if options.provider == "cpu" else "cuda", options.device if strict else 0),
+        _plain=plain if options.cuda_graph else None,
+        _notes=notes,
     )
 
 
-def _create(path: Path, options: RuntimeOptions, fixed: dict[str, int], config: dict[str, str]) -> Any:
+def _create(
+    path: Path, options: RuntimeOptions, types: frozenset[str], fixed: Mapping[str, int], config: Mapping[str, str]
+) -> Any:
     """Open a session on the provider that was asked for, or on none."""
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -199,7 +166,7 @@ def _create(path: Path, options: RuntimeOptions, fixed: dict[str, int], config: 
         settings.add_session_config_entry(key, value)
     for dimension, size in fixed.items():
         settings.add_free_dimension_override_by_name(dimension, size)
-    providers = [(_PROVIDERS[options.provider], provider_options(options))]
+    providers = [(PROVIDERS[options.provider], provider_options(options, types))]
     with _bounded(options.provider), _errors_only_raised():
         # enable_fallback is onnxruntime's Python layer, which would retry on the CPU by itself.
         return ort.InferenceSession(str(path), settings, providers=providers, enable_fallback=0)
@@ -221,7 +188,12 @@ def _errors_only_raised() -> Iterator[None]:
 
 
 def _settings(
-    session: Any, options: RuntimeOptions, config: dict[str, str], inputs: NetworkInputs, fixed: dict[str, int]
+    session: Any,
+    options: RuntimeOptions,
+    types: frozenset[str],
+    config: Mapping[str, str],
+    inputs: NetworkInputs,
+    fixed: Mapping[str, int],
 ) -> dict[str, Any]:
     """The settings that a session has, as bench.json records them."""
     used = session.get_session_options()
@@ -230,13 +202,11 @@ def _settings(
         "execution_mode": used.execution_mode.name,
         "intra_op_threads": used.intra_op_num_threads,
         "inter_op_threads": used.inter_op_num_threads,
-        "session_config": config,
+        "session_config": dict(config),
         "batch_fixed_in_session": inputs.batch in fixed,
         **_as_recorded(inputs),
-        # What the provider reports wins over what was asked: it is what it uses.
-        "provider_options": provider_options(options)
-        | session.get_provider_options().get(_PROVIDERS[options.provider], {}),
-        "nvidia_tf32_override": os.environ.get("NVIDIA_TF32_OVERRIDE"),
+        "provider_options": _used(session, options, types),
+        "nvidia_tf32_override": os.environ.get(TF32),
         "inputs_and_outputs": "bound in the provider's memory",
     }
 
@@ -248,32 +218,28 @@ def _as_recorded(inputs: NetworkInputs) -> dict[str, Any]:
     return {"inputs": {entry.name: {"shape": list(entry.shape), "dtype": str(entry.dtype)} for entry in inputs.inputs}}
 
 
-def _preload(options: RuntimeOptions) -> str:
-    """Load the GPU libraries from their Python packages; return what could not be loaded."""
-    if options.provider == "cpu":
-        return ""
-    notes = io.StringIO()
-    with redirect_stdout(notes):  # preload_dlls prints its failures
-        ort.preload_dlls()
-    if options.provider == "tensorrt":
-        with suppress(ImportError):
-            __import__("tensorrt")  # loads libnvinfer for this process
-    return notes.getvalue()
+def _used(session: Any, options: RuntimeOptions, types: frozenset[str]) -> dict[str, str]:
+    """The provider's options: what it reports wins over what was asked, it is what it uses."""
+    used: dict[str, str] = provider_options(options, types) | session.get_provider_options().get(
+        PROVIDERS[options.provider], {}
+    )
+    if "trt_timing_cache_path" in used:
+        used["trt_timing_cache_path"] = "a temporary folder, the same for all networks of this process"
+    return used
 
 
-def _why_not(path: Path, options: RuntimeOptions, fixed: dict[str, int], error: Exception, notes: str) -> str:
+def _why_not(path: Path, options: RuntimeOptions, create: Callable[[], Any], error: Exception, notes: str) -> str:
     """Say why a strict session failed: with fallback allowed, who would run which node?"""
-    provider = _PROVIDERS[options.provider]
+    provider = PROVIDERS[options.provider]
     try:
-        # A CUDA graph would itself refuse nodes on the CPU, and hide which.
-        lenient = _create(path, replace(options, cuda_graph=False), fixed, _CONFIG)
+        lenient = create()
     except Exception:
-        return f"{provider} did not start: {error}\n{notes}{_INSTALL[options.provider]}"
+        return f"{provider} did not start: {error}\n{notes}{INSTALL[options.provider]}"
     if provider not in lenient.get_providers():
         # A provider that is silently left out: the strict session only said that nodes were on the CPU.
         return (
             f"{provider} did not start, and ONNX Runtime would run everything on the CPU.\n"
-            f"{notes}{_INSTALL[options.provider]}"
+            f"{notes}{INSTALL[options.provider]}"
         )
     elsewhere = [f"{node} on {name}" for name, node in _assignment(lenient) if name != provider]
     if not elsewhere:
@@ -293,10 +259,3 @@ def _assignment(session: Any) -> list[tuple[str, str]]:
         for subgraph in session.get_provider_graph_assignment_info()
         for node in subgraph.get_nodes()
     ]
-
-
-def _run_options(graph_id: int) -> Any:
-    """Run options with a CUDA graph id: -1 captures nothing; without CUDA graphs the id means nothing."""
-    run_options = ort.RunOptions()
-    run_options.add_run_config_entry("gpu_graph_id", str(graph_id))
-    return run_options

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pruneport.arrays import FloatArray
 from pruneport.bench.latency.timed_form import TimedForm
-from pruneport.bench.latency.timer import clock_of, open_run, time_run
+from pruneport.bench.latency.timer import clock_of, open_run, time_run, warm_up
 from pruneport.bench.options import RuntimeOptions, TimedPrecision
 
 __all__ = ["Staircase", "measure_staircase", "step_of"]
@@ -91,6 +91,7 @@ def _sweep(options: RuntimeOptions, batch: int, precision: TimedPrecision | None
             path = Path(folder) / f"{width}.onnx"
             onnx.save(_network(width, depthwise=depthwise), path)
             runs.append(open_run(form(path), options, batch))
+        warm_up(runs, options)
         samples = [[time_run(run).by(clock) for run in runs] for _ in range(_ROUNDS)]
     times_ms: list[float] = np.quantile(samples, _QUICK, axis=0).tolist()
     return times_ms

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pruneport.arrays import FloatArray
 from pruneport.bench.latency.records import Latency, Speedup
@@ -49,6 +50,7 @@ def paired_speedup(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    block: int = 1,
 ) -> Speedup:
     """Ratio of medians, dense over pruned, with a percentile bootstrap interval over the pairs.
 
@@ -67,9 +69,12 @@ def paired_speedup(
         confidence: level of the interval, inside (0, 1).
         resamples: bootstrap resamples.
         seed: seed of the generator; the same samples give the same interval.
+        block: how many samples of a network are of one round; they are drawn together, since runs that follow each
+            other are alike.
 
     Raises:
-        InputError: the samples are not at least two pairs, or the level is not inside (0, 1).
+        InputError: the samples are not of at least two rounds that timed both networks, or the level is not inside
+            (0, 1).
 
     Example:
         >>> paired_speedup([4.0, 4.0, 4.0], [2.0, 2.0, 2.0]).ratio
@@ -77,34 +82,35 @@ def paired_speedup(
     """
     from scipy import stats  # slow to import
 
-    rounds = len(dense_ms)
-    if rounds != len(pruned_ms) or rounds < 2:
+    rounds = len(dense_ms) // block
+    if len(dense_ms) != len(pruned_ms) or len(dense_ms) != rounds * block or rounds < 2:
         raise InputError(
-            f"A speed-up needs at least 2 rounds that timed both networks; "
-            f"got {rounds} dense and {len(pruned_ms)} pruned samples."
+            f"A speed-up needs at least 2 rounds that timed both networks{f' {block} times' if block > 1 else ''}; "
+            f"got {len(dense_ms)} dense and {len(pruned_ms)} pruned samples."
         )
     if not 0 < confidence < 1:
         raise InputError(f"The confidence must be inside (0, 1), for example 0.95; got {confidence}.")
-    dense, pruned = np.asarray(dense_ms), np.asarray(pruned_ms)
+    dense, pruned = (np.asarray(samples).reshape(rounds, block) for samples in (dense_ms, pruned_ms))
+
+    def ratio(drawn: NDArray[np.intp], axis: int = -1) -> FloatArray:
+        """Of the medians over all samples of the rounds that were drawn, (..., rounds)."""
+        sides = (side[drawn].reshape(*drawn.shape[:-1], -1) for side in (dense, pruned))
+        over, under = (np.median(side, axis=-1) for side in sides)
+        return np.asarray(over / under)
+
     interval = stats.bootstrap(
-        (dense, pruned),
-        _ratio_of_medians,
-        paired=True,
+        (np.arange(rounds),),
+        ratio,
         vectorized=True,
         method="percentile",
         n_resamples=resamples,
         confidence_level=confidence,
-        batch=max(1, _DRAWN_AT_ONCE // rounds),
+        batch=max(1, _DRAWN_AT_ONCE // len(dense_ms)),
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Speedup(
-        ratio=float(_ratio_of_medians(dense, pruned)),
+        ratio=float(ratio(np.arange(rounds))),
         low=float(interval.low),
         high=float(interval.high),
         confidence=confidence,
     )
-
-
-def _ratio_of_medians(dense: FloatArray, pruned: FloatArray, axis: int = -1) -> FloatArray:
-    ratio: FloatArray = np.median(dense, axis=axis) / np.median(pruned, axis=axis)
-    return ratio

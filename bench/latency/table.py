@@ -14,7 +14,7 @@ import msgspec
 from pruneport.bench.devices import available_cores, describe_device, latency_versions
 from pruneport.bench.latency.staircase import Staircase
 from pruneport.bench.latency.timer import ClockName
-from pruneport.bench.options import PlaceOptions, ProviderName, TimedPrecision
+from pruneport.bench.options import SWITCHES, PlaceOptions, ProviderName, TimedPrecision
 from pruneport.compress.allocation.forms import LayerShares
 from pruneport.compress.graph.groups import Group
 from pruneport.documents import Count, Size, fit_document, load_document, read_start
@@ -140,7 +140,7 @@ def place_of(options: PlaceOptions) -> Place:
         threads=(options.threads or available_cores()) if cpu else None,
         batch=options.latency_batch,
         precision=options.latency_precision or "fp32",
-        switches=tuple(name for name in ("tf32", "nhwc", "cuda_graph") if getattr(options, name)),
+        switches=tuple(name for name in SWITCHES if getattr(options, name)),
     )
 
 

@@ -1,34 +1,47 @@
-"""One run on the clock, and one network against the dense one, run by run."""
+"""One run on the clock, and networks in turns: run by run on the CPU, block by block on a GPU."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from pruneport.bench.latency.sessions import BoundRun, open_session
+from pruneport.bench.latency.bound import BoundRun
+from pruneport.bench.latency.sessions import open_session
 from pruneport.bench.latency.stats import paired_speedup
 from pruneport.bench.latency.timed_form import TimedForm
 from pruneport.bench.options import RuntimeOptions, TimedPrecision
 from pruneport.errors import ProviderError
 
 __all__ = [
+    "MEASURED_S",
     "SEED",
+    "WARM_UP_S",
     "ClockName",
     "DenseTimer",
     "Elapsed",
     "TimedShare",
+    "Turns",
     "clock_of",
     "open_run",
+    "take_turns",
     "time_run",
+    "warm_up",
 ]
 
 SEED = 0
 """Of random inputs, and of what is drawn from timings."""
+
+WARM_UP_S = 1.0
+"""Least time of the warm-up on a GPU: an idle H200 starts at 345 of its 1980 MHz."""
+MEASURED_S = 3.0
+"""Least time of the timed rounds on a GPU."""
+_LEAST_BLOCK = 5
 
 ClockName = Literal["wall", "thread-cpu"]
 """What the time of a run is: with one thread on the CPU, the time that the thread had a processor, which other
@@ -67,17 +80,77 @@ def clock_of(options: RuntimeOptions) -> ClockName:
 
 
 def open_run(network: Path, options: RuntimeOptions, batch: int) -> BoundRun:
-    """A session with random inputs bound, after its warm-up runs.
+    """A session with random inputs bound; it still has to be warmed up.
 
     Raises:
         ModelError: The network cannot be opened.
         ProviderError: The provider is not there, or does not run it.
     """
     session = open_session(network, options, batch=batch)
-    run = session.bind(*session.inputs.drawn(batch, SEED))
-    for _ in range(options.warmup):
-        time_run(run)
-    return run
+    return session.bind(*session.inputs.drawn(batch, SEED))
+
+
+def warm_up(runs: Collection[BoundRun], options: RuntimeOptions) -> None:
+    """Run each ``warmup`` times, and on a GPU for ``WARM_UP_S`` in all; then see that CUDA graphs compute the networks.
+
+    Raises:
+        ProviderError: A run failed, or a CUDA graph does not compute what it should.
+    """
+    start = time.monotonic()
+    for run in runs:
+        for _ in range(options.warmup):
+            time_run(run)
+    for run in runs:
+        run.check_replay()
+    while options.provider != "cpu" and time.monotonic() - start < WARM_UP_S:
+        for run in runs:
+            time_run(run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """Networks timed in turns.
+
+    Attributes:
+        samples: Of each network, in the order of the rounds.
+        block: How many of a network's samples are of one round.
+    """
+
+    samples: Mapping[str, Sequence[Elapsed]]
+    block: int
+
+
+def take_turns(
+    runs: Mapping[str, BoundRun], rounds: int, options: RuntimeOptions, between: Callable[[], object] = lambda: None
+) -> Turns:
+    """Time all in every round; the order is turned round each time, so that none is helped by it.
+
+    On the CPU each network runs once in its turn. On a GPU it runs a block of times, of which the first does not count:
+    it brings weights back into the cache that the other network took. Rounds go on there for ``MEASURED_S``.
+
+    Args:
+        runs: The networks, warmed up.
+        rounds: The fewest.
+        options: Where they run.
+        between: Called after each round.
+
+    Raises:
+        ProviderError: A run failed.
+    """
+    on_gpu, block = options.provider != "cpu", 1
+    if on_gpu:
+        once_ms = sum(time_run(run).wall_ms for run in runs.values())
+        block = max(_LEAST_BLOCK, math.ceil(MEASURED_S * 1000 / (rounds * once_ms)))
+    samples: dict[str, list[Elapsed]] = {name: [] for name in runs}
+    start, number = time.monotonic(), 0
+    while number < rounds or (on_gpu and time.monotonic() - start < MEASURED_S):
+        for name in runs if number % 2 == 0 else reversed(list(runs)):
+            if on_gpu:
+                time_run(runs[name])
+            samples[name] += [time_run(runs[name]) for _ in range(block)]
+        number += 1
+        between()
+    return Turns(samples=samples, block=block)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +203,7 @@ class DenseTimer:
         self.clock = clock_of(options)
         self._form = TimedForm(options.provider, precision or "fp32")
         self._dense = open_run(self._form(dense), options, batch)
+        warm_up([self._dense], options)
 
     def time(self, network: Path, rounds: int) -> TimedShare:
         """Time a network, by its fp32 file, that takes the same images.
@@ -140,20 +214,19 @@ class DenseTimer:
             ProviderError: It does not run.
         """
         other = open_run(self._form(network), self.options, self.batch)
-        samples: tuple[list[Elapsed], list[Elapsed]] = ([], [])
-        for number in range(rounds):
-            for place in (0, 1) if number % 2 == 0 else (1, 0):
-                samples[place].append(time_run((self._dense, other)[place]))
-        dense_ms, other_ms = ([sample.by(self.clock) for sample in side] for side in samples)
-        speedup = paired_speedup(dense_ms, other_ms, seed=SEED)
+        warm_up([other], self.options)
+        turns = take_turns({"dense": self._dense, "other": other}, rounds, self.options)
+        dense, timed = turns.samples["dense"], turns.samples["other"]
+        dense_ms, other_ms = ([sample.by(self.clock) for sample in side] for side in (dense, timed))
+        speedup = paired_speedup(dense_ms, other_ms, seed=SEED, block=turns.block)
         return TimedShare(
             share=1 / speedup.ratio,
             low=1 / speedup.high,
             high=1 / speedup.low,
             dense_ms=float(np.median(dense_ms)),
-            wall_share=_wall(samples[1]) / _wall(samples[0]),
+            wall_share=_wall(timed) / _wall(dense),
             clock=self.clock,
-            rounds=rounds,
+            rounds=len(timed) // turns.block,
         )
 
 

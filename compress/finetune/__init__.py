@@ -2,6 +2,7 @@
 
 - ``setup``: where a training starts and what it ends as
 - ``checks``: what is checked before a training begins
+- ``deterministic``: a GPU's algorithms that give the same result every time
 - ``training``: the training loop
 - ``state``: the file from which a training goes on
 - ``optimizers``: optimizers and learning rates

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pruneport.compress.allocation.cost import count_cost
 from pruneport.compress.finetune.checks import check_representation, check_training
+from pruneport.compress.finetune.deterministic import deterministic
 from pruneport.compress.finetune.distill import Teacher
 from pruneport.compress.finetune.optimizers import learning_rate_at, make_optimizer
 from pruneport.compress.finetune.schedule import average_loss, cut, is_due
@@ -32,6 +33,7 @@ from pruneport.compress.finetune.state import (
 )
 from pruneport.compress.hooks import inputs_recorded
 from pruneport.compress.options import PruneOptions, TrainOptions
+from pruneport.compress.surgery.plan import Plan, parse_plan
 from pruneport.compress.surgery.rebuild import rebuild_network
 from pruneport.errors import PruningError, TargetError, TrainingError
 from pruneport.models.factories import load_factory
@@ -93,7 +95,8 @@ def train(job: Job, progress: Progress = silent) -> TrainState:
         precision=precision or ("bf16-mixed" if on_gpu else "32-true"),  # type: ignore[arg-type]
     )
     if options.devices == 1:
-        _Training(fabric, job, progress).run()
+        with deterministic(fabric.device, progress):
+            _Training(fabric, job, progress).run()
     elif (failed := fabric.launch(partial(_train, job=job))) is not None:
         raise TrainingError(failed)
     return read_state(job.state)
@@ -102,7 +105,8 @@ def train(job: Job, progress: Progress = silent) -> TrainState:
 def _train(fabric: Any, job: Job) -> str | None:
     """One of several processes; says what went wrong where it went wrong in all of them alike."""
     try:
-        _Training(fabric, job, silent).run()
+        with deterministic(fabric.device, silent):
+            _Training(fabric, job, silent).run()
     except TrainingError as error:
         return str(error)
     return None
@@ -256,13 +260,10 @@ class _Training:
         share = (pruning.flops / macs_kept) ** (1 / (self._options.cuts - state.cuts))
         state.level, state.cuts, state.cut_step = state.average, state.cuts + 1, state.step
         self._take()
-        try:
-            network, plan, momenta = cut(
-                self._network.cpu(), state, pruning, share, self._job.task.train, self._progress
-            )
-        except (TargetError, PruningError) as error:
-            if state.cuts == 1 and isinstance(error, PruningError):
-                raise  # nothing could be pruned from the start
+        made = self._by_the_first(partial(self._made_cut, pruning, share))
+        if isinstance(made, Exception):
+            if state.cuts == 1 and isinstance(made, PruningError):
+                raise made  # nothing could be pruned from the start
             note = (
                 f"the schedule ended at {macs_kept:.3f} of the dense multiply-accumulates, short of "
                 f"`flops={pruning.flops:g}`: no widths are left for a cut to {share:.3f} of that. A smaller "
@@ -272,8 +273,35 @@ class _Training:
             state.plan, state.cuts = replace(state.plan, note=note), self._options.cuts
             self._network.to(self._fabric.device)
             return
-        state.plan = plan
+        network, state.plan, momenta = made
         self._set_up(network, momenta)
+
+    def _made_cut(self, pruning: PruneOptions, share: float) -> tuple[nn.Module, Plan, dict[str, Tensor]] | Exception:
+        """The network after the cut, its plan and the optimizer's momenta; or why there is none."""
+        try:
+            return cut(self._network.cpu(), self._state, pruning, share, self._job.task.train, self._progress)
+        except (TargetError, PruningError) as error:
+            return error
+
+    def _by_the_first(
+        self, make: Callable[[], tuple[nn.Module, Plan, dict[str, Tensor]] | Exception]
+    ) -> tuple[nn.Module, Plan, dict[str, Tensor]] | Exception:
+        """What the first process makes, in all of them.
+
+        Each has BatchNorm statistics of its own images, by which it would score, and choose, other units.
+        """
+        if self._fabric.world_size == 1:
+            return make()
+        sent: Any = None
+        if self._fabric.global_rank == 0:
+            made = make()
+            sent = made if isinstance(made, Exception) else (made[1].to_json(), dict(made[0].state_dict()), made[2])
+        sent = self._fabric.broadcast(sent)
+        if isinstance(sent, Exception):
+            return sent
+        content, weights, momenta = sent
+        plan = parse_plan(content, {name: tuple(value.shape) for name, value in weights.items()})
+        return rebuild_network(plan, weights, self._factory), plan, momenta
 
     def _take(self) -> None:
         """Bring weights and momenta into the state."""

@@ -17,6 +17,8 @@ __all__ = ["load_warnings", "maybe_chance", "points", "points_lost", "times_as_f
 _LEAST_FALL = 0.05  # of top-1; a smaller one is what compression costs
 _LEAST_AGREEMENT = 0.9
 _UNLIKELY = 0.05  # a change as large would be seen by chance less often, where nothing changed
+_AGAIN = "Its figures are rough: time again on an idle machine (pruneport bench)."
+_SLOWED = ("thermal_slowdown", "hardware_slowdown", "hardware_thermal_slowdown", "hardware_power_brake")
 _BUSY_SHARE = 0.4  # of the cores, or of the GPU, in use by others: on two cores, one other program
 
 
@@ -66,6 +68,7 @@ def warnings_for(plan: Json, verify: Json | None, bench: Json | None) -> list[st
         *_parity_warnings(verify),
         *precision_warnings(verify),
         *load_warnings(bench),
+        *_slowed_warnings(bench),
     ]
     return [clean(sentence) for sentence in found]
 
@@ -141,12 +144,11 @@ def load_warnings(bench: Json | None) -> list[str]:
         return []
     device = bench["device"]
     share, cores = device.get("cpu_in_use_by_others"), device.get("available_cores")
-    again = "Its figures are rough: time again on an idle machine (pruneport bench)."
     if share is None:  # written before that was measured
         load = device.get("load_average_1min")
         if load is None or not cores or load <= cores:
             return []
-        return [f"The machine was busy before the timed rounds: a load of {load:.1f} on {cores} cores. {again}"]
+        return [f"The machine was busy before the timed rounds: a load of {load:.1f} on {cores} cores. {_AGAIN}"]
     meanwhile = [entry.get("device", {}).get("cpu_in_use_by_others") or 0.0 for entry in bench["batches"]]
     most, when = max((share, "before the timed rounds"), (max(meanwhile, default=0.0), "while it was timed"))
     busy = [f"{percent(most, 0)} of its processor"] if most >= _BUSY_SHARE else []
@@ -154,7 +156,15 @@ def load_warnings(bench: Json | None) -> list[str]:
         busy.append(f"{percent(gpu, 0)} of its GPU")
     if not busy:
         return []
-    return [f"The machine was busy {when}: others used {' and '.join(busy)}. {again}"]
+    return [f"The machine was busy {when}: others used {' and '.join(busy)}. {_AGAIN}"]
+
+
+def _slowed_warnings(bench: Json | None) -> list[str]:
+    """That the GPU had to slow down: a power cap alone is how one runs at full load."""
+    batches = bench["batches"] if bench else ()
+    seen = {reason for entry in batches for reason in entry.get("device", {}).get("throttle_reasons") or ()}
+    slowed = [reason.replace("_", " ") for reason in _SLOWED if reason in seen]
+    return [f"The GPU lowered its clocks while it was timed ({', '.join(slowed)}). {_AGAIN}"] if slowed else []
 
 
 def _fall(accuracy: Json | None) -> float | None:

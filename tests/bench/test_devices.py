@@ -11,9 +11,11 @@ import psutil
 import pynvml
 import pytest
 
+from gpu_stand_ins import FakeNvml
 from pruneport.bench import devices
 from pruneport.bench.devices import (
     OthersWatch,
+    ThrottleWatch,
     available_cores,
     cpu_in_use_by_others,
     describe_device,
@@ -24,66 +26,9 @@ from pruneport.errors import ProviderError
 from pruneport.export.card.summary import device_name
 
 
-class FakeNvml:
-    """Stands in for the driver's library: one board, which does not report its persistence mode."""
-
-    def __init__(self) -> None:
-        self.open = 0
-        self.count = 1
-        self.prefix = "GPU-"
-        self.handles: list[Any] = []
-
-    def __getattr__(self, name: str) -> Any:
-        values = {
-            "nvmlDeviceGetName": "NVIDIA Test",
-            "nvmlDeviceGetUUID": "GPU-1",
-            "nvmlSystemGetDriverVersion": "580.1",
-            "nvmlSystemGetCudaDriverVersion_v2": 13020,
-            "nvmlDeviceGetEnforcedPowerLimit": 700_000,
-            "nvmlDeviceGetPowerUsage": 81_500,
-            "nvmlDeviceGetTemperature": 30,
-            "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=75, memory=10),
-        }
-        return lambda *_: values[name]
-
-    def nvmlDeviceGetCount(self) -> int:
-        return self.count
-
-    def nvmlInit(self) -> None:
-        self.open += 1
-
-    def nvmlShutdown(self) -> None:
-        self.open -= 1
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
-        if index > 0:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
-        return f"index {index}"
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-        if not uuid.startswith(self.prefix):
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
-        self.handles.append(uuid)
-        return uuid
-
-    def nvmlDeviceGetClockInfo(self, handle: Any, clock: int) -> int:
-        return {pynvml.NVML_CLOCK_SM: 1200, pynvml.NVML_CLOCK_MEM: 2600}[clock]
-
-    def nvmlDeviceGetMaxClockInfo(self, handle: Any, clock: int) -> int:
-        return {pynvml.NVML_CLOCK_SM: 1980, pynvml.NVML_CLOCK_MEM: 3201}[clock]
-
-    def nvmlDeviceGetPersistenceMode(self, handle: Any) -> int:
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-
-
 @pytest.fixture
 def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
-    fake = FakeNvml()
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for name in dir(pynvml):
-        if name.startswith(("nvmlInit", "nvmlShutdown", "nvmlDeviceGet", "nvmlSystemGet")):
-            monkeypatch.setattr(pynvml, name, getattr(fake, name))
-    return fake
+    return FakeNvml.installed(monkeypatch)
 
 
 def test_cpu_is_described_without_a_gpu() -> None:
@@ -125,6 +70,8 @@ def test_gpu_is_described_with_units(nvml: FakeNvml, monkeypatch: pytest.MonkeyP
             "temperature_c": 30,
             "persistence_mode": None,
             "gpu_in_use": 0.75,
+            "throttle_reasons": ["power_cap", "thermal_slowdown"],
+            "gpu_other_processes": 1,
         }
         == device
     )
@@ -164,6 +111,24 @@ def test_gpu_sample_holds_what_changes(nvml: FakeNvml, monkeypatch: pytest.Monke
     sample = sample_device("tensorrt", 0)
     assert {"sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c", "cpu_clock_mhz"} <= set(sample)
     assert "gpu" not in sample
+
+
+def test_reasons_of_low_clocks_are_gathered(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: None)
+    now = iter([10.0, 10.0, 10.1, 11.0, 11.0])
+    monkeypatch.setattr(devices, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    watch = ThrottleWatch("cuda", 0)
+    assert watch.reasons() == {"throttle_reasons": None}
+    nvml.throttled = pynvml.nvmlClocksThrottleReasonGpuIdle
+    watch.look()
+    assert watch.reasons() == {"throttle_reasons": []}, "no work is no reason"
+    nvml.throttled = pynvml.nvmlClocksThrottleReasonSwPowerCap
+    watch.look()  # too soon
+    assert watch.reasons() == {"throttle_reasons": []}
+    nvml.throttled = pynvml.nvmlClocksThrottleReasonHwSlowdown
+    watch.look()
+    assert watch.reasons() == {"throttle_reasons": ["hardware_slowdown"]}
+    assert ThrottleWatch("cpu", 0).reasons() == {}
 
 
 def test_missing_device_is_refused_and_nvml_closed(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:

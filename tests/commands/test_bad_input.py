@@ -263,7 +263,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "repeats must be at least 2; got 1",
             "warmup must be at least 1",
-            "tf32 and nhwc belong to the provider 'cuda'",
+            "tf32 needs the provider 'cuda' or 'tensorrt'",
         ),
     ),
     # what the command line itself refuses

@@ -5,18 +5,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto
 
+from gpu_stand_ins import FakeNvml, GpuRuntime
+from pruneport.bench import devices
 from pruneport.bench.latency import measure as latency
-from pruneport.bench.latency.measure import check_required, measure
+from pruneport.bench.latency import timer
+from pruneport.bench.latency.bound import BoundRun
+from pruneport.bench.latency.measure import check_required, measure, preflight
 from pruneport.bench.latency.records import BatchTimes, Measured, Speedup, read_measured
 from pruneport.bench.latency.sessions import open_session, read_inputs
 from pruneport.bench.latency.stats import paired_speedup, summarise
-from pruneport.bench.latency.timer import Elapsed, time_run
+from pruneport.bench.latency.timer import Elapsed, take_turns, time_run
 from pruneport.bench.options import BenchOptions
 from pruneport.errors import InputError, ModelError, ProviderError, SpeedupError
 
@@ -38,6 +43,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def __init__(self, name: str) -> None:
             self.name = name
 
+        def check_replay(self) -> None:
+            pass
+
     def time_run(run: Run) -> Elapsed:
         order.append(run.name)
         wall_ms = {"dense": 4.0, "pruned": 2.0, "dense.int8": 1.0, "model.int8": 0.5}[run.name]
@@ -53,7 +61,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return Run(self.path.stem)
 
     monkeypatch.setattr(latency, "open_session", lambda path, options, batch: Session(path))
-    monkeypatch.setattr(latency, "time_run", time_run)
+    monkeypatch.setattr(timer, "time_run", time_run)
     return order
 
 
@@ -148,6 +156,81 @@ def test_clocks_are_read_when_the_timed_rounds_end(
     assert bench.device["at_end"] == {"sm_clock_mhz": 15, "cpu_in_use_by_others": None}  # too short to tell
 
 
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> GpuRuntime:
+    """A GPU's runtime and driver, on which little time is long enough."""
+    FakeNvml.installed(monkeypatch)
+    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: None)
+    monkeypatch.setattr(timer, "WARM_UP_S", 0.02)
+    monkeypatch.setattr(timer, "MEASURED_S", 0.05)
+    return GpuRuntime.installed(monkeypatch)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_gpu_is_timed_in_blocks_for_a_time(networks: tuple[Path, Path], gpu: GpuRuntime, provider: Any) -> None:
+    bench = measure(*networks, replace(QUICK, provider=provider, cuda_graph=True))
+    settings = bench.settings
+    assert (settings["warmup_least_s"], settings["measured_least_s"]) == (1.0, 3.0)
+    for entry in bench.batches:
+        rounds, block = (settings[name][str(entry.batch)] for name in ("rounds", "runs_per_round"))
+        assert rounds >= 4
+        assert block >= 5
+        assert len(entry.dense.samples_ms) == len(entry.pruned.samples_ms) == rounds * block
+        assert entry.device["throttle_reasons"] == ["power_cap", "thermal_slowdown"]
+        assert entry.device["gpu_other_processes"] == 1
+    assert "runs a block of times in its turn" in bench.method
+    read_measured(json.dumps(bench.to_dict()).encode(), "bench.json", "")
+    preflight(replace(QUICK, provider=provider, cuda_graph=True))
+
+
+def test_the_first_run_of_a_block_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def time_run(run: str) -> Elapsed:
+        order.append(run)
+        return Elapsed(wall_ms=1000.0 if order[-2:-1] != [run] else 10.0, cpu_ms=0.0)
+
+    monkeypatch.setattr(timer, "time_run", time_run)
+    now = iter(range(0, 1000))
+    monkeypatch.setattr(timer, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    turns = take_turns({"dense": "dense", "pruned": "pruned"}, 2, BenchOptions(provider="cuda"))  # type: ignore[dict-item]
+    assert turns.block == 5
+    dense, pruned = ["dense"] * 6, ["pruned"] * 6
+    two_rounds = [*dense, *pruned, *pruned, *dense]
+    assert order == ["dense", "pruned", *two_rounds, *two_rounds], "two rounds were asked for, and 3 s of this clock"
+    assert {sample.wall_ms for samples in turns.samples.values() for sample in samples} == {10.0}
+
+
+def test_sessions_of_a_batch_are_gone_before_the_next_opens(
+    networks: tuple[Path, Path], gpu: GpuRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[int] = []
+    real = latency.open_session
+
+    def watched(*given: Any, **more: Any) -> Any:
+        there.append(gpu.alive[0])
+        return real(*given, **more)
+
+    monkeypatch.setattr(latency, "open_session", watched)
+    measure(*networks, replace(QUICK, provider="cuda"))
+    assert there == [0, 1, 0, 1]
+
+
+def test_preflight_runs_a_convolution(gpu: GpuRuntime) -> None:
+    preflight(replace(QUICK, provider="cuda"))
+    gpu.fails = "cudnn_engines_precompiled.so.9: cannot open shared object file"
+    with pytest.raises(ProviderError, match=r"cudnn_engines_precompiled\.so\.9: cannot open"):
+        preflight(replace(QUICK, provider="cuda"))
+
+
+@pytest.mark.parametrize("output", [0.0, np.nan])
+def test_preflight_looks_at_what_comes_out(output: float, gpu: GpuRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = BoundRun.outputs
+    monkeypatch.setattr(BoundRun, "outputs", lambda run: [np.full_like(array, output) for array in real(run)])
+    with pytest.raises(ProviderError, match=r"in a convolution of ones where 72 is right"):
+        preflight(replace(QUICK, provider="cuda"))
+
+
 def test_confidence_reaches_the_interval(networks: tuple[Path, Path], runs: list[str]) -> None:
     assert measure(*networks, replace(QUICK, confidence=0.8)).batches[0].speedup.confidence == 0.8
 
@@ -201,10 +284,13 @@ def test_networks_of_several_inputs_are_timed(make_several: Make) -> None:
         ({"confidence": float("nan")}, r"confidence must be inside \(0, 1\), such as 0.95; got nan"),
         ({"require_speedup": 0.0}, "require_speedup must be above 0; got 0.0"),
         ({"provider": "gpu"}, "provider must be one of cpu, cuda, tensorrt; got 'gpu'"),
-        ({"tf32": True}, "tf32 and nhwc belong to the provider 'cuda'; got 'cpu'"),
-        (
-            {"provider": "tensorrt", "nhwc": True},
-            "tf32 and nhwc belong to the provider 'cuda'; got 'tensorrt'",
+        ({"tf32": True}, "tf32 needs the provider 'cuda' or 'tensorrt'; got 'cpu'"),
+        *(
+            (
+                {"provider": "tensorrt", name: True},
+                "nhwc, fuse_conv_bias and small_workspace belong to the provider 'cuda'; got 'tensorrt'",
+            )
+            for name in ("nhwc", "fuse_conv_bias", "small_workspace")
         ),
         ({"cuda_graph": True}, "cuda_graph needs the provider 'cuda' or 'tensorrt'; got 'cpu'"),
     ],

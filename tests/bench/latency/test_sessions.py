@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import builtins
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,12 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 
+from gpu_stand_ins import GpuRuntime
 from pruneport.bench.devices import available_cores
 from pruneport.bench.latency import sessions
 from pruneport.bench.latency.onnx_input import NetworkInput, read_inputs
-from pruneport.bench.latency.sessions import open_session, provider_options
+from pruneport.bench.latency.providers import PROVIDERS, TF32
+from pruneport.bench.latency.sessions import open_session
 from pruneport.bench.options import BenchOptions
 from pruneport.errors import InputError, ModelError, ProviderError
 
@@ -198,30 +199,6 @@ def test_session_runs_with_the_recorded_configuration(make_network: Make) -> Non
         assert session._ort.get_session_options().get_session_config_entry(key) == value
 
 
-def test_options_for_cuda() -> None:
-    assert provider_options(BenchOptions(provider="cuda", device=1, tf32=True)) == {
-        "device_id": "1",
-        "cudnn_conv_algo_search": "EXHAUSTIVE",
-        "cudnn_conv_use_max_workspace": "1",
-        "do_copy_in_default_stream": "1",
-        "use_tf32": "1",
-        "prefer_nhwc": "0",
-        "enable_cuda_graph": "0",
-    }
-    changed = provider_options(BenchOptions(provider="cuda", nhwc=True, cuda_graph=True))
-    assert (changed["use_tf32"], changed["prefer_nhwc"], changed["enable_cuda_graph"]) == ("0", "1", "1")
-
-
-def test_options_for_tensorrt() -> None:
-    assert provider_options(BenchOptions(provider="tensorrt", cuda_graph=True)) == {
-        "device_id": "0",
-        "trt_fp16_enable": "0",
-        "trt_engine_cache_enable": "0",
-        "trt_timing_cache_enable": "0",
-        "trt_cuda_graph_enable": "1",
-    }
-
-
 def test_provider_that_is_not_built_in(make_network: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     expected = r"'cuda' \(CUDAExecutionProvider\) is not in this .* has CPUExecutionProvider\. Install 'onnxrun"
@@ -230,6 +207,7 @@ def test_provider_that_is_not_built_in(make_network: Make, monkeypatch: pytest.M
 
 
 @without_a_gpu
+@pytest.mark.usefixtures("own_tf32")
 def test_cuda_without_a_gpu_is_an_error_and_not_the_cpu(make_network: Make, capfd: Any) -> None:
     with pytest.raises(ProviderError) as caught:
         open_session(make_network(), CUDA, batch=1)
@@ -240,10 +218,11 @@ def test_cuda_without_a_gpu_is_an_error_and_not_the_cpu(make_network: Make, capf
 
 
 @without_a_gpu
+@pytest.mark.usefixtures("own_tf32")
 def test_tensorrt_without_a_gpu_is_an_error_and_not_the_cpu(make_network: Make, capfd: Any) -> None:
     if "TensorrtExecutionProvider" not in ort.get_available_providers():
         pytest.skip("this ONNX Runtime has no TensorRT")
-    with pytest.raises(ProviderError, match=r"TensorrtExecutionProvider did not start: (.|\n)*'tensorrt' package"):
+    with pytest.raises(ProviderError, match=r"TensorrtExecutionProvider did not start: (.|\n)*'tensorrt-cu13>=10"):
         open_session(make_network(), BenchOptions(provider="tensorrt"), batch=1)
     assert capfd.readouterr() == ("", "")
 
@@ -252,7 +231,7 @@ def _pretend_cuda(monkeypatch: pytest.MonkeyPatch, placed: dict[str, str], error
     """A CUDA provider that refuses the strict session; without strictness nodes land as ``placed`` says."""
     asked: list[Any] = []
 
-    def create(path: Path, options: BenchOptions, fixed: Any, config: dict[str, str]) -> Any:
+    def create(path: Path, options: BenchOptions, types: Any, fixed: Any, config: dict[str, str]) -> Any:
         asked.append((options, config))
         if "session.disable_cpu_ep_fallback" in config:
             raise RuntimeError(error)
@@ -269,6 +248,7 @@ def _pretend_cuda(monkeypatch: pytest.MonkeyPatch, placed: dict[str, str], error
 
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+    monkeypatch.setenv(TF32, "0")
     monkeypatch.setattr(sessions, "_create", create)
     return asked
 
@@ -298,35 +278,86 @@ def test_other_failures_keep_the_runtime_s_own_words(make_network: Make, monkeyp
         open_session(make_network(), CUDA)
 
 
-def test_tensorrt_loads_its_python_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    imported: list[str] = []
-    monkeypatch.setattr(ort, "preload_dlls", lambda: print("Failed to load libfoo"))
-    monkeypatch.setattr(builtins, "__import__", lambda name, *_: imported.append(name))
-    notes = [sessions._preload(BenchOptions(provider=name)) for name in ("cpu", "cuda", "tensorrt")]
-    monkeypatch.undo()
-    assert notes == ["", "Failed to load libfoo\n", "Failed to load libfoo\n"]
-    assert imported == ["tensorrt"]
+@pytest.fixture
+def own_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set in the environment is taken back."""
+    monkeypatch.setenv(TF32, "")
+    monkeypatch.delenv(TF32)
 
 
-def test_probe_is_never_the_captured_cuda_graph(make_network: Make) -> None:
-    session = open_session(make_network(), CPU, batch=1)
-    ids: list[str] = []
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> GpuRuntime:
+    return GpuRuntime.installed(monkeypatch)
 
-    class Recorder:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(session._ort, name)
 
-        def run(self, names: Any, feed: Any, run_options: Any) -> Any:
-            ids.append(run_options.get_run_config_entry("gpu_graph_id"))
-            return session._ort.run(names, feed, run_options)
+_GPU_PROVIDERS = pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 
-        def run_with_iobinding(self, binding: Any, run_options: Any) -> None:
-            ids.append(run_options.get_run_config_entry("gpu_graph_id"))
-            session._ort.run_with_iobinding(binding, run_options)
 
-    recorded = replace(session, _ort=Recorder())
+@_GPU_PROVIDERS
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_gpu_session_runs_bound_and_strict(
+    make_network: Make, gpu: GpuRuntime, provider: Any, cuda_graph: bool
+) -> None:
+    session = open_session(make_network(), BenchOptions(provider=provider, cuda_graph=cuda_graph), batch=2)
+    assert session.placement == {PROVIDERS[provider]: 4}
+    bound = session.bind(_images(2, 3, 8, 8))
+    bound.run()
+    bound.check_replay()
+    assert {config["session.disable_cpu_ep_fallback"] for _, _, config in gpu.opened} == {"1"}
+    graphs = [options.get("enable_cuda_graph", options.get("trt_cuda_graph_enable")) for _, options, _ in gpu.opened]
+    assert graphs == (["1", "0"] if cuda_graph else ["0"]), "the plain run has a session of its own"
+    (plain,) = open_session(make_network(), CPU, batch=2)._ort.run(None, {"images": _images(2, 3, 8, 8)})
+    bound.run()
+    np.testing.assert_allclose(bound.outputs()[0], plain, rtol=1e-5)
+
+
+@_GPU_PROVIDERS
+def test_a_session_with_a_graph_is_bound_once(make_network: Make, gpu: GpuRuntime, provider: Any) -> None:
+    session = open_session(make_network(), BenchOptions(provider=provider, cuda_graph=True), batch=2)
+    session.bind(_images(2, 3, 8, 8))
+    with pytest.raises(ProviderError, match="captured a CUDA graph of the batch that was bound first"):
+        session.bind(_images(2, 3, 8, 8))
+    free = open_session(make_network(), BenchOptions(provider=provider), batch=2)
     for _ in range(2):
-        bound = recorded.bind(_images(1, 3, 8, 8))
-        bound.run()
-        bound.run()
-    assert ids == ["-1", "1", "1", "-1", "2", "2"], "each binding has its own addresses, so its own graph"
+        free.bind(_images(2, 3, 8, 8))
+
+
+@_GPU_PROVIDERS
+def test_a_graph_that_computes_nothing_is_found(make_network: Make, gpu: GpuRuntime, provider: Any) -> None:
+    bound = open_session(make_network(), BenchOptions(provider=provider, cuda_graph=True), batch=2).bind(
+        _images(2, 3, 8, 8)
+    )
+    bound.run()
+    gpu.replays = False
+    assert np.any(bound.outputs()[0]), "what the capture left there looks right"
+    with pytest.raises(ProviderError, match=r"does not compute what the network computes: .*differ by 1 of their size"):
+        bound.check_replay()
+
+
+def test_a_graph_needs_outputs_of_fixed_sizes(make_network: Make, gpu: GpuRuntime) -> None:
+    path = make_network()
+    model = onnx.load(path)
+    model.graph.node.append(onnx.helper.make_node("NonZero", ["features"], ["where"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("where", TensorProto.INT64, [2, "found"]))
+    onnx.save(model, path)
+    bound = open_session(path, CPU, batch=2).bind(_images(2, 3, 8, 8))
+    features, where = bound.outputs()
+    np.testing.assert_array_equal(where, np.nonzero(features))
+    with pytest.raises(ProviderError, match=r"sizes of where follow from the input: a CUDA graph cannot have such"):
+        open_session(path, replace(CUDA, cuda_graph=True), batch=2).bind(_images(2, 3, 8, 8))
+
+
+def test_what_was_not_loaded_is_said_when_the_first_run_fails(
+    make_network: Make, gpu: GpuRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "preload_dlls", lambda: print("Failed to load libfoo"))
+    session = open_session(make_network(), CUDA, batch=2)
+    gpu.fails = "CUDNN_STATUS_NOT_INITIALIZED"
+    with pytest.raises(ProviderError, match=r"CUDNN_STATUS_NOT_INITIALIZED\nFailed to load libfoo\n"):
+        session.bind(_images(2, 3, 8, 8))
+
+
+def test_settings_hide_where_the_timing_cache_lies(make_network: Make, gpu: GpuRuntime) -> None:
+    settings = open_session(make_network(), BenchOptions(provider="tensorrt"), batch=2).settings
+    assert settings["provider_options"]["trt_timing_cache_path"].startswith("a temporary folder")
+    assert settings["nvidia_tf32_override"] == "0"

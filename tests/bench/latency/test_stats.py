@@ -102,3 +102,16 @@ def test_too_few_or_unequal_samples_are_refused(dense_ms: list[float], pruned_ms
 def test_a_level_outside_0_to_1_is_refused(confidence: float) -> None:
     with pytest.raises(InputError, match=r"inside \(0, 1\).*got"):
         paired_speedup([1.0, 2.0], [1.0, 2.0], confidence=confidence)
+
+
+def test_samples_of_a_round_are_drawn_together() -> None:
+    """Runs of a block are alike, so many of them say no more than one."""
+    generator = np.random.default_rng(0)
+    dense, pruned = 4 + generator.random(20), 2 + generator.random(20)
+    alone = paired_speedup(dense.tolist(), pruned.tolist())
+    blocks = paired_speedup(np.repeat(dense, 9).tolist(), np.repeat(pruned, 9).tolist(), block=9)
+    assert (blocks.ratio, blocks.low, blocks.high) == pytest.approx((alone.ratio, alone.low, alone.high))
+    apart = paired_speedup(np.repeat(dense, 9).tolist(), np.repeat(pruned, 9).tolist())
+    assert apart.high - apart.low < (blocks.high - blocks.low) / 2
+    with pytest.raises(InputError, match="at least 2 rounds that timed both networks 9 times; got 19 dense"):
+        paired_speedup([1.0] * 19, [1.0] * 19, block=9)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -19,6 +21,7 @@ import torch
 from torch import nn
 
 from pruneport.compress.allocation.cost import count_cost
+from pruneport.compress.finetune.deterministic import deterministic
 from pruneport.compress.finetune.distill import Teacher
 from pruneport.compress.finetune.schedule import cut, is_due
 from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_output_layer
@@ -266,6 +269,82 @@ def test_two_processes_train_as_one(job: Callable[..., Job], tmp_path: Path, fol
     one, two = results
     assert not torch.equal(one["3.weight"], network.state_dict()["3.weight"])
     assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
+
+
+_TWO_CUTS = """
+import sys, pickle
+from functools import partial
+from pathlib import Path
+import torch
+from lightning_fabric import Fabric
+from pruneport.compress.finetune.training import _Training
+from pruneport.progress import silent
+
+
+def cut(fabric, jobs, folder):
+    for number, job in enumerate(jobs):
+        torch.save(cut_one(fabric, job), folder / f"{number} on {fabric.global_rank}")
+
+
+def cut_one(fabric, job):
+    training = _Training(fabric, job, silent)
+    for name, buffer in training._network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.add_(torch.rand(buffer.shape, generator=torch.Generator().manual_seed(fabric.global_rank)))
+    before = {name: value.clone() for name, value in training._network.named_buffers()}
+    try:
+        training._cut()
+        failed = None
+    except Exception as error:
+        failed = repr(error)
+    plan = training._state.plan.to_json()
+    after = dict(training._network.state_dict())
+    return {"before": before, "after": after, "plan": plan, "failed": failed}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    jobs, folder = pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2])
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn")
+    fabric.launch(partial(cut, jobs=jobs, folder=folder))
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_make_the_cut_of_the_first(job: Callable[..., Job], tmp_path: Path) -> None:
+    """BatchNorm's statistics are each process's own, and a criterion that looks at activations scores by them."""
+    given, script = tmp_path / "jobs", tmp_path / "cut.py"
+    script.write_text(_TWO_CUTS)
+    asked = {"steps": 3, "devices": 2, "accelerator": "cpu", "cuts": 1, "schedule": "loss"}
+    pruning = [PruneOptions(flops=share, criterion="taylor", ranking="global") for share in (0.5, 1e-6)]
+    jobs = [job(f"state {number}", pruning=entry, **asked) for number, entry in enumerate(pruning)]
+    given.write_bytes(pickle.dumps(jobs))
+    subprocess.run([sys.executable, str(script), str(given), str(tmp_path)], check=True, timeout=900)
+    for number in range(len(jobs)):
+        first, second = (torch.load(tmp_path / f"{number} on {rank}") for rank in (0, 1))
+        assert any(not torch.equal(first["before"][name], second["before"][name]) for name in first["before"])
+        assert first["plan"] == second["plan"]
+        assert first["failed"] is None is second["failed"], "out of reach is said in the plan"
+        if number == 0:
+            assert all(torch.equal(value, second["after"][name]) for name, value in first["after"].items())
+            assert json.loads(first["plan"])["groups"]
+        else:
+            assert "the schedule ended at 1.000" in first["plan"]
+
+
+def test_a_gpu_trains_by_deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    said: list[str] = []
+    with deterministic(torch.device("cpu"), said.append):
+        assert not torch.are_deterministic_algorithms_enabled()
+    with deterministic(torch.device("cuda"), said.append):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)  # has none on the CPU either
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert len(said) == 1
+    assert said[0].startswith("put_ has no deterministic algorithm on this device: a run that is stopped")
 
 
 def test_a_teacher_is_no_distance_from_itself() -> None:

@@ -129,6 +129,15 @@ def test_a_busy_machine(plan: Any, bench: Any) -> None:
     assert verdict(plan, None, bench).startswith("1.71 times as fast at batch 1, on a busy machine; ")
 
 
+def test_a_gpu_that_slowed_down(plan: Any, bench: Any) -> None:
+    bench["batches"][0]["device"] = {"throttle_reasons": ["power_cap", "application_clocks"]}
+    assert warnings_for(plan, None, bench) == [], "that is how GPUs run at full load"
+    bench["batches"][0]["device"] = {"throttle_reasons": ["power_cap", "thermal_slowdown"]}
+    bench["batches"][-1]["device"] = {"throttle_reasons": None}
+    (said,) = warnings_for(plan, None, bench)
+    assert said.startswith("The GPU lowered its clocks while it was timed (thermal slowdown). Its figures are rough")
+
+
 def test_a_machine_that_got_busy_while_it_was_timed(plan: Any, bench: Any) -> None:
     bench["device"] |= {"cpu_in_use_by_others": 0.1, "available_cores": 8}
     bench["batches"][0]["device"] = {"cpu_in_use_by_others": None}  # too short to tell

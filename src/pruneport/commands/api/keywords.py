@@ -98,6 +98,8 @@ class _RuntimeKeywords(TypedDict, total=False):
     device: int
     tf32: bool
     nhwc: bool
+    fuse_conv_bias: bool
+    small_workspace: bool
     cuda_graph: bool
 
 

@@ -11,7 +11,14 @@ from typing import Annotated, Any
 import docstring_parser
 import tyro
 
-from pruneport.bench.options import BenchOptions, ExecutorOptions, LatencyOptions, PlaceOptions, RuntimeOptions
+from pruneport.bench.options import (
+    SWITCHES,
+    BenchOptions,
+    ExecutorOptions,
+    LatencyOptions,
+    PlaceOptions,
+    RuntimeOptions,
+)
 from pruneport.bench.transfer.options import StudyOptions
 from pruneport.commands import configs
 from pruneport.commands.arguments.flag_names import flag_of, with_flags
@@ -72,7 +79,7 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     ImageOptions: ("checking", {}),
     ExportOptions: ("output", {}),
     ParityOptions: ("checking", {}),
-    RuntimeOptions: ("timing", {"GPU": "provider device tf32 nhwc cuda_graph"}),
+    RuntimeOptions: ("timing", {"GPU": " ".join(("provider", "device", *SWITCHES))}),
     PlaceOptions: ("timing", {}),
     LatencyOptions: ("timing", {}),
     BenchOptions: ("timing", {}),

@@ -18,7 +18,7 @@ from pruneport.bench.latency.measure import preflight
 from pruneport.bench.latency.staircase import Staircase, measure_staircase
 from pruneport.bench.latency.table import LatencyTable, TimedWidths, network_sha256, place_of
 from pruneport.bench.latency.timer import DenseTimer
-from pruneport.bench.options import BenchOptions, PlaceOptions
+from pruneport.bench.options import SWITCHES, BenchOptions, PlaceOptions
 from pruneport.commands.configs import LatencyConfig
 from pruneport.commands.results import LatencyResult
 from pruneport.compress.allocation.target import nothing_prunable
@@ -190,9 +190,7 @@ def check_place(options: PlaceOptions, form: ExportOptions) -> None:
         warmup=options.warmup,
         threads=options.threads,
         device=options.device,
-        tf32=options.tf32,
-        nhwc=options.nhwc,
-        cuda_graph=options.cuda_graph,
+        **{name: getattr(options, name) for name in SWITCHES},
         batches=(options.latency_batch,),
     )
     preflight(timed, form.batch_size_fixed)

@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from pruneport.bench.latency.staircase import Staircase
 from pruneport.bench.latency.table import LatencyTable, cache_path, place_of, read_table
-from pruneport.bench.options import LatencyOptions, PlaceOptions, RuntimeOptions
+from pruneport.bench.options import SWITCHES, LatencyOptions, PlaceOptions, RuntimeOptions
 from pruneport.commands.timing.measuring import DenseFile, fingerprint, measure_table, varied
 from pruneport.compress.allocation.latency_model import LatencyForm, Timing
 from pruneport.compress.assessment import Assessment
@@ -83,7 +84,7 @@ def read_given(options: LatencyOptions) -> LatencyTable:
         ("threads", options.threads, None, place.threads),
         ("latency_batch", options.latency_batch, PlaceOptions.latency_batch, place.batch),
         ("latency_precision", options.latency_precision, None, place.precision),
-        *((name, getattr(options, name), False, name in place.switches) for name in ("tf32", "nhwc", "cuda_graph")),
+        *((name, getattr(options, name), False, name in place.switches) for name in SWITCHES),
     )
     if faults := [f"`{name}` is {given}" for name, given, default, there in asked if given not in (default, there)]:
         raise InputError(
@@ -122,15 +123,14 @@ def _here(table: LatencyTable, options: LatencyOptions) -> PlaceOptions | None:
         InputError: It is of this device, but of another version of ONNX Runtime or of the driver.
     """
     there = table.place
+    switches: dict[str, Any] = {name: name in there.switches for name in SWITCHES}
     alike = replace(
         options,
         provider=there.provider,
         threads=there.threads,
         latency_batch=there.batch,
         latency_precision=there.precision,
-        tf32="tf32" in there.switches,
-        nhwc="nhwc" in there.switches,
-        cuda_graph="cuda_graph" in there.switches,
+        **switches,
     )
     try:
         here = place_of(alike)

@@ -1,0 +1,69 @@
+"""The table of a GPU, tried on the CPU with a tiny network."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpu_stand_ins import GpuRuntime
+from pruneport.bench.experiments import gpu
+from pruneport.bench.experiments.gpu_networks import files_of, write_networks
+from pruneport.compress.options import PruneOptions
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the networks' files where ``--out rows.json`` looks for them; one share is out of reach."""
+    folder = tmp_path_factory.mktemp("gpu")
+    options = PruneOptions(flops=0.5, criterion="l1", ranking="uniform", scope="channels")
+    write_networks("digits", [0.6, 0.01], ["fp32"], folder / "rows-networks" / "digits-channels-8", options)
+    return folder
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> list[dict[str, object]]:
+    given = ["gpu", "--network", "digits", "--out", str(folder / "rows.json"), "--repeats", "2", *words]
+    monkeypatch.setattr(sys, "argv", [*given, "--worker", "--provider", "cpu", "--precisions", "fp32"])
+    gpu.main()
+    return gpu._rows(folder / "rows.json")
+
+
+def test_rows_are_written_one_by_one_and_once(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
+    far = ("--end", "1e12", "--batches")
+    (row,) = _run(monkeypatch, folder, *far, "1")
+    one, two = _run(monkeypatch, folder, *far, "1", "2")
+    assert one == row, "it is not timed again"
+    assert (two["batch"], two["precision"], two["cuda_graph"]) == (2, "fp32", False)
+    networks = two["networks"]
+    assert isinstance(networks, dict)
+    assert list(networks) == ["dense", "pruneport 0.6", "torch-pruning 0.6"] or "torch-pruning 0.01" in networks
+    ours = networks["pruneport 0.6"]
+    assert 0.5 < ours["macs_kept"] <= 0.6
+    assert set(ours) >= {"p50_ms", "speedup over dense", "speedup over torch-pruning", "share of the reduction"}
+    assert "pruneport 0.01" in two["left_out"]  # type: ignore[operator]
+    assert _run(monkeypatch, folder, "--end", "0", "--batches", "3") == [one, two], "no time is left"
+
+
+def test_a_row_that_failed_is_tried_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rows-networks").symlink_to(folder / "rows-networks")
+    runtime = GpuRuntime.installed(monkeypatch)
+    runtime.fails = "device lost"
+    (row,) = _run(monkeypatch, tmp_path, "--end", "1e12", "--batches", "1")
+    assert "device lost" in str(row["failed"])
+    runtime.fails = ""
+    (row,) = _run(monkeypatch, tmp_path, "--end", "1e12", "--batches", "1")
+    assert "failed" not in row
+    json.dumps(row)
+
+
+def test_files_are_written_once(folder: Path) -> None:
+    place = folder / "rows-networks" / "digits-channels-8"
+    entries = {entry.name: entry for entry in files_of(place)}
+    assert entries["dense"].macs_kept == 1
+    assert entries["pruneport 0.01"].failed is not None
+    times = {path: path.stat().st_mtime_ns for path in place.iterdir()}
+    options = PruneOptions(flops=0.5, criterion="l1", ranking="uniform", scope="channels")
+    write_networks("digits", [0.6, 0.01], ["fp32"], place, options)
+    assert times == {path: path.stat().st_mtime_ns for path in place.iterdir()}
