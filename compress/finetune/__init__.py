@@ -3,6 +3,7 @@
 - ``setup``: where a training starts and what it ends as
 - ``checks``: what is checked before a training begins
 - ``training``: the training loop
+- ``steps``: single steps of an optimizer
 - ``state``: the file from which a training goes on
 - ``optimizers``: optimizers and learning rates
 - ``schedule``: pruning while training
