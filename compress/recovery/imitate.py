@@ -1,8 +1,9 @@
 """Imitation: all weights trained for a short while, on the same few unlabelled inputs, to compute the dense features.
 
 As in MiR (Wang et al. 2022, arXiv 2201.02620) and PRACTISE (Wang & Wu 2022, arXiv 2202.07861) the features before the
-pooling are compared. We define: they are compared on crops, mirrored and mixed images, together with the main output;
-BatchNorms keep their statistics, as they will run; a tenth of the inputs chooses the learning rate and the state.
+pooling are compared, and what reads them is left as it is. We define: images are shifted and mirrored; BatchNorms keep
+their statistics, as they will run; a tenth of the inputs chooses, by the features and the main output together, the
+learning rate and the state.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ class _Imitation:
         wanted = self._teach(shown)
 
         def loss_of(model: nn.Module) -> Tensor:
-            return distance(compared(model, shown, self._place), wanted, self._variances)
+            return distance(compared(model, shown, self._place)[:1], wanted[:1], self._variances[:1])
 
         try:
             return stepper.step(loss_of, (step + 0.5) / steps, _WARMUP, seed)
