@@ -162,7 +162,7 @@ class Imitated:
         features: The module whose outputs were compared; None: the main output alone.
         distance_before: After reconstruction.
         distance_after: Of the state that was kept.
-        stopped: Why the training ended: its steps were done, its time was up, eight checks brought no gain, or the loss
+        stopped: Why the training ended: its steps were done, its time was up, ten checks brought no gain, or the loss
             was no finite number.
         kept: Which state; ``reconstruction`` where imitation brought nothing.
     """

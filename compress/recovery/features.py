@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pruneport.compress.hooks import hooks_restored
 from pruneport.models.inputs import ExampleInputs, run_on
-from pruneport.models.outputs import main_output, tensor_leaves
+from pruneport.models.outputs import main_output
 
 __all__ = ["compared", "distance", "feature_place"]
 
@@ -78,7 +78,7 @@ def _shapes(network: nn.Module, example: ExampleInputs) -> dict[str, torch.Size]
 
             if name:
                 module.register_forward_hook(hook)
-        tensor_leaves(run_on(network, example))
+        run_on(network, example)
     return shapes
 
 

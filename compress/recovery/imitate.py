@@ -38,7 +38,7 @@ _TRY = 0.05  # of the steps
 _MINUTES = 5.0  # where nothing else is asked for
 _MOST_STEPS = 2000
 _CHECKS = 20  # over the training
-_PATIENCE = 8  # checks without a gain
+_PATIENCE = 10  # checks without a gain
 _OVERTIME = 1.5  # times the minutes: a machine that became slower stops here
 _WARMUP = 0.05
 
@@ -79,7 +79,9 @@ def imitate(
     Raises:
         PruningError: The pruned network cannot be trained.
     """
-    return _Imitation(dense, pruned, batches, tuning, effort, progress).run()
+    parameter = next(pruned.parameters(), torch.zeros(()))
+    with torch.random.fork_rng([parameter.device] if parameter.device.type == "cuda" else []):
+        return _Imitation(dense, pruned, batches, tuning, effort, progress, parameter.device).run()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +105,11 @@ class _Imitation:
         tuning: Batches,
         effort: Effort,
         progress: Progress,
+        device: torch.device,
     ) -> None:
         self._dense, self._pruned, self._batches, self._effort = dense, pruned, batches, effort
         self._progress, self._started = progress, time.monotonic()
-        parameter = next(pruned.parameters(), torch.zeros(()))
-        self._device = parameter.device
+        self._device = device
         self._fabric = open_fabric("cuda" if self._device.type == "cuda" else "cpu", 1, "32")
         self._place = feature_place(dense, pruned, rows_of_inputs(self._moved(batches[0]()), slice(2)))
         self._tuning = [self._moved(load()) for load in tuning]
@@ -121,6 +123,10 @@ class _Imitation:
     def run(self) -> Imitated:
         """Try the learning rates, train with the best, and keep the best of all states."""
         before = self._error(self._pruned)
+        if not math.isfinite(before):
+            raise PruningError(
+                "the pruned network's features are no finite numbers; prune less, or check `mean` and `std`."
+            )
         steps = self._effort.steps or self._affordable()
         tries = {rate: self._train(rate, max(1, round(_TRY * steps)), f"trying rate {rate:g}") for rate in _RATES}
         rate = min(tries, key=lambda rate: tries[rate].error)
@@ -141,10 +147,9 @@ class _Imitation:
         )
 
     def _train(self, rate: float, steps: int, what: str) -> _Run:
-        """One training from the start, with the best state of its checks."""
-        network = copy.deepcopy(self._pruned).eval().requires_grad_(True)
-        network.load_state_dict(self._start)
-        stepper = Stepper(self._fabric, network, one_rate(network, rate, self._device), {})
+        """One training from where reconstruction ended, with the best state of its checks."""
+        stepper = self._begun(rate)
+        network = stepper.network
         best, state, worse = math.inf, self._start, 0
         stopped: Literal["steps", "time", "no gain", "diverged"] = "steps"
         batches, step = self._shuffled(), 0
@@ -166,6 +171,13 @@ class _Imitation:
                 stopped = "time"
                 break
         return _Run(state=state, error=best, steps=step, stopped=stopped)
+
+    def _begun(self, rate: float) -> Stepper:
+        """A copy of the pruned network as it was given, all of whose weights learn."""
+        network = copy.deepcopy(self._pruned).eval()
+        for parameter in network.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        return Stepper(self._fabric, network, one_rate(network, rate, self._device), {})
 
     def _step(self, stepper: Stepper, inputs: ExampleInputs, step: int, steps: int) -> float:
         seed = mix(self._effort.seed, step)
@@ -190,9 +202,7 @@ class _Imitation:
             if self._device.type == "cuda":
                 return _MOST_STEPS
             minutes = _MINUTES
-        network = copy.deepcopy(self._pruned).eval().requires_grad_(True)
-        stepper = Stepper(self._fabric, network, one_rate(network, 0.0, self._device), {})
-        batches = self._shuffled()
+        stepper, batches = self._begun(0.0), self._shuffled()
         self._step(stepper, next(batches), 0, 1)  # the first takes longer
         start = time.monotonic()
         self._step(stepper, next(batches), 0, 1)
