@@ -66,7 +66,7 @@ else:
 AttentionName = Literal["width", "heads"]
 ScopeName = Literal["filters", "channels"]
 RankingName = Literal["auto", "uniform", "global", "isomorphic", "sensitivity"]
-RecoverName = Literal["auto", "none", "bn", "reconstruct", "data-free"]
+RecoverName = Literal["auto", "none", "bn", "reconstruct", "data-free", "imitate"]
 LabelsName = Literal["auto", "folder", "predicted"]
 OptimizerName = Literal["sgd", "adamw"]
 PrecisionName = Literal["auto", "32", "bf16"]
@@ -154,11 +154,18 @@ class CalibrationOptions(CalibrationImages):
 
 @dataclass(frozen=True, kw_only=True)
 class RecoveryOptions(CalibrationOptions):
-    """How accuracy is won back without training."""
+    """How accuracy is won back without labels."""
 
     recover: RecoverName = "auto"
     """bn: measure BatchNorm statistics anew; reconstruct: solve weights by least squares; data-free: the same on
-    synthetic inputs that match the BatchNorm statistics; auto: the best that the given images allow."""
+    synthetic inputs that match the BatchNorm statistics; imitate: reconstruct, then train all weights for some minutes
+    to compute the dense network's features, on the images or else on synthetic inputs; auto: reconstruct or data-free,
+    and imitate where `recovery_minutes` are given."""
+    recovery_minutes: float | None = None
+    """How long imitation may take, including the choice of its learning rate; 5 where nothing is given, and as long as
+    its 2000 steps take on a GPU."""
+    recovery_steps: int | None = None
+    """The number of steps in the place of minutes: with the seed it gives the same network again."""
 
 
 @dataclass(frozen=True, kw_only=True)

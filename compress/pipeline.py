@@ -9,6 +9,7 @@ from torch import nn
 
 from pruneport.compress.activations.calibration import (
     BATCH,
+    LEAST_HELD_OUT,
     Calibration,
     check_count,
     held_out_count,
@@ -22,8 +23,9 @@ from pruneport.compress.further import Origin
 from pruneport.compress.importance.criteria import wants_inputs
 from pruneport.compress.options import CalibrationImages, CompressOptions
 from pruneport.compress.prune import Pruned, Pruner, prune
+from pruneport.compress.recovery.imitate import Effort
 from pruneport.compress.recovery.recover import choose_recovery, recover
-from pruneport.errors import ModelError, PruningError
+from pruneport.errors import ImageFolderError, ModelError, PruningError
 from pruneport.models.outputs import Outputs, detections_in, read_outputs, takes_several
 from pruneport.models.preparation.resolve import prepared
 from pruneport.models.record import Source
@@ -134,7 +136,10 @@ class Ready:
         if inputs is not None:
             reference = _reference(self.dense, origin)
             gone = origin.groups(plan) if origin else plan.groups
-            done = recover(self.recovery, reference, pruned.network, gone, inputs.batches, progress, inputs.heldout)
+            effort = Effort(minutes=target.recovery_minutes, steps=target.recovery_steps, seed=self.source.seed)
+            done = recover(
+                self.recovery, reference, pruned.network, gone, inputs.batches, progress, inputs.heldout, effort
+            )
             if origin and origin.reference is None:
                 done = replace(done, reference="start")
             plan = replace(plan, calibration=inputs.record, recovery=done)
@@ -169,9 +174,15 @@ def prepare(
         progress(Note(f"the network takes one {source.takes.thing} at a time: to export it, give `batch_size_fixed=1`"))
     if given:
         _check_measurable(outputs)
-    elif options.calibration is not None or wants_inputs(options, calibrated=False) or name == "data-free":
+    elif options.calibration is not None or wants_inputs(options, calibrated=False) or name in ("data-free", "imitate"):
         _check_measurable(outputs)
         calibration = calibration_inputs(options, reference, source, progress, hold_out=True)
+    if calibration is not None and name == "imitate" and calibration.record.count < 2 * LEAST_HELD_OUT:
+        raise ImageFolderError(
+            f"`recover=imitate` needs {2 * LEAST_HELD_OUT} calibration inputs at least, and has "
+            f"{calibration.record.count}: some are set aside to choose the learning rate with. Give more, or choose "
+            "`recover=reconstruct`."
+        )
     progress(Stage("scoring filters and groups"))
     original = None if origin is None else origin.cost
     assessment = assess(dense, source, options, calibration, options.calibration_labels, progress, original)

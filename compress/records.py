@@ -16,6 +16,7 @@ __all__ = [
     "Cost",
     "Earlier",
     "GroupPlan",
+    "Imitated",
     "LatencyReached",
     "LatencyRound",
     "Member",
@@ -146,6 +147,38 @@ class Calibrated:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Imitated:
+    """What an imitation did after reconstruction.
+
+    Distances are of the features before pooling and of the main output: mean squared differences from the dense
+    network's over the variance of the dense one's, summed. They are measured on a tenth of the calibration inputs,
+    which was left out of reconstruction and training, and chose the learning rate and the state.
+
+    Attributes:
+        steps: Steps of the optimizer that were done.
+        planned: How many there were to be; with the seed, as ``recovery_steps``, they give the same network again.
+        learning_rate: The highest.
+        tuning: Number of the inputs that were set aside.
+        features: The module whose outputs were compared; None: the main output alone.
+        distance_before: After reconstruction.
+        distance_after: Of the state that was kept.
+        stopped: Why the training ended: its steps were done, its time was up, ten checks brought no gain, or the loss
+            was no finite number.
+        kept: Which state; ``reconstruction`` where imitation brought nothing.
+    """
+
+    steps: Count
+    planned: Count
+    learning_rate: float
+    tuning: Count
+    features: str | None
+    distance_before: float
+    distance_after: float
+    stopped: Literal["steps", "time", "no gain", "diverged"]
+    kept: Literal["imitation", "reconstruction"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recovered:
     """What a recovery did and what it brought.
 
@@ -165,6 +198,7 @@ class Recovered:
         heldout_agreement_before: Share of those whose highest class is the dense network's, before recovery; None
             where there are none, or the main output is not (B, classes).
         heldout_agreement: The same after it.
+        imitation: What it did, where weights were trained, too.
         reference: ``dense``; or ``start``, the network that was compressed further, where it was trained since it came
             from the dense one, or the dense one's weights could not be had.
     """
@@ -178,6 +212,7 @@ class Recovered:
     heldout_error_after: float | None = None
     heldout_agreement_before: Share | None = None
     heldout_agreement: Share | None = None
+    imitation: Imitated | None = None
     reference: Literal["dense", "start"] = "dense"
 
 

@@ -32,6 +32,7 @@ compress.surgery
 compress.activations
 compress.importance
 compress.allocation
+compress.finetune.optimizers compress.finetune.state compress.finetune.steps
 compress.recovery
 compress.assessment compress.removal compress.prune compress.further compress.pipeline
 compress.finetune

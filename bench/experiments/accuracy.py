@@ -1,9 +1,9 @@
-"""Accuracy kept without training: network x criterion x ranking x recovery x MACs kept, on real checkpoints.
+"""Accuracy kept without labels: network x criterion x ranking x recovery x MACs kept, on real checkpoints.
 
 ``python bench/experiments/accuracy.py --data FOLDER --out bench/results/accuracy.json``, where FOLDER holds the
-checkpoints and images that the tests marked ``real`` use. Calibration images are training images (CIFAR-10), or the
-half of the ImageNet samples that is not tested on. Only the criteria with a loss read labels, and only of calibration
-images. A row that is in the file already is not measured again.
+checkpoints and images that the tests marked ``real`` use. Calibration images are training images (CIFAR-10), or 256 of
+the 1000 ImageNet samples, whose others are tested on. Only the criteria with a loss read labels, and only of
+calibration images. A row that is in the file already, of as many test images, is not measured again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from pruneport.compress.assessment import assess
 from pruneport.compress.importance.criteria import CRITERIA
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune
-from pruneport.compress.records import Calibrated
+from pruneport.compress.records import Calibrated, Imitated
+from pruneport.compress.recovery.imitate import Effort
 from pruneport.compress.recovery.recover import recover
+from pruneport.export.card.intervals import share_interval
 from pruneport.files import write_whole
 from pruneport.models.images.images import ImageSet, open_images
 from pruneport.models.options import ImageOptions, SourceOptions
@@ -99,12 +101,12 @@ CASES = {
         std=(128 / 255,) * 3,
     ),
 }
-_Recipe = tuple[str, str, str, tuple[str, ...]]  # inputs, criterion, ranking, recoveries
+_Recipe = tuple[str, str, str, Sequence[str]]  # inputs, criterion, ranking, recoveries
 _RECIPES: dict[str, list[_Recipe]] = {
     "plain": [("images", "l1", "uniform", ("none", "bn", "reconstruct"))],
-    "best": [("images", "block-hessian", "sensitivity", ("none", "reconstruct"))],
+    "best": [("images", "block-hessian", "sensitivity", ("none", "reconstruct", "imitate"))],
     "data-free": [
-        ("synthetic", "block-hessian", "sensitivity", ("data-free",)),
+        ("synthetic", "block-hessian", "sensitivity", ("data-free", "imitate")),
     ],
     "steps": [
         ("synthetic", "l1", "uniform", ("data-free",)),
@@ -127,15 +129,22 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--recipes", nargs="+", choices=list(_RECIPES), default=["plain", "best", "data-free"])
     parser.add_argument("--kept", nargs="+", type=float, help="only these shares of the MACs")
+    parser.add_argument("--recoveries", nargs="+", help="only these")
+    parser.add_argument("--recovery-minutes", type=float, help="for imitate")
+    parser.add_argument("--recovery-steps", type=int, help="for imitate, in the place of minutes")
     arguments = parser.parse_args()
+    effort = Effort(minutes=arguments.recovery_minutes, steps=arguments.recovery_steps)
     rows: list[dict[str, Any]] = []
     if arguments.out.is_file():
         rows = json.loads(arguments.out.read_text(encoding="utf-8"))["rows"]
-    done = {tuple(row[key] for key in _KEYS) for row in rows}
-    recipes = [recipe for name in arguments.recipes for recipe in _RECIPES[name]]
+    recipes = [
+        (inputs, criterion, ranking, [one for one in recoveries if one in (arguments.recoveries or recoveries)])
+        for name in arguments.recipes
+        for inputs, criterion, ranking, recoveries in _RECIPES[name]
+    ]
     for name in arguments.networks:
-        for row in _measure(name, CASES[name], recipes, arguments.kept, arguments.data, done):
-            rows.append(row)
+        for row in _measure(name, CASES[name], recipes, arguments.kept, arguments.data, rows, effort):
+            rows = [other for other in rows if _key(other) != _key(row)] + [row]
             print(json.dumps(row), flush=True)
             content = {"rows": rows, "versions": latency_versions(), "device": describe_device("cpu", 0)}
             write_whole(arguments.out, json.dumps(content, indent=1) + "\n")
@@ -143,12 +152,20 @@ def main() -> None:
 
 
 def _measure(
-    name: str, case: Case, recipes: Sequence[_Recipe], only: Sequence[float] | None, data: Path, done: set[Any]
+    name: str,
+    case: Case,
+    recipes: Sequence[_Recipe],
+    only: Sequence[float] | None,
+    data: Path,
+    rows: Sequence[dict[str, Any]],
+    effort: Effort,
 ) -> Iterator[dict[str, Any]]:
     """Yield one row for every target and recovery that is not measured yet."""
     options = SourceOptions(source=case.source, checkpoint=data / "weights" / case.weights, input_shape=case.shape)
     dense, source = open_source(options)
     test, calibrations = read_images(case, data)
+    images = sum(len(labels) for _, labels in test)
+    done = {_key(row) for row in rows if row["test_images"] == images}
     dense_top1: float | None = None
     for inputs, criterion, ranking, recoveries in recipes:
         targets = [kept for kept in case.kept if only is None or kept in only]
@@ -172,9 +189,15 @@ def _measure(
         for kept, recovery in wanted:
             pruned = prune(dense, source, replace(asked, flops=kept), assessment=assessment)
             network, start = pruned.network, time.monotonic()
+            did: Imitated | None = None
             if recovery != "none":
-                recover(recovery, dense, network, pruned.plan.groups, calibration.batches)
+                effort = replace(effort, seed=source.seed)
+                did = recover(
+                    recovery, dense, network, pruned.plan.groups, calibration.batches, effort=effort
+                ).imitation
             seconds = time.monotonic() - start
+            right = count_right(network, test)
+            interval = share_interval(right, images)
             yield {
                 "network": name,
                 "target": kept,
@@ -185,9 +208,12 @@ def _measure(
                 "recovery": recovery,
                 "inputs": inputs,
                 "input_count": calibration.record.count,
-                "test_images": sum(len(labels) for _, labels in test),
+                "test_images": images,
                 "dense_top1": round(dense_top1, 4),
-                "top1": round(count_top1(network, test), 4),
+                "top1": round(right / images, 4),
+                "top1_low": round(interval.low, 4),
+                "top1_high": round(interval.high, 4),
+                "imitation": None if did is None else asdict(did),
                 "assess_s": round(assessing, 1),
                 "recovery_s": round(seconds, 1),
                 "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -199,11 +225,12 @@ def read_images(case: Case, data: Path) -> tuple[list[tuple[Tensor, Tensor]], di
     if case.shape[1] == 32:
         tests = _opened(ImageOptions(images=data / "data/tasks/cifar10/test"), case)
         given = _opened(ImageOptions(images=data / "data/tasks/cifar10/train", images_limit=case.calibration), case)
-    else:  # one image a class: classes 0, 4, 8, … are tested, every other one of classes 1, 3, 5, … calibrates
+    else:  # one image a class: every other one of classes 1, 3, 5, … calibrates, and all others are tested
         both = _opened(ImageOptions(images=data / "data/imagenet-samples", resize=256), case)
         odd = range(1, len(both), 2)
-        tests = both.part(range(0, len(both), 4))
-        given = both.part(odd[:: max(1, len(odd) // case.calibration)][: case.calibration])
+        calibrating = odd[:: max(1, len(odd) // case.calibration)][: case.calibration]
+        tests = both.part(sorted({*range(len(both))}.difference(calibrating)))
+        given = both.part(calibrating)
     test = [
         (inputs.contiguous(memory_format=torch.channels_last), labels)
         for inputs, labels in tests.batches(50)
@@ -227,10 +254,19 @@ def _opened(options: ImageOptions, case: Case) -> ImageSet:
 
 
 @torch.inference_mode()
+def count_right(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> int:
+    """How many images have their label as the largest output."""
+    return sum(int((network(inputs).argmax(1) == labels).sum()) for inputs, labels in batches)
+
+
 def count_top1(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Share of the images whose largest output is the label."""
-    right = sum(int((network(inputs).argmax(1) == labels).sum()) for inputs, labels in batches)
-    return right / sum(len(labels) for _, labels in batches)
+    """The same as a share of the images."""
+    return count_right(network, batches) / sum(len(labels) for _, labels in batches)
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells a row from others of its file."""
+    return tuple(row[key] for key in _KEYS)
 
 
 if __name__ == "__main__":

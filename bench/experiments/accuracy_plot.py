@@ -17,6 +17,8 @@ _LINES = {  # inputs, criterion, ranking, recovery: label, colour, marker
         "#14688c",
         "o",
     ),
+    ("images", "block-hessian", "sensitivity", "imitate"): ("the same, then imitate", "#0b3954", "P"),
+    ("synthetic", "block-hessian", "sensitivity", "imitate"): ("the same without images, then imitate", "#7f2d04", "X"),
     ("synthetic", "block-hessian", "sensitivity", "data-free"): ("the same without images", "#c2571a", "D"),
     ("images", "l1", "uniform", "reconstruct"): ("l1, uniform, reconstruct", "#6a9fb8", "s"),
     ("images", "l1", "uniform", "bn"): ("l1, uniform, bn", "#7b8791", "^"),

@@ -17,13 +17,14 @@ from pruneport.compress.options import CalibrationImages
 from pruneport.compress.records import Calibrated
 from pruneport.errors import ImageFolderError
 from pruneport.models.images.images import ImageSet, list_folder
-from pruneport.models.inputs import ExampleInputs, changed
+from pruneport.models.inputs import ExampleInputs, batch_of, changed, rows_of_inputs
 from pruneport.models.preparation.resolve import resolve
 from pruneport.models.record import Preprocessing
 from pruneport.text import escaped
 
 __all__ = [
     "BATCH",
+    "LEAST_HELD_OUT",
     "Batches",
     "Calibration",
     "check_count",
@@ -32,10 +33,12 @@ __all__ = [
     "in_memory",
     "list_images",
     "open_calibration",
+    "set_aside",
 ]
 
 BATCH = 32
-_LEAST_HELD_OUT = 16  # and as many must be left
+LEAST_HELD_OUT = 16  # and as many must be left
+_PART = 8  # inputs in a batch that is divided
 Batches = Sequence[Callable[[], ExampleInputs]]
 """Inputs, such as images (B, C, H, W), each loaded when it is called for; the same every time."""
 
@@ -81,7 +84,7 @@ def list_images(
 
 def held_out_count(count: int) -> int:
     """How many inputs are held out beside ``count``: a tenth as many, at least 16."""
-    return max(_LEAST_HELD_OUT, -(-count // 10))
+    return max(LEAST_HELD_OUT, -(-count // 10))
 
 
 def open_calibration(
@@ -147,6 +150,33 @@ def in_memory(inputs: Sequence[ExampleInputs]) -> Batches:
     return [_loader(lambda part=part: changed(part, Tensor.clone)) for part in inputs]  # type: ignore[misc]
 
 
+def set_aside(batches: Batches) -> tuple[Batches, Batches]:
+    """Divide inputs into those that weights are fitted to, and a tenth that says how they are best fitted.
+
+    Of every batch the last rows are set aside, so that of synthetic inputs all views go together; of batches too small
+    for that, every tenth.
+
+    Returns:
+        Both; the second stays in memory. It is empty where there are fewer than 32 inputs.
+    """
+    sizes, ends, last = [], [], []
+    for load in batches:
+        inputs = load()
+        sizes.append(batch_of(inputs))
+        ends.append(sizes[-1] - -(-sizes[-1] // 10))
+        last.append(rows_of_inputs(inputs, slice(ends[-1], None)))
+    if sum(sizes) < 2 * LEAST_HELD_OUT:
+        return batches, ()
+    if min(sizes) < _PART:
+        aside = [load for place, load in enumerate(batches) if place % 10 == 9]
+        return [load for place, load in enumerate(batches) if place % 10 != 9], in_memory([load() for load in aside])
+    kept = [
+        _loader(lambda load=load, end=end: rows_of_inputs(load(), slice(end)))  # type: ignore[misc]
+        for load, end in zip(batches, ends, strict=True)
+    ]
+    return kept, in_memory(last)
+
+
 def _spread(rows: Sequence[int], count: int, seed: int) -> list[int]:
     """``count`` of the rows, drawn one from each of as many equal runs: from every class folder alike."""
     draw = random.Random(seed)
@@ -157,7 +187,7 @@ def _spread(rows: Sequence[int], count: int, seed: int) -> list[int]:
 def divided(rows: list[int], extra: list[int], seed: int) -> tuple[list[int], list[int]]:
     """Rows to solve with and rows that are held out, of all; none where they are too few."""
     pool = sorted([*rows, *extra])
-    if len(pool) < 2 * _LEAST_HELD_OUT:
+    if len(pool) < 2 * LEAST_HELD_OUT:
         return rows, []
     extra = _spread(pool, held_out_count(len(pool)), seed)
     return [row for row in pool if row not in set(extra)], extra

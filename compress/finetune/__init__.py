@@ -4,6 +4,7 @@
 - ``checks``: what is checked before a training begins
 - ``deterministic``: a GPU's algorithms that give the same result every time
 - ``training``: the training loop
+- ``steps``: single steps of an optimizer
 - ``state``: the file from which a training goes on
 - ``optimizers``: optimizers and learning rates
 - ``schedule``: pruning while training

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from pruneport.compress.options import TrainOptions
 
-__all__ = ["learning_rate_at", "make_optimizer"]
+__all__ = ["learning_rate_at", "make_optimizer", "one_rate"]
 
 _MOMENTUM = 0.9
 _RATES = {"sgd": 0.01, "adamw": 3e-4}
@@ -32,10 +33,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum or AdamW; output layers learn faster, and only weights decay.
 
-    Each group of parameters remembers its highest learning rate as ``highest``. On a CPU the step is torch's fused one:
-    for a small network the default, a loop over the parameters, takes a tenth of the training.
+    Each group of parameters remembers its highest learning rate as ``highest``.
     """
-    fused = True if device.type == "cpu" else None  # None: torch chooses
     rate = options.learning_rate if options.learning_rate is not None else _RATES[options.optimizer]
     head_rate = rate * (1 if options.keep_head else options.head_rate)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -43,10 +42,21 @@ def make_optimizer(
         makes_outputs = any(name.startswith(f"{layer}.") for layer in output_layers)
         decay = options.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((head_rate if makes_outputs else rate, decay), []).append(parameter)
-    listed = [
-        {"params": parameters, "lr": highest, "highest": highest, "weight_decay": decay}
-        for (highest, decay), parameters in groups.items()
-    ]
+    listed = [_group(parameters, highest, decay) for (highest, decay), parameters in groups.items()]
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(listed, fused=fused)
-    return torch.optim.SGD(listed, lr=rate, momentum=_MOMENTUM, nesterov=True, fused=fused)
+        return torch.optim.AdamW(listed, fused=_fused(device))
+    return torch.optim.SGD(listed, lr=rate, momentum=_MOMENTUM, nesterov=True, fused=_fused(device))
+
+
+def one_rate(network: nn.Module, rate: float, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW in which all parameters learn at one rate, and none decays."""
+    return torch.optim.AdamW([_group(list(network.parameters()), rate, 0.0)], fused=_fused(device))
+
+
+def _group(parameters: list[nn.Parameter], highest: float, decay: float) -> dict[str, Any]:
+    return {"params": parameters, "lr": highest, "highest": highest, "weight_decay": decay}
+
+
+def _fused(device: torch.device) -> bool | None:
+    """On a CPU torch's fused step: for a small network the default, a loop, takes a tenth of the training."""
+    return True if device.type == "cpu" else None  # None: torch chooses

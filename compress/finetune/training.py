@@ -21,16 +21,16 @@ from pruneport.compress.allocation.cost import count_cost
 from pruneport.compress.finetune.checks import check_representation, check_training
 from pruneport.compress.finetune.deterministic import deterministic
 from pruneport.compress.finetune.distill import Teacher
-from pruneport.compress.finetune.optimizers import learning_rate_at, make_optimizer
+from pruneport.compress.finetune.optimizers import make_optimizer
 from pruneport.compress.finetune.schedule import average_loss, cut, is_due
 from pruneport.compress.finetune.state import (
     Event,
     TrainState,
     optimizer_tensors,
     read_state,
-    restore_optimizer,
     write_state,
 )
+from pruneport.compress.finetune.steps import Stepper, open_fabric
 from pruneport.compress.hooks import inputs_recorded
 from pruneport.compress.options import PruneOptions, TrainOptions
 from pruneport.compress.surgery.plan import Plan, parse_plan
@@ -82,18 +82,9 @@ def train(job: Job, progress: Progress = silent) -> TrainState:
     Raises:
         TrainingError: The budget is below one step, or the loss is not finite; the state on disk is the last saved.
     """
-    from lightning_fabric import Fabric  # takes seconds to import
-
     options = job.options
     check_training(options)
-    precision = {"32": "32-true", "bf16": "bf16-mixed"}.get(options.precision)
-    on_gpu = options.accelerator == "cuda" or (options.accelerator == "auto" and torch.cuda.is_available())
-    fabric = Fabric(
-        accelerator=options.accelerator,
-        devices=options.devices,
-        strategy="ddp_spawn" if options.devices > 1 else "auto",
-        precision=precision or ("bf16-mixed" if on_gpu else "32-true"),  # type: ignore[arg-type]
-    )
+    fabric = open_fabric(options.accelerator, options.devices, options.precision)
     if options.devices == 1:
         with deterministic(fabric.device, progress):
             _Training(fabric, job, progress).run()
@@ -167,11 +158,8 @@ class _Training:
         self._state.plan = replace(self._state.plan, pruned=count_cost(network.eval(), self._state.plan.source.takes))
         teacher_macs = self._teacher.macs if self._teacher else 0
         self._step_flops = self._images * training_flops(self._state.plan.pruned.macs, teacher_macs)
-        self._network = network.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(network, self._options, self._output_layers, self._fabric.device)
-        self._model, self._wrapped = self._fabric.setup(self._network.train(), optimizer)
-        restore_optimizer(self._network, optimizer, momenta)
-        self._optimizer = optimizer
+        self._stepper = Stepper(self._fabric, network.train(), optimizer, momenta)
 
     def _share(self, ahead: float = 0) -> float:
         """Share of the training that is done, or would be some steps ahead."""
@@ -187,22 +175,21 @@ class _Training:
         state, start = self._state, time.monotonic()
         device = self._fabric.device
         inputs = inputs.to(device, memory_format=torch.channels_last)
-        self._seed(mix(self._job.seed, state.step))  # drop-outs, too, follow from the step
-        for group in self._optimizer.param_groups:
-            group["lr"] = group["highest"] * learning_rate_at(self._share(0.5), self._options.warmup)
-        with inputs_recorded(self._network, self._output_layers[0]) as seen:
-            outputs = tensor_leaves(self._model(inputs))[0]
-        loss = nn.functional.cross_entropy(outputs.float(), labels.to(device))
-        if self._teacher is not None:
-            loss = loss + self._options.distill * self._teacher.distance(inputs, seen[-1])
-        self._optimizer.zero_grad()
-        self._fabric.backward(loss)
-        self._wrapped.step()
-        value = float(self._fabric.all_reduce(loss.detach()))
+
+        def loss_of(model: nn.Module) -> Tensor:
+            with inputs_recorded(self._network, self._output_layers[0]) as seen:
+                outputs = tensor_leaves(model(inputs))[0]
+            loss = nn.functional.cross_entropy(outputs.float(), labels.to(device))
+            if self._teacher is not None:
+                loss = loss + self._options.distill * self._teacher.distance(inputs, seen[-1])
+            return loss
+
+        seed = mix(self._job.seed, state.step)
+        value = self._stepper.step(loss_of, self._share(0.5), self._options.warmup, seed)
         if not math.isfinite(value):
             raise TrainingError(
                 f"the loss is {value} at step {state.step}; lower `learning_rate` (now "
-                f"{self._optimizer.param_groups[0]['highest']:g}) or lengthen `warmup`."
+                f"{self._stepper.optimizer.param_groups[0]['highest']:g}) or lengthen `warmup`."
             )
         state.step += 1
         state.flops += self._step_flops
@@ -215,10 +202,9 @@ class _Training:
             said = f"step {state.step}: {share:.0%} of the training, loss {state.average:.3f}"
             self._progress(Step(said, share, 1))
 
-    def _seed(self, seed: int) -> None:
-        torch.default_generator.manual_seed(seed)
-        if self._fabric.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+    @property
+    def _network(self) -> nn.Module:
+        return self._stepper.network
 
     def _measure(self) -> None:
         """Add an event: the loss since the last one, and the error on the test images."""
@@ -240,12 +226,12 @@ class _Training:
     def _error(self) -> float:
         """Share of the test images that are classified wrong."""
         self._progress(f"step {self._state.step}: measuring accuracy")
-        self._model.eval()
+        self._stepper.model.eval()
         wrong = sum(
-            int((tensor_leaves(self._model(inputs.to(self._fabric.device)))[0].argmax(1).cpu() != labels).sum())
+            int((tensor_leaves(self._stepper.model(inputs.to(self._fabric.device)))[0].argmax(1).cpu() != labels).sum())
             for inputs, labels in test_batches(self._test)
         )
-        self._model.train()
+        self._stepper.model.train()
         return wrong / len(self._test.images)
 
     def _cut(self) -> None:
@@ -306,7 +292,7 @@ class _Training:
     def _take(self) -> None:
         """Bring weights and momenta into the state."""
         self._state.weights = {name: value.detach() for name, value in self._network.state_dict().items()}
-        self._state.momenta = optimizer_tensors(self._network, self._optimizer)
+        self._state.momenta = optimizer_tensors(self._network, self._stepper.optimizer)
         self._state.momenta = {name: value.detach().cpu() for name, value in self._state.momenta.items()}
 
     def _save(self) -> None:

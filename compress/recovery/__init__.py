@@ -1,6 +1,9 @@
-"""Accuracy won back without training.
+"""Accuracy won back without labels.
 
 - ``recover``: which way, and what it brought
 - ``statistics``: BatchNorm statistics estimated anew
 - ``reconstruct``: weights solved anew, layer by layer
+- ``imitate``: all weights trained to compute the dense network's features
+- ``features``: what imitation compares
+- ``augment``: images changed at random
 """

@@ -1,4 +1,4 @@
-"""Recovery: accuracy won back after pruning, closed-form or by statistics only; nothing is trained."""
+"""Recovery: accuracy won back after pruning, without labels: by statistics, in closed form, or by imitation."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from pruneport.compress.activations.calibration import Batches
+from pruneport.compress.activations.calibration import LEAST_HELD_OUT, Batches, set_aside
 from pruneport.compress.activations.synthetic import has_statistics, require_statistics
 from pruneport.compress.importance.sensitivity import relative_error
 from pruneport.compress.options import RecoveryOptions
-from pruneport.compress.records import Recovered
+from pruneport.compress.records import Imitated, Recovered
+from pruneport.compress.recovery.imitate import Effort, imitate
 from pruneport.compress.recovery.reconstruct import reconstruct
 from pruneport.compress.recovery.statistics import estimate_statistics
 from pruneport.compress.surgery.apply import positions_kept
 from pruneport.compress.surgery.plan import GroupPlan
-from pruneport.errors import ImageFolderError, PruningError
+from pruneport.errors import ImageFolderError, InputError, PruningError
 from pruneport.models.inputs import run_on
 from pruneport.models.outputs import main_output
 from pruneport.progress import Progress, silent
 
 __all__ = ["RECOVERIES", "choose_recovery", "recover"]
 
+_EFFORT = Effort()
 Kept = Mapping[str, Mapping[str, Sequence[int]]]
 Recovery = Callable[[nn.Module, nn.Module, Kept, Batches, Progress], None]
 
@@ -33,7 +35,10 @@ Recovery = Callable[[nn.Module, nn.Module, Kept, Batches, Progress], None]
 def choose_recovery(
     options: RecoveryOptions, network: nn.Module, trained: bool, data_free: bool = True, *, calibrated: bool = False
 ) -> str:
-    """Name the recovery that the options ask for; ``auto`` is the best that the given images allow.
+    """Name the recovery that the options ask for.
+
+    ``auto`` is the best that the given images allow in closed form; it imitates where a time is given for that, since
+    what it brings takes minutes.
 
     Args:
         options: What was asked.
@@ -45,13 +50,26 @@ def choose_recovery(
 
     Raises:
         ImageFolderError: It needs images and none are given, or none and they are.
+        InputError: Time is given for another recovery than imitation, or is out of range.
         PruningError: It needs BatchNorm statistics and the network has none.
     """
     calibrated = calibrated or options.calibration is not None
+    timed = _check_effort(options)
     if options.recover == "auto":
-        if calibrated:
-            return "reconstruct"
-        return "data-free" if trained and data_free and has_statistics(network) else "none"
+        synthetic = trained and data_free and has_statistics(network)
+        if timed is not None:
+            if not calibrated and not synthetic:
+                raise ImageFolderError(
+                    f"`{timed}` is given, and there is nothing to imitate on: give images with `calibration=FOLDER`."
+                )
+            return "imitate"
+        return "reconstruct" if calibrated else "data-free" if synthetic else "none"
+    if options.recover == "imitate":
+        if not calibrated:
+            require_statistics(network)
+        return "imitate"
+    if timed is not None:
+        raise InputError(f"`{timed}` is for `recover=imitate`, and `recover={options.recover}` was asked for.")
     if options.recover == "data-free":
         if calibrated:
             raise ImageFolderError("`recover=data-free` uses no images: leave out `calibration`, or use reconstruct.")
@@ -72,17 +90,19 @@ def recover(
     batches: Batches,
     progress: Progress = silent,
     heldout: Batches = (),
+    effort: Effort = _EFFORT,
 ) -> Recovered:
     """Change the weights or statistics of ``pruned`` in place so that it computes more of what ``dense`` does.
 
     Args:
-        name: A key of ``RECOVERIES``; with ``none`` nothing is changed, only measured.
+        name: ``imitate`` or a key of ``RECOVERIES``; with ``none`` nothing is changed, only measured.
         dense: The original network; it is only run.
         pruned: The pruned one.
         groups: What was removed.
         batches: Calibration inputs.
         progress: Told what is being done.
         heldout: Inputs that were used for nothing else, to measure on.
+        effort: How long imitation may take.
 
     Raises:
         ImageFolderError: There are too few images.
@@ -93,8 +113,12 @@ def recover(
     seen, unseen = _Wanted(dense, batches), _Wanted(dense, heldout)
     before, unseen_before = seen.compare(pruned), unseen.compare(pruned)
     after, unseen_after = before, unseen_before
+    imitated: Imitated | None = None
     if name != "none":
-        RECOVERIES[name](dense, pruned, kept, batches, progress)
+        if name == "imitate":
+            imitated = _imitate(dense, pruned, kept, batches, effort, progress)
+        else:
+            RECOVERIES[name](dense, pruned, kept, batches, progress)
         progress("measuring the output error")
         after, unseen_after = seen.compare(pruned), unseen.compare(pruned)
     assert before.error is not None
@@ -109,6 +133,7 @@ def recover(
         heldout_error_after=unseen_after.error,
         heldout_agreement_before=unseen_before.agreement,
         heldout_agreement=unseen_after.agreement,
+        imitation=imitated,
     )
 
 
@@ -172,6 +197,32 @@ def _reconstruct_data_free(
 ) -> None:
     """The same on synthetic inputs; a layer that they are too few for keeps its weights."""
     reconstruct(dense, pruned, kept, batches, progress=progress, strict=False)
+
+
+def _imitate(
+    dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, effort: Effort, progress: Progress
+) -> Imitated:
+    """Reconstruct and imitate, both without the inputs that say whether imitation helps."""
+    fitted, tuning = set_aside(batches)
+    if not tuning:
+        raise ImageFolderError(
+            f"`recover=imitate` needs {2 * LEAST_HELD_OUT} calibration inputs at least, to set some aside; choose "
+            "`recover=reconstruct`."
+        )
+    reconstruct(dense, pruned, kept, fitted, progress=progress, strict=False)
+    return imitate(dense, pruned, fitted, tuning, effort, progress)
+
+
+def _check_effort(options: RecoveryOptions) -> str | None:
+    """Name the option that says how long imitation may take, if one does."""
+    given = [name for name in ("recovery_minutes", "recovery_steps") if getattr(options, name) is not None]
+    if len(given) > 1:
+        raise InputError("`recovery_minutes` and `recovery_steps` were given; imitation's length comes from one.")
+    if options.recovery_minutes is not None and not 0 < options.recovery_minutes < math.inf:
+        raise InputError(f"`recovery_minutes` is {options.recovery_minutes:g}; expected a number above 0.")
+    if options.recovery_steps is not None and options.recovery_steps < 1:
+        raise InputError(f"`recovery_steps` is {options.recovery_steps}; expected at least 1.")
+    return given[0] if given else None
 
 
 RECOVERIES: Mapping[str, Recovery] = MappingProxyType(

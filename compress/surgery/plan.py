@@ -213,9 +213,9 @@ def group_plan(group: Group, kept: Sequence[int] | None, asked: float, reason: s
 
 
 def _recovery_to_dict(done: Recovered | None) -> dict[str, Any] | None:
-    """A recovery as plan.json has it: ``reference`` stands there where it is another than ``dense``."""
-    plain = None if done is None else asdict(done)
-    return plain and {name: value for name, value in plain.items() if (name, value) != ("reference", "dense")}
+    """A recovery as plan.json has it, without what earlier versions do not know where that says nothing."""
+    plain, usual = None if done is None else asdict(done), {"reference": "dense", "imitation": None}
+    return plain and {key: value for key, value in plain.items() if key not in usual or value != usual[key]}
 
 
 def _earlier_to_dict(step: Earlier) -> dict[str, Any]:

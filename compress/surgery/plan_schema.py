@@ -16,6 +16,7 @@ from pruneport.compress.records import (
     Cost,
     Earlier,
     GroupPlan,
+    Imitated,
     LatencyReached,
     Member,
     Recovered,
@@ -197,10 +198,11 @@ def unknown_keys(loaded: Mapping[str, Any]) -> list[str]:
         "pruned": Cost,
         "calibration": Calibrated,
         "recovery": Recovered,
+        "recovery.imitation": Imitated,
         "training": Trained,
         "latency": LatencyReached,
     }
-    parts = ("request", "pruned", "calibration", "recovery", "training", "latency")
+    parts = ("request", "pruned", "calibration", "recovery", "recovery.imitation", "training", "latency")
     for number in range(len(loaded.get("earlier") or ())):
         kinds |= {f"earlier.{number}": Earlier, **{f"earlier.{number}.{part}": kinds[part] for part in parts}}
     return [

@@ -188,6 +188,7 @@ def _recovery(done: Json | None) -> str:
         "bn": "BatchNorm statistics measured anew",
         "reconstruct": "weights solved by least squares",
         "data-free": "weights solved by least squares without images",
+        "imitate": "weights solved by least squares, then trained to imitate the dense network's features,",
     }
     return f"{words.get(done['name'], done['name'])} on {done['images']} unlabelled inputs. {recovery_figures(done)}"
 
@@ -204,7 +205,7 @@ def recovery_figures(done: Json) -> str:
     if not done.get("heldout"):
         return (
             "On held-out inputs it was not measured, which takes 32 calibration inputs at least. In-sample, which says "
-            f"nothing of other inputs: output error {in_sample} of {theirs} variance."
+            f"nothing of other inputs: output error {in_sample} of {theirs} variance.{_imitation(done)}"
         )
     error = both(f"{done['heldout_error_before']:.3g}", f"{done['heldout_error_after']:.3g}")
     agreement = ""
@@ -214,7 +215,27 @@ def recovery_figures(done: Json) -> str:
     return (
         f"On {done['heldout']} held-out inputs, which no score, choice or solve has seen: output error {error} of "
         f"{theirs} variance{agreement}. In-sample, on the calibration inputs themselves: {in_sample}."
+        f"{_imitation(done)}"
     )
+
+
+def _imitation(done: Json) -> str:
+    """What an imitation did, after a space, or nothing."""
+    did = done.get("imitation")
+    if not did:
+        return ""
+    ended = {
+        "steps": "",
+        "time": ", ended by its time",
+        "no gain": ", ended since more brought no gain",
+        "diverged": ", ended by a loss that is no number",
+    }
+    steps = f"{did['steps']} of {did['planned']} steps at learning rate {did['learning_rate']:g}{ended[did['stopped']]}"
+    where = f"on {did['tuning']} inputs that were set aside to choose by"
+    if did["kept"] == "reconstruction":
+        return f" Imitation brought nothing {where}, so the reconstructed weights were kept ({steps})."
+    change = f"{did['distance_before']:.3g} to {did['distance_after']:.3g}"
+    return f" Imitation brought the distance from the dense features from {change} {where} ({steps})."
 
 
 def dense_onnx_cost(plan: Json) -> Json:

@@ -16,7 +16,7 @@ from pruneport.compress.options import CompressOptions
 from pruneport.compress.pipeline import compress_network
 from pruneport.compress.prune import Pruned
 from pruneport.compress.surgery.plan import parse_plan
-from pruneport.errors import ModelError, PruningError
+from pruneport.errors import ImageFolderError, ModelError, PruningError
 from pruneport.models.outputs import read_outputs
 from pruneport.models.record import Source
 
@@ -151,3 +151,35 @@ def test_outputs_without_scores_are_pruned_by_weights_alone(photos: Path) -> Non
 def test_outputs_that_hold_no_tensor_are_named() -> None:
     with pytest.raises(ModelError, match=r"returns no tensor, but output \(int\)"):
         compressed("nothing")
+
+
+@pytest.mark.parametrize("shape", ["list", "single"])
+def test_imitation_on_images(shape: str, photos: Path) -> None:
+    """Of 40 images 4 are set aside: of both batches of 20 a tenth; of 40 batches of one every tenth."""
+    given = {"calibration": photos, "calibration_images": 40, "mean": (0.5,), "std": (0.5,), "criterion": "l1"}
+    _, pruned = compressed(shape, recovery_steps=2, **given)
+    done = parse_plan(pruned.plan.to_json()).recovery
+    assert done is not None
+    assert (done.name, done.images, done.heldout) == ("imitate", 40, 16)
+    assert done.imitation is not None
+    assert (done.imitation.planned, done.imitation.tuning, done.imitation.features) == (2, 4, "norm")
+    assert done.imitation.distance_after <= done.imitation.distance_before
+
+
+def test_imitation_without_images() -> None:
+    _, pruned = compressed("plain", recover="imitate", recovery_steps=1, calibration_images=8, ranking="uniform")
+    assert pruned.plan.calibration is not None
+    assert pruned.plan.calibration.inputs == "synthetic"
+    done = pruned.plan.recovery
+    assert done is not None
+    assert done.imitation is not None
+    assert (done.name, done.imitation.tuning) == ("imitate", 4)  # all four views of one of eight inputs
+
+
+def test_imitation_on_too_few_images_is_refused_before_any_work(photos: Path) -> None:
+    said: list[Any] = []
+    dense, source = Network(SHAPES["plain"]).eval(), Source(spec="x:y", model_args={}, input_shape=SHAPE)
+    options = CompressOptions(flops=0.6, calibration=photos, calibration_images=31, recover="imitate")
+    with pytest.raises(ImageFolderError, match="needs 32 calibration inputs at least, and has 31"):
+        compress_network(dense, source, options, said.append)
+    assert not any("scoring" in str(line) for line in said)

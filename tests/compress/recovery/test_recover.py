@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pruneport.compress.options import RecoveryOptions
 from pruneport.compress.recovery.recover import choose_recovery, recover
-from pruneport.errors import ImageFolderError, PruningError
+from pruneport.errors import ImageFolderError, InputError, PruningError
 from recovery_cases import SHAPE, batches_of, images, network, output_error, pruned_from
 from small_networks import same_state
 
@@ -154,6 +154,10 @@ def test_bn_measures_mean_and_variance_of_what_the_norm_sees() -> None:
         ({"calibration": Path("x")}, True, "reconstruct"),
         ({"calibration": Path("x"), "recover": "bn"}, True, "bn"),
         ({"calibration": Path("x"), "recover": "none"}, True, "none"),
+        ({"calibration": Path("x"), "recover": "imitate"}, True, "imitate"),
+        ({"recover": "imitate"}, False, "imitate"),
+        ({"calibration": Path("x"), "recovery_minutes": 1}, True, "imitate"),
+        ({"recovery_steps": 9}, True, "imitate"),
     ],
 )
 def test_auto_is_the_best_that_the_inputs_allow(options: dict[str, Any], trained: bool, expected: str) -> None:
@@ -168,7 +172,30 @@ def test_recovery_that_its_inputs_do_not_allow_is_refused() -> None:
         choose_recovery(RecoveryOptions(recover="data-free", calibration=Path("x")), dense, True)
     with pytest.raises(PruningError, match="no BatchNorm statistics to make synthetic inputs from"):
         choose_recovery(RecoveryOptions(recover="data-free"), normless, True)
+    with pytest.raises(PruningError, match="no BatchNorm statistics to make synthetic inputs from"):
+        choose_recovery(RecoveryOptions(recover="imitate"), normless, True)
     assert choose_recovery(RecoveryOptions(), normless, True) == "none"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recovery_minutes": 0}, "`recovery_minutes` is 0; expected a number above 0"),
+        ({"recovery_minutes": float("inf")}, "`recovery_minutes` is inf; expected a number above 0"),
+        ({"recovery_steps": 0}, "`recovery_steps` is 0; expected at least 1"),
+        ({"recovery_steps": 1, "recovery_minutes": 1}, "imitation's length comes from one"),
+        ({"recovery_minutes": 1, "recover": "bn"}, "`recovery_minutes` is for `recover=imitate`, and `recover=bn`"),
+        ({"recovery_steps": 1, "recover": "none"}, "`recovery_steps` is for `recover=imitate`, and `recover=none`"),
+    ],
+)
+def test_a_length_that_imitation_cannot_have_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        choose_recovery(RecoveryOptions(calibration=Path("x"), **options), network(), True)
+
+
+def test_a_time_to_imitate_with_nothing_to_imitate_on_is_refused() -> None:
+    with pytest.raises(ImageFolderError, match="`recovery_minutes` is given, and there is nothing to imitate on"):
+        choose_recovery(RecoveryOptions(recovery_minutes=1), nn.Sequential(nn.Conv2d(1, 8, 3)), True)
 
 
 def test_data_free_recovery_leaves_a_layer_with_too_few_inputs_as_it_is() -> None:

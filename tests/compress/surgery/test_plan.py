@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from plan_content import first_pruned
 
-from pruneport.compress.records import Recovered
+from pruneport.compress.records import Imitated, Recovered
 from pruneport.compress.surgery.apply import apply_plan
 from pruneport.compress.surgery.plan import FORMAT_VERSION, Plan, parse_plan
 from pruneport.compress.surgery.plan_schema import dense_elements
@@ -194,3 +195,25 @@ def test_recoveries_from_before_inputs_were_held_out_are_read(content: dict[str,
     assert parse_plan(read.to_json()).recovery == read.recovery
     assert read.recovery is not None
     assert read.recovery.heldout_error_after == 0.75
+    assert "imitation" not in json.loads(read.to_json())["recovery"]  # earlier versions read it then
+
+
+def test_what_an_imitation_did_is_read_again(content: dict[str, Any]) -> None:
+    did = Imitated(
+        steps=9,
+        planned=12,
+        learning_rate=0.001,
+        tuning=4,
+        features=None,
+        distance_before=0.5,
+        distance_after=0.25,
+        stopped="no gain",
+        kept="imitation",
+    )
+    done = Recovered(name="imitate", images=40, error_before=0.5, error_after=0.25, imitation=did)
+    content["recovery"] = asdict(done)
+    read = parse_plan(json.dumps(content))
+    assert read.recovery == parse_plan(read.to_json()).recovery == done
+    content["recovery"]["imitation"]["speed"] = 1
+    with pytest.raises(BundleError, match=r"recovery\.imitation\.speed are not known"):
+        parse_plan(json.dumps(content))

@@ -190,6 +190,18 @@ def test_recovery_is_told_by_what_was_held_out_first(plan: Any) -> None:
         "On held-out inputs it was not measured, which takes 32 calibration inputs at least. In-sample, which says "
         "nothing of other inputs: output error 0.018 (before recovery 0.9) of the dense outputs' variance."
     )
+    did = {"steps": 9, "planned": 12, "learning_rate": 0.001, "tuning": 4, "distance_before": 0.5}
+    did |= {"distance_after": 0.25, "stopped": "no gain", "kept": "imitation"}
+    plan["recovery"] = done | {"name": "imitate", "imitation": did}
+    assert dict(provenance(plan))["Recovery"].endswith(
+        "variance. Imitation brought the distance from the dense features from 0.5 to 0.25 on 4 inputs that were set "
+        "aside to choose by (9 of 12 steps at learning rate 0.001, ended since more brought no gain)."
+    )
+    did |= {"stopped": "steps", "steps": 12, "kept": "reconstruction"}
+    assert dict(provenance(plan))["Recovery"].endswith(
+        "Imitation brought nothing on 4 inputs that were set aside to choose by, so the reconstructed weights were "
+        "kept (12 of 12 steps at learning rate 0.001)."
+    )
     plan["recovery"] = done | {"name": "none", "error_after": 0.9}
     assert dict(provenance(plan))["Recovery"].startswith("none: plain pruning, measured on 256 unlabelled inputs.")
     assert "before recovery" not in dict(provenance(plan))["Recovery"]

@@ -86,6 +86,8 @@ class PruneKeywords(_ChoiceKeywords, _CalibrationKeywords, total=False):
     """Fields of ``CompressOptions``, but for the target and the calibration."""
 
     recover: RecoverName
+    recovery_minutes: float | None
+    recovery_steps: int | None
 
 
 class _RuntimeKeywords(TypedDict, total=False):

@@ -1,0 +1,176 @@
+"""Imitation: nearer to the dense network than reconstruction, never further, and the same for the same seed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from pruneport.compress.activations.calibration import set_aside
+from pruneport.compress.recovery.augment import augmented
+from pruneport.compress.recovery.features import feature_place
+from pruneport.compress.recovery.imitate import Effort, imitate
+from pruneport.compress.recovery.recover import recover
+from pruneport.errors import ImageFolderError, PruningError
+from pruneport.models.options import SourceOptions
+from pruneport.models.source import open_source
+from recovery_cases import SHAPE, batches_of, images, network, output_error, pruned_from
+from small_networks import same_state
+
+_STEPS = 40
+
+
+def _unseen() -> Tensor:
+    return torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(9))
+
+
+def test_it_comes_nearer_to_dense_than_reconstruction_on_inputs_that_it_has_not_seen() -> None:
+    dense, _ = open_source(SourceOptions(source="pruneport:digits_resnet", weights="DEFAULT"))
+    digits = torch.from_numpy(load_digits().images).float()[:, None] / 8 - 1
+    solved, imitated = pruned_from(dense, flops=0.3), pruned_from(dense, flops=0.3)
+    calibration = batches_of(digits[:320], 32)
+    recover("reconstruct", dense, solved.network, solved.plan.groups, calibration)
+    effort = Effort(steps=_STEPS)
+    done = recover("imitate", dense, imitated.network, imitated.plan.groups, calibration, effort=effort).imitation
+    unseen = batches_of(digits[600:], 256)
+    assert output_error(dense, imitated.network, unseen) < 0.8 * output_error(dense, solved.network, unseen)
+    assert done is not None
+    assert done.distance_after < 0.8 * done.distance_before
+    assert (done.steps, done.planned, done.stopped, done.kept) == (_STEPS, _STEPS, "steps", "imitation")
+    assert (done.tuning, done.features) == (40, "blocks")
+    assert not any(module.training for module in imitated.network.modules())
+
+
+def test_batch_norms_keep_their_statistics() -> None:
+    dense = network()
+    pruned = pruned_from(dense, flops=0.5).network
+    before = {name: tensor.clone() for name, tensor in pruned.named_buffers()}
+    batches = batches_of(images(64), 32)
+    imitate(dense, pruned, batches, batches, Effort(steps=2))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in pruned.named_buffers())
+
+
+def test_the_same_seed_and_steps_give_the_same_network() -> None:
+    dense = network()
+    made = []
+    for seed in (0, 0, 1):
+        pruned = pruned_from(dense, flops=0.5).network
+        torch.rand(seed + len(made))  # what others draw is no part of it
+        imitate(dense, pruned, batches_of(images(64), 32), batches_of(_unseen(), 32), Effort(steps=3, seed=seed))
+        made.append(pruned)
+    assert same_state(made[0], made[1])
+    assert not same_state(made[0], made[2])
+
+
+def test_what_brings_nothing_is_not_kept() -> None:
+    """A network that is dense already can only get worse."""
+    dense = network()
+    pruned = copy.deepcopy(dense)
+    done = imitate(dense, pruned, batches_of(images(64), 32), batches_of(_unseen(), 32), Effort(steps=3))
+    assert same_state(pruned, dense)
+    assert (done.kept, done.distance_before, done.distance_after) == ("reconstruction", 0, 0)
+
+
+def test_time_gives_the_number_of_steps() -> None:
+    dense = network()
+    pruned = pruned_from(dense).network
+    done = imitate(dense, pruned, batches_of(images(64), 32), batches_of(_unseen(), 32), Effort(minutes=1e-9))
+    assert (done.planned, done.steps) == (1, 1)
+
+
+def test_a_network_that_lets_no_gradient_through_is_named() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x)
+
+    dense = Frozen().eval()
+    batches = batches_of(images(64), 32)
+    with pytest.raises(PruningError, match=r"cannot be trained to imitate the dense one .* `recover=reconstruct`"):
+        imitate(dense, copy.deepcopy(dense), batches, batches, Effort(steps=1))
+
+
+def test_too_few_inputs_are_named() -> None:
+    dense = network()
+    pruned = pruned_from(dense)
+    with pytest.raises(ImageFolderError, match="`recover=imitate` needs 32 calibration inputs at least"):
+        recover("imitate", dense, pruned.network, pruned.plan.groups, batches_of(images(31), 31))
+
+
+# What is compared
+
+
+class _Pooled(nn.Module):
+    """Pools with a function: no module tells where."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, width, 3, padding=1), nn.Conv2d(width, 5, 3, padding=1)
+        self.norm, self.last = nn.BatchNorm2d(5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.last(self.norm(self.second(self.first(x))).mean((2, 3)))
+        return scores
+
+
+class _Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mixer, self.last = nn.Linear(8, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.last(self.mixer(self.embed(x[:, 0]))[:, 0])
+        return scores
+
+
+def test_the_last_features_with_positions_are_compared() -> None:
+    example = images(2)
+    assert feature_place(network(), network(), example) == "blocks"
+    assert feature_place(_Pooled(), _Pooled(4), example) == "norm"
+    assert feature_place(_Tokens(), _Tokens(), example) == "mixer"
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 4))
+    assert feature_place(flat, flat, example) is None
+    narrower = _Pooled()
+    narrower.second, narrower.norm, narrower.last = nn.Conv2d(6, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Linear(3, 4)
+    assert feature_place(_Pooled(), narrower, example) is None
+
+
+# Inputs
+
+
+def test_images_are_augmented_as_the_seed_says_and_others_left_alone() -> None:
+    inputs = images(8)
+    assert torch.equal(augmented(inputs, 3), augmented(inputs, 3))
+    assert not torch.equal(augmented(inputs, 3), augmented(inputs, 4))
+    columns = torch.arange(16.0).expand(64, 3, 9, 16)
+    shown = augmented(columns, 3)
+    assert shown.shape == columns.shape
+    middles = shown[:, 0, 0, 7]
+    assert set(middles.tolist()) == {5.0, 6.0, 7.0, 8.0, 9.0, 10.0}  # up to two pixels away, mirrored or not
+    assert torch.equal(augmented(torch.ones(8, 3, 1, 7), 3), torch.ones(8, 3, 1, 7))
+    tokens = torch.ones(2, 4, 6)
+    assert augmented(tokens, 0) is tokens
+
+
+@pytest.mark.parametrize("size", [32, 10, 1])
+def test_a_tenth_of_the_inputs_is_set_aside(size: int) -> None:
+    inputs = torch.arange(160.0)[:, None]
+    fitted, aside = set_aside(batches_of(inputs, size))
+    parts = [{float(x) for load in batches for x in load()} for batches in (fitted, aside)]
+    assert not parts[0] & parts[1]
+    assert parts[0] | parts[1] == set(range(160))
+    assert len(parts[1]) == (20 if size == 32 else 16)
+    again = [load() for load in fitted]
+    assert all(torch.equal(one, load()) for one, load in zip(again, fitted, strict=True))
+
+
+def test_of_few_inputs_none_is_set_aside() -> None:
+    batches = batches_of(torch.zeros(31, 1), 8)
+    assert set_aside(batches) == (batches, ())
