@@ -4,6 +4,7 @@
 - ``accuracy_plot``: its plot
 - ``precision``: fp32, fp16 and int8 of dense and pruned
 - ``cross_task``: whether pruning on one task serves the others
+- ``depth``: narrower layers against fewer residual branches, and both: accuracy against measured latency
 - ``latency_target``: a latency target against a MACs target at equal latency
 - ``overhead``: what our checks cost against the plain recipe
 - ``load_time``: how fast a bundle loads

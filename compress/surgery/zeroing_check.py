@@ -3,7 +3,8 @@
 A consumer that no longer has an input and one whose weights for that input are zero compute the same, and so do
 products of queries and keys. So the pruned network is compared with the dense one in which every parameter of a
 removed channel is zero, and in which whatever averages over channels (LayerNorm, GroupNorm, softmax, standardised
-weights) averages over the kept ones alone. Where a branch was dropped, its addition is given zeros there. A wrong coupling shows here as a difference, whatever the weights.
+weights) averages over the kept ones alone. Where a residual branch was dropped, the addition at its end adds zeros
+there. A wrong coupling shows here as a difference, whatever the weights.
 """
 
 from __future__ import annotations

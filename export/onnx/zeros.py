@@ -9,9 +9,12 @@ import numpy as np
 __all__ = ["leave_out_zeros"]
 
 _ZERO_AT_ZERO = frozenset(
-    "Abs AveragePool Cast Elu Erf Flatten Gelu GlobalAveragePool HardSwish Identity LeakyRelu MaxPool Neg ReduceMean "
-    "Relu Reshape Selu Slice Softsign Squeeze Swish Tanh Transpose Unsqueeze".split()
-)
+    (
+        "Abs", "AveragePool", "Cast", "Elu", "Erf", "Flatten", "Gelu", "GlobalAveragePool", "HardSwish",
+        "Identity", "LeakyRelu", "MaxPool", "Neg", "ReduceMean", "Relu", "Reshape", "Selu", "Slice",
+        "Softsign", "Squeeze", "Swish", "Tanh", "Transpose", "Unsqueeze",
+    )
+)  # fmt: skip
 """Operators whose outputs are zero where their first input is, whatever the others are."""
 
 

@@ -95,6 +95,7 @@ class CompressResult:
             "macs": {"dense": plan.dense.macs, "pruned": plan.pruned.macs},
             "params": {"dense": plan.dense.params, "pruned": plan.pruned.params},
             **latency_to_dict(plan),
+            **({"branches": [asdict(branch) for branch in plan.branches]} if plan.branches else {}),
             "note": plan.note,
             "warnings": list(self.warnings),
             "groups": [

@@ -152,7 +152,9 @@ def _meet(
     share = _share_asked(options, table.dense_ms if timer is None else _dense_ms(timer, dense, table.dense_ms))
     allowed = replace(options, latency=share, latency_ms=None, round_to=width_step_on(table.staircase, options))
     assessed = replace(assessed, reasons=reasons_with(dense.network, assessed, allowed))
-    first = fit_latency(form_on(table.staircase, assessed, dense.network), timings.to_fit())
+    form = form_on(table.staircase, assessed, dense.network)
+    timed = [entry for entry in timings.to_fit() if form.presence.owners or entry.kept.all()]
+    first = fit_latency(form, timed)
     rounds = _rounds(dense, timer, allowed, share, assessed, first, progress)
     chosen = _choose(rounds, share)
     reached = LatencyReached(

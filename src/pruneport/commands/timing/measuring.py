@@ -78,6 +78,7 @@ def latency(config: LatencyConfig, progress: Progress = silent) -> LatencyResult
         scope=config.scope,
         prune_representation=config.prune_representation,
         attention=config.attention,
+        depth=config.depth,
         round_to=config.round_to,
         max_pruning_ratio=config.max_pruning_ratio,
         keep=config.keep,
@@ -109,7 +110,8 @@ def measure_table(dense: DenseFile, assessed: Assessment, options: PlaceOptions,
     groups = assessed.groups
     reasons = reasons_with(dense.network, assessed, allowed)
     widths = {index: possible_widths(groups[index], allowed) for index, reason in enumerate(reasons) if not reason}
-    if not widths:
+    branches = [branch.groups for branch in assessed.branches]
+    if not widths and not branches:
         raise PruningError(nothing_prunable(groups, reasons))
 
     def export(path: Path, kept: FloatArray) -> None:
@@ -117,7 +119,8 @@ def measure_table(dense: DenseFile, assessed: Assessment, options: PlaceOptions,
         write_onnx(pruned, dense.source.takes, path, {}, dense.form, dense.source.preprocessing)
 
     timer = DenseTimer(dense.path, options, place.batch)
-    allocations = draw_allocations(np.array([group.width for group in groups], dtype=np.float64), widths)
+    full = np.array([group.width for group in groups], dtype=np.float64)
+    allocations = draw_allocations(full, widths, branches=branches)
     timed = time_allocations(timer, dense.network, dense.path, groups, allocations, export, progress)
     return LatencyTable(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -147,8 +150,9 @@ def fingerprint(assessed: Assessment, source: Source) -> str:
 
 
 def varied(assessed: Assessment) -> tuple[str, ...]:
-    """Names of the groups that may be pruned."""
-    return tuple(group.name for group, reason in zip(assessed.groups, assessed.reasons, strict=True) if not reason)
+    """Names of the groups that may be pruned, and of the branches that may be dropped."""
+    groups = (group.name for group, reason in zip(assessed.groups, assessed.reasons, strict=True) if not reason)
+    return (*groups, *(f"depth of {branch.name}" for branch in assessed.branches))
 
 
 def width_step_on(staircase: Staircase, options: PruneOptions) -> int:
