@@ -68,12 +68,19 @@ class Assessment:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupView:
-    """A group as ``inspect`` shows it; ``reason`` says why it would be left dense, ``curve`` what removal costs."""
+    """A group as ``inspect`` shows it.
+
+    Attributes:
+        reason: Why it would be left dense.
+        curve: What removal costs.
+        branch: The residual branch that it lives in alone and that may be dropped, or an empty string.
+    """
 
     group: Group
     cost: Cost
     reason: str
     curve: Curve | None = None
+    branch: str = ""
 
 
 def assess(
@@ -170,14 +177,21 @@ def describe_groups(
     """
     if options.ranking == "sensitivity":
         assessed = assess(network, source, options, calibration, progress=progress)
-        groups, cost, reasons, curves = assessed.groups, assessed.cost, assessed.reasons, assessed.curves
+        graph, cost, reasons, curves = assessed.graph, assessed.cost, assessed.reasons, assessed.curves
     else:
         graph, cost, reasons, _ = _find(network, source, options, progress)
-        groups = graph.groups
-        curves = [None] * len(groups)
+        curves = [None] * len(graph.groups)
+    branches = droppable_branches(network, graph.groups, graph.coupling.branches, options.keep)
+    branch_of = {index: branch.name for branch in branches for index in branch.groups}
     views = [
-        GroupView(group=group, cost=cost.group_cost(index), reason=reasons[index], curve=curves[index])
-        for index, group in enumerate(groups)
+        GroupView(
+            group=group,
+            cost=cost.group_cost(index),
+            reason=reasons[index],
+            curve=curves[index],
+            branch=branch_of.get(index, ""),
+        )
+        for index, group in enumerate(graph.groups)
     ]
     return cost.dense, views
 

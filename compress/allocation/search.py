@@ -191,7 +191,8 @@ def _least_damage(
     together = [branch.groups for branch in branches]
     kept = solve_knapsack(offered, damage, price, dense, max(target * total, price.of(lowest)), together)
     left = {index: possible for index, possible in widths.items() if kept[index]}
-    kept = polish(kept, price.of, target * total, TOLERANCE * total, left)
+    if left:
+        kept = polish(kept, price.of, target * total, TOLERANCE * total, left)
     return kept, missed_target(price.of(kept) / total, target, options)
 
 

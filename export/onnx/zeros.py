@@ -64,7 +64,7 @@ def _holds_zero(node: Any) -> bool:
     if any(tensor is None and value is not None for tensor, value in zip(limits, node.inputs[1:], strict=True)):
         return False
     low, high = ([*limits, None, None])[:2]
-    return (low is None or low.numpy() <= 0) and (high is None or high.numpy() >= 0)
+    return bool((low is None or low.numpy() <= 0) and (high is None or high.numpy() >= 0))
 
 
 def _leave_out(node: Any, left: list[Any], graph: Any, ir: Any) -> None:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from pruneport.compress.activations.calibration import Calibration, in_memory
 from pruneport.compress.allocation.cost import count_cost
 from pruneport.compress.assessment import Assessment, assess
+from pruneport.compress.further import Origin
 from pruneport.compress.options import CompressOptions, PruneOptions
-from pruneport.compress.pipeline import compress_network
+from pruneport.compress.pipeline import compress_network, compress_to
 from pruneport.compress.prune import network_with, prune
 from pruneport.compress.records import Calibrated
 from pruneport.compress.recovery.recover import recover
@@ -67,7 +68,13 @@ class Blocks(nn.Module):
 
 def blocks(*sizes: float) -> Blocks:
     torch.manual_seed(0)
-    return Blocks(*sizes).eval()
+    network = Blocks(*sizes)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the statistics are those of the next pass
+    with torch.no_grad():
+        network(torch.rand(64, *SHAPE))
+    return network.eval()
 
 
 def images(count: int = 64, shape: tuple[int, ...] = SHAPE) -> Calibration:
@@ -129,7 +136,7 @@ def test_the_plan_makes_the_network_again_and_survives_json() -> None:
     del damaged["branches"]
     with pytest.raises(BundleError, match="keeps no units"):
         parse_plan(json.dumps(damaged))
-    with pytest.raises(BundleError, match=r"drops the branch blocks\.1.*conv1"):
+    with pytest.raises(BundleError, match=r"drops the branch blocks\.1.*blocks"):
         apply_plan(nn.Sequential(nn.Conv2d(3, 3, 1)), (), branches=plan.branches)
 
 
@@ -240,8 +247,6 @@ def test_a_compressed_network_loses_a_branch_in_a_second_step() -> None:
     network = blocks(1.0, 1e-3, 1.0)
     first = prune(network, SOURCE, replace(DEPTH, depth="never", flops=0.8), assessment=assessed(network))
     options = CompressOptions(criterion="block-hessian", ranking="sensitivity", depth="auto", flops=0.5, recover="none")
-    from pruneport.compress.further import Origin
-
     origin = Origin(plan=first.plan, original=network)
     second = next(iter_to([options], first.network, origin))
     assert dropped(second.plan) == ["blocks.1"]
@@ -254,8 +259,6 @@ def test_a_compressed_network_loses_a_branch_in_a_second_step() -> None:
 
 
 def iter_to(targets: Any, network: nn.Module, origin: Any) -> Any:
-    from pruneport.compress.pipeline import compress_to
-
     return compress_to(targets, network, SOURCE, calibration=images(), origin=origin)
 
 
@@ -274,6 +277,6 @@ def test_a_network_of_a_dropped_branch_is_pruned_again() -> None:
     further = compress_network(
         first.network,
         SOURCE,
-        CompressOptions(flops=0.5, criterion="l1", ranking="uniform", scope="channels", recover="none"),
+        CompressOptions(flops=0.5, criterion="l1", ranking="uniform", scope="channels", recover="none", round_to=1),
     )
     assert further.plan.macs_kept == pytest.approx(0.5, abs=0.05)

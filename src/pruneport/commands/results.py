@@ -70,6 +70,7 @@ class InspectResult:
                     "params": view.cost.params,
                     "prunable": not view.reason,
                     "why_not": view.reason,
+                    "branch": view.branch or None,
                     "members": [f"{member.module} ({member.axis})" for member in view.group.members],
                     "sensitivity": None if view.curve is None else view.curve.to_dict(),
                 }

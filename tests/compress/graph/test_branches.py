@@ -68,11 +68,11 @@ def overwritten(net: Residual, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("forward", "found"),
     [
-        (lambda net, x: x + net.branch(x), [["first", "second"]]),
-        (lambda net, x: net.branch(x).add(x), [["first", "second"]]),
+        (lambda net, x: x + net.branch(x), [["first", "relu", "second"]]),
+        (lambda net, x: net.branch(x).add(x), [["first", "relu", "second"]]),
         (in_place, [["first", "second"]]),
         (overwritten, [["first", "second"]]),
-        (lambda net, x: x + net.scale * net.branch(x), [["first", "second"]]),
+        (lambda net, x: x + net.scale * net.branch(x), [["first", "relu", "second"]]),
         (lambda net, x: x + net.norm(x), []),  # no group of its own
         (lambda net, x: x - net.branch(x), []),
         (lambda net, x: net.norm(x) + net.branch(x), []),
