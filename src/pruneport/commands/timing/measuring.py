@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,7 +111,8 @@ def measure_table(dense: DenseFile, assessed: Assessment, options: PlaceOptions,
     groups = assessed.groups
     reasons = reasons_with(dense.network, assessed, allowed)
     widths = {index: possible_widths(groups[index], allowed) for index, reason in enumerate(reasons) if not reason}
-    branches = [branch.groups for branch in assessed.branches]
+    full = np.array([group.width for group in groups], dtype=np.float64)
+    branches = [branch.groups for branch in assessed.branches if _goes(dense, assessed, full, branch.groups)]
     if not widths and not branches:
         raise PruningError(nothing_prunable(groups, reasons))
 
@@ -119,7 +121,6 @@ def measure_table(dense: DenseFile, assessed: Assessment, options: PlaceOptions,
         write_onnx(pruned, dense.source.takes, path, {}, dense.form, dense.source.preprocessing)
 
     timer = DenseTimer(dense.path, options, place.batch)
-    full = np.array([group.width for group in groups], dtype=np.float64)
     allocations = draw_allocations(full, widths, branches=branches)
     timed = time_allocations(timer, dense.network, dense.path, groups, allocations, export, progress)
     return LatencyTable(
@@ -142,6 +143,17 @@ def measure_table(dense: DenseFile, assessed: Assessment, options: PlaceOptions,
             for kept, entry in zip(allocations, timed, strict=True)
         ),
     )
+
+
+def _goes(dense: DenseFile, assessed: Assessment, full: FloatArray, groups: Sequence[int]) -> bool:
+    """Whether the proof lets a branch go, alone."""
+    kept = full.copy()
+    kept[list(groups)] = 0
+    try:
+        network_with(dense.network, dense.source, assessed, kept)
+    except PruningError:
+        return False
+    return True
 
 
 def fingerprint(assessed: Assessment, source: Source) -> str:
