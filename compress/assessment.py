@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -13,11 +13,13 @@ from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.allocation.cost import Cost, count_macs_by_module
 from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.allocation.target import why_dense
+from pruneport.compress.graph.branches import Branch, droppable_branches
 from pruneport.compress.graph.coupling import Coupling
 from pruneport.compress.graph.dependency import ChannelGraph, dependency_graph
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import Scores, possible_widths
 from pruneport.compress.importance.criteria import name_of, resolve_auto, score_groups, wants_inputs
+from pruneport.compress.importance.drops import measure_drops
 from pruneport.compress.importance.sensitivity import Curve, measure_sensitivity
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import ImageFolderError, ModelError, TargetError
@@ -39,6 +41,9 @@ class Assessment:
         reasons: Why the group is left dense whatever the target, or an empty string.
         scores: (units,) each; the highest are kept.
         curves: The measured sensitivity; None where the ranking does without, or the group stays dense.
+        branches: The residual branches that may be dropped.
+        drop_damage: What that costs, as ``Curve.damage`` says it, by the branch's name; empty where the ranking does
+            without.
     """
 
     options: PruneOptions
@@ -47,6 +52,8 @@ class Assessment:
     reasons: list[str]
     scores: list[Scores]
     curves: list[Curve | None]
+    branches: tuple[Branch, ...] = ()
+    drop_damage: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def coupling(self) -> Coupling:
@@ -61,12 +68,19 @@ class Assessment:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupView:
-    """A group as ``inspect`` shows it; ``reason`` says why it would be left dense, ``curve`` what removal costs."""
+    """A group as ``inspect`` shows it.
+
+    Attributes:
+        reason: Why it would be left dense.
+        curve: What removal costs.
+        branch: The residual branch that it lives in alone and that may be dropped, or an empty string.
+    """
 
     group: Group
     cost: Cost
     reason: str
     curve: Curve | None = None
+    branch: str = ""
 
 
 def assess(
@@ -100,12 +114,13 @@ def assess(
             f"criterion {name_of(options.criterion)} with ranking {options.ranking} needs inputs: give a calibration."
         )
     options = resolve_auto(options, calibration is not None)
-    graph, cost, reasons = _find(network, source, options, progress, original)
+    graph, cost, reasons, branches = _find(network, source, options, progress, original)
     groups = graph.groups
     free = [not reason for reason in reasons]
     measured = options.ranking == "sensitivity"
     scores: list[Scores] | None = None
     curves: list[Curve | None] = [None] * len(groups)
+    drop_damage: Mapping[str, float] = {}
     if not (measured and options.criterion == "block-hessian"):  # else one visit gives both
         units = sum(group.width for group in groups)
         progress(f"scoring {units} units in {len(groups)} groups by {name_of(options.criterion)}")
@@ -125,8 +140,19 @@ def assess(
         assert calibration is not None
         widths = [possible_widths(group, options) if ok else None for group, ok in zip(groups, free, strict=True)]
         scores, curves = measure_sensitivity(network, groups, widths, calibration.batches, scores, progress)
+        order = graph.coupling.order
+        drop_damage = measure_drops(network, groups, branches, order, calibration.batches, progress)
     assert scores is not None
-    return Assessment(options=options, graph=graph, cost=cost, reasons=reasons, scores=scores, curves=curves)
+    return Assessment(
+        options=options,
+        graph=graph,
+        cost=cost,
+        reasons=reasons,
+        scores=scores,
+        curves=curves,
+        branches=branches,
+        drop_damage=drop_damage,
+    )
 
 
 def describe_groups(
@@ -151,29 +177,39 @@ def describe_groups(
     """
     if options.ranking == "sensitivity":
         assessed = assess(network, source, options, calibration, progress=progress)
-        groups, cost, reasons, curves = assessed.groups, assessed.cost, assessed.reasons, assessed.curves
+        graph, cost, reasons, curves = assessed.graph, assessed.cost, assessed.reasons, assessed.curves
     else:
-        graph, cost, reasons = _find(network, source, options, progress)
-        groups = graph.groups
-        curves = [None] * len(groups)
+        graph, cost, reasons, _ = _find(network, source, options, progress)
+        curves = [None] * len(graph.groups)
+    branches = droppable_branches(network, graph.groups, graph.coupling.branches, options.keep)
+    branch_of = {index: branch.name for branch in branches for index in branch.groups}
     views = [
-        GroupView(group=group, cost=cost.group_cost(index), reason=reasons[index], curve=curves[index])
-        for index, group in enumerate(groups)
+        GroupView(
+            group=group,
+            cost=cost.group_cost(index),
+            reason=reasons[index],
+            curve=curves[index],
+            branch=branch_of.get(index, ""),
+        )
+        for index, group in enumerate(graph.groups)
     ]
     return cost.dense, views
 
 
 def _find(
     network: nn.Module, source: Source, options: PruneOptions, progress: Progress, original: Cost | None = None
-) -> tuple[ChannelGraph, CostModel, list[str]]:
-    """What needs no scores: the graph, what its groups cost, and why some are left dense."""
+) -> tuple[ChannelGraph, CostModel, list[str], tuple[Branch, ...]]:
+    """What needs no scores: the graph, what its groups cost, why some are left dense, and what may be dropped."""
     _refuse_compiled(network)
     progress("counting multiply-accumulates")
     macs = count_macs_by_module(network, source.takes)
     progress("finding coupled groups")
     graph = dependency_graph(network, example_inputs(source, 1), attention=options.attention)
-    cost = CostModel(network, graph.groups, macs, graph.coupling, original)
-    return graph, cost, _dense_reasons(network, graph.groups, options)
+    reasons = _dense_reasons(network, graph.groups, options)
+    traced = graph.coupling.branches if options.depth == "auto" else ()
+    branches = droppable_branches(network, graph.groups, traced, options.keep)
+    cost = CostModel(network, graph.groups, macs, graph.coupling, original, branches)
+    return graph, cost, reasons, branches
 
 
 def _refuse_compiled(network: nn.Module) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "ChoiceOptions",
     "CompressOptions",
     "CriterionName",
+    "DepthName",
     "Importance",
     "LabelsName",
     "LatencyTarget",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 else:
     CriterionOrImportance = CriterionName  # what the command line offers
 AttentionName = Literal["width", "heads"]
+DepthName = Literal["never", "auto"]
 ScopeName = Literal["filters", "channels"]
 RankingName = Literal["auto", "uniform", "global", "isomorphic", "sensitivity"]
 RecoverName = Literal["auto", "none", "bn", "reconstruct", "data-free", "imitate"]
@@ -100,6 +102,9 @@ class ChoiceOptions:
     """Prune the output layer's input too, which the papers leave whole."""
     attention: AttentionName = "width"
     """width: all attention heads of a layer lose the same channels; heads: whole attention heads go."""
+    depth: DepthName = "never"
+    """never: every block stays; auto: residual branches, f of x + f(x), may be dropped as a whole where that costs less
+    than narrower layers; needs the ranking sensitivity. `max_pruning_ratio` says nothing of them, `keep` does."""
     ranking: RankingName = "auto"
     """auto: sensitivity where there are inputs to calibrate with, else uniform. uniform: the same share of every group;
     global: filters compete across groups; isomorphic: among groups of the same structure; sensitivity: the damage of

@@ -17,6 +17,7 @@ from pruneport.compress.allocation.cost import Cost, count_cost
 from pruneport.compress.allocation.search import Allocation, allocate
 from pruneport.compress.allocation.target import lowest_share, missed_target, target_of
 from pruneport.compress.assessment import Assessment, assess, example_inputs, reasons_with
+from pruneport.compress.graph.branches import Branch
 from pruneport.compress.graph.widths import choose_units
 from pruneport.compress.importance.criteria import name_of
 from pruneport.compress.options import CompressOptions, PruneOptions
@@ -119,6 +120,7 @@ def prune(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             note=_note(best, options),
             masked_error=removal.masked_error,
+            branches=removal.dropped,
         ),
     )
 
@@ -200,6 +202,7 @@ def _attempt(
             assessed.reasons,
             assessed.curves,
             partial(_wider, network, assessed, options),
+            _to_drop(assessed, options),
         )
         plans = _plans(assessed, allocation)
         progress("removing filters")
@@ -214,6 +217,13 @@ def _attempt(
             progress("finding the groups that cannot be pruned")
             also = partial(count_cost, shape=source.takes) if isinstance(error, ModelError) else lambda _: None
             assessed = leave_culprits_dense(network, example, assessed, plans, error, also)
+
+
+def _to_drop(assessed: Assessment, options: PruneOptions) -> dict[Branch, float]:
+    """The branches that may be dropped, and what that costs; none where it was not measured."""
+    if options.ranking != "sensitivity" or options.depth == "never":
+        return {}
+    return {branch: assessed.drop_damage[branch.name] for branch in assessed.branches}
 
 
 def _wider(network: nn.Module, assessed: Assessment, options: PruneOptions) -> dict[str, float]:
@@ -237,7 +247,7 @@ def _plans(assessed: Assessment, allocation: Allocation) -> tuple[GroupPlan, ...
     return tuple(
         group_plan(
             group,
-            None if kept == group.width else choose_units(group, score, kept),
+            () if kept == 0 else None if kept == group.width else choose_units(group, score, kept),
             asked,
             reason,
             assessed.cost.group_cost(index),
@@ -261,4 +271,5 @@ def request_of(target: str, value: float, options: PruneOptions) -> Request:
         max_pruning_ratio=options.max_pruning_ratio,
         keep=options.keep,
         prune_representation=options.prune_representation,
+        depth=options.depth,
     )

@@ -14,6 +14,7 @@ __all__ = [
     "Axis",
     "Calibrated",
     "Cost",
+    "DroppedBranch",
     "Earlier",
     "GroupPlan",
     "Imitated",
@@ -83,6 +84,7 @@ class Request:
     keep: tuple[str, ...] = ()
     attention: str = "width"
     prune_representation: bool = False
+    depth: str = "never"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,7 +106,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupPlan:
-    """One group: its units kept, or None where it was left dense.
+    """One group: its units kept, or None where it was left dense; none where it went with a dropped branch.
 
     Attributes:
         asked: The width that the ranking asked for, before rounding.
@@ -129,6 +131,36 @@ class GroupPlan:
     def kept_width(self) -> int:
         """Number of units that stay."""
         return self.width if self.kept is None else len(self.kept)
+
+    @property
+    def narrower(self) -> bool:
+        """Whether it lost some of its units, and not all with a dropped branch."""
+        return bool(self.kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DroppedBranch:
+    """A residual branch f of x + f(x) that was dropped as a whole: x is left.
+
+    Attributes:
+        name: As in ``inspect``.
+        addition: The module in whose forward the addition stands.
+        modules: What stands in the place of its modules: the length of the tuple that each returns, 0 for a tensor.
+        parameters: Its parameters that are no module's of these.
+        groups: The groups that went with it; their ``kept`` is empty.
+        reason: Why it was dropped.
+        macs: Its multiply-accumulates in the dense network.
+        params: Its parameters there.
+    """
+
+    name: str
+    addition: str
+    modules: dict[str, Annotated[Count, msgspec.Meta(le=16)]]
+    parameters: tuple[str, ...] = ()
+    groups: tuple[str, ...]
+    reason: str
+    macs: Count
+    params: Count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,17 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from pruneport.compress.assessment import Assessment
+from pruneport.compress.graph.branches import Branch
 from pruneport.compress.graph.dependency import ChannelGraph
 from pruneport.compress.graph.module_attributes import ForwardChanges
+from pruneport.compress.records import DroppedBranch
+from pruneport.compress.surgery.dropping import drop_branches
 from pruneport.compress.surgery.plan import GroupPlan
 from pruneport.compress.surgery.zeroing_check import ForwardError, OutputError, check_against_masked
 from pruneport.errors import ModelError, PruningError
 from pruneport.models.inputs import ExampleInputs
 
-__all__ = ["Removal", "leave_culprits_dense", "remove_units"]
+__all__ = ["Removal", "dropped_branches", "leave_culprits_dense", "remove_units"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +30,21 @@ class Removal:
         network: In eval mode.
         changes: What its forwards were told.
         masked_error: Largest difference from the masked dense network (see ``zeroing_check``).
+        dropped: The branches that were dropped.
     """
 
     network: nn.Module
     changes: ForwardChanges
     masked_error: float | None
+    dropped: tuple[DroppedBranch, ...] = ()
 
 
 def remove_units(
     network: nn.Module, example: ExampleInputs, assessed: Assessment, plans: Sequence[GroupPlan]
 ) -> Removal:
     """Shrink a copy of the network and prove that it computes what zeroing the units does.
+
+    A branch none of whose groups keeps a unit is dropped.
 
     Args:
         network: The dense network in eval mode.
@@ -50,10 +57,13 @@ def remove_units(
         OutputError: It computes something else.
     """
     chosen = [
-        (group, [group.units[unit] for unit in sorted(set(range(group.width)).difference(plan.kept))])
+        (group, [group.units[unit] for unit in sorted(set(range(group.width)).difference(plan.kept or ()))])
         for group, plan in zip(assessed.groups, plans, strict=True)
-        if plan.kept is not None
+        if plan.narrower
     ]
+    gone = dropped_branches(assessed, plans)
+    dropped = tuple(_record(branch, assessed) for branch in gone)
+    traced = [branch.traced for branch in gone]
     lost = {unit for _, units in chosen for unit in units}
     first: ForwardError | OutputError | None = None
     tried: list[ForwardChanges] = []
@@ -63,16 +73,38 @@ def remove_units(
         with graph.fitted_once(dense_numbers):
             for group, units in chosen:
                 graph.group_of(group, units).prune()
+        drop_branches(pruned, dropped)
         if graph.changes in tried:
             break
         tried.append(graph.changes)
         try:
-            error = check_against_masked(network, pruned, plans, example, assessed.coupling, lost)
-            return Removal(network=pruned, changes=graph.changes, masked_error=error)
+            error = check_against_masked(network, pruned, plans, example, assessed.coupling, lost, traced)
+            return Removal(network=pruned, changes=graph.changes, masked_error=error, dropped=dropped)
         except (ForwardError, OutputError) as failure:
             first = first or failure
     assert first is not None
     raise first
+
+
+def dropped_branches(assessed: Assessment, plans: Sequence[GroupPlan]) -> list[Branch]:
+    """The branches none of whose groups keeps a unit."""
+    return [branch for branch in assessed.branches if all(plans[index].kept == () for index in branch.groups)]
+
+
+def _record(branch: Branch, assessed: Assessment) -> DroppedBranch:
+    """What the plan says of a dropped branch."""
+    cost, damage = assessed.cost.branch_cost(branch), assessed.drop_damage.get(branch.name)
+    measured = "" if damage is None else f"; damage {damage:.3g}, as measured for widths"
+    return DroppedBranch(
+        name=branch.name,
+        addition=branch.traced.addition,
+        modules=dict(branch.traced.modules),
+        parameters=branch.traced.parameters,
+        groups=tuple(assessed.groups[index].name for index in branch.groups),
+        reason=f"the target is met with the least damage without it{measured}",
+        macs=cost.macs,
+        params=cost.params,
+    )
 
 
 def leave_culprits_dense(
@@ -83,7 +115,7 @@ def leave_culprits_dense(
     error: PruningError | ModelError,
     also: Callable[[nn.Module], object] = lambda pruned: None,
 ) -> Assessment:
-    """Leave dense the groups that the proof blames: those without which it passes.
+    """Leave dense the groups that the proof blames: those without which it passes; branches are tried first.
 
     The groups are pruned one after the other, by bisection, until the first with which the proof fails; groups of the
     same structure are tried by themselves; then what is left is tried again.
@@ -96,11 +128,15 @@ def leave_culprits_dense(
         error: What the proof said of all of them.
         also: Must not raise a ``ModelError`` on the pruned network, either.
     """
-    left = [index for index, plan in enumerate(plans) if plan.kept is not None]
+    if blamed_branches := _blamed_branches(network, example, assessed, plans, also):
+        return replace(assessed, branches=tuple(one for one in assessed.branches if one not in blamed_branches))
+    left = [index for index, plan in enumerate(plans) if plan.narrower]
     reasons = list(assessed.reasons)
 
     def failure(pruned: Sequence[int]) -> PruningError | ModelError | None:
-        chosen = [plan if index in pruned else replace(plan, kept=None) for index, plan in enumerate(plans)]
+        chosen = [
+            plan if index in pruned or plan.kept == () else replace(plan, kept=None) for index, plan in enumerate(plans)
+        ]
         try:
             also(remove_units(network, example, assessed, chosen).network)
         except (ForwardError, OutputError, ModelError) as found:
@@ -126,6 +162,30 @@ def leave_culprits_dense(
         left = [index for index in left if index not in blamed]
         found = failure(left) if left else None
     return replace(assessed, reasons=reasons)
+
+
+def _blamed_branches(
+    network: nn.Module,
+    example: ExampleInputs,
+    assessed: Assessment,
+    plans: Sequence[GroupPlan],
+    also: Callable[[nn.Module], object],
+) -> list[Branch]:
+    """The dropped branches with which the proof fails while all other groups are dense: each alone, or else all."""
+    dropped = dropped_branches(assessed, plans)
+
+    def fails(branches: Sequence[Branch]) -> bool:
+        gone = {index for branch in branches for index in branch.groups}
+        chosen = [replace(plan, kept=() if index in gone else None) for index, plan in enumerate(plans)]
+        try:
+            also(remove_units(network, example, assessed, chosen).network)
+        except (ForwardError, OutputError, ModelError):
+            return True
+        return False
+
+    if not dropped or not fails(dropped):
+        return []
+    return [branch for branch in dropped if fails([branch])] or dropped
 
 
 def _reason(error: PruningError | ModelError) -> str:

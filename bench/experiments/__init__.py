@@ -5,6 +5,7 @@
 - ``precision``: fp32, fp16 and int8 of dense and pruned
 - ``int8_kinds``: int8 of networks of many kinds, and what stays in float
 - ``cross_task``: whether pruning on one task serves the others
+- ``depth``: narrower layers against fewer residual branches, and both: accuracy against measured latency
 - ``latency_target``: a latency target against a MACs target at equal latency
 - ``latency_plot``: its plot
 - ``overhead``: what our checks cost against the plain recipe

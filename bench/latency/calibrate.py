@@ -30,19 +30,27 @@ Build = Callable[[Path, FloatArray], None]
 
 _SECONDS = 0.8  # for one network and the dense one beside it, with the default ``repeats``
 _LEAST_ROUNDS, _MOST_ROUNDS = 8, 100
+_MOST_DROPPED = 0.6  # of the branches, as the mean of a network
 _NEAR = 0.3  # of the range of widths: how far groups lie from their common level
 
 
 def draw_allocations(
-    dense: FloatArray, widths: Mapping[int, FloatArray], count: int = NETWORKS, seed: int = 0
+    dense: FloatArray,
+    widths: Mapping[int, FloatArray],
+    count: int = NETWORKS,
+    seed: int = 0,
+    branches: Sequence[Sequence[int]] = (),
 ) -> list[FloatArray]:
     """Kept widths of all groups, (groups,) each: the lowest first, then by turns near a common level and at random.
+
+    Of every three networks two lack some of the branches, which are drawn, too; the first lacks all of them.
 
     Args:
         dense: Dense widths of all groups.
         widths: What each group that can be pruned may keep, ascending.
         count: How many.
         seed: Of what is drawn.
+        branches: The groups of each residual branch that may be dropped: they then keep nothing.
     """
     generator = np.random.default_rng(seed)
     drawn = []
@@ -52,6 +60,10 @@ def draw_allocations(
             near = np.clip(level + generator.uniform(-_NEAR, _NEAR), 0, 1)
             place = near if number % 2 == 0 else generator.uniform()
             kept[index] = choices[round(place * (len(choices) - 1))] if number else choices[0]
+        share = generator.uniform(0, _MOST_DROPPED) if branches and number % 3 else 0.0
+        for groups in branches:
+            if number == 0 or generator.uniform() < share:
+                kept[list(groups)] = 0
         drawn.append(kept)
     return drawn
 
@@ -73,7 +85,8 @@ def time_allocations(
 ) -> list[TimedShare]:
     """Time networks of these widths, each in turns with the dense one.
 
-    Their files are sliced from the dense one; where that cannot be done, every network is exported.
+    Their files are sliced from the dense one; where that cannot be done, every network is exported. One that lacks
+    branches always is.
 
     Args:
         timer: Of the dense network.
@@ -95,7 +108,7 @@ def time_allocations(
         for number, kept in enumerate(allocations):
             progress(Step(f"timing network {number + 1} of {len(allocations)}", number, len(allocations)))
             try:
-                write = write or _slices(network, dense, groups)
+                write = write or _slices(network, dense, groups, export)
                 write(path, kept)
                 timed.append(timer.time(path, rounds))
             except (ExportError, ModelError, ProviderError) as error:
@@ -108,11 +121,14 @@ def time_allocations(
     return timed
 
 
-def _slices(network: nn.Module, dense: Path, groups: Sequence[Group]) -> Build:
-    """Files by slicing."""
+def _slices(network: nn.Module, dense: Path, groups: Sequence[Group], export: Build) -> Build:
+    """Files by slicing, but for those that lack branches."""
     slicer = OnnxSlicer(network, dense)
 
     def write(path: Path, kept: FloatArray) -> None:
+        if not kept.all():
+            export(path, kept)
+            return
         slicer.write(path, _members_kept(groups, kept))
 
     return write

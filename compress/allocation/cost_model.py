@@ -17,8 +17,9 @@ from torch import nn
 
 from pruneport.arrays import FloatArray
 from pruneport.compress.allocation.cost import count_params
-from pruneport.compress.allocation.forms import LayerShares, Price, Quadratic
+from pruneport.compress.allocation.forms import LayerShares, Presence, Price, Quadratic, WithPresence
 from pruneport.compress.allocation.latency_model import LatencyModel
+from pruneport.compress.graph.branches import Branch
 from pruneport.compress.graph.coupling import Coupling
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.records import Axis, Cost
@@ -49,6 +50,7 @@ class CostModel:
         macs_by_module: From ``count_macs_by_module``.
         coupling: Adds matrix products that are no layer's, and layers applied along other channels.
         original: What shares are of, where ``network`` was pruned from another one before; default: its own cost.
+        branches: Residual branches that may be dropped: they are gone where all their groups keep no unit.
 
     Attributes:
         latency: What a target ``latency`` is counted by; None until it was measured (see ``with_latency``).
@@ -63,6 +65,7 @@ class CostModel:
         macs_by_module: dict[str, int],
         coupling: Coupling | None = None,
         original: Cost | None = None,
+        branches: Sequence[Branch] = (),
     ) -> None:
         self.dense = Cost(macs=macs_by_module[""], params=count_params(network))
         self.original = original or self.dense
@@ -77,9 +80,15 @@ class CostModel:
             (number, side): line for number, (_, sides, _) in enumerate(products) for side, line in enumerate(sides)
         }
         place = {key: len(axes) + number for number, key in enumerate(lines)}
-        rows = len(axes) + len(lines) + 1  # the last stands for a size that never changes
+        first = len(axes) + len(lines)
+        rows = first + len(branches) + 1  # the last stands for a size that never changes
+        self._presence = Presence(tuple(branch.groups[0] for branch in branches))
+        self._branches = tuple(range(first, first + len(branches)))
+        self._widths = self._presence.extended(self._widths)
         self._sizes = np.ones(rows)
-        self._lost = np.zeros((rows, len(groups)))
+        self._lost = np.zeros((rows, len(self._widths)))
+        for number, row in enumerate(self._branches):
+            self._lost[row, len(groups) + number] = 1
         for column, group in enumerate(groups):
             for member in group.members:
                 row = axes[member.module, member.axis]
@@ -91,15 +100,18 @@ class CostModel:
             for unit in line:
                 if unit in owner:
                     self._lost[place[key], owner[unit]] += 1 / groups[owner[unit]].width
-        fixed = {row for row in range(rows) if not self._lost[row, [not group.reason for group in groups]].any()}
+        own = {index for branch in branches for index in branch.groups}
+        changing = [not group.reason or index in own for index, group in enumerate(groups)]
+        fixed = {row for row in range(first) if not self._lost[row, : len(groups)][changing].any()} | {rows - 1}
+        inside = _Inside(branches, self._branches, {row for row in range(first) if self._lost[row, sorted(own)].any()})
         known = Counter[str]()
         for size, _, layer in products:
             known[layer] += size
         computed = {name: macs_by_module.get(f"{name}.parametrizations", 0) for name in macs_by_module}
         left = {name: max(0, count - known[name] - computed[name]) for name, count in macs_by_module.items() if name}
-        macs, params = _terms(network, axes, left, place, fixed)
-        for number, (size, sides, _) in enumerate(products):
-            macs.append(_Term(size, *[place[number, side] for side in range(len(sides))][:2]))
+        macs, params = _terms(network, axes, left, place, fixed, inside)
+        for number, (size, sides, layer) in enumerate(products):
+            macs.append(_Term(size, *inside.sides(layer, [place[number, side] for side in range(len(sides))][:2])))
         self._macs, self._params = _pack(macs), _pack(params)
         self._folded = _folded(network, axes, computed)
 
@@ -139,7 +151,10 @@ class CostModel:
 
     def price(self, target: str) -> Price:
         """The same for the knapsack."""
-        return self._latency() if target in LATENCIES else self.quadratic(target)
+        if target in LATENCIES:
+            return self._latency()
+        polynomial = self.quadratic(target)
+        return WithPresence(polynomial, self._presence) if self._branches else polynomial
 
     def _latency(self) -> LatencyModel:
         if self.latency is None:
@@ -150,7 +165,10 @@ class CostModel:
         return self.latency
 
     def quadratic(self, target: str) -> Quadratic:
-        """The same cost (``flops`` stands for multiply-accumulates, else ``params``) as a polynomial."""
+        """The same cost (``flops`` stands for multiply-accumulates, else ``params``) as a polynomial.
+
+        Behind the widths stand the branches that may be dropped: 1 for one that is there.
+        """
         sizes, first, second = self._macs if target == "flops" else self._params
         total = self.dense.counted(target)
         slope, start = self._shares()
@@ -163,7 +181,15 @@ class CostModel:
     def layer_shares(self) -> LayerShares:
         """What any form of a cost that grows with the layers' widths is made of."""
         (macs, first, second), (slope, start) = self._macs, self._shares()
-        return LayerShares(macs=macs, first=first, second=second, start=start, slope=slope)
+        return LayerShares(
+            macs=macs,
+            first=first,
+            second=second,
+            start=start,
+            slope=slope,
+            presence=self._presence,
+            branches=self._branches,
+        )
 
     def _shares(self) -> tuple[FloatArray, FloatArray]:
         """What is left of every size, as a slope by the kept units of each group, and a start."""
@@ -172,15 +198,26 @@ class CostModel:
 
     def group_cost(self, index: int) -> Cost:
         """Dense cost of what would go with the whole group: its layers, by their share of the axis."""
-        kept = self._widths.copy()
-        kept[index] = 0
-        return Cost(macs=round(self._saved(kept, self._macs)), params=round(self._saved(kept, self._params)))
+        return self._without([index])
+
+    def branch_cost(self, branch: Branch) -> Cost:
+        """Dense cost of what goes with a branch."""
+        return self._without([*branch.groups, *self._columns_of(branch)])
+
+    def _columns_of(self, branch: Branch) -> list[int]:
+        """Where a branch stands behind the widths."""
+        groups = len(self._widths) - len(self._branches)
+        return [groups + number for number, owner in enumerate(self._presence.owners) if owner == branch.groups[0]]
+
+    def _without(self, entries: Sequence[int]) -> Cost:
+        left = self._widths.copy()
+        left[entries] = 0
+        fraction = self._left_of(left)
+        return Cost(macs=round(_saved(fraction, self._macs)), params=round(_saved(fraction, self._params)))
 
     def _saved(self, kept: FloatArray, terms: tuple[FloatArray, Any, Any]) -> float:
         """What the terms lose."""
-        fraction = self._left(kept)
-        sizes, first, second = terms
-        return float(np.sum(sizes * (1 - fraction[first] * fraction[second])))
+        return _saved(self._left(kept), terms)
 
     def _gone(self, kept: FloatArray) -> Cost:
         """What goes as soon as a layer loses a channel: what its weight was computed from, and by."""
@@ -189,9 +226,46 @@ class CostModel:
         return Cost(macs=sum(cost.macs for cost in folded), params=sum(cost.params for cost in folded))
 
     def _left(self, kept: FloatArray) -> FloatArray:
-        """The share that is left of every size."""
-        left: FloatArray = 1 - self._lost @ (self._widths - kept) / self._sizes
+        """The share that is left of every size, where group ``i`` keeps ``kept[i]`` units."""
+        return self._left_of(self._presence.extended(kept))
+
+    def _left_of(self, entries: FloatArray) -> FloatArray:
+        """The same by widths and branches."""
+        left: FloatArray = 1 - self._lost @ (self._widths - entries) / self._sizes
         return left
+
+
+def _saved(fraction: FloatArray, terms: tuple[FloatArray, Any, Any]) -> float:
+    """What terms lose where this share is left of every size."""
+    sizes, first, second = terms
+    return float(np.sum(sizes * (1 - fraction[first] * fraction[second])))
+
+
+@dataclass(frozen=True)
+class _Inside:
+    """What goes with branches, and not already with a group of theirs: the sizes that have to say so.
+
+    Attributes:
+        branches: The branches.
+        rows: The size of each that is 1 while it is there.
+        own: Sizes that groups of branches have a share of.
+    """
+
+    branches: Sequence[Branch]
+    rows: Sequence[int]
+    own: Collection[int]
+
+    def sides(self, name: str, sides: Sequence[int]) -> list[int]:
+        """Two sizes that a cost of a layer or parameter is proportional to, of which one says whether it is there.
+
+        Where both change with other widths, the first is left out: what is counted of the finished network puts that
+        right.
+        """
+        row = next((row for branch, row in zip(self.branches, self.rows, strict=True) if branch.holds(name)), None)
+        known = [side for side in sides if side >= 0]
+        if row is None or any(side in self.own for side in known):
+            return list(sides)
+        return [*known[-1:], row]
 
 
 def _two(rows: Sequence[int], fixed: Collection[int]) -> list[int]:
@@ -214,6 +288,7 @@ def _terms(
     macs_by_module: dict[str, int],
     applied_along: Mapping[Any, int],
     fixed: Collection[int],
+    inside: _Inside,
 ) -> tuple[list[_Term], list[_Term]]:
     """Terms of the multiply-accumulates and of the parameters, layer by layer."""
     macs: list[_Term] = []
@@ -225,7 +300,7 @@ def _terms(
         if layer is None:
             if name in parameters:
                 rows = [row for (owner, _), row in axes.items() if owner == name]
-                params.append(_Term(parameters[name].numel(), *rows[:2]))
+                params.append(_Term(parameters[name].numel(), *inside.sides(name, rows[:2])))
             continue
         through = axes.get((name, "channels"), -1)
         first = axes.get((name, "out"), through)
@@ -234,18 +309,18 @@ def _terms(
         )
         mixes = isinstance(layer, nn.MultiheadAttention)  # what is left of it grows with the attention heads alone
         rows = [first] if mixes else [first, second, applied_along.get(name, -1)]
-        macs.append(_Term(macs_by_module.get(name, 0), *_two(rows, fixed)))
+        macs.append(_Term(macs_by_module.get(name, 0), *inside.sides(name, _two(rows, fixed))))
         apart = {id(parameters[owner]) for owner, _ in axes if owner in parameters}  # with axes of their own
         apart |= {id(parameter) for parameter in _gains(layer)}
         for parameter in [*layer.parameters(recurse=False), *_original(layer)]:
             if id(parameter) not in counted | apart:
                 matrix = parameter.ndim == 2 or (parameter.ndim > 1 and not mixes)  # an attention has rows, too
-                params.append(_Term(parameter.numel(), first, second if matrix else -1))
+                params.append(_Term(parameter.numel(), *inside.sides(name, [first, second if matrix else -1])))
             counted.add(id(parameter))
     owners = {name for name, _ in axes}
     for name, row in applied_along.items():
         if isinstance(name, str) and name not in owners:  # none of its own sizes can change
-            macs.append(_Term(macs_by_module.get(name, 0), row))
+            macs.append(_Term(macs_by_module.get(name, 0), *inside.sides(name, [row])))
     return macs, params
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,12 @@ _GAP = 1e-3
 
 
 def solve_knapsack(
-    widths: Mapping[int, FloatArray], damage: Mapping[int, FloatArray], cost: Price, dense: FloatArray, limit: float
+    widths: Mapping[int, FloatArray],
+    damage: Mapping[int, FloatArray],
+    cost: Price,
+    dense: FloatArray,
+    limit: float,
+    together: Sequence[Sequence[int]] = (),
 ) -> FloatArray:
     """Choose one width a group with HiGHS, to proven optimality within 0.1 %.
 
@@ -33,6 +38,7 @@ def solve_knapsack(
         cost: Its tables are read.
         dense: Dense widths of all groups, (groups,).
         limit: Cost that may not be exceeded.
+        together: Groups that go as a whole or not at all: all of them have their first width, or none has.
 
     Returns:
         Widths of all groups, (groups,).
@@ -67,6 +73,10 @@ def solve_knapsack(
             for option, ways_with in enumerate(table):
                 rows.append((np.append(ways_with, start[index] + option), np.append(np.ones(len(ways_with)), -1.0)))
                 right.append(0.0)
+    for owner, *others in together:
+        for other in others:
+            rows.append((np.array([start[owner], start[other]]), np.array([1.0, -1.0])))
+            right.append(0.0)
     numbers = np.repeat(np.arange(len(rows)), [len(row) for row, _ in rows])
     where, values = (np.concatenate(side) for side in zip(*rows, strict=True))
     equal = coo_array((values, (numbers, where)), shape=(len(rows), total)).tocsr()

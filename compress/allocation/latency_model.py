@@ -52,7 +52,7 @@ class LatencyForm:
     """
 
     def __init__(self, layers: LayerShares, dense: FloatArray, steps: FloatArray) -> None:
-        self.dense, self.steps = dense, steps
+        self.dense, self.steps, self.presence = dense, steps, layers.presence
         rows = np.round(np.column_stack([layers.start, layers.slope]), _SAME)
         unique, numbers = np.unique(rows, axis=0, return_inverse=True)  # many layers have the widths of one group
         self._start, self._slope = unique[:, 0], unique[:, 1:]
@@ -64,14 +64,20 @@ class LatencyForm:
             prior[one, other] = prior.get((one, other), 0.0) + float(macs)
             for side in (one, other):
                 prior.setdefault((side, -1), 0.0)
+        for row in layers.branches:
+            prior.setdefault((int(numbers[row]), -1), 0.0)
         self._pairs = list(prior)
         self.prior = np.array(list(prior.values())) / max(1.0, self._fixed)
 
     def effective(self, kept: FloatArray) -> FloatArray:
-        """Widths as the device counts them, (…, groups): up to the next step, over the dense width's own."""
+        """Widths as the device counts them: up to the next step, over the dense width's own; then branches.
+
+        Returns:
+            (…, groups and branches), of kept widths (…, groups).
+        """
         rounded = np.ceil(kept / self.steps - 1e-9) * self.steps
         found: FloatArray = rounded * self.dense / (np.ceil(self.dense / self.steps - 1e-9) * self.steps)
-        return found
+        return np.concatenate([found, self.presence.extended(kept)[..., len(self.dense) :]], axis=-1)
 
     def features(self, kept: FloatArray) -> FloatArray:
         """What the coefficients multiply, (…, features), for kept widths (…, groups)."""
@@ -83,7 +89,7 @@ class LatencyForm:
 
     def quadratic(self, coefficients: FloatArray) -> Quadratic:
         """The sum of features times coefficients, as a polynomial of the effective widths."""
-        start, slope = np.append(self._start, 1.0), np.vstack([self._slope, np.zeros(len(self.dense))])
+        start, slope = np.append(self._start, 1.0), np.vstack([self._slope, np.zeros(self._slope.shape[1])])
         one, other = np.array(self._pairs).T
         products = slope[one].T @ (coefficients[:, None] * slope[other])
         linear = (coefficients * start[one]) @ slope[other] + (coefficients * start[other]) @ slope[one]
@@ -121,7 +127,8 @@ class LatencyModel:
             whole = np.repeat(dense[None], len(choices), axis=0)
             whole[:, index] = choices
             effective[index] = self.form.effective(whole)[:, index]
-        return self.polynomial.tables(effective, self.form.effective(dense))
+        entries = self.form.presence.entries(effective, len(dense))
+        return self.polynomial.tables_of(entries, self.form.effective(dense))
 
     def measured(self, kept: FloatArray) -> float | None:
         """The share that was measured at exactly these widths; None where they were not timed."""

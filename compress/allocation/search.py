@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from pruneport.compress.allocation.target import (
     out_of_reach,
     target_of,
 )
+from pruneport.compress.graph.branches import Branch
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import Scores, possible_widths, width_step
 from pruneport.compress.importance.sensitivity import Curve
@@ -41,7 +43,7 @@ class Allocation:
     """Units that each group keeps.
 
     Attributes:
-        kept: Units kept, one entry a group.
+        kept: Units kept, one entry a group; 0 where it goes with a branch that is dropped.
         asked: What the ranking asked for before rounding; the dense width where nothing was asked.
         reasons: Why a group was left dense, or why kept differs from asked; else empty.
         note: A sentence where the target is missed by more than 1 % of dense (of the prunable filters for a ratio),
@@ -62,6 +64,7 @@ def allocate(
     dense_reasons: Sequence[str],
     curves: Sequence[Curve | None] = (),
     wider: Callable[[], Mapping[str, float]] = dict,
+    branches: Mapping[Branch, float] = MappingProxyType({}),
 ) -> Allocation:
     """Find the widths whose cost is nearest to the target.
 
@@ -77,6 +80,7 @@ def allocate(
         dense_reasons: Why a group is left dense whatever the target, or an empty string.
         curves: Measured sensitivities, for the ranking that needs them.
         wider: What other options would reach (see ``lowest_share``), asked where the target is out of reach.
+        branches: Residual branches that may be dropped, and what that costs; only where sensitivities were measured.
 
     Raises:
         TargetError: The target is below what the widths allow; the message says what they do.
@@ -84,11 +88,12 @@ def allocate(
     """
     name, value = target_of(options)
     free = [index for index, reason in enumerate(dense_reasons) if not reason]
-    if not free:
+    if not free and (not branches or name == "ratio"):
         raise PruningError(nothing_prunable(groups, dense_reasons))
-    lowest = lowest_share(groups, cost, options, dense_reasons)
+    known = (groups, cost, options, dense_reasons, tuple(branches))
+    lowest = lowest_share(*known)
     if lowest > (1 - value if name == "ratio" else value) + TOLERANCE:
-        raise TargetError(out_of_reach(lowest, options, wider(), lowest_measured(groups, cost, options, dense_reasons)))
+        raise TargetError(out_of_reach(lowest, options, wider(), lowest_measured(*known)))
     widths = {index: possible_widths(groups[index], options) for index in free}
     dense = np.array([group.width for group in groups], dtype=np.float64)
 
@@ -101,7 +106,7 @@ def allocate(
         return kept
 
     if options.ranking == "sensitivity":
-        kept, note = _least_damage(curves, cost, name, value, widths, dense, options)
+        kept, note = _least_damage(curves, cost, name, value, widths, dense, options, branches)
         asked = kept
     elif name == "ratio":
         counted = float(dense[free].sum())
@@ -119,7 +124,7 @@ def allocate(
         kept=tuple(int(count) for count in kept),
         asked=tuple(float(width) for width in asked),
         reasons=tuple(
-            reason or _difference(groups[index], float(asked[index]), int(kept[index]), options)
+            (kept[index] and reason) or _difference(groups[index], float(asked[index]), int(kept[index]), options)
             for index, reason in enumerate(dense_reasons)
         ),
         note=note,
@@ -158,8 +163,12 @@ def _least_damage(
     widths: dict[int, FloatArray],
     dense: FloatArray,
     options: PruneOptions,
+    branches: Mapping[Branch, float],
 ) -> tuple[FloatArray, str | None]:
-    """Solve for the widths, and say how far from the target they are."""
+    """Solve for the widths and the branches to drop, and say how far from the target they are.
+
+    A group that goes with a branch has 0 among its widths; the damage stands with the first of them.
+    """
     if name == "ratio":
         counted = np.isin(np.arange(len(dense)), list(widths)).astype(np.float64)
         price: Price = Quadratic(constant=0.0, linear=counted, products=np.zeros((len(dense), len(dense))))
@@ -174,8 +183,16 @@ def _least_damage(
     most = _MOST_OPTIONS if len(widths) <= _FEW_GROUPS else _MOST_OPTIONS // 2
     offered = {index: _spread(possible, most) for index, possible in widths.items()}
     damage = {index: _curve(curves, index).damage(possible) for index, possible in offered.items()}
-    kept = solve_knapsack(offered, damage, price, dense, max(target * total, price.of(lowest)))
-    kept = polish(kept, price.of, target * total, TOLERANCE * total, widths)
+    for branch, harm in branches.items():
+        lowest[list(branch.groups)] = 0
+        for index in branch.groups:
+            offered[index] = np.append(0.0, offered.get(index, dense[index]))
+            damage[index] = np.append(harm if index == branch.groups[0] else 0.0, damage.get(index, 0.0))
+    together = [branch.groups for branch in branches]
+    kept = solve_knapsack(offered, damage, price, dense, max(target * total, price.of(lowest)), together)
+    left = {index: possible for index, possible in widths.items() if kept[index]}
+    if left:
+        kept = polish(kept, price.of, target * total, TOLERANCE * total, left)
     return kept, missed_target(price.of(kept) / total, target, options)
 
 
@@ -195,6 +212,8 @@ def _spread(possible: FloatArray, most: int) -> FloatArray:
 
 def _difference(group: Group, asked: float, kept: int, options: PruneOptions) -> str:
     """Why the width is not the one that was asked for, or an empty string."""
+    if not kept:
+        return "goes with its residual branch, which is dropped"
     if abs(asked - kept) < 0.5:
         return f"left dense: {asked:.1f} of {group.width} asked" if kept == group.width else ""
     step = width_step(group, options)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pruneport.arrays import FloatArray
 from pruneport.compress.allocation.cost_model import LATENCIES, CostModel
+from pruneport.compress.graph.branches import Branch
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import possible_widths, width_step
 from pruneport.compress.options import PruneOptions
@@ -91,37 +92,52 @@ def why_dense(group: Group, options: PruneOptions, kept_by: str | None = None) -
 
 
 def lowest_share(
-    groups: Sequence[Group], cost: CostModel, options: PruneOptions, dense_reasons: Sequence[str]
+    groups: Sequence[Group],
+    cost: CostModel,
+    options: PruneOptions,
+    dense_reasons: Sequence[str],
+    branches: Sequence[Branch] = (),
 ) -> float:
-    """What is left, of the dense cost or of the prunable filters, where every group has its lowest width."""
+    """What is left, of the dense cost or of the prunable filters, where every group has its lowest width.
+
+    ``branches`` are dropped.
+    """
     name, _ = target_of(options)
-    lowest = _lowest(groups, options, dense_reasons)
+    lowest = _lowest(groups, options, dense_reasons, branches)
     if name == "ratio":
         dense = np.array([group.width for group in groups], dtype=np.float64)
-        free = np.array([not reason for reason in dense_reasons])
+        free = np.array([not reason for reason in dense_reasons], dtype=bool)
         return float(lowest[free].sum() / dense[free].sum())
     return cost.share_of_dense(lowest, name)
 
 
 def lowest_measured(
-    groups: Sequence[Group], cost: CostModel, options: PruneOptions, dense_reasons: Sequence[str]
+    groups: Sequence[Group],
+    cost: CostModel,
+    options: PruneOptions,
+    dense_reasons: Sequence[str],
+    branches: Sequence[Branch] = (),
 ) -> float | None:
     """The share of the dense latency that was measured there; None where the target is another, or it was not."""
     name, _ = target_of(options)
     if name != "latency" or cost.latency is None:
         return None
-    return cost.latency.measured(_lowest(groups, options, dense_reasons))
+    return cost.latency.measured(_lowest(groups, options, dense_reasons, branches))
 
 
-def _lowest(groups: Sequence[Group], options: PruneOptions, dense_reasons: Sequence[str]) -> FloatArray:
+def _lowest(
+    groups: Sequence[Group], options: PruneOptions, dense_reasons: Sequence[str], branches: Sequence[Branch]
+) -> FloatArray:
     """The lowest width of every group, (groups,)."""
-    return np.array(
+    lowest = np.array(
         [
             group.width if reason else possible_widths(group, options)[0]
             for group, reason in zip(groups, dense_reasons, strict=True)
         ],
         dtype=np.float64,
     )
+    lowest[[index for branch in branches for index in branch.groups]] = 0
+    return lowest
 
 
 def missed_target(achieved: float, target: float, options: PruneOptions) -> str | None:

@@ -114,6 +114,10 @@ def _narrowed(network: nn.Module, quantity: str, momenta: Mapping[str, Tensor], 
     with torch.no_grad():
         for name in values.keys() - numbers:
             parameters[name].copy_(values[name])
-    apply_plan(shadow, plan.groups, plan.attributes, plan.sizes)
+    apply_plan(shadow, plan.groups, plan.attributes, plan.sizes, plan.branches)
     shrunk = dict(shadow.named_parameters())
-    return {f"{quantity}/{name}": value if name in numbers else shrunk[name].detach() for name, value in values.items()}
+    return {
+        f"{quantity}/{name}": value if name in numbers else shrunk[name].detach()
+        for name, value in values.items()
+        if name in shrunk  # else it went with a dropped branch
+    }

@@ -11,6 +11,7 @@
 - ``dependency``: torch-pruning's dependency graph, filled from the coupling; its groups shrink the network
 - ``channel_pruner``: torch-pruning's pruners on that graph
 - ``groups``: groups of units: inside a block, in a residual stream, the representation, or an output
+- ``branches``: residual branches that may be dropped as a whole
 - ``widths``: the widths a group may have, and its units at one of them
 - ``output_layers``: which layers make the outputs
 """

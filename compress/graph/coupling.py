@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pruneport.arrays import IntArray
 from pruneport.compress.graph.operators.table import LEAVES, operate
 from pruneport.compress.graph.tracing.channel_ids import ChannelIds, varying_dimensions
+from pruneport.compress.graph.tracing.dataflow import TracedBranch
 from pruneport.compress.graph.tracing.forward_sizes import ForwardSizes
 from pruneport.compress.graph.tracing.trace import Trace
 from pruneport.compress.graph.tracing.tracer import Tracer
@@ -47,6 +48,7 @@ class Coupling:
         scaled_keys: Units of keys whose attention is scaled by the root of its own width, with the positions of the
             key's channels.
         channel_ids: What the units are numbers of.
+        branches: The residual branches: what additions add to what it was computed from.
         idle: Layers that did not run.
         whole_channel_groups: Whether narrow channel groups of a convolution go as a whole.
     """
@@ -69,6 +71,7 @@ class Coupling:
     applied_along: Mapping[str, tuple[int, ...]]
     scaled_keys: tuple[dict[int, tuple[tuple[Key, int], ...]], ...]
     channel_ids: ChannelIds
+    branches: tuple[TracedBranch, ...] = ()
     idle: tuple[str, ...] = ()
     whole_channel_groups: bool = True
 
@@ -178,6 +181,7 @@ def find_coupling(
         applied_along={name: tuple(elements.roots(line).tolist()) for name, line in trace.applied_along.items()},
         scaled_keys=tuple(_places(elements, _with_biases(rows, trace.biases)) for rows in trace.scaled_keys),
         channel_ids=elements,
+        branches=trace.branches,
         idle=_idle(network, trace),
         whole_channel_groups=whole_channel_groups,
     )

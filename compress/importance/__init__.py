@@ -7,4 +7,5 @@
 - ``obs``: structured optimal brain surgeon (block-hessian)
 - ``consumers``: the layers that read a group, as least-squares problems
 - ``sensitivity``: what the removal of each group costs, measured
+- ``drops``: what dropping each residual branch costs, measured
 """

@@ -29,10 +29,11 @@ from pruneport.models.inputs import batch_of, run_on
 from pruneport.models.outputs import main_output
 from pruneport.progress import Progress, Step, silent
 
-__all__ = ["Curve", "measure_sensitivity", "relative_error"]
+__all__ = ["INPUTS", "Curve", "measure_sensitivity", "relative_error"]
 
 _LEVELS = 6
-_INPUTS = 32  # in whole batches, one at least: the outputs are averaged over all of their entries
+INPUTS = 32
+"""Of which outputs are compared, in whole batches, one at least: they are averaged over all of their entries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def measure_sensitivity(
     with torch.inference_mode():
         first = batches[0]()
         dense = [main_output(run_on(network, first))]
-        limit = max(1, _INPUTS // batch_of(first))
+        limit = max(1, INPUTS // batch_of(first))
         dense += [main_output(run_on(network, load())) for load in batches[1:limit]]
     visits = visit_consumers(network, groups, wanted, batches)
     for number, (index, consumers, replay) in enumerate(visits, start=1):

@@ -20,6 +20,7 @@ from pruneport.compress.activations.calibration import Batches
 from pruneport.compress.activations.least_squares import Equations, is_plain, rows_of
 from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
 from pruneport.compress.hooks import calls_recorded, norms_recorded
+from pruneport.compress.surgery.dropping import Absent
 from pruneport.errors import ImageFolderError
 from pruneport.models.inputs import changed, rows_of_inputs, run_on
 from pruneport.progress import Progress, Step, silent
@@ -62,7 +63,10 @@ def reconstruct(
     progress: Progress = silent,
     strict: bool = True,
 ) -> list[str]:
-    """Solve the layers of ``pruned`` behind its first pruned one, in order of execution and in place.
+    """Solve the layers of ``pruned`` behind its first pruned one or dropped branch, in order of execution and in place.
+
+    Behind a dropped branch, linear layers that end in an addition are solved too, where there are enough equations:
+    they are what can make up for it in networks without convolutions.
 
     Args:
         dense: The original network; it is only run.
@@ -83,8 +87,12 @@ def reconstruct(
     example = rows_of_inputs(batches[0](), slice(2))
     with calls_recorded(pruned) as order, norms_recorded(pruned) as norms, torch.no_grad():
         run_on(pruned, changed(example, Tensor.clone))
-    first = next((index for index, name in enumerate(order) if "in" in kept.get(name, {})), len(order))
-    layers = [name for name in order[first:] if name in wanted and order.count(name) == 1]
+    modules = dict(pruned.named_modules())
+    starts = (index for index, name in enumerate(order) if "in" in kept.get(name, {}))
+    dropped = next((index for index, name in enumerate(order) if isinstance(modules[name], Absent)), len(order))
+    first = min(next(starts, len(order)), dropped)
+    adding = {name for name in order[dropped:] if name not in wanted and _may_add(modules[name])}
+    layers = [name for name in order[first:] if name in wanted | adding and order.count(name) == 1]
     cuts = find_cuts(dense, example)
     solved = []
     with Replay(pruned, cuts, batches) as ours, Replay(dense, cuts, batches) as theirs:
@@ -92,15 +100,29 @@ def reconstruct(
             progress(Step(f"solving layer {number} of {len(layers)}: {name}", number - 1, len(layers)))
             ours.advance(name)
             theirs.advance(name)
-            if _solve(ours, theirs, name, norms.get(name), kept.get(name, {}).get("out"), ridge, strict):
+            out, extra = kept.get(name, {}).get("out"), name in adding
+            if _solve(ours, theirs, name, norms.get(name), out, ridge, strict and not extra, only_sums=extra):
                 solved.append(name)
     return solved
 
 
+def _may_add(layer: nn.Module) -> bool:
+    """Whether it is a linear layer that can be solved."""
+    return isinstance(layer, nn.Linear) and is_plain(layer) and "weight" in layer._parameters
+
+
 def _solve(
-    ours: Replay, theirs: Replay, name: str, norm: Any, kept: Sequence[int] | None, ridge: float, strict: bool
+    ours: Replay,
+    theirs: Replay,
+    name: str,
+    norm: Any,
+    kept: Sequence[int] | None,
+    ridge: float,
+    strict: bool,
+    *,
+    only_sums: bool = False,
 ) -> bool:
-    """Solve one layer anew; False where the inputs are too few and that is allowed."""
+    """Solve one layer anew; False where the inputs are too few and that is allowed, or it ends in no addition."""
     layer: Any = ours.network.get_submodule(name)
     start = layer.weight.detach().flatten(1).T
     equations = Equations(*start.shape)
@@ -112,6 +134,8 @@ def _solve(
             _, target, dense_sum = dense.take()
             if kept is not None:
                 target = target.index_select(-1 if isinstance(layer, nn.Linear) else 1, torch.as_tensor(kept))
+            if only_sums and own_sum is None:
+                return False
             if own_sum is not None and dense_sum is not None and own_sum.shape == target.shape == dense_sum.shape:
                 error = dense_sum - own_sum
                 target = target + (error if norm is None else error / _gain(norm, target.ndim))

@@ -108,7 +108,7 @@ def recover(
         ImageFolderError: There are too few images.
         PruningError: The outputs of one of the networks are not numbers.
     """
-    kept = positions_kept([(m, group.kept) for group in groups if group.kept is not None for m in group.members])
+    kept = positions_kept([(m, group.kept) for group in groups if group.kept for m in group.members])
     progress("measuring the output error")
     seen, unseen = _Wanted(dense, batches), _Wanted(dense, heldout)
     before, unseen_before = seen.compare(pruned), unseen.compare(pruned)

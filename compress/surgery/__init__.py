@@ -2,6 +2,7 @@
 
 - ``plan``: which units stay, what was asked and what was achieved: read and written
 - ``apply``: the dense network made the pruned one by a plan
+- ``dropping``: what stands in the place of a dropped branch
 - ``compose``: one plan of two in a row, where a compressed network is compressed further
 - ``plan_schema``: the schema of plan.json, and bounds on its numbers
 - ``kept_tracer``: the network with zeroed channels, whose averages leave those out

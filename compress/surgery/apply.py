@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from pruneport.compress.records import Axis, GroupPlan, Member
+from pruneport.compress.records import Axis, DroppedBranch, GroupPlan, Member
 from pruneport.compress.resize.hardcoded_widths import adapt, replace_sizes
 from pruneport.compress.resize.layers import axis_size, narrow, parts_by_name, ties_kept
+from pruneport.compress.surgery.dropping import drop_branches
 from pruneport.errors import BundleError
 
 __all__ = ["Sizes", "apply_plan", "positions_kept"]
@@ -26,16 +27,18 @@ def apply_plan(
     groups: Sequence[GroupPlan],
     attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]] = MappingProxyType({}),
     sizes: Sizes | None = None,
+    branches: Sequence[DroppedBranch] = (),
 ) -> None:
-    """Shrink the dense ``network`` in place, and set its modules' attributes and the sizes that they compute.
+    """Shrink the dense ``network`` in place, set its modules' attributes and the sizes that they compute.
 
+    Then branches are dropped.
     Nothing is traced. Where ``sizes`` is None, as in plans of format 1, known types are adapted instead.
 
     Raises:
         BundleError: The plan does not fit the network.
         PruningError: A layer cannot be resized.
     """
-    kept = [(member, group.kept) for group in groups if group.kept is not None for member in group.members]
+    kept = [(member, group.kept) for group in groups if group.kept for member in group.members]
     layers = parts_by_name(network)
     for member, _ in kept:
         layer = layers.get(member.module)
@@ -74,6 +77,7 @@ def apply_plan(
                     f"{present!r}. Load it with the factory it was made with."
                 )
             setattr(modules[name], attribute, list(value) if isinstance(present, list) else value)  # type: ignore[arg-type]
+    drop_branches(network, branches)
 
 
 def _narrows(present: Any, value: int | tuple[int, ...]) -> bool:

@@ -50,17 +50,20 @@ def compose(plan: Plan, further: Plan) -> Plan:
         name: {**plan.attributes.get(name, {}), **further.attributes.get(name, {})}
         for name in (*plan.attributes, *further.attributes)
     }
+    groups, names = _composed_groups(plan.groups, further.groups)
+    dropped = (replace(one, groups=tuple(names.get(name, name) for name in one.groups)) for one in further.branches)
     errors = [error for error in (plan.masked_error, further.masked_error) if error is not None]
     return replace(
         further,
         source=plan.source,
         dense=plan.dense,
-        groups=_composed_groups(plan.groups, further.groups),
+        groups=groups,
         attributes=attributes,
         sizes=None
         if plan.sizes is None and not further.sizes
         else _composed_sizes(plan.sizes or {}, further.sizes or {}),
         masked_error=max(errors, default=None),
+        branches=(*plan.branches, *dropped),
         earlier=plan.earlier,
     )
 
@@ -79,15 +82,17 @@ def _composed_sizes(before: Sizes | None, after: Sizes | None) -> dict[str, dict
     }
 
 
-def _composed_groups(before: Sequence[GroupPlan], after: Sequence[GroupPlan]) -> tuple[GroupPlan, ...]:
-    """The groups of two plans in a row, in channels of the dense network.
+def _composed_groups(
+    before: Sequence[GroupPlan], after: Sequence[GroupPlan]
+) -> tuple[tuple[GroupPlan, ...], dict[str, str]]:
+    """The groups of two plans in a row, in channels of the dense network; and new names of some of the later ones.
 
     Where both plans have the same group, it is one of its units. Else (attention was pruned by width and then by whole
     heads; an earlier version saw other groups) the later one stands beside those before: an axis loses what any group
     of it removes.
     """
     if not before:
-        return tuple(after)
+        return tuple(after), {}
     by_name = {group.name: group for group in before}
     in_dense = _InDense(before)
     composed: dict[str, GroupPlan] = {}
@@ -99,22 +104,23 @@ def _composed_groups(before: Sequence[GroupPlan], after: Sequence[GroupPlan]) ->
             composed[group.name] = _composed(same, group)
         elif group.kept is not None:
             others.append(replace(group, members=members))
-    taken = set(by_name)
+    taken, names = set(by_name), dict[str, str]()
     for number, group in enumerate(others):
         name = group.name
         while name in taken:
             name += ", again"
         taken.add(name)
+        names[group.name] = name
         others[number] = replace(group, name=name)
     left = (group for group in before if group.name not in composed)
-    return (*composed.values(), *left, *others)
+    return (*composed.values(), *left, *others), names
 
 
 class _InDense:
     """Turns members of a pruned network's groups into those of the dense one."""
 
     def __init__(self, before: Iterable[GroupPlan]) -> None:
-        members = [(member, group.kept) for group in before if group.kept is not None for member in group.members]
+        members = [(member, group.kept) for group in before if group.kept for member in group.members]
         self._kept = positions_kept(members)
         self._sizes = {(member.module, member.axis): member.size for member, _ in members}
 

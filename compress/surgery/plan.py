@@ -13,6 +13,7 @@ from torch import nn
 from pruneport.compress.records import (
     Calibrated,
     Cost,
+    DroppedBranch,
     Earlier,
     GroupPlan,
     LatencyReached,
@@ -55,6 +56,7 @@ class Plan:
         dense_onnx: Which network dense.onnx is: the original, or the one that was compressed further, where the
             original's weights could not be had.
         latency: How a latency target was met, or None.
+        branches: The residual branches that were dropped as a whole.
     """
 
     source: Source
@@ -74,6 +76,7 @@ class Plan:
     earlier: tuple[Earlier, ...] = ()
     dense_onnx: Literal["original", "start"] = "original"
     latency: LatencyReached | None = None
+    branches: tuple[DroppedBranch, ...] = ()
 
     @property
     def macs_kept(self) -> float:
@@ -122,7 +125,7 @@ class Plan:
             "created": self.created,
             "libraries": self.libraries,
             "source": source,
-            "request": asdict(self.request),
+            "request": _request_to_dict(self.request),
             "dense": asdict(self.dense),
             "pruned": asdict(self.pruned),
             "attributes": self.attributes,
@@ -138,6 +141,8 @@ class Plan:
         }
         if self.latency is not None:  # earlier versions read plans without it
             content["latency"] = asdict(self.latency)
+        if self.branches:
+            content["branches"] = [asdict(branch) for branch in self.branches]
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
@@ -157,7 +162,7 @@ def parse_plan(content: str | bytes, shapes: Mapping[str, Sequence[int]] | None 
     document = fit_document(loaded, PlanDocument, *_NO_PLAN)
     if unknown := unknown_keys(loaded):
         raise BundleError(f"{_NO_PLAN[0]}: {', '.join(unknown[:10])} are not known. {_NO_PLAN[1]}")
-    groups = read_groups(document.groups, shapes)
+    groups = read_groups(document.groups, shapes, document.branches)
     check_sizes(document, shapes)
     return Plan(
         source=document.source,
@@ -177,6 +182,7 @@ def parse_plan(content: str | bytes, shapes: Mapping[str, Sequence[int]] | None 
         earlier=document.earlier,
         dense_onnx=document.dense_onnx,
         latency=document.latency,
+        branches=document.branches,
     )
 
 
@@ -212,6 +218,11 @@ def group_plan(group: Group, kept: Sequence[int] | None, asked: float, reason: s
     )
 
 
+def _request_to_dict(request: Request) -> dict[str, Any]:
+    """A request as plan.json has it: ``depth`` stands there where branches may be dropped."""
+    return {name: value for name, value in asdict(request).items() if (name, value) != ("depth", "never")}
+
+
 def _recovery_to_dict(done: Recovered | None) -> dict[str, Any] | None:
     """A recovery as plan.json has it, without what earlier versions do not know where that says nothing."""
     plain, usual = None if done is None else asdict(done), {"reference": "dense", "imitation": None}
@@ -219,7 +230,8 @@ def _recovery_to_dict(done: Recovered | None) -> dict[str, Any] | None:
 
 
 def _earlier_to_dict(step: Earlier) -> dict[str, Any]:
-    return asdict(step) | {"recovery": _recovery_to_dict(step.recovery)}
+    said = {"recovery": _recovery_to_dict(step.recovery), "request": _request_to_dict(step.request)}
+    return asdict(step) | said
 
 
 def _group_to_dict(group: GroupPlan) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pruneport.compress.records import (
     Axis,
     Calibrated,
     Cost,
+    DroppedBranch,
     Earlier,
     GroupPlan,
     Imitated,
@@ -92,6 +93,7 @@ class PlanDocument(msgspec.Struct, forbid_unknown_fields=True):
     earlier: tuple[Earlier, ...] = ()
     dense_onnx: Literal["original", "start"] = "original"
     latency: LatencyReached | None = None
+    branches: tuple[DroppedBranch, ...] = ()
 
     def __post_init__(self) -> None:
         if "pruneport" not in self.libraries:
@@ -117,8 +119,15 @@ class PlanDocument(msgspec.Struct, forbid_unknown_fields=True):
                     raise ValueError("`recovery` does not say what was measured on the inputs that were held out")
 
 
-def read_groups(entries: Sequence[_GroupEntry], shapes: Shapes | None) -> tuple[GroupPlan, ...]:
+def read_groups(
+    entries: Sequence[_GroupEntry], shapes: Shapes | None, dropped: Sequence[DroppedBranch] = ()
+) -> tuple[GroupPlan, ...]:
     """Make the groups of a plan, once it is known that they take no more memory than the weights allow.
+
+    Args:
+        entries: As they stand in the file.
+        shapes: Of the pruned network's weights.
+        dropped: The branches that were dropped, whose groups keep no units.
 
     Raises:
         BundleError: Kept indices or positions are out of range, or they are more than the weights can be of.
@@ -131,7 +140,8 @@ def read_groups(entries: Sequence[_GroupEntry], shapes: Shapes | None) -> tuple[
             f"plan.json: its groups name {named} positions, most of them {largest.name[:80]}; expected at most {most} "
             f"beside these weights; {_EDITED}"
         )
-    return tuple(_group(entry) for entry in entries)
+    gone = {name for branch in dropped for name in branch.groups}
+    return tuple(_group(entry, dropped=entry.name in gone) for entry in entries)
 
 
 def check_sizes(document: PlanDocument, shapes: Shapes | None) -> None:
@@ -202,6 +212,7 @@ def unknown_keys(loaded: Mapping[str, Any]) -> list[str]:
         "training": Trained,
         "latency": LatencyReached,
     }
+    kinds |= {f"branches.{number}": DroppedBranch for number in range(len(loaded.get("branches") or ()))}
     parts = ("request", "pruned", "calibration", "recovery", "recovery.imitation", "training", "latency")
     for number in range(len(loaded.get("earlier") or ())):
         kinds |= {f"earlier.{number}": Earlier, **{f"earlier.{number}.{part}": kinds[part] for part in parts}}
@@ -234,10 +245,14 @@ def _positions_named(group: _GroupEntry, member: _MemberEntry) -> int:
     return group.width * (member.run or 0)
 
 
-def _group(entry: _GroupEntry) -> GroupPlan:
-    """Make a group of its entry; its kept units must be ascending."""
+def _group(entry: _GroupEntry, *, dropped: bool) -> GroupPlan:
+    """Make a group of its entry; its kept units must be ascending, and there are some unless its branch is dropped."""
     kept = entry.kept
-    if kept is not None and (not kept or kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= entry.width):
+    if (kept == []) != dropped:
+        raise BundleError(
+            f"plan.json: group {entry.name} keeps {'units of a dropped branch' if dropped else 'no units'}; {_EDITED}"
+        )
+    if kept and (kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= entry.width):
         raise BundleError(
             f"plan.json: the kept indices of group {entry.name} are not ascending numbers from 0 to "
             f"{entry.width - 1}; {_EDITED}"

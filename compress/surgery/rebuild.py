@@ -42,7 +42,7 @@ def rebuild_network(plan: Plan, weights: Mapping[str, Tensor], factory: Factory 
     with nullcontext() if factory is not None else SizeLimit(_most_numbers(plan, shapes)):
         network = build(plan.source, factory, initialise=False)
     _drop_values(network)
-    apply_plan(network, plan.groups, plan.attributes, plan.sizes)
+    apply_plan(network, plan.groups, plan.attributes, plan.sizes, plan.branches)
     for name, tensor in network.state_dict().items():
         if name in weights and weights[name].dtype != tensor.dtype:
             raise BundleError(
@@ -59,7 +59,8 @@ def _most_numbers(plan: Plan, shapes: Shapes) -> int:
     Factories make some tensors twice, and output layers that are replaced.
     """
     left = dense_elements((), shapes)
-    return min(4 * dense_elements(plan.groups, shapes), _MOST_GROWTH * left) + _FREE
+    dropped = sum(branch.params for branch in plan.branches)
+    return min(4 * (dense_elements(plan.groups, shapes) + dropped), _MOST_GROWTH * left) + _FREE
 
 
 def _drop_values(network: nn.Module) -> None:

@@ -3,7 +3,8 @@
 A consumer that no longer has an input and one whose weights for that input are zero compute the same, and so do
 products of queries and keys. So the pruned network is compared with the dense one in which every parameter of a
 removed channel is zero, and in which whatever averages over channels (LayerNorm, GroupNorm, softmax, standardised
-weights) averages over the kept ones alone. A wrong coupling shows here as a difference, whatever the weights.
+weights) averages over the kept ones alone. Where a residual branch was dropped, the addition at its end adds zeros
+there. A wrong coupling shows here as a difference, whatever the weights.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.graph.branches import branches_changed
 from pruneport.compress.graph.coupling import Coupling
+from pruneport.compress.graph.tracing.dataflow import TracedBranch
 from pruneport.compress.hooks import hooks_restored, running
 from pruneport.compress.resize.layers import zero_channels
 from pruneport.compress.surgery.apply import positions_kept
@@ -37,6 +40,7 @@ def check_against_masked(
     example: ExampleInputs,
     coupling: Coupling,
     lost: Iterable[int] = (),
+    dropped: Sequence[TracedBranch] = (),
 ) -> float | None:
     """Compare ``pruned`` with the masked dense network on ``example``.
 
@@ -47,6 +51,7 @@ def check_against_masked(
         example: Inputs.
         coupling: What is known of the dense network's channels.
         lost: The units that were removed.
+        dropped: The branches that were dropped.
 
     Returns:
         The largest difference of an output, relative to the largest masked output. Those of the layers whose channels
@@ -66,10 +71,10 @@ def check_against_masked(
             raise ForwardError(tuple(stack), error) from error
     with torch.no_grad():
         unmasked = _outputs(dense, groups, example)
-    expected = masked_outputs(dense, groups, example, coupling, lost)
+    expected = masked_outputs(dense, groups, example, coupling, lost, dropped=dropped)
     filled = _spoilt(expected, unmasked)
     if filled:
-        expected = masked_outputs(dense, groups, example, coupling, lost, filled)
+        expected = masked_outputs(dense, groups, example, coupling, lost, filled, dropped)
     found = _largest_error(actual, expected, unmasked)
     shape_change = _shape_change(actual, expected, unmasked)
     if shape_change or not (found is None or found <= _TOLERANCE) or not _same_values(actual, expected):
@@ -78,7 +83,7 @@ def check_against_masked(
         finer = changed(example, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
         with torch.no_grad():
             actual = _outputs(copy.deepcopy(pruned).double(), groups, finer)
-        expected = masked_outputs(copy.deepcopy(dense).double(), groups, finer, coupling, lost, filled)
+        expected = masked_outputs(copy.deepcopy(dense).double(), groups, finer, coupling, lost, filled, dropped)
         found = _largest_error(actual, expected, unmasked)
         if shape_change := _shape_change(actual, expected, unmasked):
             raise OutputError(shape_change)
@@ -138,6 +143,7 @@ def masked_outputs(
     coupling: Coupling | None = None,
     lost: frozenset[int] = frozenset(),
     filled: bool = False,
+    dropped: Sequence[TracedBranch] = (),
 ) -> list[Tensor]:
     """Outputs of ``dense`` with zeros in all parameters of removed channels; ``dense`` itself is not changed.
 
@@ -148,14 +154,16 @@ def masked_outputs(
         coupling: With it, averages over channels are taken over the kept ones.
         lost: The units that were removed.
         filled: Whether what is computed of removed units alone is zero where it is no number.
+        dropped: Branches of which zeros are added.
     """
     masked = _untied(dense)
-    kept = [(member, group.kept) for group in groups if group.kept is not None for member in group.members]
+    kept = [(member, group.kept) for group in groups if group.kept for member in group.members]
     for name, axes in positions_kept(kept).items():
         zero_channels(masked, name, axes)
-    if coupling is None or not (filled or coupling.normalised_over & lost):
-        return _outputs(masked, groups, example)
-    return _outputs(masked, groups, example, KeptTracer(masked, coupling, lost, filled).run)
+    with branches_changed(masked, dropped, lambda _, computed: torch.zeros_like(computed)):
+        if coupling is None or not (filled or coupling.normalised_over & lost):
+            return _outputs(masked, groups, example)
+        return _outputs(masked, groups, example, KeptTracer(masked, coupling, lost, filled).run)
 
 
 def _outputs(

@@ -73,6 +73,7 @@ def provenance(plan: Json) -> list[tuple[str, str]]:
         *((f"Step {number}", text) for number, text in enumerate(_earlier(plan), start=1)),
         ("Asked", _asked(request)),
         ("Achieved", achieved),
+        ("Dropped residual branches", ", ".join(branch["name"] for branch in plan.get("branches") or ())),
         ("Note", plan["note"] or ""),
         ("Surgery", _SURGERY.format(plan["masked_error"]) if plan.get("masked_error") is not None else ""),
         ("Calibration", _calibration(plan)),

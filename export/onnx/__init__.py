@@ -8,6 +8,7 @@
 - ``naming``: of inputs, outputs, weights and nodes
 - ``detectors``: boxes of data-dependent number, in a form that can be traced
 - ``rewrites``: what is changed before and after torch's exporter
+- ``zeros``: what dropped branches leave in a graph, left out
 - ``onnx_file``: written, checked, read
 - ``onnx_reader``: looked through before ONNX Runtime opens them
 - ``memory``: a file that asks for more memory than is free is an error

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pruneport.compress.surgery.dropping import Absent
 from pruneport.errors import ExportError, InputError, ModelError
 from pruneport.export.onnx.capture import capture, finds_boxes, listed, names_for
 from pruneport.export.onnx.embedding import (
@@ -24,6 +25,7 @@ from pruneport.export.onnx.form import InputSizes, file_names, open_sizes, other
 from pruneport.export.onnx.naming import name_nodes, name_values
 from pruneport.export.onnx.opsets import raise_opset
 from pruneport.export.onnx.rewrites import leave_out_weight_info, part_pads_from_pools
+from pruneport.export.onnx.zeros import leave_out_zeros
 from pruneport.export.options import DEFAULTS, ExportOptions, OnnxPrecision
 from pruneport.models.inputs import InputShape, InputSpec, inputs_of
 from pruneport.models.outputs import takes_several
@@ -177,6 +179,8 @@ def export_network(
             ) from error
         raise ExportError(fault or _why_not(network, shape, options, error)) from error
     _require_open(kind, program, inputs, options)
+    if any(isinstance(module, Absent) for module in network.modules()):
+        leave_out_zeros(program.model)
     if options.opset is not None:
         raise_opset(program.model, options.opset)
     graph = program.model.graph

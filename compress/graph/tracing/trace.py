@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pruneport.compress.graph.tracing.channel_ids import ChannelIds
+from pruneport.compress.graph.tracing.dataflow import TracedBranch
 from pruneport.compress.sizes.size_trace import AskedSize, UsedSize
 from pruneport.compress.sizes.traced_sizes import Expression, QueriedSize
 
@@ -55,6 +56,7 @@ class Trace:
         asked_sizes: Sizes that forwards ask for.
         numbers: Expressions of sizes that forwards compute real numbers from.
         compared: Pairs of such expressions that a forward found equal.
+        branches: The residual branches.
     """
 
     channel_ids: ChannelIds
@@ -76,6 +78,7 @@ class Trace:
     asked_sizes: Mapping[QueriedSize, AskedSize]
     numbers: tuple[Expression, ...]
     compared: tuple[tuple[Expression, Expression], ...]
+    branches: tuple[TracedBranch, ...]
 
 
 class Notes:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruneport.compress.graph.tracing.channel_ids import ChannelIds
+from pruneport.compress.graph.tracing.dataflow import Dataflow, is_sum
 from pruneport.compress.graph.tracing.labels import Labels
 from pruneport.compress.graph.tracing.trace import Notes, Product, Trace
 from pruneport.compress.graph.tracing.weight_views import WeightViews
@@ -102,6 +103,7 @@ class Tracer(Labels, WeightViews, TorchDispatchMode):  # type: ignore[no-untyped
         self.layers = layers
         self.notes = Notes()
         self.sizes = sizes(self)
+        self._flow = Dataflow(network)
         self._calls: list[str] = []
         self._operate, self._leaves = operate, leaves
         self._stack: list[str] = [""]
@@ -115,6 +117,7 @@ class Tracer(Labels, WeightViews, TorchDispatchMode):  # type: ignore[no-untyped
     def run(self, example: ExampleInputs, forward: Callable[[nn.Module, ExampleInputs], Any] = run_on) -> Any:
         """The forward pass; returns what the network returns."""
         traced = attributes_traced(self.network, self.layers, self.sizes)
+        self._flow.started(tensors_in(example))
         compiled = "torch._dynamo" in sys.modules  # else nothing of the network can be
         eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
         with self._watching(), traced, torch.no_grad(), eager, self, self.sizes:
@@ -125,6 +128,7 @@ class Tracer(Labels, WeightViews, TorchDispatchMode):  # type: ignore[no-untyped
         leaves = tensor_leaves(self.run(example, forward))
         shown = [labels for leaf in leaves for labels in self.labels_of(leaf)]
         lost = [part for leaf in leaves for part in self.ids_lost(leaf, contracted=False)]
+        self._flow.finished(leaves)
         return self.notes.freeze(
             channel_ids=self.channel_ids,
             calls=tuple(dict.fromkeys(self._calls)),
@@ -135,6 +139,7 @@ class Tracer(Labels, WeightViews, TorchDispatchMode):  # type: ignore[no-untyped
             asked_sizes=dict(self.sizes.asked),
             numbers=tuple(self.sizes.numbers),
             compared=tuple(self.sizes.compared),
+            branches=self._flow.branches(),
         )
 
     def add_product(self, product: Product) -> None:
@@ -168,9 +173,17 @@ class Tracer(Labels, WeightViews, TorchDispatchMode):  # type: ignore[no-untyped
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = self.compute(function, args, kwargs or {})
+        call = OpCall(function, args, kwargs or {}, output)
         if not self._silent:
-            self._operate(self, OpCall(function, args, kwargs or {}, output))
+            self._operate(self, call)
+        channel_dim = self._channel_dim(output) if is_sum(call.name, args) else None
+        self._flow.note(call.name, args, call.inputs, call.outputs, self._stack, channel_dim)
         return output
+
+    def _channel_dim(self, tensor: Tensor) -> int | None:
+        """The dimension along which a tensor's channels lie, where that is one alone."""
+        dims = {self.varies(labels) for labels in self.labels_of(tensor) if not labels.unwrapped}
+        return dims.pop()[0] if len(dims) == 1 and len(next(iter(dims))) == 1 else None
 
     def compute(self, function: Any, args: Any, kwargs: Any) -> Any:
         """The operation itself."""
@@ -208,6 +221,7 @@ class Tracer(Labels, WeightViews, TorchDispatchMode):  # type: ignore[no-untyped
         def hook(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
             self._stack.pop()
             self._calls.append(name)
+            self._flow.returned(name, output)
             if leaf is not None:
                 self._silent -= 1
                 self.sizes.paused = True

@@ -16,6 +16,7 @@ from pruneport.compress.options import (
     CalibrationOptions,
     ChoiceOptions,
     CompressOptions,
+    DepthName,
     PruneOptions,
     RecoveryOptions,
     ScopeName,
@@ -161,6 +162,8 @@ class LatencyConfig(PlaceOptions, SourceOptions):
     """Vary the output layer's input too."""
     attention: AttentionName = "width"
     """width: all attention heads of a layer lose the same channels; heads: whole attention heads go."""
+    depth: DepthName = "never"
+    """auto: time networks that lack residual branches, too."""
     max_pruning_ratio: float = 0.9
     """No group loses more than this share of its filters."""
     round_to: int = 8

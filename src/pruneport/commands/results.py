@@ -70,6 +70,7 @@ class InspectResult:
                     "params": view.cost.params,
                     "prunable": not view.reason,
                     "why_not": view.reason,
+                    "branch": view.branch or None,
                     "members": [f"{member.module} ({member.axis})" for member in view.group.members],
                     "sensitivity": None if view.curve is None else view.curve.to_dict(),
                 }
@@ -95,6 +96,7 @@ class CompressResult:
             "macs": {"dense": plan.dense.macs, "pruned": plan.pruned.macs},
             "params": {"dense": plan.dense.params, "pruned": plan.pruned.params},
             **latency_to_dict(plan),
+            **({"branches": [asdict(branch) for branch in plan.branches]} if plan.branches else {}),
             "note": plan.note,
             "warnings": list(self.warnings),
             "groups": [

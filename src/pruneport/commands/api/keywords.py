@@ -16,6 +16,7 @@ from pruneport.compress.options import (
     AcceleratorName,
     AttentionName,
     CriterionOrImportance,
+    DepthName,
     LabelsName,
     OptimizerName,
     PrecisionName,
@@ -61,6 +62,7 @@ class _ChoiceKeywords(TypedDict, total=False):
     scope: ScopeName
     prune_representation: bool
     attention: AttentionName
+    depth: DepthName
     ranking: RankingName
     round_to: int
     max_pruning_ratio: float

@@ -47,6 +47,11 @@ def show_plan(plan: Plan, console: Console, *, every_group: bool) -> None:
             widths = (str(group.width), f"{group.asked:.1f}", shown_width(group, group.kept_width))
             table.add_row(Text(group.name), *widths, why)
         console.print(table)
+    if plan.branches:
+        table = new_table("dropped branch", ">MACs", ">parameters", "why")
+        for branch in plan.branches:
+            table.add_row(Text(branch.name), count(branch.macs), count(branch.params), Text(with_flags(branch.reason)))
+        console.print(table)
     table = new_table("", ">dense", ">pruned", ">kept")
     for name, dense, pruned, share in (
         ("MACs", plan.dense.macs, plan.pruned.macs, plan.macs_kept),

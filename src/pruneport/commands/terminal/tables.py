@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["show"]
 
+_BRANCHES = 6  # that are named
+
 
 @singledispatch
 def show(result: Any, console: Console) -> None:
@@ -80,6 +82,12 @@ def _(result: InspectResult, console: Console) -> None:
         markup=False,
         soft_wrap=True,
     )
+    branches = list(dict.fromkeys(view.branch for view in result.groups if view.branch))
+    if branches:
+        shown = ", ".join(branches[:_BRANCHES]) + (", …" if len(branches) > _BRANCHES else "")
+        console.print(
+            f"Residual branches that --depth auto may drop: {len(branches)} ({shown})", markup=False, soft_wrap=True
+        )
     if result.members:
         for view in result.groups:
             members = ", ".join(f"{member.module} {member.axis}" for member in view.group.members)

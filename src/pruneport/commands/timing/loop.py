@@ -146,7 +146,9 @@ def _meet(
     share = _share_asked(options, dense_ms, whole)
     allowed = replace(options, latency=share, latency_ms=None, round_to=width_step_on(table.staircase, options))
     assessed = replace(assessed, reasons=reasons_with(dense.network, assessed, allowed))
-    first = fit_latency(form_on(table.staircase, assessed, dense.network), timings.to_fit(whole), whole)
+    form = form_on(table.staircase, assessed, dense.network)
+    timed = [entry for entry in timings.to_fit(whole) if form.presence.owners or entry.kept.all()]
+    first = fit_latency(form, timed, whole)
     rounds = solve_rounds(dense, timer, allowed, share, assessed, first, progress)
     chosen = choose(rounds, share)
     reached = LatencyReached(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,6 +82,7 @@ def latency(config: LatencyConfig, progress: Progress = silent) -> LatencyResult
         scope=config.scope,
         prune_representation=config.prune_representation,
         attention=config.attention,
+        depth=config.depth,
         round_to=config.round_to,
         max_pruning_ratio=config.max_pruning_ratio,
         keep=config.keep,
@@ -112,7 +114,9 @@ def measure_table(dense: DenseFile, assessed: Assessment, options: PlaceOptions,
     groups = assessed.groups
     reasons = reasons_with(dense.network, assessed, allowed)
     widths = {index: possible_widths(groups[index], allowed) for index, reason in enumerate(reasons) if not reason}
-    if not widths:
+    full = np.array([group.width for group in groups], dtype=np.float64)
+    branches = [branch.groups for branch in assessed.branches if _goes(dense, assessed, full, branch.groups)]
+    if not widths and not branches:
         raise PruningError(nothing_prunable(groups, reasons))
 
     def export(path: Path, kept: FloatArray) -> None:
@@ -120,7 +124,7 @@ def measure_table(dense: DenseFile, assessed: Assessment, options: PlaceOptions,
         write_onnx(pruned, dense.source.takes, path, {}, dense.form, dense.source.preprocessing)
 
     timer = DenseTimer(dense.path, options, place.batch, place.precision)
-    allocations = draw_allocations(np.array([group.width for group in groups], dtype=np.float64), widths)
+    allocations = draw_allocations(full, widths, branches=branches)
     timed = time_allocations(timer, dense.network, dense.path, groups, allocations, export, progress)
     return LatencyTable(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -144,14 +148,26 @@ def measure_table(dense: DenseFile, assessed: Assessment, options: PlaceOptions,
     )
 
 
+def _goes(dense: DenseFile, assessed: Assessment, full: FloatArray, groups: Sequence[int]) -> bool:
+    """Whether the proof lets a branch go, alone."""
+    kept = full.copy()
+    kept[list(groups)] = 0
+    try:
+        network_with(dense.network, dense.source, assessed, kept)
+    except PruningError:
+        return False
+    return True
+
+
 def fingerprint(assessed: Assessment, source: Source) -> str:
     """What tells the architecture from others."""
     return network_sha256(assessed.groups, assessed.cost.layer_shares(), source.takes)
 
 
 def varied(assessed: Assessment) -> tuple[str, ...]:
-    """Names of the groups that may be pruned."""
-    return tuple(group.name for group, reason in zip(assessed.groups, assessed.reasons, strict=True) if not reason)
+    """Names of the groups that may be pruned, and of the branches that may be dropped."""
+    groups = (group.name for group, reason in zip(assessed.groups, assessed.reasons, strict=True) if not reason)
+    return (*groups, *(f"depth of {branch.name}" for branch in assessed.branches))
 
 
 def width_step_on(staircase: Staircase, options: PruneOptions) -> int:

@@ -112,7 +112,7 @@ def _check_network(table: LatencyTable, path: Path, network: str, groups: Sequen
         shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
         raise InputError(
             f"{path} was made without varying the widths of {shown}. Make it with the same `scope`, "
-            "`prune_representation`, `attention` and `keep`."
+            "`prune_representation`, `attention`, `depth` and `keep`."
         )
 
 
