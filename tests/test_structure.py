@@ -44,6 +44,7 @@ export
 export.card
 bench.options bench.gpu_state bench.devices
 bench.latency
+bench.timings
 bench.report
 bench.sweep
 bench.transfer

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.bench.devices import describe_device, latency_versions
-from pruneport.bench.experiments.accuracy_plot import draw_accuracy
+from pruneport.bench.experiments.plots.accuracy import draw_accuracy
 from pruneport.compress.activations.calibration import BATCH, Calibration, in_memory
 from pruneport.compress.activations.synthetic import ENOUGH, synthesise
 from pruneport.compress.assessment import assess

@@ -27,7 +27,7 @@ from pruneport.bench.devices import (
     latency_versions,
     sample_device,
 )
-from pruneport.bench.experiments.gpu_networks import DENSE, NETWORKS, Entry, files_of, write_networks
+from pruneport.bench.experiments.networks.gpu import DENSE, NETWORKS, Entry, files_of, write_networks
 from pruneport.bench.gpu_state import gpu_library_versions
 from pruneport.bench.latency.measure import preflight
 from pruneport.bench.latency.sessions import Session, open_session

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from pruneport.bench.devices import cpu_in_use_by_others, describe_device, latency_versions
 from pruneport.bench.experiments.accuracy import CASES, Case, count_top1, read_images
-from pruneport.bench.experiments.latency_plot import draw_latency
-from pruneport.bench.latency.calibrate import draw_allocations, time_allocations
+from pruneport.bench.experiments.plots.latency import draw_latency
 from pruneport.bench.latency.timer import DenseTimer, TimedShare
 from pruneport.bench.options import LatencyOptions
+from pruneport.bench.timings.calibrate import draw_allocations, time_allocations
 from pruneport.commands.timing.loop import LatencyPruner
 from pruneport.commands.timing.measuring import DenseFile, width_step_on
 from pruneport.commands.timing.rounds import time_exported

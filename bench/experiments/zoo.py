@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from pruneport.bench.devices import available_cores, latency_versions
-from pruneport.bench.experiments.zoo_networks import NETWORKS, family, input_size
+from pruneport.bench.experiments.networks.zoo import NETWORKS, family, input_size
 from pruneport.compress.assessment import example_inputs
 from pruneport.compress.graph.coupling import find_coupling
 from pruneport.compress.graph.groups import group_units
@@ -303,7 +303,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> str:
     passed = Counter(row["network"].split(":")[0] for row in rows if row["outcome"] == "ok")
     head = [f"{library}: {passed[library]} of {total} networks." for library, total in sorted(totals.items())]
     listed = sum(map(len, NETWORKS.values()))
-    head.append(f"{listed} are listed in `bench/experiments/zoo_networks.py`; those without a row were not run yet.")
+    head.append(f"{listed} are listed in `bench/experiments/networks/zoo.py`; those without a row were not run yet.")
     failed = [
         f"- `{row['network']}` ({row['outcome']}): {row.get('error', '')[:300]}"
         for row in rows

@@ -8,10 +8,6 @@
 - ``timed_form``: the file that is timed: fp32, or int8 made of it
 - ``probe``: whether a provider computes
 - ``timer``: one run on the clock, networks in turns
-- ``slicing``: ONNX files of any allocation, by slicing the dense one
-- ``staircase``: the width step of the device
-- ``calibrate``: random allocations, timed
-- ``table``: timings as files: kept for the next time, or carried to another machine
 - ``measure``: dense against pruned, interleaved
 - ``records``: what bench.json says, read by a schema
 """

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import pruneport
-from pruneport.bench.latency.table import read_table
+from pruneport.bench.timings.table import read_table
 from pruneport.compress.surgery.dropping import Absent
 from small_networks import randomise_norms
 

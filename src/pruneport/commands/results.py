@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from pruneport.bench.latency.records import Measured
-from pruneport.bench.latency.table import LatencyTable
 from pruneport.bench.sweep.records import Point, RuleName, Sweep
+from pruneport.bench.timings.table import LatencyTable
 from pruneport.bench.transfer.analysis.advice_records import Advice
 from pruneport.bench.transfer.analysis.records import Summary
 from pruneport.compress.allocation.cost import Cost

@@ -10,7 +10,7 @@ import pytest
 
 from gpu_stand_ins import GpuRuntime
 from pruneport.bench.experiments import gpu
-from pruneport.bench.experiments.gpu_networks import files_of, write_networks
+from pruneport.bench.experiments.networks.gpu import files_of, write_networks
 from pruneport.compress.options import PruneOptions
 
 

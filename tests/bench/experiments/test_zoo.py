@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pruneport.bench.experiments import zoo
-from pruneport.bench.experiments.zoo_networks import NETWORKS, family, input_size
+from pruneport.bench.experiments.networks.zoo import NETWORKS, family, input_size
 
 SAMPLE = [
     "torchvision:mobilenet_v3_small",  # depthwise, squeeze and excite

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from pruneport.bench.latency.slicing import OnnxSlicer
-from pruneport.bench.latency.staircase import measure_staircase
 from pruneport.bench.latency.timed_form import TimedForm
 from pruneport.bench.latency.timer import DenseTimer
 from pruneport.bench.options import PlaceOptions, RuntimeOptions
+from pruneport.bench.timings.slicing import OnnxSlicer
+from pruneport.bench.timings.staircase import measure_staircase
 from pruneport.compress.graph.groups import find_groups
 from pruneport.export.cpu_session import open_cpu_session, run_onnx
 from pruneport.export.onnx.onnx_file import check_onnx, write_onnx

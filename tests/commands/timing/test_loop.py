@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import pruneport
-from pruneport.bench.latency.table import read_table
 from pruneport.bench.latency.timer import TimedShare
 from pruneport.bench.options import LatencyOptions
+from pruneport.bench.timings.table import read_table
 from pruneport.commands.timing import loop
 from pruneport.compress.surgery.plan import parse_plan
 from pruneport.errors import InputError, TargetError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pruneport.bench.latency.table import read_table
+from pruneport.bench.timings.table import read_table
 from pruneport.cli import main
 from pruneport.commands.timing import loop
 from pruneport.commands.timing.loop import refuse_latency

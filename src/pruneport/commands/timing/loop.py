@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from torch import nn
 
-from pruneport.bench.latency.calibrate import rounds_for
 from pruneport.bench.latency.timer import DenseTimer
 from pruneport.bench.options import LatencyOptions
+from pruneport.bench.timings.calibrate import rounds_for
 from pruneport.commands.artifacts import export_dense
 from pruneport.commands.configs import ShipConfig, SweepConfig
 from pruneport.commands.timing.measuring import DenseFile, check_place, export_form, width_step_on

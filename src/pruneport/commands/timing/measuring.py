@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from pruneport.arrays import FloatArray
-from pruneport.bench.latency.calibrate import draw_allocations, time_allocations
 from pruneport.bench.latency.measure import preflight
-from pruneport.bench.latency.staircase import Staircase, measure_staircase
-from pruneport.bench.latency.table import LatencyTable, TimedWidths, network_sha256, place_of
 from pruneport.bench.latency.timer import DenseTimer
 from pruneport.bench.options import SWITCHES, BenchOptions, PlaceOptions
+from pruneport.bench.timings.calibrate import draw_allocations, time_allocations
+from pruneport.bench.timings.staircase import Staircase, measure_staircase
+from pruneport.bench.timings.table import LatencyTable, TimedWidths, network_sha256, place_of
 from pruneport.commands.configs import LatencyConfig
 from pruneport.commands.results import LatencyResult
 from pruneport.compress.allocation.target import nothing_prunable

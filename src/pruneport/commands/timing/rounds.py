@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from pruneport.bench.latency.calibrate import rounds_for
 from pruneport.bench.latency.timer import DenseTimer, TimedShare
+from pruneport.bench.timings.calibrate import rounds_for
 from pruneport.commands.timing.measuring import DenseFile
 from pruneport.compress.allocation.latency_model import LatencyModel, Timing, fit_latency
 from pruneport.compress.assessment import Assessment

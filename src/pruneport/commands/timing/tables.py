@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from pruneport.bench.latency.staircase import Staircase
-from pruneport.bench.latency.table import LatencyTable, cache_path, place_of, read_table
 from pruneport.bench.options import SWITCHES, LatencyOptions, PlaceOptions, RuntimeOptions
+from pruneport.bench.timings.staircase import Staircase
+from pruneport.bench.timings.table import LatencyTable, cache_path, place_of, read_table
 from pruneport.commands.timing.measuring import DenseFile, fingerprint, measure_table, varied
 from pruneport.compress.allocation.latency_model import LatencyForm, Timing
 from pruneport.compress.assessment import Assessment

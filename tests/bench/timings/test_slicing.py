@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruneport.bench.latency.slicing import OnnxSlicer
+from pruneport.bench.timings.slicing import OnnxSlicer
 from pruneport.compress.graph.groups import find_groups
 from pruneport.compress.resize.layers import narrow
 from pruneport.compress.surgery.apply import positions_kept

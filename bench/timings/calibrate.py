@@ -11,9 +11,9 @@ import numpy as np
 from torch import nn
 
 from pruneport.arrays import FloatArray
-from pruneport.bench.latency.slicing import OnnxSlicer
 from pruneport.bench.latency.timer import DenseTimer, TimedShare
 from pruneport.bench.options import RuntimeOptions
+from pruneport.bench.timings.slicing import OnnxSlicer
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import choose_units
 from pruneport.compress.records import Member

@@ -12,9 +12,9 @@ from typing import Annotated
 import msgspec
 
 from pruneport.bench.devices import available_cores, describe_device, latency_versions
-from pruneport.bench.latency.staircase import Staircase
 from pruneport.bench.latency.timer import ClockName
 from pruneport.bench.options import SWITCHES, PlaceOptions, ProviderName, TimedPrecision
+from pruneport.bench.timings.staircase import Staircase
 from pruneport.compress.allocation.forms import LayerShares
 from pruneport.compress.graph.groups import Group
 from pruneport.documents import Count, Size, fit_document, load_document, read_start

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pruneport.bench.latency.staircase import measure_staircase, step_of
 from pruneport.bench.options import RuntimeOptions
+from pruneport.bench.timings.staircase import measure_staircase, step_of
 
 WIDTHS = list(range(32, 129, 4))
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.arrays import FloatArray
-from pruneport.bench.latency.calibrate import draw_allocations, rounds_for, time_allocations
-from pruneport.bench.latency.slicing import OnnxSlicer
 from pruneport.bench.latency.timer import DenseTimer
 from pruneport.bench.options import RuntimeOptions
+from pruneport.bench.timings.calibrate import draw_allocations, rounds_for, time_allocations
+from pruneport.bench.timings.slicing import OnnxSlicer
 from pruneport.compress.graph.groups import find_groups
 from pruneport.compress.resize.layers import narrow
 from pruneport.compress.surgery.apply import positions_kept
