@@ -10,6 +10,7 @@ import pytest
 
 from gpu_stand_ins import GpuRuntime
 from pruneport.bench.experiments import gpu
+from pruneport.bench.experiments.networks import gpu as gpu_networks
 from pruneport.bench.experiments.networks.gpu import files_of, write_networks
 from pruneport.compress.options import PruneOptions
 
@@ -19,7 +20,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With the networks' files where ``--out rows.json`` looks for them; one share is out of reach."""
     folder = tmp_path_factory.mktemp("gpu")
     options = PruneOptions(flops=0.5, criterion="l1", ranking="uniform", scope="channels")
-    write_networks("digits", [0.6, 0.01], ["fp32"], folder / "rows-networks" / "digits-channels-8", options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu_networks, "_SEARCHES", 2)
+        write_networks("digits", [0.6, 0.01], ["fp32"], folder / "rows-networks" / "digits-channels-8", options)
     return folder
 
 
@@ -30,7 +33,7 @@ def _run(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> list[dic
     return gpu._rows(folder / "rows.json")
 
 
-def test_rows_are_written_one_by_one_and_once(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
+def test_rows_are_written_one_by_one_and_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     far = ("--end", "1e12", "--batches")
     (row,) = _run(monkeypatch, folder, *far, "1")
     one, two = _run(monkeypatch, folder, *far, "1", "2")
@@ -38,7 +41,7 @@ def test_rows_are_written_one_by_one_and_once(folder: Path, monkeypatch: pytest.
     assert (two["batch"], two["precision"], two["cuda_graph"]) == (2, "fp32", False)
     networks = two["networks"]
     assert isinstance(networks, dict)
-    assert list(networks) == ["dense", "pruneport 0.6", "torch-pruning 0.6"] or "torch-pruning 0.01" in networks
+    assert set(networks) >= {"dense", "pruneport 0.6", "torch-pruning 0.6"}
     ours = networks["pruneport 0.6"]
     assert 0.5 < ours["macs_kept"] <= 0.6
     assert set(ours) >= {"p50_ms", "speedup over dense", "speedup over torch-pruning", "share of the reduction"}
