@@ -129,8 +129,7 @@ def _write_names(axes: Axes, marks: Sequence[Mark]) -> None:
     """Write the precision beside each mark: at the nearest place where it hides neither a mark nor another name."""
     points = 72 / axes.figure.dpi
     places = points * axes.transData.transform([(mark.latency_ms, mark.share) for mark in marks])
-    ends = points * axes.get_window_extent().extents
-    frame = _Box(*ends)
+    frame = _Box(*(points * end for end in axes.get_window_extent().extents))
     taken = [_Box.around(x, y, _MARK + 1, _MARK + 1) for x, y in places]
     for mark, (x, y) in zip(marks, places, strict=True):
         width, height = _WIDTH * _TEXT * len(mark.precision), 1.2 * _TEXT
