@@ -108,7 +108,7 @@ def test_a_bundle_on_another_machine_or_without_its_original_is_refused(
 ) -> None:
     with pytest.raises(TargetError, match="the dense network of b cannot be had; say with `checkpoint`"):
         refuse_latency(LatencyTarget(latency=0.5), "b", None)
-    refuse_latency(LatencyTarget(), "b", None)
+    refuse_latency(LatencyTarget(flops=0.5), "b", None)
     with pytest.raises(TargetError, match=r"takes 7 ms, 0\.700 of its original's latency, already; give less"):
         loop._share_asked(CompressOptions(latency=0.8), 10.0, 0.7)
     assert loop._share_asked(CompressOptions(latency_ms=6.0), 10.0, 0.7) == 0.6
