@@ -123,6 +123,9 @@ def _measure(
             try:
                 yield {**row, **_worth(bench, asked)}
             except TargetError as error:
+                if "too noisy" in str(error):  # to be measured another time
+                    print(error)
+                    continue
                 yield {**row, "out_of_reach": str(error).partition(". What helps")[0]}
 
 
