@@ -23,8 +23,8 @@ models.options models.record models.digits models models.preparation models.chec
 compress.options compress.records compress.hooks
 compress.sizes
 compress.resize
-compress.graph.tracing.channel_ids compress.graph.tracing.dataflow compress.graph.tracing.trace
-compress.graph.tracing.weight_views
+compress.graph.tracing.channel_ids compress.graph.tracing.dataflow
+compress.graph.tracing.trace compress.graph.tracing.weight_views
 compress.graph.tracing.labels
 compress.graph.tracing.tracer compress.graph.tracing
 compress.graph.operators

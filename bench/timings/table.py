@@ -67,7 +67,7 @@ class Place:
 class TimedWidths:
     """One allocation: units kept by each group, and its latency as a share of the dense one (see ``TimedShare``)."""
 
-    kept: tuple[Size, ...]
+    kept: tuple[Count, ...]
     share: _AboveZero
     low: _AboveZero
     high: _AboveZero

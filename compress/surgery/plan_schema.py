@@ -248,11 +248,10 @@ def _positions_named(group: _GroupEntry, member: _MemberEntry) -> int:
 def _group(entry: _GroupEntry, *, dropped: bool) -> GroupPlan:
     """Make a group of its entry; its kept units must be ascending, and there are some unless its branch is dropped."""
     kept = entry.kept
-    if (kept == []) != dropped:
-        raise BundleError(
-            f"plan.json: group {entry.name} keeps {'units of a dropped branch' if dropped else 'no units'}; {_EDITED}"
-        )
-    if kept and (kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= entry.width):
+    if dropped and kept != []:
+        raise BundleError(f"plan.json: group {entry.name} of a dropped branch keeps units; {_EDITED}")
+    unsound = kept is not None and (not kept or kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= entry.width)
+    if unsound and not dropped:
         raise BundleError(
             f"plan.json: the kept indices of group {entry.name} are not ascending numbers from 0 to "
             f"{entry.width - 1}; {_EDITED}"
