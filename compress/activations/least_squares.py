@@ -10,13 +10,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Equations", "by_place", "is_plain", "patch_rows", "rows_of"]
+__all__ = ["Equations", "by_place", "enough_rows", "is_plain", "patch_rows", "rows_of"]
 
 _MOST_UNKNOWNS = 8192  # a covariance of 0.5 GB
+_ROWS_AN_UNKNOWN, _LEAST_ROWS = 32, 20_000  # see enough_rows
+_PART = 4096  # rows whose products are summed in float32
+_COLUMNS = 512  # of the matrix of normal equations that are made at once
+
+
+def enough_rows(unknowns: int) -> int:
+    """Equations for so many unknowns that more of them would bring little.
+
+    Solving ``n`` unknowns from ``r`` independent equations with noise adds ``n / (r - n - 1)`` of the noise to the
+    error on other data: 3 % here. Places of one image are not independent, so small layers are given more.
+    """
+    return max(_LEAST_ROWS, _ROWS_AN_UNKNOWN * unknowns)
 
 
 class Equations:
     """Normal equations of ``inputs @ weight + intercept = targets``, summed in float64.
+
+    Products of float32 rows are summed over at most 4096 rows in float32. Relative to the product of two columns' norms
+    the error of an entry is then at most 4096 x 2^-24 = 2.4e-4 in theory (Higham 2002, section 3.1), and some 1e-6 of
+    what is met. The ridges of what is solved are 1e-3.
 
     Args:
         inputs: Unknowns of one output.
@@ -32,8 +48,11 @@ class Equations:
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
         """Add equations: inputs (rows, inputs), targets (rows, outputs)."""
-        self._gram += inputs.T @ inputs
-        self._cross += inputs.T @ targets
+        for part, wanted in zip(inputs.split(_PART), targets.split(_PART), strict=True):
+            for start in range(0, inputs.shape[1], _COLUMNS):  # on and below the diagonal; the rest is the same
+                end = start + _COLUMNS
+                self._gram[start:end, :end] += part[:, start:end].T @ part[:, :end]
+            self._cross += part.T @ wanted
         self._input_sum += inputs.sum(0, dtype=torch.float64)
         self._target_sum += targets.sum(0, dtype=torch.float64)
         self.rows += len(inputs)
@@ -41,7 +60,9 @@ class Equations:
     def moments(self, centred: bool = True) -> tuple[Tensor, Tensor]:
         """Covariance (inputs, inputs) and mean (inputs,) of the inputs, float64; about zero where not ``centred``."""
         mean = self._input_sum / self.rows * centred
-        return (self._gram / self.rows).addr_(mean, mean, alpha=-1), mean
+        gram = self._gram.tril() / self.rows
+        gram += gram.tril(-1).T
+        return gram.addr_(mean, mean, alpha=-1), mean
 
     def solve(self, start: Tensor, ridge: float, centred: bool = True) -> tuple[Tensor, Tensor]:
         """Minimise the mean squared error plus ``ridge`` times the distance to ``start``.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches
-from pruneport.compress.activations.least_squares import Equations, by_place, is_plain, rows_of
+from pruneport.compress.activations.least_squares import Equations, by_place, enough_rows, is_plain, rows_of
 from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
@@ -134,11 +134,11 @@ class _Inputs:
     def __init__(self, layer: Any, channels: int, batches: int) -> None:
         self.layer = layer
         self.plain = is_plain(layer)
-        self._limit = _ROWS // batches
         self._generator = torch.Generator().manual_seed(0)
         unknowns = channels
         if self.plain and not isinstance(layer, nn.Linear):
             unknowns = channels * math.prod(layer.kernel_size)
+        self._limit = min(_ROWS, enough_rows(unknowns)) // batches
         self.equations = Equations(unknowns if self.plain else 0, 0)
         self.sums = torch.zeros(3, 0 if self.plain else channels, dtype=torch.float64)
 

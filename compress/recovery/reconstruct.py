@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pruneport.compress.activations.calibration import Batches
-from pruneport.compress.activations.least_squares import Equations, is_plain, rows_of
+from pruneport.compress.activations.least_squares import Equations, enough_rows, is_plain, rows_of
 from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
 from pruneport.compress.hooks import calls_recorded, norms_recorded
 from pruneport.errors import ImageFolderError
@@ -26,7 +26,7 @@ from pruneport.progress import Progress, Step, silent
 
 __all__ = ["reconstruct", "solvable_layers"]
 
-_ROWS = 150_000  # equations a layer; more positions of the same images add little
+_ROWS = 150_000  # equations a layer at most
 _LEAST_GAIN = 0.05  # of the median: a channel that its norm nearly silences is not fitted at any price
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 _ADDITIONS = {
@@ -104,6 +104,7 @@ def _solve(
     layer: Any = ours.network.get_submodule(name)
     start = layer.weight.detach().flatten(1).T
     equations = Equations(*start.shape)
+    limit = min(_ROWS, enough_rows(len(start))) // len(ours)
     generator = torch.Generator().manual_seed(0)
     images = 0
     with _Watch(ours.network, name) as mine, _Watch(theirs.network, name) as dense:
@@ -115,7 +116,7 @@ def _solve(
             if own_sum is not None and dense_sum is not None and own_sum.shape == target.shape == dense_sum.shape:
                 error = dense_sum - own_sum
                 target = target + (error if norm is None else error / _gain(norm, target.ndim))
-            equations.add(*rows_of(layer, inputs, target, _ROWS // len(ours), generator))
+            equations.add(*rows_of(layer, inputs, target, limit, generator))
             images += len(inputs)
     unknowns = len(start)
     if equations.rows < unknowns:
