@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -13,11 +13,12 @@ from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.allocation.cost import Cost, count_macs_by_module
 from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.allocation.target import why_dense
+from pruneport.compress.devices import CPU, loaded_on, network_on
 from pruneport.compress.graph.coupling import Coupling
 from pruneport.compress.graph.dependency import ChannelGraph, dependency_graph
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import Scores, possible_widths
-from pruneport.compress.importance.criteria import name_of, resolve_auto, score_groups, wants_inputs
+from pruneport.compress.importance.criteria import name_of, resolve_auto, runs_on_inputs, score_groups, wants_inputs
 from pruneport.compress.importance.sensitivity import Curve, measure_sensitivity
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import ImageFolderError, ModelError, TargetError
@@ -77,6 +78,7 @@ def assess(
     labels: str = "auto",
     progress: Progress = silent,
     original: Cost | None = None,
+    device: torch.device = CPU,
 ) -> Assessment:
     """Find the groups, score their units, and measure the groups' sensitivity where the ranking needs it.
 
@@ -88,6 +90,7 @@ def assess(
         labels: For criteria with a loss: ``folder``, ``predicted`` or ``auto``.
         progress: Told what is being done.
         original: What the network that this one was pruned from costs, of which targets are then shares.
+        device: Where scores are computed that need inputs, and sensitivities; the network stays where it is.
 
     Raises:
         ImageFolderError: Inputs are needed and none are given, or their labels do not fit the network.
@@ -104,27 +107,30 @@ def assess(
     groups = graph.groups
     free = [not reason for reason in reasons]
     measured = options.ranking == "sensitivity"
+    placed = None if calibration is None else replace(calibration, batches=loaded_on(device, calibration.batches))
     scores: list[Scores] | None = None
     curves: list[Curve | None] = [None] * len(groups)
     if not (measured and options.criterion == "block-hessian"):  # else one visit gives both
         units = sum(group.width for group in groups)
         progress(f"scoring {units} units in {len(groups)} groups by {name_of(options.criterion)}")
         scores = score_groups(
-            network,
+            network_on(device, network) if runs_on_inputs(options.criterion) else network,
             groups,
             free,
             options.criterion,
             source.seed,
             source.takes,
-            calibration,
+            placed if runs_on_inputs(options.criterion) else calibration,
             labels,
             progress,
             graph,
         )
     if measured:
-        assert calibration is not None
+        assert placed is not None
         widths = [possible_widths(group, options) if ok else None for group, ok in zip(groups, free, strict=True)]
-        scores, curves = measure_sensitivity(network, groups, widths, calibration.batches, scores, progress)
+        scores, curves = measure_sensitivity(
+            network_on(device, network), groups, widths, placed.batches, scores, progress
+        )
     assert scores is not None
     return Assessment(options=options, graph=graph, cost=cost, reasons=reasons, scores=scores, curves=curves)
 
@@ -135,6 +141,7 @@ def describe_groups(
     options: PruneOptions,
     calibration: Calibration | None = None,
     progress: Progress = silent,
+    device: torch.device = CPU,
 ) -> tuple[Cost, list[GroupView]]:
     """Return the dense cost and every group with what would go with it.
 
@@ -144,13 +151,14 @@ def describe_groups(
         options: Scope, widths and what to keep; with the ranking ``sensitivity``, the curves are measured.
         calibration: Inputs to measure with.
         progress: Told what is being done.
+        device: Where they are measured.
 
     Raises:
         ModelError: The network refuses the input shape, or parts of it are compiled.
         PruningError: Its dependencies cannot be traced.
     """
     if options.ranking == "sensitivity":
-        assessed = assess(network, source, options, calibration, progress=progress)
+        assessed = assess(network, source, options, calibration, progress=progress, device=device)
         groups, cost, reasons, curves = assessed.groups, assessed.cost, assessed.reasons, assessed.curves
     else:
         graph, cost, reasons = _find(network, source, options, progress)

@@ -30,6 +30,7 @@ compress.graph.operators
 compress.graph
 compress.surgery
 compress.activations
+compress.devices
 compress.importance
 compress.allocation
 compress.recovery

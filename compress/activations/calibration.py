@@ -17,7 +17,7 @@ from pruneport.compress.options import CalibrationImages
 from pruneport.compress.records import Calibrated
 from pruneport.errors import ImageFolderError
 from pruneport.models.images.images import ImageSet, list_folder
-from pruneport.models.inputs import ExampleInputs, changed
+from pruneport.models.inputs import ExampleInputs, batch_of, changed, rows_of_inputs
 from pruneport.models.preparation.resolve import resolve
 from pruneport.models.record import Preprocessing
 from pruneport.text import escaped
@@ -28,6 +28,7 @@ __all__ = [
     "Calibration",
     "check_count",
     "divided",
+    "halved",
     "held_out_count",
     "in_memory",
     "list_images",
@@ -145,6 +146,18 @@ def open_calibration(
 def in_memory(inputs: Sequence[ExampleInputs]) -> Batches:
     """Batches of inputs that are in memory."""
     return [_loader(lambda part=part: changed(part, Tensor.clone)) for part in inputs]  # type: ignore[misc]
+
+
+def halved(batches: Batches) -> Batches:
+    """The same inputs in batches of half the size; each half loads its whole batch."""
+    parts: list[Callable[[], ExampleInputs]] = []
+    for load in batches:
+        count = batch_of(load())
+        half = -(-count // 2)
+        for rows in (slice(half), slice(half, count)):
+            if rows.start is None or half < count:
+                parts.append(lambda load=load, rows=rows: rows_of_inputs(load(), rows))  # type: ignore[misc]
+    return parts
 
 
 def _spread(rows: Sequence[int], count: int, seed: int) -> list[int]:

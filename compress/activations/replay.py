@@ -55,7 +55,7 @@ def find_cuts(network: nn.Module, example: ExampleInputs) -> list[str]:
     cuts = []
     blank = _Blank()
     for index, name in enumerate(once):
-        stand_ins = blank.tensors({earlier: outputs[earlier].shape for earlier in once[:index]})
+        stand_ins = blank.tensors({earlier: outputs[earlier].shape for earlier in once[:index]}, outputs[name].device)
         with torch.inference_mode(), _replaced(network, stand_ins | {name: outputs[name].clone()}):
             found = run_on(network, changed(_zeros_like(example), Tensor.clone))
         if isinstance(found, Tensor) and isinstance(expected, Tensor) and torch.equal(found, expected):
@@ -87,6 +87,11 @@ class Replay:
 
     def __exit__(self, *error: object) -> None:
         self._folder.cleanup()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next((tensor.device for tensor in self.network.parameters()), torch.device("cpu"))
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -142,9 +147,9 @@ class Replay:
         """What takes the place of the outputs of all modules up to the last cut."""
         if self._frontier < 0:
             return {}
-        stored = torch.load(self._file(index, self._frontier), weights_only=True)
+        stored = torch.load(self._file(index, self._frontier), weights_only=True).to(self.device)
         earlier = {name: self._shapes[index][name] for name in self._cuts[: self._frontier]}
-        return self._blank.tensors(earlier) | {self._cuts[self._frontier]: stored}
+        return self._blank.tensors(earlier, stored.device) | {self._cuts[self._frontier]: stored}
 
     def _file(self, index: int, frontier: int) -> Path:
         return Path(self._folder.name) / f"{index}-{frontier}.pt"
@@ -157,12 +162,15 @@ class _Blank:
         self._memory = torch.empty(0)
         self._version = 0
 
-    def tensors(self, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-        """One tensor a name; what the network wrote into those before is zero again."""
+    def tensors(self, shapes: Mapping[str, torch.Size], device: torch.device) -> dict[str, Tensor]:
+        """One tensor a name, on the same device in all calls.
+
+        What the network wrote into those before is zero again.
+        """
         most = max((shape.numel() for shape in shapes.values()), default=0)
         if most > len(self._memory):
             with torch.inference_mode(False):  # whose tensors do not count what is written into them
-                self._memory = torch.zeros(most)
+                self._memory = torch.zeros(most, device=device)
         elif self._memory._version != self._version:
             self._memory.zero_()
         self._version = self._memory._version
@@ -173,7 +181,11 @@ def _zeros_like(inputs: ExampleInputs) -> ExampleInputs:
     """Zeros, which take no memory, for floats: what the rest of a pass is not to read. Whole numbers are little."""
 
     def blank(tensor: Tensor) -> Tensor:
-        return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) if tensor.is_floating_point() else tensor
+        return (
+            torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+            if tensor.is_floating_point()
+            else tensor
+        )
 
     return changed(inputs, blank)
 

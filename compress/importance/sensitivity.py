@@ -95,9 +95,9 @@ def measure_sensitivity(
     wanted = [index for index, options in enumerate(widths) if options is not None]
     with torch.inference_mode():
         first = batches[0]()
-        dense = [main_output(run_on(network, first))]
+        dense = [main_output(run_on(network, first)).cpu()]
         limit = max(1, _INPUTS // batch_of(first))
-        dense += [main_output(run_on(network, load())) for load in batches[1:limit]]
+        dense += [main_output(run_on(network, load())).cpu() for load in batches[1:limit]]
     visits = visit_consumers(network, groups, wanted, batches)
     for number, (index, consumers, replay) in enumerate(visits, start=1):
         group, options = groups[index], widths[index]
@@ -186,7 +186,7 @@ def relative_error(wanted: Sequence[Tensor], given: Sequence[Tensor]) -> float:
 
 
 def _outputs(replay: Replay, limit: int) -> list[Tensor]:
-    return [main_output(output) for output in replay.passes(limit)]
+    return [main_output(output).cpu() for output in replay.passes(limit)]
 
 
 @contextmanager
@@ -240,7 +240,7 @@ def _as_weight(dense: Tensor, layer: Any) -> Tensor:
     runs = [
         block.chunk(groups, 1)[number] for number, block in enumerate(dense.chunk(groups, 0))
     ]  # a grouped convolution reads only its own inputs
-    return torch.cat([run.T for run in runs]).reshape(layer.weight.shape).to(layer.weight.dtype)
+    return torch.cat([run.T for run in runs]).reshape(layer.weight.shape).to(layer.weight)
 
 
 def _shift(amount: Tensor) -> Any:
@@ -248,7 +248,7 @@ def _shift(amount: Tensor) -> Any:
 
     def hook(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         places = [-1] if isinstance(layer, nn.Linear) else [-1, *[1] * len(layer.kernel_size)]  # type: ignore[arg-type]
-        return output + amount.to(output.dtype).reshape(places)
+        return output + amount.to(output).reshape(places)
 
     return hook
 
@@ -259,7 +259,7 @@ def _hold_at_mean(consumer: Consumer, removed: Sequence[int]) -> Any:
 
     def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         changed = inputs[0].clone()
-        mean = consumer.mean[channels].to(changed.dtype)
+        mean = consumer.mean[channels].to(changed)
         changed.movedim(-1 if isinstance(layer, nn.Linear) else 1, -1)[..., channels] = mean
         return (changed, *inputs[1:])
 

@@ -103,7 +103,7 @@ def _solve(
     """Solve one layer anew; False where the inputs are too few and that is allowed."""
     layer: Any = ours.network.get_submodule(name)
     start = layer.weight.detach().flatten(1).T
-    equations = Equations(*start.shape)
+    equations = Equations(start.shape[0], start.shape[1], layer.weight.device)
     limit = min(_ROWS, enough_rows(len(start))) // len(ours)
     generator = torch.Generator().manual_seed(0)
     images = 0
@@ -112,7 +112,9 @@ def _solve(
             inputs, _, own_sum = mine.take()
             _, target, dense_sum = dense.take()
             if kept is not None:
-                target = target.index_select(-1 if isinstance(layer, nn.Linear) else 1, torch.as_tensor(kept))
+                target = target.index_select(
+                    -1 if isinstance(layer, nn.Linear) else 1, torch.as_tensor(kept, device=target.device)
+                )
             if own_sum is not None and dense_sum is not None and own_sum.shape == target.shape == dense_sum.shape:
                 error = dense_sum - own_sum
                 target = target + (error if norm is None else error / _gain(norm, target.ndim))
@@ -129,11 +131,11 @@ def _solve(
             "tenth as many, at least 16), or choose `recover=bn`."
         )
     weight, intercept = equations.solve(start, ridge, centred=layer.bias is not None or norm is not None)
-    layer.weight.data = weight.T.reshape(layer.weight.shape).to(layer.weight.dtype)
+    layer.weight.data = weight.T.reshape(layer.weight.shape).to(layer.weight)
     if layer.bias is not None:
-        layer.bias.data = intercept.to(layer.bias.dtype)
+        layer.bias.data = intercept.to(layer.bias)
     elif norm is not None:
-        norm.running_mean -= intercept.to(norm.running_mean.dtype)  # the norm subtracts its mean: this adds
+        norm.running_mean -= intercept.to(norm.running_mean)  # the norm subtracts its mean: this adds
     return True
 
 
