@@ -8,6 +8,7 @@
 - ``graph/``: which channels depend on each other
 - ``surgery/``: the plan, how it is applied, and the proof
 - ``activations/``: calibration inputs, and what layers compute on them
+- ``devices``: where networks are scored, measured and recovered
 - ``importance/``: what makes a unit worth keeping
 - ``allocation/``: how many units each group keeps
 - ``recovery/``: accuracy won back without training

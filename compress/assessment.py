@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -13,12 +13,13 @@ from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.allocation.cost import Cost, count_macs_by_module
 from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.allocation.target import why_dense
+from pruneport.compress.devices import CPU, loaded_on, network_on
 from pruneport.compress.graph.branches import Branch, droppable_branches
 from pruneport.compress.graph.coupling import Coupling
 from pruneport.compress.graph.dependency import ChannelGraph, dependency_graph
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import Scores, possible_widths
-from pruneport.compress.importance.criteria import name_of, resolve_auto, score_groups, wants_inputs
+from pruneport.compress.importance.criteria import name_of, resolve_auto, runs_on_inputs, score_groups, wants_inputs
 from pruneport.compress.importance.drops import measure_drops
 from pruneport.compress.importance.sensitivity import Curve, measure_sensitivity
 from pruneport.compress.options import PruneOptions
@@ -91,6 +92,7 @@ def assess(
     labels: str = "auto",
     progress: Progress = silent,
     original: Cost | None = None,
+    device: torch.device = CPU,
 ) -> Assessment:
     """Find the groups, score their units, and measure the groups' sensitivity where the ranking needs it.
 
@@ -102,6 +104,7 @@ def assess(
         labels: For criteria with a loss: ``folder``, ``predicted`` or ``auto``.
         progress: Told what is being done.
         original: What the network that this one was pruned from costs, of which targets are then shares.
+        device: Where scores are computed that need inputs, and sensitivities; the network stays where it is.
 
     Raises:
         ImageFolderError: Inputs are needed and none are given, or their labels do not fit the network.
@@ -118,6 +121,7 @@ def assess(
     groups = graph.groups
     free = [not reason for reason in reasons]
     measured = options.ranking == "sensitivity"
+    placed = None if calibration is None else replace(calibration, batches=loaded_on(device, calibration.batches))
     scores: list[Scores] | None = None
     curves: list[Curve | None] = [None] * len(groups)
     drop_damage: Mapping[str, float] = {}
@@ -125,23 +129,23 @@ def assess(
         units = sum(group.width for group in groups)
         progress(f"scoring {units} units in {len(groups)} groups by {name_of(options.criterion)}")
         scores = score_groups(
-            network,
+            network_on(device, network) if runs_on_inputs(options.criterion) else network,
             groups,
             free,
             options.criterion,
             source.seed,
             source.takes,
-            calibration,
+            placed if runs_on_inputs(options.criterion) else calibration,
             labels,
             progress,
             graph,
         )
     if measured:
-        assert calibration is not None
+        assert placed is not None
         widths = [possible_widths(group, options) if ok else None for group, ok in zip(groups, free, strict=True)]
-        scores, curves = measure_sensitivity(network, groups, widths, calibration.batches, scores, progress)
-        order = graph.coupling.order
-        drop_damage = measure_drops(network, groups, branches, order, calibration.batches, progress)
+        moved, order = network_on(device, network), graph.coupling.order
+        scores, curves = measure_sensitivity(moved, groups, widths, placed.batches, scores, progress)
+        drop_damage = measure_drops(moved, groups, branches, order, placed.batches, progress)
     assert scores is not None
     return Assessment(
         options=options,
@@ -161,6 +165,7 @@ def describe_groups(
     options: PruneOptions,
     calibration: Calibration | None = None,
     progress: Progress = silent,
+    device: torch.device = CPU,
 ) -> tuple[Cost, list[GroupView]]:
     """Return the dense cost and every group with what would go with it.
 
@@ -170,13 +175,14 @@ def describe_groups(
         options: Scope, widths and what to keep; with the ranking ``sensitivity``, the curves are measured.
         calibration: Inputs to measure with.
         progress: Told what is being done.
+        device: Where they are measured.
 
     Raises:
         ModelError: The network refuses the input shape, or parts of it are compiled.
         PruningError: Its dependencies cannot be traced.
     """
     if options.ranking == "sensitivity":
-        assessed = assess(network, source, options, calibration, progress=progress)
+        assessed = assess(network, source, options, calibration, progress=progress, device=device)
         graph, cost, reasons, curves = assessed.graph, assessed.cost, assessed.reasons, assessed.curves
     else:
         graph, cost, reasons, _ = _find(network, source, options, progress)

@@ -146,6 +146,9 @@ class CalibrationImages(PreparationOptions):
     least 16, and of fewer than 32 none."""
     skip_unreadable: bool = False
     """Leave out images that cannot be read, instead of stopping; the plan names them."""
+    accelerator: str = "auto"
+    """Where groups are scored and measured, synthetic inputs are made and accuracy is won back: cpu, cuda, or another
+    device that torch knows, such as cuda:1, xpu or mps. auto: an accelerator where torch sees one, else the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

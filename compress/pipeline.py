@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from pruneport.compress.activations.calibration import (
@@ -19,10 +20,12 @@ from pruneport.compress.activations.calibration import (
 from pruneport.compress.activations.synthetic import ENOUGH, synthesise
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.assessment import Assessment, assess
+from pruneport.compress.devices import CPU, find_device, in_full_precision, with_smaller_batches
 from pruneport.compress.further import Origin
 from pruneport.compress.importance.criteria import wants_inputs
 from pruneport.compress.options import CalibrationImages, CompressOptions
 from pruneport.compress.prune import Pruned, Pruner, prune
+from pruneport.compress.records import Recovered
 from pruneport.compress.recovery.imitate import Effort
 from pruneport.compress.recovery.recover import choose_recovery, recover
 from pruneport.errors import ImageFolderError, ModelError, PruningError
@@ -57,6 +60,7 @@ def check_inputs(
     if options.calibration is not None:
         list_images(options, source.image_shape, source.preprocessing)
     check_count(options.calibration_images)
+    find_device(options.accelerator)
     choose_recovery(options, dense, _trained(source, origin), calibrated=calibrated)
     wants_inputs(options, calibrated or options.calibration is not None)
 
@@ -113,6 +117,7 @@ class Ready:
         calibration: Inputs, where there are any.
         recovery: How accuracy is won back.
         origin: Where ``dense`` came from, if it was compressed before.
+        device: Where it is recovered.
     """
 
     dense: nn.Module
@@ -121,6 +126,7 @@ class Ready:
     calibration: Calibration | None
     recovery: str
     origin: Origin | None = None
+    device: torch.device = CPU
 
     def prune_to(self, target: CompressOptions, progress: Progress = silent, pruner: Pruner = prune) -> Pruned:
         """Prune to a target and recover accuracy; its options differ in nothing else from those prepared for.
@@ -131,15 +137,19 @@ class Ready:
         """
         progress(Stage("choosing widths and removing filters"))
         pruned = pruner(self.dense, self.source, target, progress, self.assessment)
-        plan, inputs, origin = pruned.plan, self.calibration, self.origin
+        plan, network, inputs, origin = pruned.plan, pruned.network, self.calibration, self.origin
         progress(Stage("recovering accuracy"))
         if inputs is not None:
             reference = _reference(self.dense, origin)
             gone = origin.groups(plan) if origin else plan.groups
             effort = Effort(minutes=target.recovery_minutes, steps=target.recovery_steps, seed=self.source.seed)
-            done = recover(
-                self.recovery, reference, pruned.network, gone, inputs.batches, progress, inputs.heldout, effort
-            )
+
+            def won_back(given: Calibration) -> Recovered:
+                batches, heldout = given.batches, given.heldout
+                return recover(self.recovery, reference, network, gone, batches, progress, heldout, effort, self.device)
+
+            with in_full_precision():
+                done, _ = with_smaller_batches(won_back, inputs, progress)
             if origin and origin.reference is None:
                 done = replace(done, reference="start")
             plan = replace(plan, calibration=inputs.record, recovery=done)
@@ -185,9 +195,24 @@ def prepare(
         )
     progress(Stage("scoring filters and groups"))
     original = None if origin is None else origin.cost
-    assessment = assess(dense, source, options, calibration, options.calibration_labels, progress, original)
+    labels, device = options.calibration_labels, find_device(options.accelerator)
+
+    def assessed(given: Calibration | None) -> Assessment:
+        return assess(dense, source, options, given, labels, progress, original, device)
+
+    if calibration is None:
+        assessment = assessed(None)
+    else:
+        with in_full_precision():
+            assessment, calibration = with_smaller_batches(assessed, calibration, progress)
     return Ready(
-        dense=dense, source=source, assessment=assessment, calibration=calibration, recovery=name, origin=origin
+        dense=dense,
+        source=source,
+        assessment=assessment,
+        calibration=calibration,
+        recovery=name,
+        origin=origin,
+        device=device,
     )
 
 
@@ -231,7 +256,9 @@ def calibration_inputs(
         )
     count = min(options.calibration_images, ENOUGH)
     held_out = held_out_count(count) if hold_out else 0
-    return synthesise(network, source.image_shape, count, source.seed, progress, held_out=held_out)
+    device = find_device(options.accelerator)
+    with in_full_precision():
+        return synthesise(network, source.image_shape, count, source.seed, progress, held_out=held_out, device=device)
 
 
 def _reference(dense: nn.Module, origin: Origin | None) -> nn.Module:

@@ -31,6 +31,7 @@ compress.graph.operators
 compress.graph
 compress.surgery
 compress.activations
+compress.devices
 compress.importance
 compress.allocation
 compress.finetune.optimizers compress.finetune.state compress.finetune.steps

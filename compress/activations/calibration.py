@@ -29,6 +29,7 @@ __all__ = [
     "Calibration",
     "check_count",
     "divided",
+    "halved",
     "held_out_count",
     "in_memory",
     "list_images",
@@ -175,6 +176,18 @@ def set_aside(batches: Batches) -> tuple[Batches, Batches]:
         for load, end in zip(batches, ends, strict=True)
     ]
     return kept, in_memory(last)
+
+
+def halved(batches: Batches) -> Batches:
+    """The same inputs in batches of half the size; each half loads its whole batch."""
+    parts: list[Callable[[], ExampleInputs]] = []
+    for load in batches:
+        count = batch_of(load())
+        half = -(-count // 2)
+        for rows in (slice(half), slice(half, count)):
+            if rows.start is None or half < count:
+                parts.append(lambda load=load, rows=rows: rows_of_inputs(load(), rows))  # type: ignore[misc]
+    return parts
 
 
 def _spread(rows: Sequence[int], count: int, seed: int) -> list[int]:

@@ -10,6 +10,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,11 @@ def find_cuts(network: nn.Module, example: ExampleInputs) -> list[str]:
         expected = run_on(network, changed(example, Tensor.clone))
     once = [name for name in calls if calls.count(name) == 1 and name in outputs]
     cuts = []
+    blank = _Blank()
     for index, name in enumerate(once):
-        stand_ins = {earlier: _zeros(outputs[earlier].shape) for earlier in once[:index]}
+        stand_ins = blank.tensors({earlier: outputs[earlier].shape for earlier in once[:index]}, outputs[name].device)
         with torch.inference_mode(), _replaced(network, stand_ins | {name: outputs[name].clone()}):
-            found = run_on(network, changed(_blank(example), Tensor.clone))
+            found = run_on(network, changed(_zeros_like(example), Tensor.clone))
         if isinstance(found, Tensor) and isinstance(expected, Tensor) and torch.equal(found, expected):
             cuts.append(name)
     return cuts
@@ -77,6 +79,7 @@ class Replay:
         self._inputs: list[ExampleInputs | None] = [None] * len(batches)
         self._shapes: list[dict[str, torch.Size]] = [{} for _ in batches]
         self._frontier = -1
+        self._blank = _Blank()
         self._folder = tempfile.TemporaryDirectory(prefix="pruneport-replay-")
 
     def __enter__(self) -> Replay:
@@ -84,6 +87,11 @@ class Replay:
 
     def __exit__(self, *error: object) -> None:
         self._folder.cleanup()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next((tensor.device for tensor in self.network.parameters()), torch.device("cpu"))
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -132,28 +140,54 @@ class Replay:
         if self._frontier >= 0 and known is not None:
             return changed(known, Tensor.clone)  # the network may write into it
         loaded = self._batches[index]()
-        self._inputs[index] = _blank(loaded)
+        self._inputs[index] = _zeros_like(loaded)
         return loaded
 
     def _stand_ins(self, index: int) -> dict[str, Tensor]:
         """What takes the place of the outputs of all modules up to the last cut."""
         if self._frontier < 0:
             return {}
-        stored = torch.load(self._file(index, self._frontier), weights_only=True)
-        earlier = {name: _zeros(self._shapes[index][name]) for name in self._cuts[: self._frontier]}
-        return earlier | {self._cuts[self._frontier]: stored}
+        stored = torch.load(self._file(index, self._frontier), weights_only=True).to(self.device)
+        earlier = {name: self._shapes[index][name] for name in self._cuts[: self._frontier]}
+        return self._blank.tensors(earlier, stored.device) | {self._cuts[self._frontier]: stored}
 
     def _file(self, index: int, frontier: int) -> Path:
         return Path(self._folder.name) / f"{index}-{frontier}.pt"
 
 
-def _blank(inputs: ExampleInputs) -> ExampleInputs:
+class _Blank:
+    """Zeros that nobody reads, in the place of outputs: all lie in the same memory, which is made and filled once."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+        self._version = 0
+
+    def tensors(self, shapes: Mapping[str, torch.Size], device: torch.device) -> dict[str, Tensor]:
+        """One tensor a name, on the same device in all calls.
+
+        What the network wrote into those before is zero again.
+        """
+        most = max((shape.numel() for shape in shapes.values()), default=0)
+        if most > len(self._memory):
+            with torch.inference_mode(False):  # whose tensors do not count what is written into them
+                self._memory = torch.zeros(most, device=device)
+        elif self._memory._version != self._version:
+            self._memory.zero_()
+        self._version = self._memory._version
+        return {name: self._memory[: shape.numel()].view(shape) for name, shape in shapes.items()}
+
+
+def _zeros_like(inputs: ExampleInputs) -> ExampleInputs:
     """Zeros, which take no memory, for floats: what the rest of a pass is not to read. Whole numbers are little."""
-    return changed(inputs, lambda tensor: _zeros(tensor.shape, tensor.dtype) if tensor.is_floating_point() else tensor)
 
+    def blank(tensor: Tensor) -> Tensor:
+        return (
+            torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+            if tensor.is_floating_point()
+            else tensor
+        )
 
-def _zeros(shape: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.zeros((), dtype=dtype).expand(shape)
+    return changed(inputs, blank)
 
 
 def _blocks(network: nn.Module, prefix: str = "") -> list[str]:
@@ -174,7 +208,7 @@ def _replaced(network: nn.Module, outputs: Mapping[str, Tensor]) -> Iterator[Non
     try:
         for name, output in outputs.items():
             module = network.get_submodule(name)
-            module.forward = _returning(output)
+            module.forward = partial(_returned, output)
             modules.append(module)
         yield
     finally:
@@ -182,6 +216,5 @@ def _replaced(network: nn.Module, outputs: Mapping[str, Tensor]) -> Iterator[Non
             del module.forward
 
 
-def _returning(output: Tensor) -> Callable[..., Tensor]:
-    # A stand-in takes no memory until it is called for; the network may then write to it in place.
-    return lambda *_, **__: output.clone() if 0 in output.stride() else output
+def _returned(output: Tensor, *arguments: Any, **named: Any) -> Tensor:
+    return output

@@ -56,6 +56,7 @@ def synthesise(
     progress: Progress = silent,
     *,
     held_out: int = 0,
+    device: torch.device | None = None,
 ) -> Calibration:
     """Make inputs from the network's own BatchNorm statistics.
 
@@ -69,19 +70,20 @@ def synthesise(
         seed: The same seed gives the same inputs.
         progress: Told how far it is.
         held_out: How many more are made to be held out, of which no view is among the others; each is shown once.
+        device: Where the descent is done; the inputs come back to the CPU.
 
     Raises:
         PruningError: The network has no BatchNorm statistics.
     """
     require_statistics(network)
     generator = torch.Generator().manual_seed(seed)
-    fixed = copy.deepcopy(network).requires_grad_(False)
+    fixed = copy.deepcopy(network).requires_grad_(False).to(device or "cpu")
     sizes, extra = _sizes(count), _sizes(held_out)
     inputs = []
     parts = len(sizes) + len(extra)
     for number, size in enumerate([*sizes, *extra]):
         progress(Step(f"making synthetic inputs, batch {number + 1} of {parts}", number, parts))
-        inputs.append(_matched(fixed, dead_leaves(size, shape, generator), generator))
+        inputs.append(_matched(fixed, dead_leaves(size, shape, generator).to(device or "cpu"), generator).cpu())
     views = [_view(part, *view) for view in _VIEWS for part in inputs[: len(sizes)]]
     return Calibration(
         batches=in_memory(views),
@@ -137,8 +139,8 @@ def _colour(channels: int, generator: torch.Generator) -> Tensor:
 def _matched(network: nn.Module, start: Tensor, generator: torch.Generator) -> Tensor:
     """Descend in rounds until the statistics fit, or a round brings little."""
     pixels = start.clone(memory_format=torch.channels_last).requires_grad_()
-    gain = torch.zeros(1, start.shape[1], 1, 1, requires_grad=True)
-    offset = torch.zeros(1, start.shape[1], 1, 1, requires_grad=True)
+    gain = torch.zeros(1, start.shape[1], 1, 1, requires_grad=True, device=start.device)
+    offset = torch.zeros_like(gain, requires_grad=True)
     reached = math.inf
     for _ in range(_ROUNDS):
         before, reached = reached, _descend(network, pixels, gain, offset, generator)
@@ -186,9 +188,41 @@ class _Mismatch:
 
     def _add(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:
         """Note how far one BatchNorm's inputs are from what it remembers."""
-        places = [0, *range(2, inputs[0].ndim)]
-        mean, variance = inputs[0].mean(places), inputs[0].var(places, correction=0)
+        mean, variance = _Moments.apply(inputs[0], norm.running_mean)
         wanted = norm.running_var + norm.eps
         shift = (mean - norm.running_mean).square() / wanted
         scale = ((variance + norm.eps) / wanted).log().square()
         self._terms.append((shift + scale / 2).mean())
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and variance (C,) of activations (B, C, …), in a few passes over them; torch's variance takes many.
+
+    The variance is the mean square about what the BatchNorm remembers, less the squared distance of the mean to that,
+    which is small or soon will be: little is lost to rounding.
+    """
+
+    @staticmethod
+    def forward(context: Any, inputs: Tensor, about: Tensor) -> tuple[Tensor, Tensor]:
+        """``about`` (C,) is near to the mean."""
+        places = [0, *range(2, inputs.ndim)]
+        distance = inputs - _by_channel(about, inputs)
+        shift = distance.mean(places)
+        variance = (distance.square_().mean(places) - shift.square()).clamp_min(0)
+        mean = about + shift
+        context.save_for_backward(inputs, mean)
+        return mean, variance
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """The derivative by an entry is ``1 / n`` of the mean and ``2 (entry - mean) / n`` of the variance."""
+        inputs, mean = context.saved_tensors
+        count = inputs.numel() / len(mean)
+        by_mean, slope = gradients[0] / count, 2 * gradients[1] / count
+        start = _by_channel(by_mean - slope * mean, inputs)
+        return torch.addcmul(start, inputs, _by_channel(slope, inputs)), None
+
+
+def _by_channel(values: Tensor, inputs: Tensor) -> Tensor:
+    """One number a channel in a shape that goes with activations (B, C, …)."""
+    return values.reshape(-1, *[1] * (inputs.ndim - 2))

@@ -18,7 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches
-from pruneport.compress.activations.least_squares import Equations, by_place, is_plain, rows_of
+from pruneport.compress.activations.least_squares import (
+    Equations,
+    by_place,
+    enough_rows,
+    float64_device,
+    is_plain,
+    rows_of,
+)
 from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
@@ -131,16 +138,17 @@ def unseen(group: Group, consumers: Sequence[Any]) -> bool:
 class _Inputs:
     """Sums up what a layer reads."""
 
-    def __init__(self, layer: Any, channels: int, batches: int) -> None:
+    def __init__(self, layer: Any, channels: int, batches: int, device: torch.device) -> None:
         self.layer = layer
         self.plain = is_plain(layer)
-        self._limit = _ROWS // batches
         self._generator = torch.Generator().manual_seed(0)
         unknowns = channels
         if self.plain and not isinstance(layer, nn.Linear):
             unknowns = channels * math.prod(layer.kernel_size)
-        self.equations = Equations(unknowns if self.plain else 0, 0)
-        self.sums = torch.zeros(3, 0 if self.plain else channels, dtype=torch.float64)
+        self._limit = min(_ROWS, enough_rows(unknowns)) // batches
+        self._device = float64_device(device)
+        self.equations = Equations(unknowns if self.plain else 0, 0, device)
+        self.sums = torch.zeros(3, 0 if self.plain else channels, dtype=torch.float64, device=self._device)
 
     def add(self, layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         """A forward hook."""
@@ -149,8 +157,8 @@ class _Inputs:
             rows, _ = rows_of(layer, inputs, output, self._limit, self._generator)
             self.equations.add(rows, rows[:, :0])
             return
-        flat = by_place(layer, inputs).double()
-        self.sums += torch.stack([flat.sum(0), flat.square().sum(0), torch.full((flat.shape[1],), float(len(flat)))])
+        flat = by_place(layer, inputs).to(self._device).double()
+        self.sums += torch.stack([flat.sum(0), flat.square().sum(0), torch.ones_like(flat[0]) * len(flat)])
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Covariance, or only its diagonal, and mean."""
@@ -165,7 +173,7 @@ def _collect(
 ) -> list[Consumer]:
     """Run the batches, and make the consumers of what their layers read."""
     network = replay.network
-    watched = {m.module: _Inputs(network.get_submodule(m.module), m.size, len(replay)) for m in readers}
+    watched = {m.module: _Inputs(network.get_submodule(m.module), m.size, len(replay), replay.device) for m in readers}
     order = [name for name in calls if name in watched]
     with hooks_restored(network):
         for name, inputs in watched.items():
@@ -186,18 +194,19 @@ def _consumer(network: nn.Module, member: Member, inputs: _Inputs, norm: Any) ->
     covariance, mean = inputs.moments()
     positions = torch.from_numpy(member.positions)
     if inputs.plain:
-        weight = _dense_weight(inputs.layer)
+        weight = _dense_weight(inputs.layer, covariance.device)
         kernel = len(weight) // member.size
         columns = (positions[:, :, None] * kernel + torch.arange(kernel)).flatten(1)
-        covariance = covariance * _same_channel_group(inputs.layer, kernel)
+        within = _same_channel_group(inputs.layer, kernel, weight.device)
+        covariance = covariance * within
         variance = ((covariance @ weight) * weight).sum(0)
         if inputs.layer.bias is None and norm is None:
-            covariance, mean = covariance + _same_channel_group(inputs.layer, kernel) * mean.outer(mean), mean * 0
+            covariance, mean = covariance + within * mean.outer(mean), mean * 0
         covariance.diagonal().add_(_RIDGE * covariance.diagonal().mean().clamp_min(1e-12))
     else:
         by_channel = weight_by_channel(network, member.module, "in")
         assert by_channel is not None
-        weight = by_channel.double().square().sum(1, keepdim=True).sqrt()
+        weight = by_channel.to(covariance.device).double().square().sum(1, keepdim=True).sqrt()
         columns = positions
         variance = (covariance[:, None] * weight.square()).sum(0)
     return Consumer(
@@ -214,13 +223,14 @@ def _importance(norm: Any, variance: Tensor) -> Tensor:
     """What a squared error in each output counts: the next norm's gain, else one for all."""
     if norm is None:
         return torch.full_like(variance, 1 / float(variance.mean().clamp_min(1e-12)))
-    gain: Tensor = norm.weight.detach().double().square() / (norm.running_var.double() + norm.eps)
+    weight, spread = (tensor.detach().to(variance.device).double() for tensor in (norm.weight, norm.running_var))
+    gain: Tensor = weight.square() / (spread + norm.eps)
     return gain
 
 
-def _dense_weight(layer: Any) -> Tensor:
+def _dense_weight(layer: Any, device: torch.device) -> Tensor:
     """(inputs, outputs) in float64; a grouped convolution's with zeros where it reads nothing."""
-    weight = layer.weight.detach().double()
+    weight = layer.weight.detach().to(device).double()
     groups = getattr(layer, "groups", 1)
     if groups == 1:
         flat: Tensor = weight.flatten(1).T.contiguous()
@@ -229,10 +239,10 @@ def _dense_weight(layer: Any) -> Tensor:
     return blocks
 
 
-def _same_channel_group(layer: Any, kernel: int) -> Tensor | float:
+def _same_channel_group(layer: Any, kernel: int, device: torch.device) -> Tensor | float:
     """1 where two inputs are of the same channel group, else 0."""
     groups = getattr(layer, "groups", 1)
     if groups == 1:
         return 1.0
     owner = torch.from_numpy(np.repeat(np.arange(groups), layer.in_channels // groups * kernel))
-    return (owner[:, None] == owner).double()
+    return (owner[:, None] == owner).double().to(device)

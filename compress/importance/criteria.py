@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Calibration
-from pruneport.compress.activations.least_squares import by_place
+from pruneport.compress.activations.least_squares import by_place, float64_device
 from pruneport.compress.graph.dependency import ChannelGraph
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import Scores
@@ -27,9 +27,19 @@ from pruneport.errors import ImageFolderError, PruningError
 from pruneport.models.inputs import InputShape, run_on
 from pruneport.progress import Progress, Step, silent
 
-__all__ = ["CRITERIA", "Criterion", "criterion_of", "name_of", "resolve_auto", "score_groups", "wants_inputs"]
+__all__ = [
+    "CRITERIA",
+    "Criterion",
+    "criterion_of",
+    "name_of",
+    "resolve_auto",
+    "runs_on_inputs",
+    "score_groups",
+    "wants_inputs",
+]
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
+_OTHERS = "torch_pruning:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +103,11 @@ def wants_inputs(options: PruneOptions, calibrated: bool) -> bool:
             f"{without}."
         )
     return criterion.needs != "weights" or options.ranking == "sensitivity"
+
+
+def runs_on_inputs(criterion: str | Importance) -> bool:
+    """Whether it runs the network on inputs by our code; torch-pruning's read the network that their graph is of."""
+    return isinstance(criterion, str) and not criterion.startswith(_OTHERS) and CRITERIA[criterion].needs != "weights"
 
 
 def score_groups(
@@ -251,7 +266,8 @@ def _activation(scoring: _Scoring) -> list[Tensor]:
 
     def add(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            sums[name] = sums.get(name, 0) + by_place(layer, inputs[0]).abs().mean(0, dtype=torch.float64)
+            read = by_place(layer, inputs[0]).abs().to(float64_device(inputs[0].device))
+            sums[name] = sums.get(name, 0) + read.mean(0, dtype=torch.float64).cpu()
 
         return hook
 
@@ -313,6 +329,6 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
         "snip": Criterion(score=_by_loss(snip), needs="images", comparable=True),
         "grasp": Criterion(score=_by_loss(grasp), needs="images", comparable=True),
         "fisher": Criterion(score=_by_loss(fisher), needs="images", comparable=True),
-        **{f"torch_pruning:{kind.__name__}": _importance(kind, kind) for kind in IMPORTANCES},
+        **{f"{_OTHERS}{kind.__name__}": _importance(kind, kind) for kind in IMPORTANCES},
     }
 )

@@ -54,7 +54,7 @@ def measure_drops(
     network = copy.deepcopy(network)
     with torch.inference_mode():
         limit = max(1, INPUTS // batch_of(batches[0]()))
-        dense = [main_output(run_on(network, load())) for load in batches[:limit]]
+        dense = [main_output(run_on(network, load())).cpu() for load in batches[:limit]]
     damage: dict[str, float] = {}
     for number, (index, consumers, replay) in enumerate(visit_consumers(network, groups, list(last), batches)):
         branch = last[index]
@@ -64,7 +64,7 @@ def measure_drops(
         else:
             local = float(weight_shares(network, groups[index]).sum())
         with branches_changed(network, [branch.traced], _held_at_mean):
-            outputs = [main_output(output) for output in replay.passes(limit)]
+            outputs = [main_output(output).cpu() for output in replay.passes(limit)]
         damage[branch.name] = math.sqrt(local * relative_error(dense, outputs))
     return damage
 

@@ -54,7 +54,7 @@ def labels_for(network: nn.Module, calibration: Calibration, wanted: str) -> lis
         )
     with torch.no_grad():  # not inference_mode, whose tensors no loss can be differentiated with
         if calibration.labels is None or wanted == "predicted":
-            return [_logits(network, load()).argmax(1) for load in calibration.batches]
+            return [_logits(network, load()).argmax(1).cpu() for load in calibration.batches]
         outputs = _logits(network, calibration.batches[0]()).shape[1]
     if outputs != calibration.classes:
         raise ImageFolderError(
@@ -145,7 +145,8 @@ def _gradients(
         size = chunk or len(wanted)
         for start, answers in zip(range(0, len(wanted), size), torch.split(wanted, size), strict=True):
             part = rows_of_inputs(inputs, slice(start, start + size))
-            loss = F.cross_entropy(_logits(work, part), answers)
+            logits = _logits(work, part)
+            loss = F.cross_entropy(logits, answers.to(logits.device))
             derivatives = torch.autograd.grad(loss, list(parameters.values()), create_graph=second, allow_unused=True)
             yield weights, _finite(parameters, derivatives), (parameters, len(answers))
 

@@ -35,7 +35,7 @@ def reduce_group(
     for member in group.members:
         weight = weight_by_channel(network, member.module, member.axis) if wanted(member) else None
         if weight is not None:
-            rows.append(score(weight)[torch.from_numpy(member.positions)].sum(1))
+            rows.append(score(weight.cpu())[torch.from_numpy(member.positions)].sum(1))
     return torch.stack(rows).mean(0) if rows else None
 
 

@@ -100,7 +100,7 @@ class _Surgery:
         losses = torch.zeros(len(left), dtype=torch.float64)
         alive = left[self._units]
         solved = torch.linalg.solve(blocks[alive], weight[alive])
-        losses[self._units[alive]] = (weight[alive] * solved).sum((1, 2))
+        losses[self._units[alive]] = (weight[alive] * solved).sum((1, 2)).cpu()
         return losses
 
     def remove(self, gone: Tensor, left: Tensor) -> float:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pruneport.compress.activations.calibration import Batches
-from pruneport.compress.activations.least_squares import Equations, is_plain, rows_of
+from pruneport.compress.activations.least_squares import Equations, enough_rows, is_plain, rows_of
 from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
 from pruneport.compress.hooks import calls_recorded, norms_recorded
 from pruneport.compress.surgery.dropping import Absent
@@ -27,7 +27,7 @@ from pruneport.progress import Progress, Step, silent
 
 __all__ = ["reconstruct", "solvable_layers"]
 
-_ROWS = 150_000  # equations a layer; more positions of the same images add little
+_ROWS = 150_000  # equations a layer at most
 _LEAST_GAIN = 0.05  # of the median: a channel that its norm nearly silences is not fitted at any price
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 _ADDITIONS = {
@@ -125,7 +125,8 @@ def _solve(
     """Solve one layer anew; False where the inputs are too few and that is allowed, or it ends in no addition."""
     layer: Any = ours.network.get_submodule(name)
     start = layer.weight.detach().flatten(1).T
-    equations = Equations(*start.shape)
+    equations = Equations(start.shape[0], start.shape[1], layer.weight.device)
+    limit = min(_ROWS, enough_rows(len(start))) // len(ours)
     generator = torch.Generator().manual_seed(0)
     images = 0
     with _Watch(ours.network, name) as mine, _Watch(theirs.network, name) as dense:
@@ -133,13 +134,15 @@ def _solve(
             inputs, _, own_sum = mine.take()
             _, target, dense_sum = dense.take()
             if kept is not None:
-                target = target.index_select(-1 if isinstance(layer, nn.Linear) else 1, torch.as_tensor(kept))
+                target = target.index_select(
+                    -1 if isinstance(layer, nn.Linear) else 1, torch.as_tensor(kept, device=target.device)
+                )
             if only_sums and own_sum is None:
                 return False
             if own_sum is not None and dense_sum is not None and own_sum.shape == target.shape == dense_sum.shape:
                 error = dense_sum - own_sum
                 target = target + (error if norm is None else error / _gain(norm, target.ndim))
-            equations.add(*rows_of(layer, inputs, target, _ROWS // len(ours), generator))
+            equations.add(*rows_of(layer, inputs, target, limit, generator))
             images += len(inputs)
     unknowns = len(start)
     if equations.rows < unknowns:
@@ -152,11 +155,11 @@ def _solve(
             "tenth as many, at least 16), or choose `recover=bn`."
         )
     weight, intercept = equations.solve(start, ridge, centred=layer.bias is not None or norm is not None)
-    layer.weight.data = weight.T.reshape(layer.weight.shape).to(layer.weight.dtype)
+    layer.weight.data = weight.T.reshape(layer.weight.shape).to(layer.weight)
     if layer.bias is not None:
-        layer.bias.data = intercept.to(layer.bias.dtype)
+        layer.bias.data = intercept.to(layer.bias)
     elif norm is not None:
-        norm.running_mean -= intercept.to(norm.running_mean.dtype)  # the norm subtracts its mean: this adds
+        norm.running_mean -= intercept.to(norm.running_mean)  # the norm subtracts its mean: this adds
     return True
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from pruneport.compress.activations.calibration import LEAST_HELD_OUT, Batches, set_aside
 from pruneport.compress.activations.synthetic import has_statistics, require_statistics
+from pruneport.compress.devices import CPU, loaded_on, network_on
 from pruneport.compress.importance.sensitivity import relative_error
 from pruneport.compress.options import RecoveryOptions
 from pruneport.compress.records import Imitated, Recovered
@@ -91,6 +92,7 @@ def recover(
     progress: Progress = silent,
     heldout: Batches = (),
     effort: Effort = _EFFORT,
+    device: torch.device = CPU,
 ) -> Recovered:
     """Change the weights or statistics of ``pruned`` in place so that it computes more of what ``dense`` does.
 
@@ -103,12 +105,15 @@ def recover(
         progress: Told what is being done.
         heldout: Inputs that were used for nothing else, to measure on.
         effort: How long imitation may take.
+        device: Where both networks are run and layers are solved; they themselves stay where they are.
 
     Raises:
         ImageFolderError: There are too few images.
         PruningError: The outputs of one of the networks are not numbers.
     """
     kept = positions_kept([(m, group.kept) for group in groups if group.kept for m in group.members])
+    dense, given, pruned = network_on(device, dense), pruned, network_on(device, pruned)
+    batches, heldout = loaded_on(device, batches), loaded_on(device, heldout)
     progress("measuring the output error")
     seen, unseen = _Wanted(dense, batches), _Wanted(dense, heldout)
     before, unseen_before = seen.compare(pruned), unseen.compare(pruned)
@@ -121,6 +126,8 @@ def recover(
             RECOVERIES[name](dense, pruned, kept, batches, progress)
         progress("measuring the output error")
         after, unseen_after = seen.compare(pruned), unseen.compare(pruned)
+        if pruned is not given:
+            given.load_state_dict(pruned.state_dict())
     assert before.error is not None
     assert after.error is not None
     return Recovered(
@@ -179,7 +186,7 @@ class _Wanted:
 @torch.inference_mode()
 def _outputs(network: nn.Module, batches: Batches) -> list[torch.Tensor]:
     """The main output on every batch."""
-    return [main_output(run_on(network, load())) for load in batches]
+    return [main_output(run_on(network, load())).cpu() for load in batches]
 
 
 def _estimate(dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Progress) -> None:

@@ -23,6 +23,7 @@ from pruneport.commands.timing.loop import LatencyPruner, check_latency, is_late
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import check_round_to, target_of
 from pruneport.compress.assessment import describe_groups
+from pruneport.compress.devices import find_device
 from pruneport.compress.further import check_below
 from pruneport.compress.options import CompressOptions, PruneOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION
@@ -78,7 +79,8 @@ def inspect(config: InspectConfig, progress: Progress = silent, opened: Start | 
         progress(Stage("gathering calibration inputs"))
         inputs = calibration_inputs(config, network, source, progress)
     progress(Stage("measuring what removal costs" if config.sensitivity else "finding groups"))
-    dense, views = describe_groups(network, source, options, inputs, progress)
+    device = find_device(config.accelerator)
+    dense, views = describe_groups(network, source, options, inputs, progress, device)
     result = InspectResult(
         source=start.name if isinstance(start, BundleStart) else source.spec,
         dense=dense,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruneport.compress.activations.replay import Replay, find_cuts
 from recovery_cases import batches_of, images, network
@@ -69,3 +70,54 @@ def test_replay_from_any_frontier_gives_the_same_activations() -> None:
         assert loads == before  # behind the first frontier nothing is loaded again
     handle.remove()
     assert all("forward" not in vars(module) for module in dense.modules())
+
+
+class _Made(TorchDispatchMode):
+    """Counts the numbers that operators write into new memory."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {id(leaf.untyped_storage()) for leaf in args if isinstance(leaf, Tensor)}
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and id(result.untyped_storage()) not in given and not function.is_view:
+            self.count += result.numel()
+        return result
+
+
+def test_what_a_pass_skips_is_not_made() -> None:
+    wide = [nn.Conv2d(1, 512, 3), nn.ReLU(inplace=True), nn.Conv2d(512, 1, 1), nn.Conv2d(1, 1, 1)]
+    dense, inputs = nn.Sequential(*wide).eval(), torch.randn(4, 1, 8, 8)
+    expected = dense(inputs).detach()
+    with Replay(dense, find_cuts(dense, inputs[:2]), batches_of(inputs, 4)) as replay:
+        replay.advance("3")
+        (first,) = replay.passes()
+        with _Made() as made:
+            (second,) = replay.passes()
+    torch.testing.assert_close(first, expected, atol=0, rtol=0)
+    assert torch.equal(first, second)
+    assert made.count < 4 * 512  # the first layer alone would make 4 x 512 x 6 x 6
+
+
+def test_a_network_that_writes_into_what_is_skipped_reads_zeros_again() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1)
+            self.sums: list[float] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.first(x)
+            self.sums.append(float(hidden.sum()))
+            hidden += 1
+            out: Tensor = self.second(hidden)
+            return out
+
+    dense, inputs = Counting().eval(), torch.randn(4, 1, 3, 3)
+    with Replay(dense, ["first", "second"], batches_of(inputs, 4)) as replay:
+        replay.advance("second.weight")
+        replay._step(1)  # behind the last layer, so that the first is a stand-in
+        dense.sums.clear()
+        list(replay.passes())
+        list(replay.passes())
+    assert dense.sums == [0, 0]

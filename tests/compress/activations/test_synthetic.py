@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import BATCH
-from pruneport.compress.activations.synthetic import dead_leaves, has_statistics, synthesise
+from pruneport.compress.activations.synthetic import _Moments, dead_leaves, has_statistics, synthesise
 from pruneport.errors import PruningError
 from pruneport.models.digits.network import digits_resnet
 from pruneport.models.options import SourceOptions
@@ -57,6 +57,24 @@ def test_batch_norms_see_what_they_remember(trained: nn.Module) -> None:
     after = trained.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert not any(module._forward_pre_hooks for module in trained.modules())
+
+
+def test_moments_and_their_derivatives_are_torchs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = 3 * torch.randn(4, 5, 6, 7, generator=generator) + 2
+    about = torch.linspace(-1, 4, 5)
+    weights = torch.randn(2, 5, generator=generator)
+    found = []
+    for moments in (
+        lambda given: _Moments.apply(given, about),
+        lambda given: (given.mean((0, 2, 3)), given.var((0, 2, 3), correction=0)),
+    ):
+        leaf = inputs.clone(memory_format=torch.channels_last).requires_grad_()
+        mean, variance = moments(leaf)
+        (weights[0] * mean.square() + weights[1] * variance.log()).sum().backward()
+        found.append((mean, variance, leaf.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_the_seed_decides_and_batches_repeat(trained: nn.Module) -> None:

@@ -12,12 +12,14 @@ import torchvision
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches, Calibration, in_memory
+from pruneport.compress.activations.synthetic import dead_leaves
 from pruneport.compress.allocation.cost import count_macs_by_module
 from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.assessment import assess
 from pruneport.compress.graph.groups import Group, find_groups
 from pruneport.compress.graph.widths import choose_units, possible_widths
 from pruneport.compress.hooks import norms_recorded
+from pruneport.compress.importance import sensitivity
 from pruneport.compress.importance.consumers import Consumer, visit_consumers
 from pruneport.compress.importance.sensitivity import Curve, measure_sensitivity
 from pruneport.compress.options import PruneOptions
@@ -26,7 +28,9 @@ from pruneport.compress.records import Calibrated
 from pruneport.compress.resize.layers import narrow
 from pruneport.errors import TargetError
 from pruneport.models.digits.network import digits_resnet
+from pruneport.models.options import SourceOptions
 from pruneport.models.record import Source
+from pruneport.models.source import open_source
 from small_networks import randomise_norms
 
 SHAPE = (3, 8, 8)
@@ -201,6 +205,30 @@ def test_the_output_error_is_that_of_the_network_really_pruned() -> None:
         theirs, ours = network(inputs).double(), pruned(inputs).double()
     error = float((ours - theirs).square().mean() / theirs.var(correction=0))
     assert curve.output_error[1] == pytest.approx(error, rel=0.1)  # the ridge is all that differs
+
+
+def test_output_errors_between_those_measured_are_near_what_they_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (1, 8, 8)
+    network, _ = open_source(SourceOptions(source="pruneport:digits_resnet", weights="DEFAULT", input_shape=shape))
+    inputs = dead_leaves(64, shape, torch.Generator().manual_seed(5))
+    groups = find_groups(network, inputs[:1])
+    index = next(number for number, group in enumerate(groups) if group.name == "blocks.1.conv1")
+    widths = [None] * len(groups)
+    widths[index] = np.arange(8.0, 65, 8)  # type: ignore[call-overload]
+    runs = []
+    network.register_forward_pre_hook(lambda *_: runs.append(1))
+    found = []
+    for run in ((0, 3, 5), range(6)):
+        monkeypatch.setattr(sensitivity, "_RUN", run)
+        before = len(runs)
+        curve = measure_sensitivity(network, groups, widths, in_memory(inputs.split(32)), None)[1][index]
+        assert curve is not None
+        found.append((curve, len(runs) - before))
+    (filled, few), (measured, many) = found
+    assert many - few == 3
+    np.testing.assert_array_equal(filled.local_error, measured.local_error)
+    np.testing.assert_array_equal(filled.output_error[[0, 1, 4, 6]], measured.output_error[[0, 1, 4, 6]])
+    assert np.abs(np.log(filled.output_error[1:] / measured.output_error[1:])).max() < 0.5
 
 
 class _Attention(nn.Module):

@@ -73,6 +73,7 @@ class _CalibrationKeywords(_PreparationKeywords, total=False):
     calibration_images: int
     calibration_labels: LabelsName
     skip_unreadable: bool
+    accelerator: str
 
 
 class _StartKeywords(TypedDict, total=False):

@@ -30,6 +30,7 @@ SWEEP, REPORT = "sweep.json", "report.html"
 _LOCK = ".sweep.lock"
 _FREE = {
     "out",
+    "accelerator",
     "latency_cache",
     "max_drop",
     "min_speedup",

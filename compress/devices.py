@@ -1,0 +1,108 @@
+"""Where a network is scored, measured and recovered: on the CPU, or on what torch calls an accelerator.
+
+Nothing here is CUDA's alone, so that other makers' devices are not shut out. Tracing and the proof stay on the CPU:
+they are a pass or two of one or two inputs, and the proof's tolerance is that of the CPU's arithmetic.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from pruneport.compress.activations.calibration import Batches, Calibration, halved
+from pruneport.errors import InputError, PruningError
+from pruneport.models.inputs import batch_of, changed
+from pruneport.progress import Note, Progress
+
+__all__ = ["CPU", "find_device", "in_full_precision", "loaded_on", "network_on", "with_smaller_batches"]
+
+CPU = torch.device("cpu")
+_Result = TypeVar("_Result")
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this name; ``auto`` is an accelerator where torch sees one, else the CPU.
+
+    Raises:
+        InputError: torch knows no such device, or sees none.
+    """
+    seen = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name == "auto":
+        return seen or CPU
+    there = ["cpu"]
+    if seen is not None:
+        there += [f"{seen.type}:{index}" for index in range(torch.accelerator.device_count())]
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or f"{device.type}:{device.index or 0}" not in ("cpu:0", *there):
+        raise InputError(
+            f"`accelerator` is {name!r}; torch sees {', '.join(there)} here. Give one of these or auto, or install a "
+            "build of torch and a driver that see others."
+        )
+    return device
+
+
+def network_on(device: torch.device, network: nn.Module) -> nn.Module:
+    """A copy of the network on the device; the network itself where that is the CPU, where networks are kept."""
+    return network if device.type == "cpu" else copy.deepcopy(network).to(device)
+
+
+def loaded_on(device: torch.device, batches: Batches) -> Batches:
+    """The batches, each put on the device when it is called for."""
+    if device.type == "cpu":
+        return batches
+    return [lambda load=load: changed(load(), lambda part: part.to(device)) for load in batches]  # type: ignore[misc]
+
+
+@contextmanager
+def in_full_precision() -> Iterator[None]:
+    """Convolutions of float32 are that on a GPU, too, and the same every time: cuDNN takes TF32 by itself."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+def with_smaller_batches(
+    run: Callable[[Calibration], _Result], calibration: Calibration, progress: Progress
+) -> tuple[_Result, Calibration]:
+    """Run, and where the device's memory does not hold a batch, run again with batches of half the size.
+
+    Returns:
+        What ``run`` gives, and the calibration with the batches that it was given at last.
+
+    Raises:
+        PruningError: One input is too large.
+    """
+    while True:
+        try:
+            return run(calibration), calibration
+        except torch.OutOfMemoryError as error:
+            size = max(batch_of(load()) for load in calibration.batches)
+            if size == 1:
+                raise PruningError(
+                    "the accelerator's memory does not hold the network with one input. Free some of it, or choose "
+                    "`accelerator=cpu`."
+                ) from error
+        progress(Note(f"the accelerator's memory holds no batch of {size}: going on with {-(-size // 2)}"))
+        if torch.accelerator.is_available():
+            torch.accelerator.memory.empty_cache()
+        labels = calibration.labels
+        calibration = replace(
+            calibration,
+            batches=halved(calibration.batches),
+            labels=None if labels is None else tuple(part for given in labels for part in _halves(given)),
+            heldout=halved(calibration.heldout),
+        )
+
+
+def _halves(labels: Tensor) -> list[Tensor]:
+    """Labels as their inputs are divided by ``halved``."""
+    half = -(-len(labels) // 2)
+    return [part for part in (labels[:half], labels[half:]) if len(part)]

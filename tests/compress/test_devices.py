@@ -1,0 +1,124 @@
+"""Devices: their names, batches that shrink, and a whole compression on one that is pretended."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from pretended_device import DEVICE, PretendedDevice
+from torch import Tensor, nn
+
+from pruneport.compress.activations.calibration import Calibration, in_memory
+from pruneport.compress.activations.synthetic import synthesise
+from pruneport.compress.assessment import assess
+from pruneport.compress.devices import CPU, find_device, with_smaller_batches
+from pruneport.compress.options import CompressOptions, PruneOptions
+from pruneport.compress.pipeline import check_inputs
+from pruneport.compress.prune import prune
+from pruneport.compress.records import Calibrated
+from pruneport.compress.recovery.recover import recover
+from pruneport.errors import InputError, PruningError
+from pruneport.models.options import SourceOptions
+from pruneport.models.source import open_source
+from small_networks import same_state
+
+SHAPE = (1, 8, 8)
+SOURCE = SourceOptions(source="pruneport:digits_resnet", weights="DEFAULT", input_shape=SHAPE)
+
+
+def calibration(count: int = 48, size: int = 24) -> Calibration:
+    inputs = torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(count) % 10
+    return Calibration(
+        batches=in_memory(inputs.split(size)),
+        labels=tuple(labels.split(size)),
+        classes=10,
+        record=Calibrated(inputs="images", count=count),
+        heldout=in_memory([inputs[:16] * 0.9]),
+    )
+
+
+@pytest.mark.parametrize("criterion", ["block-hessian", "activation", "taylor", "fisher", "l1"])
+def test_whatever_is_computed_on_a_device_meets_nothing_of_the_cpu(criterion: str) -> None:
+    """And it is what the CPU computes; the networks that were given stay where they were."""
+    dense, source = open_source(SOURCE)
+    before = copy.deepcopy(dense)
+    options = PruneOptions(flops=0.6, criterion=criterion, ranking="sensitivity")  # type: ignore[arg-type]
+    inputs = calibration()
+    found = []
+    for device in (CPU, DEVICE):
+        pretended = PretendedDevice()
+        with pretended:
+            assessed = assess(dense, source, options, inputs, device=device)
+        counts = [pretended.count]
+        pruned = prune(dense, source, options, assessment=assessed)
+        pretended = PretendedDevice()
+        with pretended:
+            groups, batches = pruned.plan.groups, inputs.batches
+            done = recover("reconstruct", dense, pruned.network, groups, batches, heldout=inputs.heldout, device=device)
+            assert not any(map(pretended.holds, [*dense.parameters(), *pruned.network.parameters()]))
+        counts.append(pretended.count)
+        assert all(count > 100 for count in counts) == (device == DEVICE)
+        found.append((pruned, done))
+    (on_cpu, first), (on_device, second) = found
+    assert [group.kept for group in on_cpu.plan.groups] == [group.kept for group in on_device.plan.groups]
+    assert same_state(on_cpu.network, on_device.network)
+    assert first == second
+    assert same_state(dense, before)
+
+
+def test_synthetic_inputs_come_back_from_a_device() -> None:
+    dense, _ = open_source(SOURCE)
+    here = synthesise(dense, SHAPE, 8, 0)
+    pretended = PretendedDevice()
+    with pretended:
+        there = synthesise(dense, SHAPE, 8, 0, device=DEVICE)
+        made = [load() for load in there.batches]
+    assert pretended.count > 100
+    assert not any(map(pretended.holds, made))
+    assert all(torch.equal(load(), part) for load, part in zip(here.batches, made, strict=True))
+
+
+@pytest.mark.parametrize("name", ["abacus", "xpu", "cuda:97"])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(name: str, tmp_path: Path) -> None:
+    dense, source = open_source(SOURCE)
+    with pytest.raises(InputError, match=rf"`accelerator` is '{name}'; torch sees cpu.* here\."):
+        check_inputs(CompressOptions(flops=0.5, accelerator=name), dense, source)
+
+
+def test_auto_is_the_cpu_where_there_is_nothing_else() -> None:
+    seen = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    assert find_device("auto") == (seen or CPU)
+    assert find_device("cpu") == CPU
+
+
+class _Small(nn.Module):
+    """Memory for three inputs."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if len(inputs) > 3:
+            raise torch.OutOfMemoryError
+        return inputs
+
+
+def test_batches_shrink_until_memory_holds_them() -> None:
+    said: list[str] = []
+    network = _Small()
+
+    def run(given: Calibration) -> list[Tensor]:
+        return [network(load()) for load in given.batches]
+
+    parts, used = with_smaller_batches(run, calibration(17, 9), said.append)
+    assert [len(part) for part in parts] == [3, 2, 2, 2, 2, 2, 2, 2]
+    assert torch.equal(torch.cat(parts), torch.cat([load() for load in calibration(17, 9).batches]))
+    assert used.labels is not None
+    assert torch.equal(torch.cat(used.labels), torch.arange(17) % 10)
+    assert [len(part) for part in used.labels] == [3, 2, 2, 2, 2, 2, 2, 2]
+    assert said == [
+        "the accelerator's memory holds no batch of 9: going on with 5",
+        "the accelerator's memory holds no batch of 5: going on with 3",
+    ]
+    with pytest.raises(PruningError, match="with one input"):
+        with_smaller_batches(lambda _: network(torch.zeros(9)), calibration(2, 1), said.append)
