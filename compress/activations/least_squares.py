@@ -10,21 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Equations", "by_place", "enough_rows", "float64_device", "is_plain", "patch_rows", "rows_of"]
+__all__ = ["Equations", "by_place", "float64_device", "is_plain", "patch_rows", "rows_of"]
 
 _MOST_UNKNOWNS = 8192  # a covariance of 0.5 GB
-_ROWS_AN_UNKNOWN, _LEAST_ROWS = 32, 20_000  # see enough_rows
 _PART = 4096  # rows whose products are summed in float32
 _COLUMNS = 512  # of the matrix of normal equations that are made at once
-
-
-def enough_rows(unknowns: int) -> int:
-    """Equations for so many unknowns that more of them would bring little.
-
-    Solving ``n`` unknowns from ``r`` independent equations with noise adds ``n / (r - n - 1)`` of the noise to the
-    error on other data: 3 % here. Places of one image are not independent, so small layers are given more.
-    """
-    return max(_LEAST_ROWS, _ROWS_AN_UNKNOWN * unknowns)
 
 
 def float64_device(device: torch.device) -> torch.device:

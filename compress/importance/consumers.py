@@ -21,7 +21,6 @@ from pruneport.compress.activations.calibration import Batches
 from pruneport.compress.activations.least_squares import (
     Equations,
     by_place,
-    enough_rows,
     float64_device,
     is_plain,
     rows_of,
@@ -145,7 +144,7 @@ class _Inputs:
         unknowns = channels
         if self.plain and not isinstance(layer, nn.Linear):
             unknowns = channels * math.prod(layer.kernel_size)
-        self._limit = min(_ROWS, enough_rows(unknowns)) // batches
+        self._limit = _ROWS // batches
         self._device = float64_device(device)
         self.equations = Equations(unknowns if self.plain else 0, 0, device)
         self.sums = torch.zeros(3, 0 if self.plain else channels, dtype=torch.float64, device=self._device)

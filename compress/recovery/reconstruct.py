@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pruneport.compress.activations.calibration import Batches
-from pruneport.compress.activations.least_squares import Equations, enough_rows, is_plain, rows_of
+from pruneport.compress.activations.least_squares import Equations, is_plain, rows_of
 from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
 from pruneport.compress.hooks import calls_recorded, norms_recorded
 from pruneport.compress.surgery.dropping import Absent
@@ -27,7 +27,7 @@ from pruneport.progress import Progress, Step, silent
 
 __all__ = ["reconstruct", "solvable_layers"]
 
-_ROWS = 150_000  # equations a layer at most
+_ROWS = 150_000  # equations a layer at most; with 20,000 a ResNet-20 lost 0.25 points of top-1
 _LEAST_GAIN = 0.05  # of the median: a channel that its norm nearly silences is not fitted at any price
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 _ADDITIONS = {
@@ -126,7 +126,7 @@ def _solve(
     layer: Any = ours.network.get_submodule(name)
     start = layer.weight.detach().flatten(1).T
     equations = Equations(start.shape[0], start.shape[1], layer.weight.device)
-    limit = min(_ROWS, enough_rows(len(start))) // len(ours)
+    limit = _ROWS // len(ours)
     generator = torch.Generator().manual_seed(0)
     images = 0
     with _Watch(ours.network, name) as mine, _Watch(theirs.network, name) as dense:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pruneport.compress.activations.least_squares import Equations, enough_rows, patch_rows
+from pruneport.compress.activations.least_squares import Equations, patch_rows
 
 
 @settings(deadline=None, max_examples=20, derandomize=True)
@@ -80,17 +80,3 @@ def test_equations_of_float32_rows_are_those_of_float64() -> None:
     start = torch.zeros(700, 3)
     torch.testing.assert_close(equations.solve(start, 1e-3)[0], exact.solve(start, 1e-3)[0], atol=1e-4, rtol=0)
     torch.testing.assert_close(mean, rows.double().mean(0))
-
-
-@pytest.mark.parametrize("unknowns", [600, 1200])
-def test_more_equations_than_enough_bring_no_more_than_is_said(unknowns: int) -> None:
-    generator = torch.Generator().manual_seed(unknowns)
-    truth = torch.randn(unknowns, 4, generator=generator)
-    equations, rows = Equations(unknowns, 4), enough_rows(unknowns)
-    for _ in range(4):
-        inputs = torch.randn(rows // 4, unknowns, generator=generator)
-        equations.add(inputs, inputs @ truth + torch.randn(len(inputs), 4, generator=generator))
-    weight, _ = equations.solve(torch.zeros(unknowns, 4), 0)
-    excess = float((weight - truth).square().sum(0).mean())  # on other rows of unit variance; the noise itself is 1
-    assert excess == pytest.approx(unknowns / (rows - unknowns - 1), rel=0.15)
-    assert excess < 0.035
