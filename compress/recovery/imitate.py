@@ -164,7 +164,7 @@ class _Imitation:
                 worse = 0 if error < best else worse + 1
                 if error < best:
                     best, state = error, {name: tensor.clone() for name, tensor in network.state_dict().items()}
-                if worse >= _PATIENCE:
+                if worse >= _PATIENCE and step < steps:
                     stopped = "no gain"
                     break
             if self._late():
