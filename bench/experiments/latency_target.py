@@ -187,7 +187,8 @@ def _held_out(bench: _Bench) -> dict[str, Any]:
 def _equal_flops(bench: _Bench, options: PruneOptions, share: float) -> tuple[Pruned, TimedShare]:
     """The network of a MACs target whose measured latency is the nearest to ``share``."""
     found: list[tuple[float, Pruned, TimedShare]] = []
-    low, high, budget = 0.05, 0.99, share
+    tried: dict[float, float] = {0.0: 0.0, 1.0: 1.0}
+    budget = share
     for _ in range(_SEARCHES):
         pruned = prune(bench.dense.network, bench.dense.source, replace(options, flops=budget), print, bench.assessed)
         timed = time_exported(bench.dense, bench.timer, pruned.network, print)
@@ -195,8 +196,10 @@ def _equal_flops(bench: _Bench, options: PruneOptions, share: float) -> tuple[Pr
         print(f"flops {budget:.3f}: {timed.share:.3f} of the dense latency, {share:.3f} wanted")
         if found[-1][0] <= _CLOSE:
             break
-        low, high = (low, budget) if timed.share > share else (budget, high)
-        budget = (low + high) / 2 if len(found) > 2 else min(high, max(low, budget * share / timed.share))
+        tried[budget] = timed.share
+        below = max((entry for entry in tried.items() if entry[1] <= share), key=lambda entry: entry[1])
+        above = min((entry for entry in tried.items() if entry[1] > share), key=lambda entry: entry[1])
+        budget = below[0] + (above[0] - below[0]) * (share - below[1]) / (above[1] - below[1])
     _, pruned, timed = min(found, key=lambda entry: entry[0])
     return pruned, timed
 

@@ -28,6 +28,7 @@ from pruneport.progress import Progress, Step, silent
 __all__ = ["reconstruct", "solvable_layers"]
 
 _ROWS = 150_000  # equations a layer at most; with 20,000 a ResNet-20 lost 0.25 points of top-1
+_ROWS_OF_EXTRA = 2  # equations an unknown
 _LEAST_GAIN = 0.05  # of the median: a channel that its norm nearly silences is not fitted at any price
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 _ADDITIONS = {
@@ -65,8 +66,8 @@ def reconstruct(
 ) -> list[str]:
     """Solve the layers of ``pruned`` behind its first pruned one or dropped branch, in order of execution and in place.
 
-    Behind a dropped branch, linear layers that end in an addition are solved too, where there are enough equations:
-    they are what can make up for it in networks without convolutions.
+    Behind a dropped branch, linear layers are solved too, where there are enough equations: they are what can make up
+    for it in networks without convolutions, and where only the output layer is left behind it.
 
     Args:
         dense: The original network; it is only run.
@@ -101,7 +102,7 @@ def reconstruct(
             ours.advance(name)
             theirs.advance(name)
             out, extra = kept.get(name, {}).get("out"), name in adding
-            if _solve(ours, theirs, name, norms.get(name), out, ridge, strict and not extra, only_sums=extra):
+            if _solve(ours, theirs, name, norms.get(name), out, ridge, strict and not extra, extra=extra):
                 solved.append(name)
     return solved
 
@@ -120,15 +121,19 @@ def _solve(
     ridge: float,
     strict: bool,
     *,
-    only_sums: bool = False,
+    extra: bool = False,
 ) -> bool:
-    """Solve one layer anew; False where the inputs are too few and that is allowed, or it ends in no addition."""
+    """Solve one layer anew; False where the inputs are too few and that is allowed.
+
+    An ``extra`` layer is one whose inputs are all there, behind a dropped branch: with few more equations than unknowns
+    it would learn the inputs by heart, unless it ends in an addition, where it is what makes up for the branch.
+    """
     layer: Any = ours.network.get_submodule(name)
     start = layer.weight.detach().flatten(1).T
     equations = Equations(start.shape[0], start.shape[1], layer.weight.device)
     limit = _ROWS // len(ours)
     generator = torch.Generator().manual_seed(0)
-    images = 0
+    images, summed = 0, True
     with _Watch(ours.network, name) as mine, _Watch(theirs.network, name) as dense:
         for _ in zip(ours.passes(), theirs.passes(), strict=True):
             inputs, _, own_sum = mine.take()
@@ -137,14 +142,15 @@ def _solve(
                 target = target.index_select(
                     -1 if isinstance(layer, nn.Linear) else 1, torch.as_tensor(kept, device=target.device)
                 )
-            if only_sums and own_sum is None:
-                return False
+            summed = summed and own_sum is not None
             if own_sum is not None and dense_sum is not None and own_sum.shape == target.shape == dense_sum.shape:
                 error = dense_sum - own_sum
                 target = target + (error if norm is None else error / _gain(norm, target.ndim))
             equations.add(*rows_of(layer, inputs, target, limit, generator))
             images += len(inputs)
     unknowns = len(start)
+    if extra and not summed and equations.rows < _ROWS_OF_EXTRA * unknowns:
+        return False
     if equations.rows < unknowns:
         if not strict:
             return False

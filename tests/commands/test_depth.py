@@ -59,6 +59,7 @@ class Block(nn.Module):
         return x + self.body(x)
 
 
+@pytest.mark.slow
 def test_a_latency_target_is_met_by_dropping_branches(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(

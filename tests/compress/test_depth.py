@@ -161,6 +161,23 @@ def test_recovery_makes_up_for_a_branch() -> None:
         assert done.error_after < done.error_before / 2, name
 
 
+@pytest.mark.parametrize(("count", "solved"), [(64, True), (24, False)])
+def test_where_only_the_output_layer_is_left_it_makes_up_for_the_branch(count: int, solved: bool) -> None:
+    network = blocks(1.0, 0.7)
+    assessment = assessed(network)
+    kept = np.array([group.width for group in assessment.groups], dtype=np.float64)
+    kept[list(assessment.branches[-1].groups)] = 0
+    pruned = network_with(network, SOURCE, assessment, kept)
+    heldout = in_memory(torch.rand(32, *SHAPE, generator=torch.Generator().manual_seed(2)).split(32))
+    done = recover("reconstruct", network, pruned, (), images(count).batches, heldout=heldout)
+    assert done.heldout_error_before is not None
+    assert done.heldout_error_after is not None
+    if solved:
+        assert done.heldout_error_after < done.heldout_error_before / 2
+    else:  # 24 equations for 16 weights would be learnt by heart
+        assert done.heldout_error_after == done.heldout_error_before
+
+
 def test_the_proof_sees_a_branch_that_adds_something(monkeypatch: pytest.MonkeyPatch) -> None:
     network = blocks(1.0, 1.0)
     assessment = assessed(network)
