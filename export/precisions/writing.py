@@ -72,7 +72,8 @@ def check_int8_inputs(
     if unmatched := [pattern for pattern in form.float_layers if not matching(names, [pattern])]:
         raise InputError(
             f"`float_layers` {', '.join(unmatched)} matches no module of the network; its modules are called "
-            f"{', '.join([name for name in names if name][:10])} and so on. `pruneport inspect` with `members` names them."
+            f"{', '.join([name for name in names if name][:10])} and so on. `pruneport inspect` with `members` names "
+            "them."
         )
     given = calibrated or inputs.calibration is not None
     if "int8" in form.precisions and not given and not has_statistics(dense):
