@@ -19,15 +19,23 @@ _TAKE_A_SHAPE = {Tensor.reshape_as, Tensor.view_as, Tensor.expand_as}  # of thei
 
 @contextmanager
 def hooks_restored(network: nn.Module) -> Iterator[None]:
-    """Take away the hooks added meanwhile: tracers leave theirs behind where a forward raises."""
+    """Take away the hooks added meanwhile: tracers leave theirs behind where a forward raises.
+
+    What torch keeps beside a hook, such as that it takes keyword arguments, goes with it: it is pickled with the network,
+    and would be said of another hook of the same number in another process.
+    """
     kept = [(module, set(module._forward_hooks), set(module._forward_pre_hooks)) for module in network.modules()]
     try:
         yield
     finally:
         for module, after, before in kept:
-            for hooks, known in ((module._forward_hooks, after), (module._forward_pre_hooks, before)):
-                for key in set(hooks) - known:
-                    del hooks[key]
+            for key in set(module._forward_hooks) - after:
+                del module._forward_hooks[key]
+                module._forward_hooks_with_kwargs.pop(key, None)
+                module._forward_hooks_always_called.pop(key, None)
+            for key in set(module._forward_pre_hooks) - before:
+                del module._forward_pre_hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
 @contextmanager
