@@ -21,8 +21,8 @@ _TAKE_A_SHAPE = {Tensor.reshape_as, Tensor.view_as, Tensor.expand_as}  # of thei
 def hooks_restored(network: nn.Module) -> Iterator[None]:
     """Take away the hooks added meanwhile: tracers leave theirs behind where a forward raises.
 
-    What torch keeps beside a hook, such as that it takes keyword arguments, goes with it: it is pickled with the network,
-    and would be said of another hook of the same number in another process.
+    What torch keeps beside a hook, such as that it takes keyword arguments, goes with it: it is pickled with the
+    network, and would be said of another hook of the same number in another process.
     """
     kept = [(module, set(module._forward_hooks), set(module._forward_pre_hooks)) for module in network.modules()]
     try:
