@@ -21,7 +21,7 @@ from pruneport.compress.prune import Pruned
 from pruneport.export.bundle.writing import new_bundle
 from pruneport.progress import Progress, Stage
 
-__all__ = ["EACH", "ONCE", "TARGETS", "Maker", "without_target"]
+__all__ = ["EACH", "ONCE", "TARGETS", "Maker", "labelled", "without_target"]
 
 _Found = TypeVar("_Found")
 _PREPARING = 2
@@ -92,7 +92,7 @@ class Maker:
         if isinstance(self._dense.start, BundleStart):
             refuse_latency(asked, self._dense.start.name, origin.original if origin else None)
             check_below(asked, self._dense.start.plan, self._dense.start.name)
-        progress = _labelled(self._progress, f"{target} {value:g}")
+        progress = labelled(self._progress, f"{target} {value:g}")
         pruner = LatencyPruner(
             where=self._options,
             form=self._options,
@@ -105,8 +105,8 @@ class Maker:
         return pruned, found
 
 
-def _labelled(progress: Progress, label: str) -> Callable[[str], None]:
-    """Pass every line on; stages say of which network they are."""
+def labelled(progress: Progress, label: str) -> Callable[[str], None]:
+    """Pass every line on; stages say of which network they are, and are counted with the others."""
 
     def say(message: str) -> None:
         """Put the label before a stage, and pass on what is said."""

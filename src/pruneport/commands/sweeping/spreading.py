@@ -16,7 +16,7 @@ from pruneport.bench.transfer.executors import run_ray
 from pruneport.commands.compressing import open_dense
 from pruneport.commands.configs import BenchConfig, SweepConfig
 from pruneport.commands.deploying import bench
-from pruneport.commands.sweeping.making import Maker, without_target
+from pruneport.commands.sweeping.making import Maker, labelled, without_target
 from pruneport.errors import ExportError, InputError, ModelError, PruningError, SweepError, TargetError
 from pruneport.progress import Note, Progress, Stage, Step, silent
 
@@ -89,13 +89,4 @@ def time_bundle(folder: Path, config: SweepConfig, progress: Progress, command: 
         InputError: The provider does not run it.
     """
     timing: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(BenchOptions)}
-    bench(BenchConfig(folder=folder, **timing), _of(folder.name, progress), command)
-
-
-def _of(name: str, progress: Progress) -> Progress:
-    """Pass every line on; a stage says of which point it is, and is counted with the sweep's own."""
-
-    def say(message: str) -> None:
-        progress(Stage(f"{name}: {message}", still=message.still) if isinstance(message, Stage) else message)
-
-    return say
+    bench(BenchConfig(folder=folder, **timing), labelled(progress, folder.name), command)
