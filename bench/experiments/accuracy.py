@@ -3,7 +3,8 @@
 ``python bench/experiments/accuracy.py --data FOLDER --out bench/results/accuracy.json``, where FOLDER holds the
 checkpoints and images that the tests marked ``real`` use. Calibration images are training images (CIFAR-10), or 256 of
 the 1000 ImageNet samples, whose others are tested on. Only the criteria with a loss read labels, and only of
-calibration images. A row that is in the file already, of as many test images, is not measured again.
+calibration images. A row that is in the file already, of as many test images, is not measured again. With
+``--accelerator`` all but the choice of the filters runs on a GPU, in float32.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from torch import Tensor, nn
 
 from pruneport.bench.devices import describe_device, latency_versions
 from pruneport.bench.experiments.plots.accuracy import draw_accuracy
+from pruneport.bench.options import ProviderName
 from pruneport.compress.activations.calibration import BATCH, Calibration, in_memory
 from pruneport.compress.activations.synthetic import ENOUGH, synthesise
 from pruneport.compress.assessment import assess
+from pruneport.compress.devices import CPU, find_device, in_full_precision, loaded_on, network_on
 from pruneport.compress.importance.criteria import CRITERIA
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune
@@ -132,8 +135,12 @@ def main() -> None:
     parser.add_argument("--recoveries", nargs="+", help="only these")
     parser.add_argument("--recovery-minutes", type=float, help="for imitate")
     parser.add_argument("--recovery-steps", type=int, help="for imitate, in the place of minutes")
+    parser.add_argument("--accelerator", default="auto", help="as of compress: auto, cpu, cuda")
     arguments = parser.parse_args()
-    effort = Effort(minutes=arguments.recovery_minutes, steps=arguments.recovery_steps)
+    effort, device = (
+        Effort(minutes=arguments.recovery_minutes, steps=arguments.recovery_steps),
+        find_device(arguments.accelerator),
+    )
     rows: list[dict[str, Any]] = []
     if arguments.out.is_file():
         rows = json.loads(arguments.out.read_text(encoding="utf-8"))["rows"]
@@ -143,10 +150,15 @@ def main() -> None:
         for inputs, criterion, ranking, recoveries in _RECIPES[name]
     ]
     for name in arguments.networks:
-        for row in _measure(name, CASES[name], recipes, arguments.kept, arguments.data, rows, effort):
+        for row in _measure(name, CASES[name], recipes, arguments.kept, arguments.data, rows, effort, device):
             rows = [other for other in rows if _key(other) != _key(row)] + [row]
             print(json.dumps(row), flush=True)
-            content = {"rows": rows, "versions": latency_versions(), "device": describe_device("cpu", 0)}
+            provider: ProviderName = "cuda" if device.type == "cuda" else "cpu"
+            content = {
+                "rows": rows,
+                "versions": latency_versions(),
+                "device": describe_device(provider, device.index or 0),
+            }
             write_whole(arguments.out, json.dumps(content, indent=1) + "\n")
     draw_accuracy(rows, arguments.out.with_suffix(".svg"))
 
@@ -159,6 +171,7 @@ def _measure(
     data: Path,
     rows: Sequence[dict[str, Any]],
     effort: Effort,
+    device: torch.device,
 ) -> Iterator[dict[str, Any]]:
     """Yield one row for every target and recovery that is not measured yet."""
     options = SourceOptions(source=case.source, checkpoint=data / "weights" / case.weights, input_shape=case.shape)
@@ -177,14 +190,16 @@ def _measure(
         ]
         if not wanted:
             continue
-        dense_top1 = dense_top1 or count_top1(dense, test)
+        dense_top1 = dense_top1 or count_top1(dense, test, device)
         if inputs not in calibrations:
             start = time.monotonic()
-            calibrations[inputs] = synthesise(dense, case.shape, ENOUGH, source.seed)
+            with in_full_precision():
+                calibrations[inputs] = synthesise(dense, case.shape, ENOUGH, source.seed, device=device)
             print(f"{name}: {ENOUGH} synthetic inputs in {time.monotonic() - start:.0f} s", flush=True)
         calibration, start = calibrations[inputs], time.monotonic()
         asked = PruneOptions(flops=0.5, round_to=case.round_to, criterion=criterion, ranking=ranking)  # type: ignore[arg-type]
-        assessment = assess(dense, source, asked, calibration)
+        with in_full_precision():
+            assessment = assess(dense, source, asked, calibration, device=device)
         assessing = time.monotonic() - start
         for kept, recovery in wanted:
             pruned = prune(dense, source, replace(asked, flops=kept), assessment=assessment)
@@ -192,11 +207,14 @@ def _measure(
             did: Imitated | None = None
             if recovery != "none":
                 effort = replace(effort, seed=source.seed)
-                did = recover(
-                    recovery, dense, network, pruned.plan.groups, calibration.batches, effort=effort
-                ).imitation
+                groups = pruned.plan.groups
+                with in_full_precision():
+                    recovered = recover(
+                        recovery, dense, network, groups, calibration.batches, effort=effort, device=device
+                    )
+                did = recovered.imitation
             seconds = time.monotonic() - start
-            right = count_right(network, test)
+            right = count_right(network, test, device)
             interval = share_interval(right, images)
             yield {
                 "network": name,
@@ -216,6 +234,7 @@ def _measure(
                 "imitation": None if did is None else asdict(did),
                 "assess_s": round(assessing, 1),
                 "recovery_s": round(seconds, 1),
+                "computed_on": device.type,
                 "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             }
 
@@ -254,14 +273,20 @@ def _opened(options: ImageOptions, case: Case) -> ImageSet:
 
 
 @torch.inference_mode()
-def count_right(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> int:
+def count_right(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], device: torch.device = CPU) -> int:
     """How many images have their label as the largest output."""
-    return sum(int((network(inputs).argmax(1) == labels).sum()) for inputs, labels in batches)
+    network = network_on(device, network)
+    shown = loaded_on(device, in_memory([inputs for inputs, _ in batches]))
+    with in_full_precision():
+        return sum(
+            int((network(load()).argmax(1).cpu() == labels).sum())
+            for load, (_, labels) in zip(shown, batches, strict=True)
+        )
 
 
-def count_top1(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+def count_top1(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], device: torch.device = CPU) -> float:
     """The same as a share of the images."""
-    return count_right(network, batches) / sum(len(labels) for _, labels in batches)
+    return count_right(network, batches, device) / sum(len(labels) for _, labels in batches)
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:

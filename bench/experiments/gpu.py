@@ -1,11 +1,11 @@
 """Latency on a GPU: dense, pruned by pruneport and by torch-pruning's uniform recipe, in every way that a GPU has.
 
-``python -m pruneport.bench.experiments.gpu --network resnet50 --out bench/results/gpu.json`` writes the networks' files
-beside ``--out`` and times them on CUDA and TensorRT at batches 1 and 64, in fp32, TF32 and fp16, with and without a
-CUDA graph. All networks of a row run in the same rounds. A row that was timed already is not timed again, so the
+``python -m pruneport.bench.experiments.gpu --networks resnet50 --out bench/results/gpu.json`` writes the networks as
+files beside ``--out`` and times them on CUDA and TensorRT at batches 1 and 64, in fp32, TF32 and fp16, with and without
+a CUDA graph. All networks of a row run in the same rounds. A row that was timed already is not timed again, so the
 same command goes on where it was stopped: ``--minutes`` ends it in time, before a row that would take longer. TF32 and
-fp32 run in processes of their own, since a process keeps what it started CUDA with. ``--provider cpu --network digits``
-tries the script without a GPU.
+fp32 run in processes of their own, since a process keeps what it started CUDA with. ``--only-write`` writes the files
+and times nothing. ``--provider cpu --networks digits`` tries the script without a GPU.
 """
 
 from __future__ import annotations
@@ -53,8 +53,10 @@ def main() -> None:
     options = PruneOptions(
         flops=0.5, criterion="l1", ranking="uniform", scope=arguments.scope, round_to=arguments.round_to
     )
-    folder = _folder(arguments)
-    write_networks(arguments.network, arguments.shares, arguments.precisions, folder, options)
+    for network in arguments.networks:
+        write_networks(network, arguments.shares, arguments.precisions, _folder(arguments, network), options)
+    if arguments.only_write:
+        return
     for provider, tf32 in itertools.product(arguments.provider, (False, True)):
         precisions = [name for name in arguments.precisions if (name == "tf32") == tf32]
         if not precisions or time.time() > end:
@@ -67,7 +69,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=list(NETWORKS), required=True)
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--provider", nargs="+", choices=["cpu", "cuda", "tensorrt"], default=["cuda", "tensorrt"])
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "tf32", "fp16"], default=["fp32", "tf32", "fp16"])
@@ -80,14 +82,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--nhwc", action="store_true")
     parser.add_argument("--fuse-conv-bias", action="store_true")
     parser.add_argument("--minutes", type=float, default=9.0, help="after which no row is begun")
+    parser.add_argument("--only-write", action="store_true", help="the networks' files")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--end", type=float, default=0.0, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _folder(arguments: argparse.Namespace) -> Path:
-    """Where the networks' files are: those of other recipes have another place."""
-    recipe = f"{arguments.network}-{arguments.scope}-{arguments.round_to}"
+def _folder(arguments: argparse.Namespace, network: str) -> Path:
+    """Where a network's files are: those of other recipes have another place."""
+    recipe = f"{network}-{arguments.scope}-{arguments.round_to}"
     return Path(arguments.out).parent / f"{Path(arguments.out).stem}-networks" / recipe
 
 
@@ -96,7 +99,8 @@ def _time_rows(arguments: argparse.Namespace, end: float) -> None:
     (provider,) = arguments.provider
     graphs = [name == "on" for name in arguments.cuda_graph if provider != "cpu" or name == "off"]
     longest, device = 0.0, None
-    for batch, precision, graph in itertools.product(arguments.batches, arguments.precisions, graphs):
+    rows_to_time = itertools.product(arguments.networks, arguments.batches, arguments.precisions, graphs)
+    for network, batch, precision, graph in rows_to_time:
         options = BenchOptions(
             provider=provider,
             batches=(batch,),
@@ -107,7 +111,7 @@ def _time_rows(arguments: argparse.Namespace, end: float) -> None:
             fuse_conv_bias=arguments.fuse_conv_bias and provider == "cuda",
         )
         row: dict[str, Any] = {
-            "network": arguments.network,
+            "network": network,
             "provider": provider,
             "precision": precision,
             "cuda_graph": graph,
@@ -128,7 +132,7 @@ def _time_rows(arguments: argparse.Namespace, end: float) -> None:
             preflight(options)
             # Before any session of a row, and once: later the clocks are what the row before left.
             device = device or describe_device(provider, 0) | {"cpu_in_use_by_others": cpu_in_use_by_others()}
-            row |= _timed(arguments, options, precision, batch)
+            row |= _timed(_folder(arguments, network), options, precision, batch)
         except InputError as error:
             row["failed"] = str(error)
         row["seconds"] = round(time.time() - start, 1)
@@ -144,9 +148,8 @@ def _rows(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _timed(arguments: argparse.Namespace, options: BenchOptions, precision: str, batch: int) -> dict[str, Any]:
-    """All networks in the same rounds."""
-    folder = _folder(arguments)
+def _timed(folder: Path, options: BenchOptions, precision: str, batch: int) -> dict[str, Any]:
+    """All networks of a folder in the same rounds."""
     entries = files_of(folder)
     there = [entry for entry in entries if entry.failed is None]
     sessions: dict[str, Session] = {}

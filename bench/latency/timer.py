@@ -41,6 +41,7 @@ WARM_UP_S = 1.0
 """Least time of the warm-up on a GPU: an idle H200 starts at 345 of its 1980 MHz."""
 MEASURED_S = 3.0
 """Least time of the timed rounds on a GPU."""
+_QUICK_WARM_UP_S, _QUICK_MEASURED_S = 0.3, 0.8
 _LEAST_BLOCK = 5
 
 ClockName = Literal["wall", "thread-cpu"]
@@ -90,8 +91,13 @@ def open_run(network: Path, options: RuntimeOptions, batch: int) -> BoundRun:
     return session.bind(*session.inputs.drawn(batch, SEED))
 
 
-def warm_up(runs: Collection[BoundRun], options: RuntimeOptions) -> None:
-    """Run each ``warmup`` times, and on a GPU for ``WARM_UP_S`` in all; then see that CUDA graphs compute the networks.
+def warm_up(runs: Collection[BoundRun], options: RuntimeOptions, least_s: float = WARM_UP_S) -> None:
+    """Run each ``warmup`` times, and on a GPU for some time in all; then see that CUDA graphs compute the networks.
+
+    Args:
+        runs: The networks.
+        options: Where they run.
+        least_s: That time, in s.
 
     Raises:
         ProviderError: A run failed, or a CUDA graph does not compute what it should.
@@ -102,7 +108,7 @@ def warm_up(runs: Collection[BoundRun], options: RuntimeOptions) -> None:
             time_run(run)
     for run in runs:
         run.check_replay()
-    while options.provider != "cpu" and time.monotonic() - start < WARM_UP_S:
+    while options.provider != "cpu" and time.monotonic() - start < least_s:
         for run in runs:
             time_run(run)
 
@@ -121,18 +127,23 @@ class Turns:
 
 
 def take_turns(
-    runs: Mapping[str, BoundRun], rounds: int, options: RuntimeOptions, between: Callable[[], object] = lambda: None
+    runs: Mapping[str, BoundRun],
+    rounds: int,
+    options: RuntimeOptions,
+    between: Callable[[], object] = lambda: None,
+    least_s: float = MEASURED_S,
 ) -> Turns:
     """Time all in every round; the order is turned round each time, so that none is helped by it.
 
     On the CPU each network runs once in its turn. On a GPU it runs a block of times, of which the first does not count:
-    it brings weights back into the cache that the other network took. Rounds go on there for ``MEASURED_S``.
+    it brings weights back into the cache that the other network took. Rounds go on there for ``least_s``.
 
     Args:
         runs: The networks, warmed up.
         rounds: The fewest.
         options: Where they run.
         between: Called after each round.
+        least_s: Of all rounds together, on a GPU.
 
     Raises:
         ProviderError: A run failed.
@@ -140,10 +151,10 @@ def take_turns(
     on_gpu, block = options.provider != "cpu", 1
     if on_gpu:
         once_ms = sum(time_run(run).wall_ms for run in runs.values())
-        block = max(_LEAST_BLOCK, math.ceil(MEASURED_S * 1000 / (rounds * once_ms)))
+        block = max(_LEAST_BLOCK, math.ceil(least_s * 1000 / (rounds * once_ms)))
     samples: dict[str, list[Elapsed]] = {name: [] for name in runs}
     start, number = time.monotonic(), 0
-    while number < rounds or (on_gpu and time.monotonic() - start < MEASURED_S):
+    while number < rounds or (on_gpu and time.monotonic() - start < least_s):
         for name in runs if number % 2 == 0 else reversed(list(runs)):
             if on_gpu:
                 time_run(runs[name])
@@ -205,8 +216,13 @@ class DenseTimer:
         self._dense = open_run(self._form(dense), options, batch)
         warm_up([self._dense], options)
 
-    def time(self, network: Path, rounds: int) -> TimedShare:
+    def time(self, network: Path, rounds: int, *, quick: bool = False) -> TimedShare:
         """Time a network, by its fp32 file, that takes the same images.
+
+        Args:
+            network: Its file.
+            rounds: The fewest.
+            quick: On a GPU for a second and not for four: one of many networks, which a model is fitted to.
 
         Raises:
             ExportError: It cannot be made in the precision.
@@ -214,8 +230,9 @@ class DenseTimer:
             ProviderError: It does not run.
         """
         other = open_run(self._form(network), self.options, self.batch)
-        warm_up([other], self.options)
-        turns = take_turns({"dense": self._dense, "other": other}, rounds, self.options)
+        warmed_s, measured_s = (_QUICK_WARM_UP_S, _QUICK_MEASURED_S) if quick else (WARM_UP_S, MEASURED_S)
+        warm_up([other], self.options, warmed_s)
+        turns = take_turns({"dense": self._dense, "other": other}, rounds, self.options, least_s=measured_s)
         dense, timed = turns.samples["dense"], turns.samples["other"]
         dense_ms, other_ms = ([sample.by(self.clock) for sample in side] for side in (dense, timed))
         speedup = paired_speedup(dense_ms, other_ms, seed=SEED, block=turns.block)

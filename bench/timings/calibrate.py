@@ -110,14 +110,14 @@ def time_allocations(
             try:
                 write = write or _slices(network, dense, groups, export)
                 write(path, kept)
-                timed.append(timer.time(path, rounds))
+                timed.append(timer.time(path, rounds, quick=True))
             except (ExportError, ModelError, ProviderError) as error:
                 if write is export:
                     raise
                 progress(Note(f"every network that is timed is exported, which takes longer: {_first(error)}"))
                 write = export
                 write(path, kept)
-                timed.append(timer.time(path, rounds))
+                timed.append(timer.time(path, rounds, quick=True))
     return timed
 
 

@@ -5,5 +5,6 @@
 - ``items``: one item of these, where the network takes other things than images
 - ``synthetic``: inputs made from the BatchNorm statistics
 - ``replay``: a network run from its middle
+- ``carried``: what it computed up to there, on the accelerator or in files
 - ``least_squares``: least squares in a residual stream
 """

@@ -1,23 +1,22 @@
 """Replay: run a network from its middle, so that solving it layer by layer costs a few passes, not hundreds.
 
 A *cut* is a module whose output alone decides all that comes after it (a residual block, say). Activations are
-carried from cut to cut in files, batch by batch, so memory does not grow with the number of images.
+carried from cut to cut, batch by batch, outside main memory, which so does not grow with the number of images.
 """
 
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches
+from pruneport.compress.activations.carried import Carried
 from pruneport.compress.hooks import calls_recorded
 from pruneport.models.inputs import ExampleInputs, changed, run_on
 
@@ -80,13 +79,13 @@ class Replay:
         self._shapes: list[dict[str, torch.Size]] = [{} for _ in batches]
         self._frontier = -1
         self._blank = _Blank()
-        self._folder = tempfile.TemporaryDirectory(prefix="pruneport-replay-")
+        self._carried = Carried(len(batches))
 
     def __enter__(self) -> Replay:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._folder.cleanup()
+        self._carried.clear()
 
     @property
     def device(self) -> torch.device:
@@ -116,7 +115,7 @@ class Replay:
             self._step(self._frontier + 1)
 
     def _step(self, target: int) -> None:
-        """Carry every batch from the last cut to the next, and store what is there in files."""
+        """Carry every batch from the last cut to the next, and keep what is there."""
         caught: list[Tensor] = []
 
         def stop(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -127,9 +126,8 @@ class Replay:
         try:
             for index, _ in enumerate(self.passes()):
                 output = caught.pop()
-                torch.save(output.clone(), self._file(index, target))
+                self._carried.put(index, output)
                 self._shapes[index][self._cuts[target]] = output.shape
-                self._file(index, self._frontier).unlink(missing_ok=True)
         finally:
             handle.remove()
         self._frontier = target
@@ -147,12 +145,9 @@ class Replay:
         """What takes the place of the outputs of all modules up to the last cut."""
         if self._frontier < 0:
             return {}
-        stored = torch.load(self._file(index, self._frontier), weights_only=True).to(self.device)
+        stored = self._carried.get(index)
         earlier = {name: self._shapes[index][name] for name in self._cuts[: self._frontier]}
         return self._blank.tensors(earlier, stored.device) | {self._cuts[self._frontier]: stored}
-
-    def _file(self, index: int, frontier: int) -> Path:
-        return Path(self._folder.name) / f"{index}-{frontier}.pt"
 
 
 class _Blank:

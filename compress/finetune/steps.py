@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ def open_fabric(accelerator: AcceleratorName, devices: int, precision: Precision
     """Fabric for a training: in bf16 mixed precision on GPUs and float32 elsewhere, where no other is asked for."""
     from lightning_fabric import Fabric  # takes seconds to import
 
+    # It advises, on a GPU, to set an option of torch's, which is not the user's to set.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     on_gpu = accelerator == "cuda" or (accelerator == "auto" and torch.cuda.is_available())
     chosen = {"32": "32-true", "bf16": "bf16-mixed"}.get(precision)
     return Fabric(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches
+from pruneport.compress.devices import in_tf32
 from pruneport.compress.finetune.optimizers import one_rate
 from pruneport.compress.finetune.steps import Stepper, open_fabric
 from pruneport.compress.records import Imitated
@@ -182,13 +183,14 @@ class _Imitation:
     def _step(self, stepper: Stepper, inputs: ExampleInputs, step: int, steps: int) -> float:
         seed = mix(self._effort.seed, step)
         shown = augmented(self._moved(inputs), seed)
-        wanted = self._teach(shown)
 
         def loss_of(model: nn.Module) -> Tensor:
             return distance(compared(model, shown, self._place)[:1], wanted[:1], self._variances[:1])
 
         try:
-            return stepper.step(loss_of, (step + 0.5) / steps, _WARMUP, seed)
+            with in_tf32():
+                wanted = self._teach(shown)
+                return stepper.step(loss_of, (step + 0.5) / steps, _WARMUP, seed)
         except RuntimeError as error:
             raise PruningError(
                 f"the pruned network cannot be trained to imitate the dense one ({error}); choose "

@@ -142,15 +142,23 @@ class ImageSet:
 
     def normalised_batch(self, pixels: Tensor) -> Tensor:
         """Images (B, H, W, C) in uint8 as inputs (B, C, H, W)."""
-        return torch.stack([self.normalised(image.numpy()) for image in pixels])
+        normalised = self._scaled(pixels.numpy())
+        return torch.from_numpy(np.ascontiguousarray(normalised.transpose(0, 3, 1, 2)))
 
     def normalised(self, image: Image.Image | AnyArray) -> Tensor:
         """An image in the size of the input as a tensor (C, H, W), less the mean, over the deviation."""
         channels, height, width = self.shape
-        pixels = np.asarray(image, dtype=np.float32).reshape(height, width, channels) / 255
+        normalised = self._scaled(np.asarray(image).reshape(height, width, channels))
+        return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)))
+
+    def _scaled(self, pixels: AnyArray) -> AnyArray:
+        """Pixels (..., C) from 0 to 255, less the mean, over the deviation."""
         mean, std = (np.asarray(part, np.float32) for part in (self.preprocessing.mean, self.preprocessing.std))
-        normalised = (pixels - mean) / std
-        return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1), dtype=np.float32))
+        scaled = pixels.astype(np.float32)
+        scaled /= np.float32(255)
+        scaled -= mean
+        scaled /= std
+        return scaled
 
 
 def open_images(

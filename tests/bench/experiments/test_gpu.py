@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> list[dict[str, object]]:
-    given = ["gpu", "--network", "digits", "--out", str(folder / "rows.json"), "--repeats", "2", *words]
+    given = ["gpu", "--networks", "digits", "--out", str(folder / "rows.json"), "--repeats", "2", *words]
     monkeypatch.setattr(sys, "argv", [*given, "--worker", "--provider", "cpu", "--precisions", "fp32"])
     gpu.main()
     return gpu._rows(folder / "rows.json")
