@@ -81,6 +81,7 @@ def main() -> None:
             print(f"{arguments.minutes:g} minutes are over; give the same command again to go on", flush=True)
             break
         experiment.measure(start, epochs, seed)
+    experiment.draw()
 
 
 def _arguments() -> argparse.Namespace:
@@ -246,16 +247,22 @@ class _Experiment:
         self._write(done)
 
     def _write(self, done: Path | None) -> None:
-        """Write the file and the plot; then a training that is done needs its state no more."""
-        content, out = self._content, self._given.out
-        lines = curves(content["rows"])
-        spent = {start: took["imitation_flops"] for start, took in content["starts"].items()}
-        content |= {"needed": needed(lines, spent, self._given.reach)}
+        """Write the file; then a training that is done needs its state no more."""
+        content = self._content
+        content["needed"] = needed(curves(content["rows"]), self._spent(), self._given.reach)
         content |= {"versions": latency_versions(), "device": describe_device("cpu", 0)}
-        write_whole(out, json.dumps(content, indent=1) + "\n")
-        draw_training(lines, content["dense_top1"], out.with_suffix(".svg"), spent)
+        write_whole(self._given.out, json.dumps(content, indent=1) + "\n")
         if done is not None:
             done.unlink()
+
+    def draw(self) -> None:
+        """Write the plot."""
+        path, content = self._given.out.with_suffix(".svg"), self._content
+        draw_training(curves(content["rows"]), content["dense_top1"], path, self._spent())
+
+    def _spent(self) -> dict[str, float]:
+        """FLOPs of each start's imitation."""
+        return {start: took["imitation_flops"] for start, took in self._content["starts"].items()}
 
 
 def _tuning(task: Task, calibration: int) -> Task:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pruneport.bench.experiments.accuracy import Case
 from pruneport.compress.activations.calibration import BATCH
+from pruneport.compress.devices import find_device
 from pruneport.compress.finetune.setup import with_output_layer
 from pruneport.compress.finetune.state import TrainState, read_state, write_state
 from pruneport.compress.finetune.training import training_flops
@@ -96,6 +97,7 @@ def make_start(name: str, asked: Asked, task: Task, file: Path) -> TrainState:
         "dense_macs": plan.dense.macs,
         "calibration_images": 0 if plan.recovery is None else plan.recovery.images,
         "compress_s": round(seconds, 1),
+        "device": find_device(asked.accelerator).type,
         "imitation_flops": 0.0 if plan.recovery is None else _imitation_flops(plan.recovery, plan),
         "imitation": None
         if plan.recovery is None or plan.recovery.imitation is None

@@ -78,8 +78,8 @@ def run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_every_start_is_trained_with_its_own_best_rate(run: Any, tmp_path: Path) -> None:
-    content = run("--epochs", "1", "2", "--rates", "1e-6", "1e-2")
-    starts = ("plain", "recovered", "imitated")
+    starts = ("plain", "imitated")
+    content = run("--epochs", "1", "2", "--rates", "1e-6", "1e-2", "--starts", *starts)
     rows = content["rows"]
     assert [(row["start"], row["epochs"]) for row in rows] == [(s, e) for e in (0, 1, 2) for s in starts]
     tried = content["rates"]
@@ -87,7 +87,7 @@ def test_every_start_is_trained_with_its_own_best_rate(run: Any, tmp_path: Path)
         (start, 1, rate) for start in starts for rate in (1e-6, 1e-2)
     ], "two epochs take the rate of one"
     assert {row["images"] for row in tried} == {9}, "a fifth of the training images"
-    for row in rows[3:]:
+    for row in rows[2:]:
         took = content["starts"][row["start"]]
         assert row["steps"] == 3 * row["epochs"]
         assert row["flops"] == 16 * row["steps"] * 2 * (3 * took["macs"] + took["dense_macs"])
@@ -98,7 +98,7 @@ def test_every_start_is_trained_with_its_own_best_rate(run: Any, tmp_path: Path)
     took = content["starts"]["imitated"]
     steps, images = 2 + 3, 28  # two and three tries of one; 4 of 32 images are set aside
     assert took["imitation_flops"] == steps * images * 2 * (3 * took["macs"] + took["dense_macs"])
-    assert content["starts"]["plain"]["imitation_flops"] == content["starts"]["recovered"]["imitation_flops"] == 0
+    assert content["starts"]["plain"]["imitation_flops"] == 0
     assert (tmp_path / "rows.svg").is_file()
     assert {file.suffix for file in (tmp_path / "rows-runs").iterdir()} == {".start"}, "states of what is done"
 
@@ -118,6 +118,7 @@ def test_it_goes_on_where_it_stopped(run: Any, tmp_path: Path) -> None:
         ("plain", 1),
         ("recovered", 1),
     ]
+    assert third["starts"]["recovered"]["imitation_flops"] == 0
     with pytest.raises(InputError, match="other settings"):
         run(*words, "--epochs", "1", "--distill", "0.5")
 
