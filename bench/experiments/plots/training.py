@@ -101,7 +101,7 @@ def draw_training(
             flops, top1, yerr=(below, above), color=colour, marker=marker, markersize=4, capsize=2, label=label
         )
         if before := (spent or {}).get(start):
-            label = "the same, with the imitation's own FLOPs"
+            label = "imitation's own FLOPs counted, too"
             axes.plot([before + each for each in flops], top1, color=colour, linestyle="--", linewidth=1, label=label)
     axes.axhline(100 * dense_top1, color="#7b8791", linestyle=":", label="dense")
     axes.set_xscale("symlog", linthresh=least)
