@@ -3,8 +3,8 @@
 ``python bench/experiments/training.py --data FOLDER --out FILE --accelerator cuda``, where FOLDER holds the checkpoints
 and images that the tests marked ``real`` use. ResNet-56 is pruned to half of its MACs three ways, see
 ``networks/training.py``, and each start is trained with distillation from the dense network on the 4,000 CIFAR-10
-images of the task, by the code of ``pruneport finetune``, its output layer kept. What is reported is measured after the last
-step, on all 2,000 test images, and so is each start before any training.
+images of the task, by the code of ``pruneport finetune``, its output layer kept. What is reported is measured after the
+last step, on all 2,000 test images, and so is each start before any training.
 
 Each point is a training of its own, whose learning rate rises and falls within its own budget: a point in the middle
 of a longer one would have a rate that is still high. Every start has the same grid of learning rates, and takes its own
