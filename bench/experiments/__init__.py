@@ -1,6 +1,7 @@
 """Scripts that measure the project itself; they are not in the wheel.
 
 - ``accuracy``: accuracy without training: criteria, rankings, recoveries
+- ``training``: accuracy against training FLOPs: the plain start and recovered ones
 - ``precision``: fp32, fp16 and int8 of dense and pruned
 - ``int8_kinds``: int8 of networks of many kinds, and what stays in float
 - ``cross_task``: whether pruning on one task serves the others

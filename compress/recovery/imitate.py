@@ -32,7 +32,7 @@ from pruneport.models.images.tasks import mix
 from pruneport.models.inputs import ExampleInputs, changed, rows_of_inputs
 from pruneport.progress import Progress, Step, silent
 
-__all__ = ["Effort", "imitate"]
+__all__ = ["Effort", "imitate", "steps_in_all"]
 
 _RATES = (3e-4, 1e-3, 3e-3)  # of AdamW, tried on a short training each
 _TRY = 0.05  # of the steps
@@ -85,6 +85,15 @@ def imitate(
         return _Imitation(dense, pruned, batches, tuning, effort, progress, parameter.device).run()
 
 
+def steps_in_all(done: Imitated) -> int:
+    """Steps of an imitation together with those that chose its learning rate, which may have ended sooner."""
+    return done.steps + len(_RATES) * _steps_of_a_try(done.planned)
+
+
+def _steps_of_a_try(planned: int) -> int:
+    return max(1, round(_TRY * planned))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Run:
     """One training: its best state and that state's distance, and how it ended."""
@@ -129,7 +138,7 @@ class _Imitation:
                 "the pruned network's features are no finite numbers; prune less, or check `mean` and `std`."
             )
         steps = self._effort.steps or self._affordable()
-        tries = {rate: self._train(rate, max(1, round(_TRY * steps)), f"trying rate {rate:g}") for rate in _RATES}
+        tries = {rate: self._train(rate, _steps_of_a_try(steps), f"trying rate {rate:g}") for rate in _RATES}
         rate = min(tries, key=lambda rate: tries[rate].error)
         done = self._train(rate, steps, "imitating")
         best = min((*tries.values(), done), key=lambda run: run.error)
