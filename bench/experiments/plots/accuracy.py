@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+from pruneport.bench.experiments.plots.panels import Line, Panel, Point, draw_panels
 
 __all__ = ["draw_accuracy"]
 
-_BEST = "block-hessian, sensitivity, reconstruct"
 _LINES = {  # inputs, criterion, ranking, recovery: label, colour, marker
     ("images", "block-hessian", "sensitivity", "reconstruct"): (
         "block-hessian, sensitivity, reconstruct",
@@ -33,24 +32,24 @@ def draw_accuracy(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         rows: As ``bench/experiments/accuracy.py`` writes them.
         path: An .svg or .png file.
     """
-    networks = list(dict.fromkeys(row["network"] for row in rows))
-    figure = Figure(figsize=(3.1 * len(networks), 3.6), layout="constrained")
-    for number, network in enumerate(networks, start=1):
-        axes = figure.add_subplot(1, len(networks), number)
-        own = [row for row in rows if row["network"] == network]
-        for key, (label, colour, marker) in _LINES.items():
-            points = sorted(
-                (row["macs_kept"], 100 * row["top1"])
-                for row in own
-                if (row["inputs"], row["criterion"], row["ranking"], row["recovery"]) == key
-            )
-            if points:
-                axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=label)
-        axes.axhline(100 * own[0]["dense_top1"], color="#7b8791", linestyle=":", label="dense")
-        axes.set(title=network, xlabel="multiply-accumulates kept", ylim=(0, 100))
-        axes.grid(color="#dde3e7", linewidth=0.6)
-        if number == 1:
-            axes.set_ylabel("top-1, %")
-            handles = axes.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    figure.savefig(path)
+    networks = dict.fromkeys(row["network"] for row in rows)
+    panels = [_panel(network, [row for row in rows if row["network"] == network]) for network in networks]
+    draw_panels(panels, "multiply-accumulates kept", path)
+
+
+def _panel(network: str, rows: Sequence[Mapping[str, Any]]) -> Panel:
+    """One network's rows."""
+    lines = [
+        Line(
+            label=label,
+            colour=colour,
+            marker=marker,
+            points=[
+                Point(share=row["macs_kept"], top1=row["top1"])
+                for row in rows
+                if (row["inputs"], row["criterion"], row["ranking"], row["recovery"]) == recipe
+            ],
+        )
+        for recipe, (label, colour, marker) in _LINES.items()
+    ]
+    return Panel(title=network, dense_top1=rows[0]["dense_top1"], lines=lines)

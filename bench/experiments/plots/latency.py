@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+from pruneport.bench.experiments.plots.panels import Line, Panel, Point, draw_panels
 
 __all__ = ["draw_latency"]
 
@@ -24,25 +24,24 @@ def draw_latency(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         path: An .svg or .png file.
     """
     rows = [row for row in rows if row["kind"] in _LINES]
-    networks = list(dict.fromkeys(row["network"] for row in rows))
-    figure = Figure(figsize=(3.1 * max(2, len(networks)), 3.6), layout="constrained")
-    for number, network in enumerate(networks, start=1):
-        axes = figure.add_subplot(1, len(networks), number)
-        own = [row for row in rows if row["network"] == network]
-        for kind, (label, colour, marker) in _LINES.items():
-            found = sorted((row for row in own if row["kind"] == kind), key=lambda row: float(row["measured"]))
-            shares = [row["measured"] for row in found]
-            below = [row["measured"] - row["low"] for row in found]
-            above = [row["high"] - row["measured"] for row in found]
-            top1 = [100 * row["top1"] for row in found]
-            axes.errorbar(
-                shares, top1, xerr=(below, above), color=colour, marker=marker, markersize=4, capsize=2, label=label
-            )
-        axes.axhline(100 * own[0]["dense_top1"], color="#7b8791", linestyle=":", label="dense")
-        axes.set(title=network, xlabel="measured latency, share of dense", xlim=(0, 1), ylim=(0, 100))
-        axes.grid(color="#dde3e7", linewidth=0.6)
-        if number == 1:
-            axes.set_ylabel("top-1, %")
-            handles = axes.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    figure.savefig(path)
+    networks = dict.fromkeys(row["network"] for row in rows)
+    panels = [_panel(network, [row for row in rows if row["network"] == network]) for network in networks]
+    draw_panels(panels, "measured latency, share of dense", path, xlim=(0, 1))
+
+
+def _panel(network: str, rows: Sequence[Mapping[str, Any]]) -> Panel:
+    """One network's rows."""
+    lines = [
+        Line(
+            label=label,
+            colour=colour,
+            marker=marker,
+            points=[
+                Point(share=row["measured"], top1=row["top1"], low=row["low"], high=row["high"])
+                for row in rows
+                if row["kind"] == kind
+            ],
+        )
+        for kind, (label, colour, marker) in _LINES.items()
+    ]
+    return Panel(title=network, dense_top1=rows[0]["dense_top1"], lines=lines)
