@@ -21,7 +21,8 @@ from pruneport.export.bundle.weights import check_reload, write_network
 from pruneport.export.card.verdict import warnings_for
 from pruneport.export.onnx.form import InputSizes
 from pruneport.export.precisions.providers import asked_precisions
-from pruneport.export.verify import Check, DenseSeen, Verification, verify_files
+from pruneport.export.verification import Check, DenseSeen, Verification
+from pruneport.export.verify import verify_files
 from pruneport.models.record import Source
 from pruneport.progress import Progress, Stage
 

@@ -45,7 +45,8 @@ from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.form import check_form
 from pruneport.export.precisions.providers import check_precisions
 from pruneport.export.precisions.writing import check_int8_inputs, check_kind
-from pruneport.export.verify import Check, require_parity, require_same_normalisation, verify_files
+from pruneport.export.verification import Check, require_parity
+from pruneport.export.verify import require_same_normalisation, verify_files
 from pruneport.models.preparation.resolve import resolve
 from pruneport.models.record import Factory
 from pruneport.progress import Note, Progress, Stage, numbered, silent
