@@ -32,6 +32,7 @@ compress.graph
 compress.surgery
 compress.activations
 compress.devices
+compress.calibration_inputs
 compress.importance
 compress.allocation
 compress.finetune.optimizers compress.finetune.state compress.finetune.steps

@@ -13,8 +13,8 @@ from pruneport.bench.latency.records import Measured
 from pruneport.commands.artifacts import Exported, export_dense, write_card, write_json, write_onnx_files, write_report
 from pruneport.commands.configs import ShipConfig, SweepConfig
 from pruneport.commands.starting import BundleStart, Start, check_composed
+from pruneport.compress.calibration_inputs import calibration_inputs
 from pruneport.compress.further import Origin
-from pruneport.compress.pipeline import calibration_inputs
 from pruneport.compress.prune import Pruned
 from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, onnx_name, plan_hash
 from pruneport.export.bundle.weights import check_reload, write_network
