@@ -22,6 +22,7 @@ from pruneport.export.bundle.bundle import check_hashes, open_bundle
 from pruneport.export.onnx.onnx_file import read_metadata
 from pruneport.models.digits.tasks import write_digits_task
 from pruneport.models.digits.train import write_images
+from tests.support.command_line import read_json
 
 SOURCE = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5", "--recover", "none")
 QUICK = ("--repeats", "3", "--warmup", "1", "--batches", "1")
@@ -39,10 +40,6 @@ FILES = {
 }
 
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def _lasting(plan: Any) -> Any:
     return {key: value for key, value in plan.items() if key != "created"}
 
@@ -58,7 +55,7 @@ def test_a_shipped_bundle_is_whole(shipped: Path) -> None:
     assert {path.name for path in shipped.iterdir()} == FILES
     assert check_hashes(open_bundle(shipped)) == f"{len(FILES) - 1} files match the manifest"
     assert [path.name for path in shipped.parent.iterdir()] == ["bundle"]
-    plan, verified, bench = (_read(shipped / name) for name in ("plan.json", "verify.json", "bench.json"))
+    plan, verified, bench = (read_json(shipped / name) for name in ("plan.json", "verify.json", "bench.json"))
     assert abs(plan["pruned"]["macs"] / plan["dense"]["macs"] - 0.5) <= 0.01
     assert verified["ok"]
     assert [check["name"] for check in verified["checks"]] == ["reload", "onnx.checker", "onnx.checker"]
@@ -73,9 +70,9 @@ def test_a_shipped_bundle_is_whole(shipped: Path) -> None:
 
 
 def test_preprocessing_and_class_names_travel(shipped: Path) -> None:
-    source = _read(shipped / "plan.json")["source"]
+    source = read_json(shipped / "plan.json")["source"]
     assert (source["preprocessing"]["mean"], source["class_names"]) == ([0.5], list("0123456789"))
-    said = _read(shipped / "preprocessor.json")
+    said = read_json(shipped / "preprocessor.json")
     assert said.pop("id2label")["9"] == "9"
     for name in ("dense.onnx", "model.onnx"):
         metadata = read_metadata(shipped / name)
@@ -96,7 +93,7 @@ def test_verify_says_where_images_are_prepared_otherwise_than_the_plan_says(
     assert done.code == 0, done.err
     assert said in " ".join(done.err.split())
     assert said in " ".join(done.out.split())
-    (check,) = [entry for entry in _read(bundle / "verify.json")["checks"] if entry["name"] == "preparation"]
+    (check,) = [entry for entry in read_json(bundle / "verify.json")["checks"] if entry["name"] == "preparation"]
     assert (check["ok"], "`resize` 12 in place of 8" in check["detail"]) == (True, True)
     for same in ((), ("--resize", 8, "--mean", 0.5)):
         done = run("verify", bundle, *images, *same)
@@ -107,7 +104,7 @@ def test_verify_says_where_images_are_prepared_otherwise_than_the_plan_says(
 
 
 def test_the_manifest_records_who_made_it(shipped: Path) -> None:
-    manifest = _read(shipped / "manifest.json")
+    manifest = read_json(shipped / "manifest.json")
     command = shlex.split(manifest["commands"][-1])
     assert command[:5] == ["pruneport", "ship", "pruneport:digits_resnet", "--weights", "DEFAULT"]
     assert command[-2:] == ["--out", str(shipped)]
@@ -116,11 +113,11 @@ def test_the_manifest_records_who_made_it(shipped: Path) -> None:
 
 
 def test_the_onnx_files_say_what_they_are(shipped: Path) -> None:
-    plan = _read(shipped / "plan.json")
+    plan = read_json(shipped / "plan.json")
     for name, network in (("dense.onnx", "dense"), ("model.onnx", "pruned")):
         told = read_metadata(shipped / name)
         assert told["source"] == "pruneport:digits_resnet"
-        assert told["plan_sha256"] == _read(shipped / "manifest.json")["files"]["plan.json"]["sha256"]
+        assert told["plan_sha256"] == read_json(shipped / "manifest.json")["files"]["plan.json"]["sha256"]
         assert (told["macs"], told["params"]) == tuple(str(plan[network][key]) for key in ("macs", "params"))
         assert (told["pruneport"], told["torch"]) == (pruneport.__version__, str(torch.__version__))
 
@@ -154,10 +151,15 @@ def test_step_by_step_gives_what_ship_gives(shipped: Path, run: Any, tmp_path: P
     assert not (folder / "report.html").exists()  # there is nothing to report before the timing
     assert run("bench", folder, *QUICK).code == 0
     assert {path.name for path in folder.iterdir()} == FILES
-    assert _read(folder / "verify.json")["parity"] == told["parity"]
+    assert read_json(folder / "verify.json")["parity"] == told["parity"]
     assert check_hashes(open_bundle(folder))
-    assert shlex.split(_read(folder / "manifest.json")["commands"][-1]) == ["pruneport", "bench", str(folder), *QUICK]
-    assert _lasting(_read(folder / "plan.json")) == _lasting(_read(shipped / "plan.json"))
+    assert shlex.split(read_json(folder / "manifest.json")["commands"][-1]) == [
+        "pruneport",
+        "bench",
+        str(folder),
+        *QUICK,
+    ]
+    assert _lasting(read_json(folder / "plan.json")) == _lasting(read_json(shipped / "plan.json"))
     ours, theirs = (load_file(path / "weights.safetensors") for path in (folder, shipped))
     assert list(ours) == list(theirs)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
@@ -181,7 +183,7 @@ def test_exporting_anew_drops_what_was_seen_on_the_old_files(bundle: Path, run: 
 def test_bench_keeps_what_was_verified(bundle: Path, run: Any) -> None:
     assert run("bench", bundle, *QUICK).code == 0
     assert "were not compared" not in (bundle / "README.md").read_text()
-    measured = _read(bundle / "bench.json")
+    measured = read_json(bundle / "bench.json")
     speedup = measured["batches"][0]["dense"]["p50_ms"]
     assert (f"{speedup:.2f} ms" if speedup >= 1 else f"{speedup:.3f} ms") in (bundle / "report.html").read_text()
     assert check_hashes(open_bundle(bundle))
@@ -227,7 +229,7 @@ def test_verify_fails_where_the_onnx_file_is_another(bundle: Path, run: Any, reh
     assert "dense fp32" not in done.err
     assert listing(bundle.parent).keys() == {"bundle", *(f"bundle/{name}" for name in FILES)}
     assert check_hashes(open_bundle(bundle))
-    assert _read(bundle / "verify.json")["ok"] is False
+    assert read_json(bundle / "verify.json")["ok"] is False
     assert "Verification failed" in (bundle / "README.md").read_text()
     assert "Verification failed" in (bundle / "report.html").read_text()
     with pytest.raises(ParityError):
@@ -270,7 +272,7 @@ def test_ship_from_python(tmp_path: Path) -> None:
     assert result.verification.ok
     assert result.report.is_file()
     assert "removing filters" in said
-    assert _read(tmp_path / "bundle/manifest.json")["commands"] == [""]
+    assert read_json(tmp_path / "bundle/manifest.json")["commands"] == [""]
     json.dumps(result.to_dict())
     with pytest.raises(TargetError, match="exactly one"):
         ship(ShipConfig(source="pruneport:digits_resnet", out=tmp_path / "other"))
@@ -293,10 +295,10 @@ def test_calibration_images_win_accuracy_back(tmp_path: Path, run: Any) -> None:
         out = tmp_path / name
         options = ("--images", test, "--mean", "0.5", "--std", "0.5", "--parity-batches", "1", *QUICK, "--out", out)
         assert run("ship", *SOURCE[:5], *options, *extra).code == 0
-        accuracy = _read(out / "verify.json")["accuracy"]
+        accuracy = read_json(out / "verify.json")["accuracy"]
         assert accuracy["pruned_onnx"] == accuracy["pruned_torch"]
         top1[name] = accuracy["pruned_onnx"]
-        plan, page = _read(out / "plan.json"), (out / "report.html").read_text(encoding="utf-8")
+        plan, page = read_json(out / "plan.json"), (out / "report.html").read_text(encoding="utf-8")
         recovery, inputs = plan["recovery"], plan["calibration"]
         if name == "plain":
             assert recovery is inputs is None

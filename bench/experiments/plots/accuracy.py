@@ -6,22 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pruneport.bench.experiments.plots.panels import Line, Panel, Point, draw_panels
+from pruneport.bench.experiments.plots.panels import Look, Point, draw_panels, panel_of
 
 __all__ = ["draw_accuracy"]
 
-_LINES = {  # inputs, criterion, ranking, recovery: label, colour, marker
-    ("images", "block-hessian", "sensitivity", "reconstruct"): (
-        "block-hessian, sensitivity, reconstruct",
-        "#14688c",
-        "o",
+_LOOKS = {  # by inputs, criterion, ranking, recovery
+    ("images", "block-hessian", "sensitivity", "reconstruct"): Look(
+        "block-hessian, sensitivity, reconstruct", "#14688c", "o"
     ),
-    ("images", "block-hessian", "sensitivity", "imitate"): ("the same, then imitate", "#0b3954", "P"),
-    ("synthetic", "block-hessian", "sensitivity", "imitate"): ("the same without images, then imitate", "#7f2d04", "X"),
-    ("synthetic", "block-hessian", "sensitivity", "data-free"): ("the same without images", "#c2571a", "D"),
-    ("images", "l1", "uniform", "reconstruct"): ("l1, uniform, reconstruct", "#6a9fb8", "s"),
-    ("images", "l1", "uniform", "bn"): ("l1, uniform, bn", "#7b8791", "^"),
-    ("images", "l1", "uniform", "none"): ("l1, uniform: the plain recipe", "#1f2a33", "x"),
+    ("images", "block-hessian", "sensitivity", "imitate"): Look("the same, then imitate", "#0b3954", "P"),
+    ("synthetic", "block-hessian", "sensitivity", "imitate"): Look(
+        "the same without images, then imitate", "#7f2d04", "X"
+    ),
+    ("synthetic", "block-hessian", "sensitivity", "data-free"): Look("the same without images", "#c2571a", "D"),
+    ("images", "l1", "uniform", "reconstruct"): Look("l1, uniform, reconstruct", "#6a9fb8", "s"),
+    ("images", "l1", "uniform", "bn"): Look("l1, uniform, bn", "#7b8791", "^"),
+    ("images", "l1", "uniform", "none"): Look("l1, uniform: the plain recipe", "#1f2a33", "x"),
 }
 
 
@@ -33,23 +33,14 @@ def draw_accuracy(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         path: An .svg or .png file.
     """
     networks = dict.fromkeys(row["network"] for row in rows)
-    panels = [_panel(network, [row for row in rows if row["network"] == network]) for network in networks]
-    draw_panels(panels, "multiply-accumulates kept", path)
-
-
-def _panel(network: str, rows: Sequence[Mapping[str, Any]]) -> Panel:
-    """One network's rows."""
-    lines = [
-        Line(
-            label=label,
-            colour=colour,
-            marker=marker,
-            points=[
-                Point(share=row["macs_kept"], top1=row["top1"])
-                for row in rows
-                if (row["inputs"], row["criterion"], row["ranking"], row["recovery"]) == recipe
-            ],
+    panels = [
+        panel_of(
+            network,
+            [row for row in rows if row["network"] == network],
+            _LOOKS,
+            kind_of=lambda row: (row["inputs"], row["criterion"], row["ranking"], row["recovery"]),
+            point_of=lambda row: Point(share=row["macs_kept"], top1=row["top1"]),
         )
-        for recipe, (label, colour, marker) in _LINES.items()
+        for network in networks
     ]
-    return Panel(title=network, dense_top1=rows[0]["dense_top1"], lines=lines)
+    draw_panels(panels, "multiply-accumulates kept", path)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pruneport.bench.experiments.plots.panels import Line, Panel, Point, draw_panels
+from pruneport.bench.experiments.plots.panels import Look, Point, draw_panels, panel_of
 
 __all__ = ["draw_latency"]
 
-_LINES = {  # kind: label, colour, marker
-    "latency": ("latency is the target", "#14688c", "o"),
-    "flops": ("multiply-accumulates are, at the same latency", "#c2571a", "D"),
+_LOOKS = {  # by kind
+    "latency": Look("latency is the target", "#14688c", "o"),
+    "flops": Look("multiply-accumulates are, at the same latency", "#c2571a", "D"),
 }
 
 
@@ -23,25 +23,16 @@ def draw_latency(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         rows: As ``bench/experiments/latency_target.py`` writes them.
         path: An .svg or .png file.
     """
-    rows = [row for row in rows if row["kind"] in _LINES]
+    rows = [row for row in rows if row["kind"] in _LOOKS]
     networks = dict.fromkeys(row["network"] for row in rows)
-    panels = [_panel(network, [row for row in rows if row["network"] == network]) for network in networks]
-    draw_panels(panels, "measured latency, share of dense", path, xlim=(0, 1))
-
-
-def _panel(network: str, rows: Sequence[Mapping[str, Any]]) -> Panel:
-    """One network's rows."""
-    lines = [
-        Line(
-            label=label,
-            colour=colour,
-            marker=marker,
-            points=[
-                Point(share=row["measured"], top1=row["top1"], low=row["low"], high=row["high"])
-                for row in rows
-                if row["kind"] == kind
-            ],
+    panels = [
+        panel_of(
+            network,
+            [row for row in rows if row["network"] == network],
+            _LOOKS,
+            kind_of=lambda row: row["kind"],
+            point_of=lambda row: Point(share=row["measured"], top1=row["top1"], low=row["low"], high=row["high"]),
         )
-        for kind, (label, colour, marker) in _LINES.items()
+        for network in networks
     ]
-    return Panel(title=network, dense_top1=rows[0]["dense_top1"], lines=lines)
+    draw_panels(panels, "measured latency, share of dense", path, xlim=(0, 1))

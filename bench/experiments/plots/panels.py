@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-__all__ = ["Line", "Panel", "Point", "draw_panels"]
+__all__ = ["Look", "Panel", "Point", "draw_panels", "panel_of"]
 
 _INCHES = 3.1, 3.6  # of a panel
 _LEAST_WIDTH = 2  # panels, for the legend's sake
 _DENSE, _GRID = "#7b8791", "#dde3e7"
+
+Row = Mapping[str, Any]
+"""What an experiment measured of one network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +30,19 @@ class Point:
     high: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """Networks of one kind; they are drawn by their share."""
+class Look(NamedTuple):
+    """How a line looks, and what it is called in the legend."""
 
     label: str
     colour: str
     marker: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """Networks of one kind; they are drawn by their share."""
+
+    look: Look
     points: Sequence[Point]
 
 
@@ -43,6 +53,28 @@ class Panel:
     title: str
     dense_top1: float
     lines: Sequence[Line]
+
+
+def panel_of(
+    title: str,
+    rows: Sequence[Row],
+    looks: Mapping[Any, Look],
+    kind_of: Callable[[Row], Any],
+    point_of: Callable[[Row], Point],
+) -> Panel:
+    """One network's rows, a line for each kind.
+
+    Args:
+        title: Stands above the panel.
+        rows: At least one; each says ``dense_top1``.
+        looks: Kind -> how its line looks; rows of other kinds are not drawn.
+        kind_of: Gives the kind of a row.
+        point_of: Gives its point.
+    """
+    lines = [
+        Line(look=look, points=[point_of(row) for row in rows if kind_of(row) == kind]) for kind, look in looks.items()
+    ]
+    return Panel(title=title, dense_top1=rows[0]["dense_top1"], lines=lines)
 
 
 def draw_panels(panels: Sequence[Panel], share: str, path: Path, xlim: tuple[float, float] | None = None) -> None:
@@ -68,11 +100,11 @@ def draw_panels(panels: Sequence[Panel], share: str, path: Path, xlim: tuple[flo
                     [point.share for point in points],
                     [100 * point.top1 for point in points],
                     xerr=(below, above) if any(below + above) else None,
-                    color=line.colour,
-                    marker=line.marker,
+                    color=line.look.colour,
+                    marker=line.look.marker,
                     markersize=4,
                     capsize=2,
-                    label=line.label,
+                    label=line.look.label,
                 )
         axes.axhline(100 * panel.dense_top1, color=_DENSE, linestyle=":", label="dense")
         axes.set(title=panel.title, xlabel=share, xlim=xlim, ylim=(0, 100))
