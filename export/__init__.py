@@ -13,5 +13,6 @@
 - ``verify``: ONNX files checked against their torch networks
 - ``records``: what verify.json says, read by a schema
 - ``card/``: the model card, and the sentences that the report shares
-- ``hub``: bundles on the Hugging Face Hub, uploaded and fetched
+- ``hub``: bundles on the Hugging Face Hub, fetched
+- ``hub_upload``: and uploaded
 """

@@ -126,7 +126,7 @@ def find_crowded(modules: Mapping[str, Path]) -> list[str]:
 
 
 def find_unnamed(modules: Mapping[str, Path]) -> list[str]:
-    """Files that their folder's ``__init__`` does not name in a line of its docstring, and lines without a file or said twice."""
+    """Files that no line of their folder's ``__init__`` names, and lines that name no file, or name one again."""
     faults = []
     for name, file in modules.items():
         if file.stem != "__init__":
