@@ -22,9 +22,8 @@ from pruneport.export.bundle.bundle import check_hashes, open_bundle
 from pruneport.export.onnx.onnx_file import read_metadata
 from pruneport.models.digits.tasks import write_digits_task
 from pruneport.models.digits.train import write_images
-from tests.support.command_line import read_json
+from tests.support.command_line import DIGITS, read_json
 
-SOURCE = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5", "--recover", "none")
 QUICK = ("--repeats", "3", "--warmup", "1", "--batches", "1")
 FILES = {
     "README.md",
@@ -134,7 +133,7 @@ def test_no_file_is_a_pickle(shipped: Path) -> None:
 
 def test_step_by_step_gives_what_ship_gives(shipped: Path, run: Any, tmp_path: Path) -> None:
     folder = tmp_path / "steps"
-    done = run("compress", *SOURCE, "--out", folder)
+    done = run("compress", *DIGITS, "--out", folder)
     assert (done.code, {path.name for path in folder.iterdir()}) == (
         0,
         {"plan.json", "weights.safetensors", "preprocessor.json", "manifest.json", "README.md"},
@@ -192,8 +191,8 @@ def test_bench_keeps_what_was_verified(bundle: Path, run: Any) -> None:
 @pytest.mark.parametrize("verb", ["inspect", "compress", "export", "verify", "bench"])
 def test_json_is_alone_on_standard_output(verb: str, bundle: Path, run: Any, tmp_path: Path) -> None:
     arguments = {
-        "inspect": SOURCE[:3],
-        "compress": (*SOURCE, "--out", tmp_path / "new"),
+        "inspect": DIGITS[:3],
+        "compress": (*DIGITS, "--out", tmp_path / "new"),
         "verify": (bundle, "--parity-batches", "1"),
         "bench": (bundle, *QUICK),
     }.get(verb, (bundle,))
@@ -206,7 +205,7 @@ def test_json_is_alone_on_standard_output(verb: str, bundle: Path, run: Any, tmp
 
 def test_inspect_shows_every_group(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    done = run("inspect", *SOURCE[:1], "--scope", "filters", "--keep", "blocks.0.conv1")
+    done = run("inspect", *DIGITS[:1], "--scope", "filters", "--keep", "blocks.0.conv1")
     assert done.code == 0
     for text in (
         "blocks.1.conv1",
@@ -215,7 +214,7 @@ def test_inspect_shows_every_group(run: Any, tmp_path: Path, monkeypatch: pytest
         "the network's outputs always",
     ):
         assert text in done.out
-    assert "a residual stream, outside --scope filters" in run("inspect", *SOURCE[:1], "--scope", "filters").out
+    assert "a residual stream, outside --scope filters" in run("inspect", *DIGITS[:1], "--scope", "filters").out
     assert "pruneport:digits_resnet: 6 groups, 3.32 M MACs" in done.out
 
 
@@ -246,7 +245,7 @@ def test_an_onnx_file_of_another_plan_is_refused(bundle: Path, run: Any, rehash:
 
 @pytest.mark.parametrize("verb", ["bench", "ship"])
 def test_a_speedup_that_was_not_reached_fails(verb: str, bundle: Path, run: Any, tmp_path: Path) -> None:
-    arguments = (bundle,) if verb == "bench" else (*SOURCE, "--out", tmp_path / "new", "--parity-batches", "1")
+    arguments = (bundle,) if verb == "bench" else (*DIGITS, "--out", tmp_path / "new", "--parity-batches", "1")
     done = run(verb, *arguments, *QUICK, "--require-speedup", "100")
     assert (done.code, done.out) == (1, "")
     assert "check failed: A speed-up of at least 100x on cpu was required and not measured at batch 1" in done.err
@@ -294,7 +293,7 @@ def test_calibration_images_win_accuracy_back(tmp_path: Path, run: Any) -> None:
     }.items():
         out = tmp_path / name
         options = ("--images", test, "--mean", "0.5", "--std", "0.5", "--parity-batches", "1", *QUICK, "--out", out)
-        assert run("ship", *SOURCE[:5], *options, *extra).code == 0
+        assert run("ship", *DIGITS[:5], *options, *extra).code == 0
         accuracy = read_json(out / "verify.json")["accuracy"]
         assert accuracy["pruned_onnx"] == accuracy["pruned_torch"]
         top1[name] = accuracy["pruned_onnx"]
@@ -322,7 +321,7 @@ def test_calibration_images_win_accuracy_back(tmp_path: Path, run: Any) -> None:
 def test_inspect_measures_and_draws_sensitivity(tmp_path: Path, run: Any) -> None:
     train = write_images(tmp_path / "train", trained_on=True)
     plot = tmp_path / "curves.svg"
-    asked = ("inspect", *SOURCE[:3], "--sensitivity", "--plot", plot, "--round-to", "1", "--scope", "filters")
+    asked = ("inspect", *DIGITS[:3], "--sensitivity", "--plot", plot, "--round-to", "1", "--scope", "filters")
     given = (*asked, "--calibration", train, "--mean", "0.5", "--std", "0.5", "--calibration-images", "64")
     ran = run(*given, "--json")
     assert ran.code == 0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pruneport.bench.experiments.plots.panels import Look, Point, draw_panels, panel_of
+from pruneport.bench.experiments.plots.panels import Look, Point, draw_panels, network_panels
 
 __all__ = ["draw_accuracy"]
 
@@ -32,15 +32,10 @@ def draw_accuracy(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         rows: As ``bench/experiments/accuracy.py`` writes them.
         path: An .svg or .png file.
     """
-    networks = dict.fromkeys(row["network"] for row in rows)
-    panels = [
-        panel_of(
-            network,
-            [row for row in rows if row["network"] == network],
-            _LOOKS,
-            kind_of=lambda row: (row["inputs"], row["criterion"], row["ranking"], row["recovery"]),
-            point_of=lambda row: Point(share=row["macs_kept"], top1=row["top1"]),
-        )
-        for network in networks
-    ]
+    panels = network_panels(
+        rows,
+        _LOOKS,
+        kind_of=lambda row: (row["inputs"], row["criterion"], row["ranking"], row["recovery"]),
+        point_of=lambda row: Point(share=row["macs_kept"], top1=row["top1"]),
+    )
     draw_panels(panels, "multiply-accumulates kept", path)

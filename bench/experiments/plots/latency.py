@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pruneport.bench.experiments.plots.panels import Look, Point, draw_panels, panel_of
+from pruneport.bench.experiments.plots.panels import Look, Point, draw_panels, network_panels
 
 __all__ = ["draw_latency"]
 
@@ -24,15 +24,10 @@ def draw_latency(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         path: An .svg or .png file.
     """
     rows = [row for row in rows if row["kind"] in _LOOKS]
-    networks = dict.fromkeys(row["network"] for row in rows)
-    panels = [
-        panel_of(
-            network,
-            [row for row in rows if row["network"] == network],
-            _LOOKS,
-            kind_of=lambda row: row["kind"],
-            point_of=lambda row: Point(share=row["measured"], top1=row["top1"], low=row["low"], high=row["high"]),
-        )
-        for network in networks
-    ]
+    panels = network_panels(
+        rows,
+        _LOOKS,
+        kind_of=lambda row: row["kind"],
+        point_of=lambda row: Point(share=row["measured"], top1=row["top1"], low=row["low"], high=row["high"]),
+    )
     draw_panels(panels, "measured latency, share of dense", path, xlim=(0, 1))

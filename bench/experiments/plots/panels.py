@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-__all__ = ["Look", "Panel", "Point", "draw_panels", "panel_of"]
+__all__ = ["Look", "Panel", "Point", "draw_panels", "network_panels", "panel_of"]
 
 _INCHES = 3.1, 3.6  # of a panel
 _LEAST_WIDTH = 2  # panels, for the legend's sake
@@ -75,6 +75,17 @@ def panel_of(
         Line(look=look, points=[point_of(row) for row in rows if kind_of(row) == kind]) for kind, look in looks.items()
     ]
     return Panel(title=title, dense_top1=rows[0]["dense_top1"], lines=lines)
+
+
+def network_panels(
+    rows: Sequence[Row], looks: Mapping[Any, Look], kind_of: Callable[[Row], Any], point_of: Callable[[Row], Point]
+) -> list[Panel]:
+    """The same of every network in the rows, in their order."""
+    networks = dict.fromkeys(row["network"] for row in rows)
+    return [
+        panel_of(network, [row for row in rows if row["network"] == network], looks, kind_of, point_of)
+        for network in networks
+    ]
 
 
 def draw_panels(panels: Sequence[Panel], share: str, path: Path, xlim: tuple[float, float] | None = None) -> None:
