@@ -9,6 +9,7 @@
 - ``surgery/``: the plan, how it is applied, and the proof
 - ``activations/``: calibration inputs, and what layers compute on them
 - ``devices``: where networks are scored, measured and recovered
+- ``calibration_inputs``: which inputs networks are scored, measured and recovered on
 - ``importance/``: what makes a unit worth keeping
 - ``allocation/``: how many units each group keeps
 - ``recovery/``: accuracy won back without training

@@ -8,33 +8,25 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from pruneport.compress.activations.calibration import (
-    BATCH,
-    LEAST_HELD_OUT,
-    Calibration,
-    check_count,
-    held_out_count,
-    list_images,
-    open_calibration,
-)
-from pruneport.compress.activations.synthetic import ENOUGH, synthesise
+from pruneport.compress.activations.calibration import LEAST_HELD_OUT, Calibration, check_count, list_images
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.assessment import Assessment, assess
+from pruneport.compress.calibration_inputs import calibration_inputs, check_measurable, is_measurable
 from pruneport.compress.devices import CPU, find_device, in_full_precision, with_smaller_batches
 from pruneport.compress.further import Origin
 from pruneport.compress.importance.criteria import wants_inputs
-from pruneport.compress.options import CalibrationImages, CompressOptions
+from pruneport.compress.options import CompressOptions
 from pruneport.compress.prune import Pruned, Pruner, prune
 from pruneport.compress.records import Recovered
 from pruneport.compress.recovery.imitate import Effort
 from pruneport.compress.recovery.recover import choose_recovery, recover
-from pruneport.errors import ImageFolderError, ModelError, PruningError
-from pruneport.models.outputs import Outputs, detections_in, read_outputs, takes_several
+from pruneport.errors import ImageFolderError
+from pruneport.models.outputs import read_outputs, takes_several
 from pruneport.models.preparation.resolve import prepared
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress, Stage, silent
 
-__all__ = ["STAGES", "Ready", "calibration_inputs", "check_inputs", "compress_network", "compress_to", "prepare"]
+__all__ = ["STAGES", "Ready", "check_inputs", "compress_network", "compress_to", "prepare"]
 
 STAGES = 4
 """How many a compression has; one that has nothing to do takes no time."""
@@ -177,15 +169,15 @@ def prepare(
     given = calibration is not None
     reference = _reference(dense, origin)
     trained = _trained(source, origin)
-    data_free = source.inputs is None and several and _measurable(outputs)
+    data_free = source.inputs is None and several and is_measurable(outputs)
     name = choose_recovery(options, dense, trained, data_free, calibrated=given)
     progress(Stage("gathering calibration inputs"))
     if not several:
         progress(Note(f"the network takes one {source.takes.thing} at a time: to export it, give `batch_size_fixed=1`"))
     if given:
-        _check_measurable(outputs)
+        check_measurable(outputs)
     elif options.calibration is not None or wants_inputs(options, calibrated=False) or name in ("data-free", "imitate"):
-        _check_measurable(outputs)
+        check_measurable(outputs)
         calibration = calibration_inputs(options, reference, source, progress, hold_out=True)
     if calibration is not None and name == "imitate" and calibration.record.count < 2 * LEAST_HELD_OUT:
         raise ImageFolderError(
@@ -216,51 +208,6 @@ def prepare(
     )
 
 
-def calibration_inputs(
-    options: CalibrationImages,
-    network: nn.Module,
-    source: Source,
-    progress: Progress,
-    *,
-    hold_out: bool = False,
-) -> Calibration:
-    """The calibration images, or synthetic inputs where there are none.
-
-    Args:
-        options: The images, or how many synthetic inputs at most.
-        network: The dense network.
-        source: Where it came from; gives the input shape and the seed.
-        progress: Told what is being done.
-        hold_out: Whether some inputs are held out, to measure on.
-
-    Raises:
-        ImageFolderError: The images cannot be used.
-        PruningError: There are none, and no synthetic inputs can be made.
-    """
-    if source.inputs is not None and options.calibration is None:
-        raise PruningError(
-            f"the network takes {source.inputs}, and synthetic inputs can only be made for images: give `calibration`, "
-            "a DataLoader or a list of what it takes, or choose `criterion=l1` `ranking=uniform` `recover=none`."
-        )
-    several = takes_several(network, source.takes)
-    batch = BATCH if several else 1
-    given = open_calibration(
-        options, source.image_shape, source.preprocessing, hold_out=hold_out, seed=source.seed, batch=batch
-    )
-    if given is not None:
-        return given
-    if not several:
-        raise PruningError(
-            "the network takes one image at a time, and synthetic inputs are made from the statistics of many: give "
-            "images with `calibration=FOLDER`, or choose `criterion=l1` `ranking=uniform` `recover=none`."
-        )
-    count = min(options.calibration_images, ENOUGH)
-    held_out = held_out_count(count) if hold_out else 0
-    device = find_device(options.accelerator)
-    with in_full_precision():
-        return synthesise(network, source.image_shape, count, source.seed, progress, held_out=held_out, device=device)
-
-
 def _reference(dense: nn.Module, origin: Origin | None) -> nn.Module:
     """Whose outputs the pruned network shall compute."""
     return dense if origin is None or origin.reference is None else origin.reference
@@ -269,25 +216,3 @@ def _reference(dense: nn.Module, origin: Origin | None) -> nn.Module:
 def _trained(source: Source, origin: Origin | None) -> bool:
     """Whether the weights of the network that is pruned were trained, by whomever."""
     return source.trained or (origin is not None and origin.plan.trained)
-
-
-def _measurable(outputs: Outputs) -> bool:
-    """Whether an error of the outputs means anything."""
-    main = outputs.tensors[outputs.main]
-    return not detections_in(outputs.tensors) and main.is_floating_point() and main.ndim > 0
-
-
-def _check_measurable(outputs: Outputs) -> None:
-    """Raise where no error can be measured on the outputs."""
-    if detections_in(outputs.tensors):
-        raise ModelError(
-            "the network returns detections, of which it finds another number in every image, so no error can be "
-            "measured on them. Give a function that returns its backbone, and calibrate that; or leave out "
-            "`calibration` and choose `criterion=l1` `ranking=uniform` `recover=none`."
-        )
-    if not _measurable(outputs):
-        raise ModelError(
-            f"the network's outputs ({', '.join(outputs.tensors)}) hold no floating point numbers for each image, so "
-            "no error can be measured on them. Let its forward return the scores that it decides by, or leave out "
-            "`calibration` and choose `criterion=l1` `ranking=uniform` `recover=none`."
-        )

@@ -9,8 +9,10 @@
 - ``accuracy``: the same on images, and accuracy
 - ``compared``: what may differ between two runtimes
 - ``detections``: the same of boxes, scores and labels, matched by IoU
-- ``verify``: every check as one record
+- ``verification``: what was checked and found, as one record; what failed, in words
+- ``verify``: ONNX files checked against their torch networks
 - ``records``: what verify.json says, read by a schema
 - ``card/``: the model card, and the sentences that the report shares
-- ``hub``: bundles on the Hugging Face Hub, uploaded and fetched
+- ``hub``: bundles on the Hugging Face Hub, fetched
+- ``hub_upload``: and uploaded
 """

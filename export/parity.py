@@ -18,8 +18,8 @@ from pruneport.export.cpu_session import open_cpu_session, open_size, output_nam
 from pruneport.export.detections import MatchedDetections
 from pruneport.export.onnx.capture import onnx_outputs
 from pruneport.export.onnx.embedding import Embedding
-from pruneport.export.onnx.exporter import OnnxNetwork
 from pruneport.export.onnx.form import other_size
+from pruneport.export.onnx.onnx_network import OnnxNetwork
 from pruneport.export.options import OnnxPrecision
 from pruneport.models.inputs import INPUT_NAME, ExampleInputs, InputShape, InputSpec, changed, inputs_of, run_on
 from pruneport.models.outputs import Outputs

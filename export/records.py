@@ -10,7 +10,7 @@ from pruneport.documents import Count, check_document
 from pruneport.export.accuracy import Accuracy, Agreement
 from pruneport.export.parity import Parity
 from pruneport.export.precisions.comparison import Precision
-from pruneport.export.verify import Check
+from pruneport.export.verification import Check
 
 __all__ = ["read_verified"]
 

@@ -10,7 +10,6 @@
 - ``files``: what stands in the way of reading a file that a user names
 - ``size_limit``: a limit on what a stranger's factory may allocate
 - ``live/``: a network that is in memory already
-- ``live/``: a network that is in memory already
 - ``checkpoints/``: weights in files
 - ``preparation/``: how images become inputs, and what classes are called
 - ``images/``: image folders, and labelled ones to train on

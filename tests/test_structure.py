@@ -32,6 +32,7 @@ compress.graph
 compress.surgery
 compress.activations
 compress.devices
+compress.calibration_inputs
 compress.importance
 compress.allocation
 compress.finetune.optimizers compress.finetune.state compress.finetune.steps
@@ -125,7 +126,7 @@ def find_crowded(modules: Mapping[str, Path]) -> list[str]:
 
 
 def find_unnamed(modules: Mapping[str, Path]) -> list[str]:
-    """Files that their folder's ``__init__`` does not name in a line of its docstring, and lines without a file."""
+    """Files that no line of their folder's ``__init__`` names, and lines that name no file, or name one again."""
     faults = []
     for name, file in modules.items():
         if file.stem != "__init__":
@@ -135,7 +136,9 @@ def find_unnamed(modules: Mapping[str, Path]) -> list[str]:
         there = {f"{path.parent.name}/" for path in file.parent.glob("*/*.py")}
         there |= {path.stem for path in file.parent.glob("*.py") if path != file}
         docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        named = set(re.findall(r"^- ``([\w/]+)``: \S", docstring, re.MULTILINE))
+        lines = re.findall(r"^- ``([\w/]+)``: \S", docstring, re.MULTILINE)
+        named = set(lines)
+        faults += [f"{name} names {again} twice" for again in sorted(named) if lines.count(again) > 1]
         faults += [f"{name} does not name {missing}" for missing in sorted(there - named)]
         faults += [f"{name} names {gone}, which is not there" for gone in sorted(named - there)]
     return faults
@@ -260,8 +263,9 @@ def test_files_that_are_not_named_and_lines_without_a_file_are_found(tmp_path: P
     modules = write_tree(
         tmp_path, models__source="source = 1\n", models__names="names = 1\n", models__images__found="found = 1\n"
     )
-    name_files(tmp_path / "models", "source", "checkpoint", "zoo/")
+    name_files(tmp_path / "models", "source", "checkpoint", "source", "zoo/")
     assert find_unnamed(modules) == [
+        "models names source twice",
         "models does not name images/",
         "models does not name names",
         "models names checkpoint, which is not there",

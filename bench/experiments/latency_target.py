@@ -11,55 +11,34 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from pruneport.bench.devices import cpu_in_use_by_others, describe_device, latency_versions
-from pruneport.bench.experiments.accuracy import CASES, Case, count_top1, read_images
+from pruneport.bench.experiments.accuracy import CASES, Case
+from pruneport.bench.experiments.networks.timed import TimedNetwork, open_timed
 from pruneport.bench.experiments.plots.latency import draw_latency
-from pruneport.bench.latency.timer import DenseTimer, TimedShare
+from pruneport.bench.latency.timer import TimedShare
 from pruneport.bench.options import LatencyOptions
 from pruneport.bench.timings.calibrate import draw_allocations, time_allocations
 from pruneport.commands.timing.loop import LatencyPruner
-from pruneport.commands.timing.measuring import DenseFile, width_step_on
-from pruneport.commands.timing.rounds import time_exported
+from pruneport.commands.timing.measuring import width_step_on
 from pruneport.commands.timing.tables import form_on, timings_for
-from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.allocation.latency_model import fit_latency
-from pruneport.compress.assessment import Assessment, assess
 from pruneport.compress.graph.widths import possible_widths
 from pruneport.compress.options import CompressOptions, PruneOptions
 from pruneport.compress.prune import Pruned, prune
-from pruneport.compress.recovery.recover import recover
-from pruneport.export.onnx.onnx_file import write_onnx
-from pruneport.export.options import DEFAULTS
 from pruneport.files import write_whole
-from pruneport.models.options import SourceOptions
-from pruneport.models.source import open_source
 
 __all__ = ["main"]
 
 _NETWORKS = {name: CASES[name] for name in ("resnet50_v1", "mobilenet_v2", "efficientnet_lite0")}
 _SEARCHES = 6  # timings for the MACs target of the same latency
 _CLOSE = 0.01  # of the latency
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Bench:
-    """A dense network that is timed, with all that is known of it."""
-
-    dense: DenseFile
-    assessed: Assessment
-    timer: DenseTimer
-    calibration: Calibration
-    test: list[tuple[Tensor, Tensor]]
-    where: LatencyOptions
 
 
 def main() -> None:
@@ -94,32 +73,15 @@ def _measure(
     case: Case, targets: list[float], ranking: Any, data: Path, where: LatencyOptions, done: set[Any]
 ) -> Iterator[dict[str, Any]]:
     """Yield one row for the model, and two for every target that is not measured yet."""
-    dense, source = open_source(
-        SourceOptions(source=case.source, checkpoint=data / "weights" / case.weights, input_shape=case.shape)
-    )
-    test, calibrations = read_images(case, data)
-    calibration = calibrations["images"]
     options = CompressOptions(flops=0.5, criterion="block-hessian", ranking=ranking)
-    assessed = assess(dense, source, options, calibration, progress=print)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "dense.onnx"
-        write_onnx(dense, source.takes, path, {})
-        bench = _Bench(
-            dense=DenseFile(network=dense, source=source, path=path, form=DEFAULTS),
-            assessed=assessed,
-            timer=DenseTimer(path, where, where.latency_batch),
-            calibration=calibration,
-            test=test,
-            where=where,
-        )
+    with open_timed(case, data, options, where, [where.latency_batch]) as timed:
         if ("held-out", None) not in done:
-            yield {"kind": "held-out", "target": None, **_held_out(bench)}
-        dense_top1 = count_top1(dense, test)
+            yield {"kind": "held-out", "target": None, **_held_out(timed)}
         for target in targets:
             if {("latency", target), ("flops", target)} <= done:
                 continue
             asked = replace(options, flops=None, latency=target)
-            met = LatencyPruner(where=where)(dense, source, asked, print, assessed)
+            met = LatencyPruner(where=where)(timed.dense.network, timed.dense.source, asked, print, timed.assessed)
             reached = met.plan.latency
             assert reached is not None
             best = reached.rounds[reached.chosen]
@@ -132,24 +94,24 @@ def _measure(
                 "measured": best.measured,
                 "low": best.low,
                 "high": best.high,
-                **_worth(bench, met, dense_top1),
+                **timed.recover(met),
             }
             assert best.measured is not None
-            equal, timed = _equal_flops(bench, options, best.measured)
+            equal, share = _equal_flops(timed, options, best.measured)
             yield {
                 "kind": "flops",
                 "target": target,
-                "measured": timed.share,
-                "low": timed.low,
-                "high": timed.high,
-                **_worth(bench, equal, dense_top1),
+                "measured": share.share,
+                "low": share.low,
+                "high": share.high,
+                **timed.recover(equal),
             }
 
 
-def _held_out(bench: _Bench) -> dict[str, Any]:
+def _held_out(network: TimedNetwork) -> dict[str, Any]:
     """How far the model is off on networks that it was not fitted to."""
-    dense, assessed = bench.dense, bench.assessed
-    timings = timings_for(dense, assessed, bench.where, print)
+    dense, assessed = network.dense, network.assessed
+    timings = timings_for(dense, assessed, network.where, print)
     model = fit_latency(form_on(timings.table.staircase, assessed, dense.network), timings.to_fit())
     allowed = replace(assessed.options, round_to=width_step_on(timings.table.staircase, assessed.options))
     widths = {
@@ -163,7 +125,8 @@ def _held_out(bench: _Bench) -> dict[str, Any]:
     def export(path: Path, kept: Any) -> None:
         raise NotImplementedError("these networks are sliced")
 
-    timed = time_allocations(bench.timer, dense.network, dense.path, assessed.groups, unseen, export, print)
+    (timer,) = network.timers.values()
+    timed = time_allocations(timer, dense.network, dense.path, assessed.groups, unseen, export, print)
     errors = [abs(model.of(kept) / entry.share - 1) for kept, entry in zip(unseen, timed, strict=True)]
     macs = [
         abs(assessed.cost.share_of_dense(kept, "flops") / entry.share - 1)
@@ -184,14 +147,14 @@ def _held_out(bench: _Bench) -> dict[str, Any]:
     }
 
 
-def _equal_flops(bench: _Bench, options: PruneOptions, share: float) -> tuple[Pruned, TimedShare]:
+def _equal_flops(network: TimedNetwork, options: PruneOptions, share: float) -> tuple[Pruned, TimedShare]:
     """The network of a MACs target whose measured latency is the nearest to ``share``."""
     found: list[tuple[float, Pruned, TimedShare]] = []
     tried: dict[float, float] = {0.0: 0.0, 1.0: 1.0}
-    budget = share
+    budget, dense = share, network.dense
     for _ in range(_SEARCHES):
-        pruned = prune(bench.dense.network, bench.dense.source, replace(options, flops=budget), print, bench.assessed)
-        timed = time_exported(bench.dense, bench.timer, pruned.network, print)
+        pruned = prune(dense.network, dense.source, replace(options, flops=budget), print, network.assessed)
+        (timed,) = network.time(pruned.network).values()
         found.append((abs(timed.share / share - 1), pruned, timed))
         print(f"flops {budget:.3f}: {timed.share:.3f} of the dense latency, {share:.3f} wanted")
         if found[-1][0] <= _CLOSE:
@@ -202,18 +165,6 @@ def _equal_flops(bench: _Bench, options: PruneOptions, share: float) -> tuple[Pr
         budget = below[0] + (above[0] - below[0]) * (share - below[1]) / (above[1] - below[1])
     _, pruned, timed = min(found, key=lambda entry: entry[0])
     return pruned, timed
-
-
-def _worth(bench: _Bench, pruned: Pruned, dense_top1: float) -> dict[str, Any]:
-    """Accuracy after recovery."""
-    recover("reconstruct", bench.dense.network, pruned.network, pruned.plan.groups, bench.calibration.batches)
-    return {
-        "macs_kept": round(pruned.plan.macs_kept, 4),
-        "params_kept": round(pruned.plan.params_kept, 4),
-        "dense_top1": round(dense_top1, 4),
-        "top1": round(count_top1(pruned.network, bench.test), 4),
-        "test_images": sum(len(labels) for _, labels in bench.test),
-    }
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,28 +16,19 @@ from torch import nn
 
 from pruneport.arrays import FloatArray
 from pruneport.compress.allocation.cost import count_params
+from pruneport.compress.allocation.cost_terms import InBranches, Term, Terms, folded_costs, layer_terms, pack, saved
 from pruneport.compress.allocation.forms import LayerShares, Presence, Price, Quadratic, WithPresence
 from pruneport.compress.allocation.latency_model import LatencyModel
 from pruneport.compress.graph.branches import Branch
 from pruneport.compress.graph.coupling import Coupling
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.records import Axis, Cost
-from pruneport.compress.resize.layer_types import removed_whole
 from pruneport.errors import TargetError
 
 __all__ = ["LATENCIES", "CostModel"]
 
 LATENCIES = ("latency", "latency_ms")
 """Targets that are counted by timings."""
-
-
-@dataclass(frozen=True)
-class _Term:
-    """A cost proportional to up to two widths (indices into the axes; -1 stands for none)."""
-
-    size: float
-    first: int
-    second: int = -1
 
 
 class CostModel:
@@ -103,17 +93,19 @@ class CostModel:
         own = {index for branch in branches for index in branch.groups}
         changing = [not group.reason or index in own for index, group in enumerate(groups)]
         fixed = {row for row in range(first) if not self._lost[row, : len(groups)][changing].any()} | {rows - 1}
-        inside = _Inside(branches, self._branches, {row for row in range(first) if self._lost[row, sorted(own)].any()})
+        inside = InBranches(
+            branches, self._branches, {row for row in range(first) if self._lost[row, sorted(own)].any()}
+        )
         known = Counter[str]()
         for size, _, layer in products:
             known[layer] += size
         computed = {name: macs_by_module.get(f"{name}.parametrizations", 0) for name in macs_by_module}
         left = {name: max(0, count - known[name] - computed[name]) for name, count in macs_by_module.items() if name}
-        macs, params = _terms(network, axes, left, place, fixed, inside)
+        macs, params = layer_terms(network, axes, left, place, fixed, inside)
         for number, (size, sides, layer) in enumerate(products):
-            macs.append(_Term(size, *inside.sides(layer, [place[number, side] for side in range(len(sides))][:2])))
-        self._macs, self._params = _pack(macs), _pack(params)
-        self._folded = _folded(network, axes, computed)
+            macs.append(Term(size, *inside.sides(layer, [place[number, side] for side in range(len(sides))][:2])))
+        self._macs, self._params = pack(macs), pack(params)
+        self._folded = folded_costs(network, axes, computed)
 
     def macs(self, kept: FloatArray) -> float:
         """Multiply-accumulates where group ``i`` keeps ``kept[i]`` units."""
@@ -213,11 +205,11 @@ class CostModel:
         left = self._widths.copy()
         left[entries] = 0
         fraction = self._left_of(left)
-        return Cost(macs=round(_saved(fraction, self._macs)), params=round(_saved(fraction, self._params)))
+        return Cost(macs=round(saved(fraction, self._macs)), params=round(saved(fraction, self._params)))
 
-    def _saved(self, kept: FloatArray, terms: tuple[FloatArray, Any, Any]) -> float:
+    def _saved(self, kept: FloatArray, terms: Terms) -> float:
         """What the terms lose."""
-        return _saved(self._left(kept), terms)
+        return saved(self._left(kept), terms)
 
     def _gone(self, kept: FloatArray) -> Cost:
         """What goes as soon as a layer loses a channel: what its weight was computed from, and by."""
@@ -233,129 +225,3 @@ class CostModel:
         """The same by widths and branches."""
         left: FloatArray = 1 - self._lost @ (self._widths - entries) / self._sizes
         return left
-
-
-def _saved(fraction: FloatArray, terms: tuple[FloatArray, Any, Any]) -> float:
-    """What terms lose where this share is left of every size."""
-    sizes, first, second = terms
-    return float(np.sum(sizes * (1 - fraction[first] * fraction[second])))
-
-
-@dataclass(frozen=True)
-class _Inside:
-    """What goes with branches, and not already with a group of theirs: the sizes that have to say so.
-
-    Attributes:
-        branches: The branches.
-        rows: The size of each that is 1 while it is there.
-        own: Sizes that groups of branches have a share of.
-    """
-
-    branches: Sequence[Branch]
-    rows: Sequence[int]
-    own: Collection[int]
-
-    def sides(self, name: str, sides: Sequence[int]) -> list[int]:
-        """Two sizes that a cost of a layer or parameter is proportional to, of which one says whether it is there.
-
-        Where both change with other widths, the first is left out: what is counted of the finished network puts that
-        right.
-        """
-        row = next((row for branch, row in zip(self.branches, self.rows, strict=True) if branch.holds(name)), None)
-        known = [side for side in sides if side >= 0]
-        if row is None or any(side in self.own for side in known):
-            return list(sides)
-        return [*known[-1:], row]
-
-
-def _two(rows: Sequence[int], fixed: Collection[int]) -> list[int]:
-    """The two sizes, at most, that can change: a layer along other channels has three, of which one is fixed."""
-    return [row for row in rows if row >= 0 and row not in fixed][:2] or [-1]
-
-
-def _pack(terms: list[_Term]) -> tuple[FloatArray, Any, Any]:
-    """Sizes and the two indices of all terms, as arrays."""
-    return (
-        np.array([term.size for term in terms], dtype=np.float64),
-        np.array([term.first for term in terms], dtype=np.int64),
-        np.array([term.second for term in terms], dtype=np.int64),
-    )
-
-
-def _terms(
-    network: nn.Module,
-    axes: dict[tuple[str, Axis], int],
-    macs_by_module: dict[str, int],
-    applied_along: Mapping[Any, int],
-    fixed: Collection[int],
-    inside: _Inside,
-) -> tuple[list[_Term], list[_Term]]:
-    """Terms of the multiply-accumulates and of the parameters, layer by layer."""
-    macs: list[_Term] = []
-    params: list[_Term] = []
-    modules, parameters = dict(network.named_modules()), dict(network.named_parameters())
-    counted: set[int] = set()
-    for name in dict.fromkeys(name for name, _ in axes):
-        layer = modules.get(name)
-        if layer is None:
-            if name in parameters:
-                rows = [row for (owner, _), row in axes.items() if owner == name]
-                params.append(_Term(parameters[name].numel(), *inside.sides(name, rows[:2])))
-            continue
-        through = axes.get((name, "channels"), -1)
-        first = axes.get((name, "out"), through)
-        second = (
-            -1 if isinstance(layer, nn.modules.conv._ConvNd) and removed_whole(layer) else axes.get((name, "in"), -1)
-        )
-        mixes = isinstance(layer, nn.MultiheadAttention)  # what is left of it grows with the attention heads alone
-        rows = [first] if mixes else [first, second, applied_along.get(name, -1)]
-        macs.append(_Term(macs_by_module.get(name, 0), *inside.sides(name, _two(rows, fixed))))
-        apart = {id(parameters[owner]) for owner, _ in axes if owner in parameters}  # with axes of their own
-        apart |= {id(parameter) for parameter in _gains(layer)}
-        for parameter in [*layer.parameters(recurse=False), *_original(layer)]:
-            if id(parameter) not in counted | apart:
-                matrix = parameter.ndim == 2 or (parameter.ndim > 1 and not mixes)  # an attention has rows, too
-                params.append(_Term(parameter.numel(), *inside.sides(name, [first, second if matrix else -1])))
-            counted.add(id(parameter))
-    owners = {name for name, _ in axes}
-    for name, row in applied_along.items():
-        if isinstance(name, str) and name not in owners:  # none of its own sizes can change
-            macs.append(_Term(macs_by_module.get(name, 0), *inside.sides(name, [row])))
-    return macs, params
-
-
-def _original(layer: nn.Module) -> list[nn.Parameter]:
-    """The parameters that a parametrised weight is computed from."""
-    parametrised = getattr(layer, "parametrizations", None)
-    return [] if parametrised is None else list(parametrised.parameters())
-
-
-def _gains(layer: nn.Module) -> list[nn.Parameter]:
-    """The gains of a weight norm, one an output."""
-    parametrised = getattr(layer, "parametrizations", None)
-    named = [*layer.named_parameters(recurse=False), *(() if parametrised is None else parametrised.named_parameters())]
-    gains = [parameter for name, parameter in named if name == "weight_g" or name.endswith(".original0")]
-    return [gain for gain in gains if gain.ndim > 1 and gain.numel() == max(gain.shape)]
-
-
-def _folded(
-    network: nn.Module, axes: Mapping[tuple[str, Axis], int], computed: Mapping[str, int]
-) -> list[tuple[Cost, list[int]]]:
-    """What goes with the first channel that a layer loses, since its weight is a plain one then, and the layer's axes.
-
-    Args:
-        network: The dense network.
-        axes: Rows by layer and axis.
-        computed: Multiply-accumulates that the layer's weight is computed by.
-    """
-    modules = dict(network.named_modules())
-    costs = {
-        name: Cost(macs=computed.get(name, 0), params=sum(part.numel() for part in _gains(modules[name])))
-        for name in dict.fromkeys(name for name, _ in axes)
-        if name in modules
-    }
-    return [
-        (cost, [row for (owner, _), row in axes.items() if owner == name])
-        for name, cost in costs.items()
-        if cost.macs or cost.params
-    ]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pruneport.documents import Json
 from pruneport.export.card.intervals import Interval, change_interval, change_p_value, share_interval
 from pruneport.export.card.provenance import dense_onnx_cost, fine_tuned, share_kept
-from pruneport.export.card.words import clean, milliseconds, p_value, percent
+from pruneport.export.card.words import clean, milliseconds, p_value, percent, speedup_claim
 from pruneport.export.onnx.embedding import sizes_in_file
 from pruneport.export.onnx.form import ANY_BATCH, InputSizes
 from pruneport.export.options import EmbeddedName
@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 
+_FASTER = "× faster", "× slower"
 _OWN_CODE = (
     "Building this network runs code that is no library's: where you trust it, "
     "pass your factory as factory=, or trust_source=True."
@@ -61,7 +62,7 @@ def headline(plan: Json, verify: Json | None, bench: Json | None) -> str:
         device = device_name(bench)
         against = dense_onnx_cost(plan)["macs"] / plan["dense"]["macs"]
         parts.append(
-            f"{_speedup(first)} at batch {first['batch']}"
+            f"{speedup_claim(first['speedup'], *_FASTER)} at batch {first['batch']}"
             + (f" on {device}" if device else "")
             + (f" (against {percent(against, 0)} of its compute)" if plan.get("dense_onnx") == "start" else "")
         )
@@ -100,7 +101,9 @@ def comparisons(plan: Json, verify: Json | None, bench: Json | None) -> list[Com
         rows.append(_cost("ONNX file", before, after, unit="B"))
     for entry in bench["batches"] if bench else ():
         before, after = (f"{milliseconds(entry[network]['p50_ms'])} ms" for network in ("dense", "pruned"))
-        rows.append(Comparison(f"Latency p50, batch {entry['batch']}", before, after, _speedup(entry)))
+        rows.append(
+            Comparison(f"Latency p50, batch {entry['batch']}", before, after, speedup_claim(entry["speedup"], *_FASTER))
+        )
     accuracy: Json = ((verify or {}).get("accuracy") or {}) if plan["source"]["trained"] else {}
     for name, runtime in (("pruned_torch", "torch"), ("pruned_onnx", "pruned in ONNX Runtime")):
         top1, dense_top1 = accuracy.get(name), accuracy.get("dense_torch")
@@ -194,13 +197,3 @@ def _cost(label: str, dense: float, pruned: float, unit: str = "") -> Comparison
 
 def _signed(share: float, unit: str) -> str:
     return f"{100 * share:+.1f} {unit}".replace("-", "−")
-
-
-def _speedup(entry: Json) -> str:
-    """Call it faster or slower only where the whole interval lies on one side of 1."""
-    ratio, low, high = (float(entry["speedup"][key]) for key in ("ratio", "low", "high"))
-    if low > 1:
-        return f"{ratio:.2f}× faster"
-    if high < 1:
-        return f"{1 / ratio:.2f}× slower"
-    return "no clear speed-up"

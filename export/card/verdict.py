@@ -9,7 +9,7 @@ from pruneport.export.accuracy import ROUNDING
 from pruneport.export.card.intervals import change_interval, change_p_value
 from pruneport.export.card.precisions import precision_warnings
 from pruneport.export.card.provenance import dense_onnx_cost, fine_tuned, reference_of
-from pruneport.export.card.words import clean, percent
+from pruneport.export.card.words import clean, percent, speedup_claim
 
 __all__ = ["load_warnings", "maybe_chance", "points", "points_lost", "times_as_fast", "verdict", "warnings_for"]
 
@@ -203,9 +203,4 @@ def points_lost(fall: float) -> str:
 
 def times_as_fast(entry: Json) -> str:
     """Return the speed-up as a multiple; a claim only where the whole interval lies on one side of 1."""
-    ratio, low, high = (float(entry["speedup"][key]) for key in ("ratio", "low", "high"))
-    if low > 1:
-        return f"{ratio:.2f} times as fast"
-    if high < 1:
-        return f"{1 / ratio:.2f} times as slow"
-    return "no clear speed-up"
+    return speedup_claim(entry["speedup"], " times as fast", " times as slow")

@@ -6,7 +6,7 @@ import unicodedata
 
 from pruneport.documents import Json
 
-__all__ = ["clean", "matched", "milliseconds", "p_value", "percent", "shorten"]
+__all__ = ["clean", "matched", "milliseconds", "p_value", "percent", "shorten", "speedup_claim"]
 
 
 def clean(text: object) -> str:
@@ -29,6 +29,16 @@ def percent(share: float, digits: int = 1) -> str:
 def milliseconds(value: float) -> str:
     """Return a latency in ms with two decimals, three below 1 ms."""
     return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def speedup_claim(speedup: Json, faster: str, slower: str) -> str:
+    """Return a speed-up before the word for it; a claim only where the whole interval lies on one side of 1."""
+    ratio, low, high = (float(speedup[key]) for key in ("ratio", "low", "high"))
+    if low > 1:
+        return f"{ratio:.2f}{faster}"
+    if high < 1:
+        return f"{1 / ratio:.2f}{slower}"
+    return "no clear speed-up"
 
 
 def matched(detections: Json) -> str:

@@ -3,7 +3,8 @@
 - ``form``: what a user asks of the files, checked
 - ``opsets``: which may be asked for, and whether a graph's operators are in one
 - ``capture``: torch's dynamo exporter
-- ``exporter``: a network as ONNX in memory, for any batch or for one, and why it cannot be
+- ``onnx_network``: a network as ONNX in memory, and how it is written
+- ``exporter``: from a torch network to that, for any batch or for one, and why it cannot be
 - ``embedding``: the normalisation inside a file
 - ``naming``: of inputs, outputs, weights and nodes
 - ``detectors``: boxes of data-dependent number, in a form that can be traced

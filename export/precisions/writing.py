@@ -13,7 +13,7 @@ from pruneport.compress.options import CalibrationImages
 from pruneport.errors import InputError
 from pruneport.export.bundle.bundle import onnx_name
 from pruneport.export.onnx.capture import finds_boxes
-from pruneport.export.onnx.exporter import OnnxNetwork
+from pruneport.export.onnx.onnx_network import OnnxNetwork
 from pruneport.export.options import ExportOptions
 from pruneport.export.precisions.float_choice import FloatChooser
 from pruneport.export.precisions.float_layers import matching

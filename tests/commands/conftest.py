@@ -12,9 +12,9 @@ import pytest
 
 from pruneport.cli import main
 from pruneport.models.digits.train import write_images
+from tests.support.command_line import DIGITS
 
 QUICK = ("--repeats", "3", "--warmup", "1", "--batches", "1")
-SOURCE = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5", "--recover", "none")
 
 
 class Ran(NamedTuple):
@@ -59,7 +59,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shipped") / "bundle"
-    assert main(["ship", *SOURCE, *QUICK, "--parity-batches", "1", "3", "--out", str(folder)]) == 0
+    assert main(["ship", *DIGITS, *QUICK, "--parity-batches", "1", "3", "--out", str(folder)]) == 0
     return folder
 
 

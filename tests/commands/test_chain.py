@@ -22,8 +22,8 @@ from pruneport.export.bundle.bundle import check_hashes, open_bundle
 from pruneport.export.onnx.onnx_file import read_metadata
 from pruneport.models.digits.tasks import write_digits_task
 from pruneport.models.digits.train import write_images
+from tests.support.command_line import DIGITS, read_json
 
-SOURCE = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5", "--recover", "none")
 QUICK = ("--repeats", "3", "--warmup", "1", "--batches", "1")
 FILES = {
     "README.md",
@@ -37,10 +37,6 @@ FILES = {
     "verify.json",
     "weights.safetensors",
 }
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _lasting(plan: Any) -> Any:
@@ -58,7 +54,7 @@ def test_a_shipped_bundle_is_whole(shipped: Path) -> None:
     assert {path.name for path in shipped.iterdir()} == FILES
     assert check_hashes(open_bundle(shipped)) == f"{len(FILES) - 1} files match the manifest"
     assert [path.name for path in shipped.parent.iterdir()] == ["bundle"]
-    plan, verified, bench = (_read(shipped / name) for name in ("plan.json", "verify.json", "bench.json"))
+    plan, verified, bench = (read_json(shipped / name) for name in ("plan.json", "verify.json", "bench.json"))
     assert abs(plan["pruned"]["macs"] / plan["dense"]["macs"] - 0.5) <= 0.01
     assert verified["ok"]
     assert [check["name"] for check in verified["checks"]] == ["reload", "onnx.checker", "onnx.checker"]
@@ -73,9 +69,9 @@ def test_a_shipped_bundle_is_whole(shipped: Path) -> None:
 
 
 def test_preprocessing_and_class_names_travel(shipped: Path) -> None:
-    source = _read(shipped / "plan.json")["source"]
+    source = read_json(shipped / "plan.json")["source"]
     assert (source["preprocessing"]["mean"], source["class_names"]) == ([0.5], list("0123456789"))
-    said = _read(shipped / "preprocessor.json")
+    said = read_json(shipped / "preprocessor.json")
     assert said.pop("id2label")["9"] == "9"
     for name in ("dense.onnx", "model.onnx"):
         metadata = read_metadata(shipped / name)
@@ -96,7 +92,7 @@ def test_verify_says_where_images_are_prepared_otherwise_than_the_plan_says(
     assert done.code == 0, done.err
     assert said in " ".join(done.err.split())
     assert said in " ".join(done.out.split())
-    (check,) = [entry for entry in _read(bundle / "verify.json")["checks"] if entry["name"] == "preparation"]
+    (check,) = [entry for entry in read_json(bundle / "verify.json")["checks"] if entry["name"] == "preparation"]
     assert (check["ok"], "`resize` 12 in place of 8" in check["detail"]) == (True, True)
     for same in ((), ("--resize", 8, "--mean", 0.5)):
         done = run("verify", bundle, *images, *same)
@@ -107,7 +103,7 @@ def test_verify_says_where_images_are_prepared_otherwise_than_the_plan_says(
 
 
 def test_the_manifest_records_who_made_it(shipped: Path) -> None:
-    manifest = _read(shipped / "manifest.json")
+    manifest = read_json(shipped / "manifest.json")
     command = shlex.split(manifest["commands"][-1])
     assert command[:5] == ["pruneport", "ship", "pruneport:digits_resnet", "--weights", "DEFAULT"]
     assert command[-2:] == ["--out", str(shipped)]
@@ -116,11 +112,11 @@ def test_the_manifest_records_who_made_it(shipped: Path) -> None:
 
 
 def test_the_onnx_files_say_what_they_are(shipped: Path) -> None:
-    plan = _read(shipped / "plan.json")
+    plan = read_json(shipped / "plan.json")
     for name, network in (("dense.onnx", "dense"), ("model.onnx", "pruned")):
         told = read_metadata(shipped / name)
         assert told["source"] == "pruneport:digits_resnet"
-        assert told["plan_sha256"] == _read(shipped / "manifest.json")["files"]["plan.json"]["sha256"]
+        assert told["plan_sha256"] == read_json(shipped / "manifest.json")["files"]["plan.json"]["sha256"]
         assert (told["macs"], told["params"]) == tuple(str(plan[network][key]) for key in ("macs", "params"))
         assert (told["pruneport"], told["torch"]) == (pruneport.__version__, str(torch.__version__))
 
@@ -137,7 +133,7 @@ def test_no_file_is_a_pickle(shipped: Path) -> None:
 
 def test_step_by_step_gives_what_ship_gives(shipped: Path, run: Any, tmp_path: Path) -> None:
     folder = tmp_path / "steps"
-    done = run("compress", *SOURCE, "--out", folder)
+    done = run("compress", *DIGITS, "--out", folder)
     assert (done.code, {path.name for path in folder.iterdir()}) == (
         0,
         {"plan.json", "weights.safetensors", "preprocessor.json", "manifest.json", "README.md"},
@@ -154,10 +150,15 @@ def test_step_by_step_gives_what_ship_gives(shipped: Path, run: Any, tmp_path: P
     assert not (folder / "report.html").exists()  # there is nothing to report before the timing
     assert run("bench", folder, *QUICK).code == 0
     assert {path.name for path in folder.iterdir()} == FILES
-    assert _read(folder / "verify.json")["parity"] == told["parity"]
+    assert read_json(folder / "verify.json")["parity"] == told["parity"]
     assert check_hashes(open_bundle(folder))
-    assert shlex.split(_read(folder / "manifest.json")["commands"][-1]) == ["pruneport", "bench", str(folder), *QUICK]
-    assert _lasting(_read(folder / "plan.json")) == _lasting(_read(shipped / "plan.json"))
+    assert shlex.split(read_json(folder / "manifest.json")["commands"][-1]) == [
+        "pruneport",
+        "bench",
+        str(folder),
+        *QUICK,
+    ]
+    assert _lasting(read_json(folder / "plan.json")) == _lasting(read_json(shipped / "plan.json"))
     ours, theirs = (load_file(path / "weights.safetensors") for path in (folder, shipped))
     assert list(ours) == list(theirs)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
@@ -181,7 +182,7 @@ def test_exporting_anew_drops_what_was_seen_on_the_old_files(bundle: Path, run: 
 def test_bench_keeps_what_was_verified(bundle: Path, run: Any) -> None:
     assert run("bench", bundle, *QUICK).code == 0
     assert "were not compared" not in (bundle / "README.md").read_text()
-    measured = _read(bundle / "bench.json")
+    measured = read_json(bundle / "bench.json")
     speedup = measured["batches"][0]["dense"]["p50_ms"]
     assert (f"{speedup:.2f} ms" if speedup >= 1 else f"{speedup:.3f} ms") in (bundle / "report.html").read_text()
     assert check_hashes(open_bundle(bundle))
@@ -190,8 +191,8 @@ def test_bench_keeps_what_was_verified(bundle: Path, run: Any) -> None:
 @pytest.mark.parametrize("verb", ["inspect", "compress", "export", "verify", "bench"])
 def test_json_is_alone_on_standard_output(verb: str, bundle: Path, run: Any, tmp_path: Path) -> None:
     arguments = {
-        "inspect": SOURCE[:3],
-        "compress": (*SOURCE, "--out", tmp_path / "new"),
+        "inspect": DIGITS[:3],
+        "compress": (*DIGITS, "--out", tmp_path / "new"),
         "verify": (bundle, "--parity-batches", "1"),
         "bench": (bundle, *QUICK),
     }.get(verb, (bundle,))
@@ -204,7 +205,7 @@ def test_json_is_alone_on_standard_output(verb: str, bundle: Path, run: Any, tmp
 
 def test_inspect_shows_every_group(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    done = run("inspect", *SOURCE[:1], "--scope", "filters", "--keep", "blocks.0.conv1")
+    done = run("inspect", *DIGITS[:1], "--scope", "filters", "--keep", "blocks.0.conv1")
     assert done.code == 0
     for text in (
         "blocks.1.conv1",
@@ -213,7 +214,7 @@ def test_inspect_shows_every_group(run: Any, tmp_path: Path, monkeypatch: pytest
         "the network's outputs always",
     ):
         assert text in done.out
-    assert "a residual stream, outside --scope filters" in run("inspect", *SOURCE[:1], "--scope", "filters").out
+    assert "a residual stream, outside --scope filters" in run("inspect", *DIGITS[:1], "--scope", "filters").out
     assert "pruneport:digits_resnet: 6 groups, 3.32 M MACs" in done.out
 
 
@@ -227,7 +228,7 @@ def test_verify_fails_where_the_onnx_file_is_another(bundle: Path, run: Any, reh
     assert "dense fp32" not in done.err
     assert listing(bundle.parent).keys() == {"bundle", *(f"bundle/{name}" for name in FILES)}
     assert check_hashes(open_bundle(bundle))
-    assert _read(bundle / "verify.json")["ok"] is False
+    assert read_json(bundle / "verify.json")["ok"] is False
     assert "Verification failed" in (bundle / "README.md").read_text()
     assert "Verification failed" in (bundle / "report.html").read_text()
     with pytest.raises(ParityError):
@@ -244,7 +245,7 @@ def test_an_onnx_file_of_another_plan_is_refused(bundle: Path, run: Any, rehash:
 
 @pytest.mark.parametrize("verb", ["bench", "ship"])
 def test_a_speedup_that_was_not_reached_fails(verb: str, bundle: Path, run: Any, tmp_path: Path) -> None:
-    arguments = (bundle,) if verb == "bench" else (*SOURCE, "--out", tmp_path / "new", "--parity-batches", "1")
+    arguments = (bundle,) if verb == "bench" else (*DIGITS, "--out", tmp_path / "new", "--parity-batches", "1")
     done = run(verb, *arguments, *QUICK, "--require-speedup", "100")
     assert (done.code, done.out) == (1, "")
     assert "check failed: A speed-up of at least 100x on cpu was required and not measured at batch 1" in done.err
@@ -270,7 +271,7 @@ def test_ship_from_python(tmp_path: Path) -> None:
     assert result.verification.ok
     assert result.report.is_file()
     assert "removing filters" in said
-    assert _read(tmp_path / "bundle/manifest.json")["commands"] == [""]
+    assert read_json(tmp_path / "bundle/manifest.json")["commands"] == [""]
     json.dumps(result.to_dict())
     with pytest.raises(TargetError, match="exactly one"):
         ship(ShipConfig(source="pruneport:digits_resnet", out=tmp_path / "other"))
@@ -292,11 +293,11 @@ def test_calibration_images_win_accuracy_back(tmp_path: Path, run: Any) -> None:
     }.items():
         out = tmp_path / name
         options = ("--images", test, "--mean", "0.5", "--std", "0.5", "--parity-batches", "1", *QUICK, "--out", out)
-        assert run("ship", *SOURCE[:5], *options, *extra).code == 0
-        accuracy = _read(out / "verify.json")["accuracy"]
+        assert run("ship", *DIGITS[:5], *options, *extra).code == 0
+        accuracy = read_json(out / "verify.json")["accuracy"]
         assert accuracy["pruned_onnx"] == accuracy["pruned_torch"]
         top1[name] = accuracy["pruned_onnx"]
-        plan, page = _read(out / "plan.json"), (out / "report.html").read_text(encoding="utf-8")
+        plan, page = read_json(out / "plan.json"), (out / "report.html").read_text(encoding="utf-8")
         recovery, inputs = plan["recovery"], plan["calibration"]
         if name == "plain":
             assert recovery is inputs is None
@@ -320,7 +321,7 @@ def test_calibration_images_win_accuracy_back(tmp_path: Path, run: Any) -> None:
 def test_inspect_measures_and_draws_sensitivity(tmp_path: Path, run: Any) -> None:
     train = write_images(tmp_path / "train", trained_on=True)
     plot = tmp_path / "curves.svg"
-    asked = ("inspect", *SOURCE[:3], "--sensitivity", "--plot", plot, "--round-to", "1", "--scope", "filters")
+    asked = ("inspect", *DIGITS[:3], "--sensitivity", "--plot", plot, "--round-to", "1", "--scope", "filters")
     given = (*asked, "--calibration", train, "--mean", "0.5", "--std", "0.5", "--calibration-images", "64")
     ran = run(*given, "--json")
     assert ran.code == 0

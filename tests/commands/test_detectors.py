@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,11 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from tests.support.command_line import one_line, read_json
+
 QUICK = ("--repeats", "2", "--warmup", "1")
 OWN = Path(__file__).parents[1] / "support" / "detection_networks.py"
 SMALL = ("--input-shape", 3, 64, 64, "--flops", 0.6, "--round-to", 2)
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def test_a_detector_shipped_exported_verified_timed(run: Any, tmp_path: Path) -> None:
@@ -29,9 +22,9 @@ def test_a_detector_shipped_exported_verified_timed(run: Any, tmp_path: Path) ->
     ran = run("ship", f"{OWN}:ssd", *SMALL, *QUICK, "--out", out)
     assert ran.code == 0, ran.err
     said = "the network finds boxes, another number in every image: its ONNX files take one image of 64 x 64 at a time"
-    assert said in _one_line(ran.err)
-    assert "each has its match in the other (label, IoU of 0.99 and score within" in _one_line(ran.out)
-    plan, verified = _read(out / "plan.json"), _read(out / "verify.json")
+    assert said in one_line(ran.err)
+    assert "each has its match in the other (label, IoU of 0.99 and score within" in one_line(ran.out)
+    plan, verified = read_json(out / "plan.json"), read_json(out / "verify.json")
     assert plan["pruned"]["macs"] < 0.65 * plan["dense"]["macs"]
     assert not [group for group in plan["groups"] if "removing some of it" in group["reason"]]
     for entry in verified["parity"]:
@@ -41,7 +34,7 @@ def test_a_detector_shipped_exported_verified_timed(run: Any, tmp_path: Path) ->
         assert found["unmatched"] == 0
         assert found["least_iou"] == 0.99 < found["lowest_iou"]
     assert (verified["accuracy"], verified["agreement"]) == (None, None)
-    assert [entry["batch"] for entry in _read(out / "bench.json")["batches"]] == [1]
+    assert [entry["batch"] for entry in read_json(out / "bench.json")["batches"]] == [1]
     report, card = ((out / name).read_text(encoding="utf-8") for name in ("report.html", "README.md"))
     assert "detections in torch" in report
     assert "each has its match in the other" in report
@@ -59,22 +52,22 @@ def test_a_detector_shipped_exported_verified_timed(run: Any, tmp_path: Path) ->
     assert run("verify", out, "--factory", f"{OWN}:ssd").code == 0
     assert run("bench", out, *QUICK).code == 0
     ran = run("verify", out, "--factory", f"{OWN}:ssd", "--parity-batches", 2)
-    assert (ran.code, "exported for a batch of 1 alone" in _one_line(ran.err)) == (2, True)
+    assert (ran.code, "exported for a batch of 1 alone" in one_line(ran.err)) == (2, True)
 
 
 def test_what_does_not_go_with_a_detector(run: Any, tmp_path: Path) -> None:
     ship = ("ship", f"{OWN}:ssd", *SMALL, *QUICK, "--out", tmp_path / "out")
     ran = run(*ship, "--batches", 4)
-    assert (ran.code, "batches must be 1 alone" in _one_line(ran.err)) == (2, True)
+    assert (ran.code, "batches must be 1 alone" in one_line(ran.err)) == (2, True)
     ran = run(*ship, "--dynamic", "batch,height,width")
-    assert (ran.code, "finds boxes in images of 64 x 64" in _one_line(ran.err)) == (2, True)
+    assert (ran.code, "finds boxes in images of 64 x 64" in one_line(ran.err)) == (2, True)
     for label in "abcd":  # as many as a box has corners
         (tmp_path / "images" / label).mkdir(parents=True)
         Image.new("RGB", (64, 64)).save(tmp_path / "images" / label / "1.png")
     ran = run(*ship, "--images", tmp_path / "images")
-    assert (ran.code, "has 4 class folders; the network scores no classes" in _one_line(ran.err)) == (2, True)
+    assert (ran.code, "has 4 class folders; the network scores no classes" in one_line(ran.err)) == (2, True)
     ran = run(*ship, "--no-dry-export", "--calibration", tmp_path / "images" / "a")
-    assert (ran.code, "the network returns detections" in _one_line(ran.err)) == (2, True)
+    assert (ran.code, "the network returns detections" in one_line(ran.err)) == (2, True)
     assert not (tmp_path / "out").exists()
 
 
@@ -85,7 +78,7 @@ def test_detectors_of_fixed_shapes(name: str, outputs: list[str], run: Any, tmp_
     out = tmp_path / "out"
     ran = run("ship", f"{OWN}:{name}", *SMALL, *QUICK, "--batches", 1, "--parity-batches", 1, 3, "--out", out)
     assert ran.code == 0, ran.err
-    plan, verified = _read(out / "plan.json"), _read(out / "verify.json")
+    plan, verified = read_json(out / "plan.json"), read_json(out / "verify.json")
     assert plan["pruned"]["macs"] < 0.65 * plan["dense"]["macs"]
     assert not [group for group in plan["groups"] if "removing some of it" in group["reason"]]
     assert [(e["batch"], e["ok"], e["constant"], e["detections"]) for e in verified["parity"]] == [
@@ -112,7 +105,7 @@ def test_torchvisions_detectors(name: str, size: int, gain: float, boxes: float,
     source = (f"{OWN}:torchvision_detector", *given, "--input-shape", 3, size, size)
     ran = run("ship", *source, "--flops", 0.7, *QUICK, "--out", out)
     assert ran.code == 0, ran.err
-    plan, verified = _read(out / "plan.json"), _read(out / "verify.json")
+    plan, verified = read_json(out / "plan.json"), read_json(out / "verify.json")
     assert 0.65 < plan["pruned"]["macs"] / plan["dense"]["macs"] < 0.75
     assert not [group for group in plan["groups"] if "removing some of it" in group["reason"]]
     for entry in verified["parity"]:

@@ -14,10 +14,10 @@ import torch
 import pruneport
 from pruneport.export.bundle.bundle import check_hashes, open_bundle
 from pruneport.models.factories import load_factory
+from tests.support.command_line import QUICK, read_json
 
 _EARLIER = Path(__file__).parents[1] / "data" / "earlier"
 _FACTORY = f"{_EARLIER / 'users_tiny.py'}:build"
-_QUICK = ("--repeats", "2", "--warmup", "1", "--batches", "1")
 _STUDIES = Path(__file__).parents[2] / "bench" / "studies"
 
 
@@ -27,15 +27,11 @@ def earlier(tmp_path: Path) -> Path:
     return Path(shutil.copytree(_EARLIER, tmp_path / "earlier"))
 
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 @pytest.mark.parametrize(
     ("name", "factory", "shape"), [("shipped", _FACTORY, (3, 8, 8)), ("finetuned", None, (1, 8, 8))]
 )
 def test_an_earlier_bundle_loads_bit_for_bit(name: str, factory: str | None, shape: tuple[int, ...]) -> None:
-    recorded = _read(_EARLIER / "tensors.json")[name]
+    recorded = read_json(_EARLIER / "tensors.json")[name]
     assert check_hashes(open_bundle(_EARLIER / name))
     network = pruneport.load(_EARLIER / name, factory=load_factory(factory) if factory else None)
     tensors = {
@@ -52,7 +48,7 @@ def test_an_earlier_bundle_loads_bit_for_bit(name: str, factory: str | None, sha
 def test_an_earlier_bundles_training_says_what_can_be_embedded(run: Any, earlier: Path) -> None:
     bundle = earlier / "finetuned"
     assert run("export", bundle, "--embed-preprocessing", "uint8-nhwc").code == 0
-    assert not _read(bundle / "preprocessor.json")["do_normalize"]
+    assert not read_json(bundle / "preprocessor.json")["do_normalize"]
     assert run("verify", bundle, "--parity-batches", 2).code == 0
     assert run("export", bundle).code == 0
     assert not (bundle / "preprocessor.json").exists()  # as before: its plan does not record how images are prepared
@@ -65,7 +61,7 @@ def test_an_earlier_bundle_is_verified_and_timed_again(run: Any, earlier: Path) 
     assert done.code == 0, done.err
     card = (bundle / "README.md").read_text(encoding="utf-8")
     assert "| Latency p50, batch 1 | 0.010 ms | 0.011 ms |" in card  # written anew, from the bench.json that was there
-    timed = run("bench", bundle, *_QUICK)
+    timed = run("bench", bundle, *QUICK)
     assert timed.code == 0, timed.err
     assert check_hashes(open_bundle(bundle))
 
@@ -77,7 +73,7 @@ def test_an_earlier_fine_tuned_bundle_is_exported(run: Any, earlier: Path) -> No
     assert exported.code == 0, exported.err
     verified = run("verify", bundle, "--parity-batches", 1, 3)
     assert verified.code == 0, verified.err
-    events = _read(bundle / "training.json")["events"]
+    events = read_json(bundle / "training.json")["events"]
     assert f"{100 * (1 - events[-1]['error']):.1f} %" in (bundle / "README.md").read_text(encoding="utf-8")
 
 

@@ -17,17 +17,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from pruneport.export.onnx.onnx_file import read_metadata
-
-QUICK = ("--repeats", "2", "--warmup", "1", "--batches", "1")
-DIGITS = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5", "--recover", "none")
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+from tests.support.command_line import DIGITS, QUICK, one_line, read_json
 
 
 def _scores(file: Path, images: Any) -> Any:
@@ -46,7 +36,7 @@ def _run_card(card: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def _check_form(folder: Path, form: str) -> None:
     """What is left to do outside is said wherever it is said."""
-    said = _read(folder / "preprocessor.json")
+    said = read_json(folder / "preprocessor.json")
     assert (said["do_rescale"], said["do_normalize"]) == (form == "float-nchw", False)
     assert said.pop("id2label")["9"] == "9"
     for name in ("dense.onnx", "model.onnx"):
@@ -56,7 +46,7 @@ def _check_form(folder: Path, form: str) -> None:
     for page in ("README.md", "report.html"):
         text = (folder / page).read_text(encoding="utf-8").replace("\\", "")
         assert "normalise them themselves: resize and crop before, and do not normalise" in text, page
-    details = [check["detail"] for check in _read(folder / "verify.json")["checks"]]
+    details = [check["detail"] for check in read_json(folder / "verify.json")["checks"]]
     assert sum(f"embedded as {form}" in detail for detail in details) == 2
 
 
@@ -68,8 +58,8 @@ def test_shipped_files_take_photos_as_they_are(
     ran = run("ship", *DIGITS, *QUICK, *asked, "--images", digits, "--images-limit", 40, "--out", out)
     assert ran.code == 0, ran.err
     _check_form(out, "uint8-nhwc")
-    assert _read(out / "bench.json")["settings"]["image_shape"] == [8, 8, 1]
-    verified = _read(out / "verify.json")
+    assert read_json(out / "bench.json")["settings"]["image_shape"] == [8, 8, 1]
+    verified = read_json(out / "verify.json")
     assert [entry["size"] for entry in verified["parity"] if entry["inputs"] == "seeded"] == [
         *(None, None, [40, 72], [40, 72]),
         *(None, None, [40, 72], [40, 72]),
@@ -91,15 +81,15 @@ def test_export_puts_it_in_and_takes_it_out_again(
 ) -> None:
     before = (bundle / "preprocessor.json").read_bytes()
     assert run("verify", bundle, "--images", digits, "--images-limit", 40).code == 0
-    accuracy = _read(bundle / "verify.json")["accuracy"]
+    accuracy = read_json(bundle / "verify.json")["accuracy"]
     ran = run("export", bundle, "--embed-preprocessing", "float-nchw", "--batch-size-fixed", 3)
     assert ran.code == 0, ran.err
     ran = run("verify", bundle, "--images", digits, "--images-limit", 40)
     assert ran.code == 0, ran.err
-    assert _read(bundle / "verify.json")["accuracy"] == accuracy
+    assert read_json(bundle / "verify.json")["accuracy"] == accuracy
     assert run("bench", bundle, "--repeats", "2", "--warmup", "1").code == 0
     _check_form(bundle, "float-nchw")
-    assert _read(bundle / "bench.json")["settings"]["image_shape"] == [1, 8, 8]
+    assert read_json(bundle / "bench.json")["settings"]["image_shape"] == [1, 8, 8]
     card = (bundle / "README.md").read_text(encoding="utf-8")
     assert _run_card(card, bundle, monkeypatch) == "output (3, 10)\n"
 
@@ -108,7 +98,7 @@ def test_export_puts_it_in_and_takes_it_out_again(
     said = (
         "--mean and --std are (0.4,) and (0.5,), and the ONNX files normalise images themselves, by (0.5,) and (0.5,)"
     )
-    assert said in _one_line(ran.err)
+    assert said in one_line(ran.err)
 
     assert run("export", bundle).code == 0
     assert (bundle / "preprocessor.json").read_bytes() == before
@@ -125,7 +115,7 @@ def test_a_file_that_holds_another_normalisation_than_its_plan_fails(run: Any, b
     onnx.save(model, bundle / "model.onnx")
     rehash(bundle)
     ran = run("verify", bundle, "--parity-batches", 2)
-    assert (ran.code, "pruned fp32 on seeded inputs, batch 2" in _one_line(ran.err)) == (1, True)
+    assert (ran.code, "pruned fp32 on seeded inputs, batch 2" in one_line(ran.err)) == (1, True)
 
 
 def test_what_nobody_knows_is_asked_for(run: Any, tmp_path: Path) -> None:
@@ -151,8 +141,8 @@ def test_what_nobody_knows_is_asked_for(run: Any, tmp_path: Path) -> None:
     )
     ran = run("ship", *given, "--embed-preprocessing", "uint8-nhwc")
     assert ran.code == 2
-    assert "--embed-preprocessing: nothing is known of how images become the network's inputs" in _one_line(ran.err)
-    assert "Give --mean and --std, of pixels in 0 to 1" in _one_line(ran.err)
+    assert "--embed-preprocessing: nothing is known of how images become the network's inputs" in one_line(ran.err)
+    assert "Give --mean and --std, of pixels in 0 to 1" in one_line(ran.err)
     assert not (tmp_path / "out").exists()
 
     assert run("compress", *given).code == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,7 @@ import pytest
 
 from pruneport.errors import BundleError
 from pruneport.export.bundle.bundle import MODEL_ONNX, check_hashes, open_bundle
-
-QUICK = ("--repeats", "2", "--warmup", "1", "--batches", "1")
-DIGITS = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5", "--recover", "none")
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
+from tests.support.command_line import DIGITS, QUICK, one_line, read_json
 
 _OPEN = "any batch size, and images of any height and width that the network itself takes"
 
@@ -46,12 +34,12 @@ def test_all_of_it_shipped_verified_timed_and_exported_back(run: Any, tmp_path: 
         dims = [dim.dim_param or dim.dim_value for dim in ends[0].type.tensor_type.shape.dim]
         assert dims == ["batch", 1, "height", "width"]
         assert (out / f"{name}.data").stat().st_size > (out / name).stat().st_size
-    assert {"dense.onnx.data", "model.onnx.data"} <= _read(out / "manifest.json")["files"].keys()
-    entries = _read(out / "verify.json")["parity"]
+    assert {"dense.onnx.data", "model.onnx.data"} <= read_json(out / "manifest.json")["files"].keys()
+    entries = read_json(out / "verify.json")["parity"]
     assert [(e["network"], e["batch"], e["size"]) for e in entries] == [
         (name, batch, size) for name in ("dense", "pruned") for size in (None, [40, 72]) for batch in (1, 3)
     ]
-    assert _read(out / "bench.json")["settings"]["image_shape"] == [1, 8, 8]
+    assert read_json(out / "bench.json")["settings"]["image_shape"] == [1, 8, 8]
     assert "seeded, 40 × 72" in (out / "report.html").read_text(encoding="utf-8")
     assert all(_OPEN in text for text in _pages(out))
 
@@ -65,10 +53,10 @@ def test_all_of_it_shipped_verified_timed_and_exported_back(run: Any, tmp_path: 
     assert ran.code == 0, ran.err
     assert "which takes any batch size:" in (out / "README.md").read_text(encoding="utf-8")
     assert not list(out.glob("*.data"))
-    assert _read(out / "manifest.json")["files"].keys() >= {"dense.onnx", "model.onnx"}
-    assert not [name for name in _read(out / "manifest.json")["files"] if name.endswith(".data")]
+    assert read_json(out / "manifest.json")["files"].keys() >= {"dense.onnx", "model.onnx"}
+    assert not [name for name in read_json(out / "manifest.json")["files"] if name.endswith(".data")]
     assert run("verify", out, "--parity-batches", 2).code == 0
-    assert all(entry["size"] is None for entry in _read(out / "verify.json")["parity"])
+    assert all(entry["size"] is None for entry in read_json(out / "verify.json")["parity"])
 
 
 @pytest.mark.slow
@@ -78,10 +66,10 @@ def test_weights_beside_the_file_are_checked_like_it(run: Any, bundle: Path) -> 
     data.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     for verb in ("verify", "bench"):
         ran = run(verb, bundle)
-        assert (ran.code, "model.onnx.data was changed" in _one_line(ran.err)) == (2, True)
+        assert (ran.code, "model.onnx.data was changed" in one_line(ran.err)) == (2, True)
     data.unlink()
     ran = run("bench", bundle)
-    assert (ran.code, "model.onnx.data is missing" in _one_line(ran.err)) == (2, True)
+    assert (ran.code, "model.onnx.data is missing" in one_line(ran.err)) == (2, True)
     data.write_bytes(whole)
     assert run("bench", bundle, *QUICK).code == 0
     assert check_hashes(open_bundle(bundle))
@@ -109,7 +97,7 @@ def test_what_cannot_be_is_met_before_any_work(flags: tuple[str, ...], said: str
     out = tmp_path / "out"
     ran = run("ship", *DIGITS, *flags, "--out", out)
     assert ran.code == 2
-    assert said in _one_line(ran.err)
+    assert said in one_line(ran.err)
     assert not out.exists()
 
 
@@ -119,5 +107,5 @@ def test_a_network_of_one_size_is_named(run: Any, tmp_path: Path) -> None:
     ran = run("ship", *vit, "--dynamic", "batch,height,width", "--out", out)
     assert ran.code == 2
     said = "takes images of 32 x 32 and not of 64 x 96: Input height (64) doesn't match model (32). Its height"
-    assert said in _one_line(ran.err)
+    assert said in one_line(ran.err)
     assert not out.exists()

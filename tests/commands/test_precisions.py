@@ -19,18 +19,9 @@ from pruneport.errors import InputError
 from pruneport.export.hub import open_any_bundle
 from pruneport.export.onnx.onnx_file import read_metadata
 from pruneport.export.records import read_verified
+from tests.support.command_line import DIGITS, QUICK, one_line, read_json
 
-QUICK = ("--repeats", "2", "--warmup", "1", "--batches", "1")
-DIGITS = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--flops", "0.5", "--recover", "none")
 FILES = {f"{network}{precision}.onnx" for network in ("dense", "model") for precision in ("", ".fp16", ".int8")}
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +49,7 @@ def precise(made: ShipResult, tmp_path: Path) -> Path:
 
 def test_every_precision_is_made_and_compared_on_real_images(made: ShipResult) -> None:
     assert {path.name for path in made.folder.glob("*.onnx")} == FILES
-    assert set(_read(made.folder / "manifest.json")["files"]) >= FILES
+    assert set(read_json(made.folder / "manifest.json")["files"]) >= FILES
     records = {(record.network, record.precision): record for record in made.verification.precisions}
     assert set(records) == {(n, p) for n in ("dense", "pruned") for p in ("fp32", "fp16", "int8")}
     for (_, precision), record in records.items():
@@ -96,11 +87,11 @@ def test_what_was_found_is_in_console_card_and_report(made: ShipResult, precise:
         assert "450 images" in text
     ran = run("bench", precise, *QUICK, "--precision", "int8")
     assert ran.code == 0, ran.err
-    assert [times["precision"] for times in _read(precise / "bench.json")["batches"][0]["precisions"]] == ["int8"]
+    assert [times["precision"] for times in read_json(precise / "bench.json")["batches"][0]["precisions"]] == ["int8"]
     assert "fp16 is for GPUs" not in ran.out
     ran = run("verify", precise, "--parity-batches", 1)
     assert ran.code == 0, ran.err
-    kept = _read(precise / "verify.json")["precisions"]
+    kept = read_json(precise / "verify.json")["precisions"]
     assert {record["inputs"] for record in kept} == {"images"}  # what was seen on images says more than random inputs
     assert "Agreement with fp32, pruned" in ran.out
 
@@ -117,7 +108,7 @@ def test_export_makes_them_and_takes_them_away(run: Any, bundle: Path, digits: P
     assert "synthetic inputs" in read_metadata(bundle / "model.int8.onnx")["calibration"]
     ran = run("verify", bundle, "--images", digits, "--images-limit", 40)
     assert ran.code == 0, ran.err
-    records = {(r["network"], r["precision"]): r for r in _read(bundle / "verify.json")["precisions"]}
+    records = {(r["network"], r["precision"]): r for r in read_json(bundle / "verify.json")["precisions"]}
     assert records["pruned", "int8"]["count"] == 40
     assert run("export", bundle).code == 0
     assert {path.name for path in bundle.glob("*.onnx")} == {"dense.onnx", "model.onnx"}
@@ -131,7 +122,7 @@ def test_embedded_files_have_all_precisions(run: Any, bundle: Path, digits: Path
     assert ran.code == 0, ran.err
     ran = run("verify", bundle, "--parity-batches", 2, "--images", digits, "--images-limit", 90)
     assert ran.code == 0, ran.err
-    records = {(r["network"], r["precision"]): r for r in _read(bundle / "verify.json")["precisions"]}
+    records = {(r["network"], r["precision"]): r for r in read_json(bundle / "verify.json")["precisions"]}
     for (network, _), record in records.items():
         assert record["top1"] == pytest.approx(records[network, "fp32"]["top1"], abs=0.05), record
 
@@ -141,7 +132,7 @@ def test_another_normalisation_than_the_embedded_one_is_refused(run: Any, bundle
     asked = ("--precisions", "int8", "--calibration", digits, "--embed-preprocessing", "uint8-nhwc")
     ran = run("export", bundle, *asked, "--mean", 0.4)
     assert ran.code == 2
-    assert "--mean and --std are (0.4,) and (0.5,)" in _one_line(ran.err)
+    assert "--mean and --std are (0.4,) and (0.5,)" in one_line(ran.err)
 
 
 @pytest.mark.slow
@@ -165,8 +156,8 @@ def test_a_file_with_other_weights_fails(run: Any, precise: Path, rehash: Any) -
     ran = run("verify", precise, "--parity-batches", 1)
     assert ran.code == 1
     said = "int8 weights: model.int8.onnx: 9 weights are those of model.onnx to half a step of int8; others are stem.0"
-    assert said in _one_line(ran.err)
-    assert not _read(precise / "verify.json")["ok"]
+    assert said in one_line(ran.err)
+    assert not read_json(precise / "verify.json")["ok"]
 
 
 @pytest.mark.slow
@@ -182,7 +173,7 @@ def test_what_cannot_be_is_refused_before_any_work(run: Any, bundle: Path, preci
         (("bench", precise, "--precision", "int8", "--provider", "tensorrt"), "are for the provider cpu"),
     ):
         ran = run(*arguments)
-        assert (ran.code, said in _one_line(ran.err)) == (2, True), (arguments, ran.err)
+        assert (ran.code, said in one_line(ran.err)) == (2, True), (arguments, ran.err)
     assert not out.exists()
 
 
@@ -198,8 +189,8 @@ def test_int8_needs_inputs_or_batchnorms(run: Any, tmp_path: Path) -> None:
     weightwise = ("--criterion", "l1", "--ranking", "uniform")
     ran = run("ship", f"{factory}:build", *given, *weightwise, "--precisions", "int8")
     assert (ran.code, (tmp_path / "out").exists()) == (2, False)
-    assert "--precisions has int8, whose ranges are measured on calibration inputs" in _one_line(ran.err)
-    assert "no BatchNorm statistics" in _one_line(ran.err)
+    assert "--precisions has int8, whose ranges are measured on calibration inputs" in one_line(ran.err)
+    assert "no BatchNorm statistics" in one_line(ran.err)
 
 
 @pytest.mark.slow
@@ -253,7 +244,7 @@ def test_ship_leaves_layers_in_float_where_int8_loses_more_than_max_drop(
     asked = ("--precisions", "int8", "--max-drop", 8, "--repeats", 2, "--no-dry-export", "--out", tmp_path / "out")
     ran = run(*source, *how, *inputs, *asked)
     assert ran.code in (0, 1), ran.err  # its weights are random: what pruning costs is luck
-    records = {(r["network"], r["precision"]): r for r in _read(tmp_path / "out/verify.json")["precisions"]}
+    records = {(r["network"], r["precision"]): r for r in read_json(tmp_path / "out/verify.json")["precisions"]}
     for name in ("dense", "pruned"):
         assert set(records[name, "int8"]["float_layers"]) >= {"0", "2"}, records[name, "int8"]
         assert "of 8 allowed" in records[name, "int8"]["float_reason"]
@@ -276,4 +267,4 @@ def test_layers_stay_in_float_by_their_names(run: Any, bundle: Path, digits: Pat
         (("--float-layers", "stem*"), "--float-layers is for int8: add int8 to --precisions"),
     ):
         ran = run("export", bundle, *wrong)
-        assert (ran.code, said in _one_line(ran.err)) == (2, True), ran.err
+        assert (ran.code, said in one_line(ran.err)) == (2, True), ran.err

@@ -20,20 +20,16 @@ from pruneport.bench.devices import cpu_in_use_by_others
 from pruneport.export.bundle.bundle import check_hashes, open_bundle
 from pruneport.models.digits.tasks import write_digits_task
 from pruneport.models.digits.train import write_images
+from tests.support.command_line import QUICK, read_json
 
 _PIXELS = ("--mean", "0.5", "--std", "0.5")
 _PLAIN = ("--criterion", "l1", "--ranking", "uniform", "--recover", "none")
-_QUICK = ("--repeats", "2", "--warmup", "1", "--batches", "1")
 _DIGITS = ("pruneport:digits_resnet", "--weights", "DEFAULT")
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("images"))
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _pages(folder: Path) -> list[str]:
@@ -54,8 +50,8 @@ def test_after_training_the_report_says_what_was_checked(run: Any, bundle: Path,
     assert run("finetune", bundle, "--task", task, *train, "--out", out).code == 0
     assert run("export", out).code == 0
     assert run("verify", out, "--images", task / "test", *_PIXELS).code == 0
-    assert run("bench", out, *_QUICK).code == 0
-    top1 = _read(out / "verify.json")["accuracy"]["pruned_onnx"]
+    assert run("bench", out, *QUICK).code == 0
+    top1 = read_json(out / "verify.json")["accuracy"]["pruned_onnx"]
     card, report = _pages(out)
     assert "Not checked" not in report
     assert "were not compared" not in card
@@ -71,22 +67,22 @@ def test_verify_renews_card_and_report_and_says_which_command_did(run: Any, bund
     assert "Verified; verify.json in the bundle." in done.out
     for page in _pages(bundle):
         assert "Top-1 accuracy, pruned in ONNX Runtime" in page
-    assert [entry["batch"] for entry in _read(bundle / "verify.json")["parity"]] == [2, 2, 32]
+    assert [entry["batch"] for entry in read_json(bundle / "verify.json")["parity"]] == [2, 2, 32]
     assert check_hashes(open_bundle(bundle))
-    assert shlex.split(_read(bundle / "manifest.json")["commands"][-1])[:3] == ["pruneport", "verify", str(bundle)]
+    assert shlex.split(read_json(bundle / "manifest.json")["commands"][-1])[:3] == ["pruneport", "verify", str(bundle)]
 
 
 @pytest.mark.slow
 def test_what_was_counted_on_images_is_not_forgotten(run: Any, bundle: Path, images: Path) -> None:
     assert run("verify", bundle, "--images", images, *_PIXELS, "--parity-batches", 1).code == 0
-    counted = _read(bundle / "verify.json")
+    counted = read_json(bundle / "verify.json")
     assert run("verify", bundle, "--parity-batches", 3).code == 0
-    again = _read(bundle / "verify.json")
+    again = read_json(bundle / "verify.json")
     assert [entry["batch"] for entry in again["parity"]] == [3, 3]
     assert (again["accuracy"], again["agreement"]) == (counted["accuracy"], counted["agreement"])
     assert run("export", bundle).code == 0  # other files, of which nothing is known
     assert run("verify", bundle, "--parity-batches", 3).code == 0
-    assert _read(bundle / "verify.json")["accuracy"] is None
+    assert read_json(bundle / "verify.json")["accuracy"] is None
 
 
 @contextmanager
@@ -111,7 +107,7 @@ def test_a_bundle_that_cannot_be_written_is_checked_all_the_same(run: Any, bundl
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
         folder = Path(shutil.copytree(bundle, Path(place) / "bundle"))
-        before = _read(folder / "manifest.json")
+        before = read_json(folder / "manifest.json")
         with _unwritable(folder):
             kept = listing(folder)
             done = run("verify", folder, "--parity-batches", 1, "--json")
@@ -122,16 +118,16 @@ def test_a_bundle_that_cannot_be_written_is_checked_all_the_same(run: Any, bundl
         assert (told["ok"], told["recorded"]) == (True, False)
         assert f"not recorded in the bundle: {folder} cannot be written" in done.err
         assert "not recorded: the bundle cannot be written" in shown.out
-        assert _read(folder / "manifest.json") == before
+        assert read_json(folder / "manifest.json") == before
 
 
 @pytest.mark.slow
 def test_ruined_accuracy_is_said_in_console_card_and_report(run: Any, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    asked = (*_DIGITS, "--flops", 0.2, *_PLAIN, "--images", images, *_PIXELS, *_QUICK, "--parity-batches", 1)
+    asked = (*_DIGITS, "--flops", 0.2, *_PLAIN, "--images", images, *_PIXELS, *QUICK, "--parity-batches", 1)
     done = run("ship", *asked, "--out", out)
     assert done.code == 0, done.err
-    accuracy = _read(out / "verify.json")["accuracy"]
+    accuracy = read_json(out / "verify.json")["accuracy"]
     fall = accuracy["dense_torch"] - accuracy["pruned_onnx"]
     assert fall > 0.2
     sentence = f"Accuracy fell by {100 * fall:.1f} points, from {100 * accuracy['dense_torch']:.1f} % to "
@@ -140,7 +136,7 @@ def test_ruined_accuracy_is_said_in_console_card_and_report(run: Any, images: Pa
         assert "training with pruneport finetune" in place
     shipped = json.loads(run("ship", *asked, "--out", out, "--overwrite", "--json").out)
     assert any(warning.startswith("Accuracy fell by") for warning in shipped["warnings"])
-    timed = json.loads(run("bench", out, *_QUICK, "--json").out)
+    timed = json.loads(run("bench", out, *QUICK, "--json").out)
     assert any(warning.startswith("Accuracy fell by") for warning in timed["warnings"])
     assert _pages(out)[1].index("Accuracy fell by") < _pages(out)[1].index("</header>")
 
@@ -155,7 +151,7 @@ def test_without_labels_the_dense_networks_choices_count(run: Any, images: Path,
     assert run("export", out).code == 0
     done = run("verify", out, "--images", loose, *_PIXELS, "--parity-batches", 1)
     assert done.code == 0
-    agreement = _read(out / "verify.json")["agreement"]
+    agreement = read_json(out / "verify.json")["agreement"]
     assert agreement["top1"] < 0.9
     sentence = f"On only {100 * agreement['top1']:.1f} % of {agreement['images']} images the pruned network's first"
     assert sentence in _in_full(done.out)
@@ -172,7 +168,7 @@ def test_outputs_that_are_all_zero_prove_nothing(run: Any, tmp_path: Path, monke
         "    return VisionTransformer(16, 8, 1, 2, 32, 64, num_classes=5)\n"
     )
     asked = ("users_vit.py:build", "--input-shape", 3, 16, 16, "--flops", 0.8, "--criterion", "l1", "--ranking")
-    done = run("ship", *asked, "uniform", *_QUICK, "--parity-batches", 1, 3, "--out", "out")
+    done = run("ship", *asked, "uniform", *QUICK, "--parity-batches", 1, 3, "--out", "out")
     assert done.code == 0, done.err
     for place in (_in_full(done.out), *_pages(tmp_path / "out")):
         assert "proves nothing for the dense and the pruned network" in place
@@ -183,12 +179,12 @@ def test_a_busy_machine_is_said_in_console_card_and_report(run: Any, bundle: Pat
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
     try:
         assert (cpu_in_use_by_others() or 0) > 0.4
-        done = run("bench", bundle, *_QUICK)
+        done = run("bench", bundle, *QUICK)
     finally:
         for other in others:
             other.kill()
             other.wait()
     assert done.code == 0
-    assert _read(bundle / "bench.json")["device"]["cpu_in_use_by_others"] > 0.4
+    assert read_json(bundle / "bench.json")["device"]["cpu_in_use_by_others"] > 0.4
     for place in (_in_full(done.out), *_pages(bundle)):
         assert "The machine was busy before the timed rounds: others used" in place

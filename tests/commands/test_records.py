@@ -12,8 +12,8 @@ import pytest
 from pruneport.commands.records import read_record
 from pruneport.errors import BundleError
 from pruneport.export.bundle.bundle import open_bundle
+from tests.support.command_line import QUICK
 
-_QUICK = ("--repeats", "2", "--warmup", "1", "--batches", "1")
 _DATA = Path(__file__).parents[1] / "data"
 
 
@@ -27,7 +27,7 @@ def _damage(folder: Path, name: str, rehash: Callable[..., None]) -> None:
 def test_a_damaged_record_names_the_verb_that_writes_it(bundle: Path, run: Any, rehash: Any, listing: Any) -> None:
     _damage(bundle, "verify.json", rehash)
     before = listing(bundle)
-    done = run("bench", bundle, *_QUICK)
+    done = run("bench", bundle, *QUICK)
     assert (done.code, done.out) == (2, "")
     assert f"{bundle}/verify.json is not what pruneport verify writes: " in done.err
     assert f"Write it anew with: pruneport verify {bundle}" in done.err
@@ -35,7 +35,7 @@ def test_a_damaged_record_names_the_verb_that_writes_it(bundle: Path, run: Any, 
     done = run("verify", bundle, "--parity-batches", "1")
     assert done.code == 0
     assert "nothing is kept of what was there" in done.err
-    assert run("bench", bundle, *_QUICK).code == 0
+    assert run("bench", bundle, *QUICK).code == 0
 
 
 def test_where_both_are_damaged_exporting_helps(bundle: Path, run: Any, rehash: Any) -> None:

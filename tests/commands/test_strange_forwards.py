@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pruneport.export.onnx.onnx_file import read_metadata
+from tests.support.command_line import read_json
 
 QUICK = ("--repeats", "2", "--warmup", "1")
 PLAIN = ("--flops", "0.6", "--round-to", "1", "--criterion", "l1", "--ranking", "uniform", "--recover", "none")
@@ -62,10 +62,6 @@ def _asked(source: Path, kind: str) -> tuple[object, ...]:
     return f"{source}:make", "--model-arg", f"kind={kind}", "--input-shape", "1", "8", "8", *PLAIN
 
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def _outputs(path: Path) -> list[str]:
     return [output.name for output in onnx.load(path).graph.output]
 
@@ -89,8 +85,8 @@ def test_a_fixed_batch_all_the_way(source: Path, run: Any, tmp_path: Path) -> No
     out, given = tmp_path / "out", ("--images", tmp_path / "photos", "--mean", "0.5", "--std", "0.5")
     asked = ("ship", *_asked(source, "plain"), *QUICK, "--batch-size-fixed", "2", "--out", out)
     assert run(*asked, *given).code == 0
-    assert [entry["batch"] for entry in _read(out / "bench.json")["batches"]] == [2]
-    assert {entry["batch"] for entry in _read(out / "verify.json")["parity"]} == {2}
+    assert [entry["batch"] for entry in read_json(out / "bench.json")["batches"]] == [2]
+    assert {entry["batch"] for entry in read_json(out / "verify.json")["parity"]} == {2}
     assert read_metadata(out / "model.onnx")["batch_size_fixed"] == "2"
     card, page = ((out / name).read_text(encoding="utf-8") for name in ("README.md", "report.html"))
     assert "takes batches of 2, and no others" in card
@@ -136,7 +132,7 @@ def test_one_image_at_a_time_is_said_and_shipped_as_such(source: Path, run: Any,
     assert "--batch-size-fixed 1" in ran.err
     assert "removing filters" not in ran.err
     assert run("ship", *_asked(source, "single"), *QUICK, "--batch-size-fixed", "1", "--out", out).code == 0
-    assert _read(out / "plan.json")["masked_error"] < 1e-5
+    assert read_json(out / "plan.json")["masked_error"] < 1e-5
     assert run("compress", *_asked(source, "single"), "--out", tmp_path / "alone").code == 0
     ran = run("export", tmp_path / "alone", "--factory", f"{source}:make")
     assert (ran.code, "--batch-size-fixed 1" in ran.err) == (2, True)
@@ -184,7 +180,7 @@ def test_the_dense_network_is_exported_once(source: Path, run: Any, tmp_path: Pa
     assert ran.code == 0
     assert ran.err.count("exporting dense.onnx") == 1
     assert ran.err.index("exporting dense.onnx") < ran.err.index("finding coupled groups")
-    plan = _read(tmp_path / "out/manifest.json")["files"]["plan.json"]["sha256"]
+    plan = read_json(tmp_path / "out/manifest.json")["files"]["plan.json"]["sha256"]
     assert read_metadata(tmp_path / "out/dense.onnx")["plan_sha256"] == plan
 
 

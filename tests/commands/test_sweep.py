@@ -24,6 +24,7 @@ from pruneport.errors import SweepError
 from pruneport.export.bundle.bundle import check_hashes, open_bundle
 from pruneport.files import held
 from pruneport.models.digits.train import write_images
+from tests.support.command_line import read_json
 
 _DIGITS = ("pruneport:digits_resnet", "--weights", "DEFAULT", "--recover", "none")
 _QUICK = ("--repeats", "3", "--warmup", "1", "--batches", "1", "--threads", "1", "--parity-batches", "1")
@@ -49,10 +50,6 @@ def _asked(images: Path, out: Path, *points: object) -> tuple[object, ...]:
     return ("sweep", *_DIGITS, *_QUICK, *_LIMITED, "--images", images, "--flops", *points, "--out", out)
 
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def _words(folder: Path) -> str:
     return (folder / "report.html").read_text(encoding="utf-8").replace("\xa0", " ")
 
@@ -67,12 +64,12 @@ def _content(folder: Path) -> dict[str, str]:
 
 def test_a_sweep_is_a_bundle_a_point_and_one_page(swept: Path) -> None:
     assert {path.name for path in swept.iterdir()} == {"flops-0.8", "flops-0.5", "sweep.json", "report.html"}
-    record = _read(swept / "sweep.json")
+    record = read_json(swept / "sweep.json")
     assert [point["name"] for point in record["points"]] == ["flops-0.8", "flops-0.5", "flops-0.02"]
     for point in record["points"][:2]:
         bundle = open_bundle(swept / point["name"])
         assert check_hashes(bundle)
-        verified, bench = _read(bundle.folder / "verify.json"), _read(bundle.folder / "bench.json")
+        verified, bench = read_json(bundle.folder / "verify.json"), read_json(bundle.folder / "bench.json")
         assert verified["ok"]
         assert [entry["network"] for entry in verified["parity"]] == ["dense", "pruned", "pruned"]
         figures = point["figures"]
@@ -128,14 +125,14 @@ def test_points_spread_over_ray_are_those_made_here_and_timed_here(
     assert ran.code == 1
     assert "flops-0.02 is left out" in ran.err
     assert {path.name for path in folder.iterdir()} == {"flops-0.8", "flops-0.5", "sweep.json", "report.html"}
-    here, there = (_read(place / "sweep.json")["points"] for place in (swept, folder))
+    here, there = (read_json(place / "sweep.json")["points"] for place in (swept, folder))
     for one, other in zip(here[:2], there[:2], strict=True):
         for figure in ("accuracy", "dense", "pruned"):
             assert one["figures"][figure] == other["figures"][figure]
         ours, theirs = (load_file(place / one["name"] / "weights.safetensors") for place in (swept, folder))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-        assert _read(folder / other["name"] / "bench.json")["batches"][0]["speedup"]["ratio"] > 0
+        assert read_json(folder / other["name"] / "bench.json")["batches"][0]["speedup"]["ratio"] > 0
         assert check_hashes(open_bundle(folder / other["name"]))
     assert here[2]["error"] == there[2]["error"]
 
@@ -144,7 +141,7 @@ def test_points_spread_over_ray_are_those_made_here_and_timed_here(
 def test_a_point_that_was_made_and_not_timed_is_timed(swept: Path, images: Path, run: Any, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(swept, tmp_path / "sweep"))
     point = folder / "flops-0.5"
-    manifest = _read(point / "manifest.json")
+    manifest = read_json(point / "manifest.json")
     for name in ("bench.json", "report.html"):  # as it is where a sweep over Ray is killed before it times
         (point / name).unlink()
         del manifest["files"][name]
@@ -154,7 +151,7 @@ def test_a_point_that_was_made_and_not_timed_is_timed(swept: Path, images: Path,
     assert "flops-0.5: timing" in ran.err
     assert "exporting" not in ran.err
     assert check_hashes(open_bundle(point))
-    figures = {entry["name"]: entry["figures"] for entry in _read(folder / "sweep.json")["points"]}
+    figures = {entry["name"]: entry["figures"] for entry in read_json(folder / "sweep.json")["points"]}
     assert figures["flops-0.5"]["latencies"]
 
 
@@ -195,13 +192,13 @@ def test_picks_are_searched_for_between_the_points(
 ) -> None:
     monkeypatch.setattr("pruneport.commands.sweeping.sweep._MOST_TRIES", 2)
     folder = Path(shutil.copytree(swept, tmp_path / "sweep"))
-    record = _read(folder / "sweep.json")
+    record = read_json(folder / "sweep.json")
     drop = {point["name"]: _drop(point) for point in record["points"] if point["figures"]}
     assert drop["flops-0.8"] < drop["flops-0.5"]
     limit = (drop["flops-0.8"] + drop["flops-0.5"]) / 2
     ran = run(*_asked(images, folder, 0.8, 0.5), "--max-drop", limit)
     assert ran.code == 0  # 0.02 was asked before, and is not now
-    record = _read(folder / "sweep.json")
+    record = read_json(folder / "sweep.json")
     searched = [point for point in record["points"] if point["searched"] and point["figures"]]
     assert searched
     for point in searched:
@@ -341,7 +338,7 @@ def test_ship_alone_finds_the_fastest_within_a_drop(
     assert ran.code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert check_hashes(open_bundle(out))
-    verified = _read(out / "verify.json")
+    verified = read_json(out / "verify.json")
     accuracy = verified["accuracy"]
     assert 100 * (accuracy["dense_torch"] - accuracy["pruned_onnx"]) <= 20
     assert verified["max_drop"] == 20
@@ -402,11 +399,11 @@ def test_points_of_latency_are_measured(run: Any, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert len(list(cache.rglob("*.json"))) == 1
     for name in ("latency-0.8", "latency-0.6"):
-        reached = _read(out / name / "plan.json")["latency"]
+        reached = read_json(out / name / "plan.json")["latency"]
         assert reached["batch"] == 2
         assert all(entry["measured"] > 0 for entry in reached["rounds"])
-        assert [entry["batch"] for entry in _read(out / name / "bench.json")["batches"]] == [1, 2]
-    assert [point["target"] for point in _read(out / "sweep.json")["points"]] == ["latency", "latency"]
+        assert [entry["batch"] for entry in read_json(out / name / "bench.json")["batches"]] == [1, 2]
+    assert [point["target"] for point in read_json(out / "sweep.json")["points"]] == ["latency", "latency"]
 
 
 _CHAIN = """

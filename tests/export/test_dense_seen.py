@@ -14,7 +14,8 @@ from pruneport.errors import ParityError
 from pruneport.export.bundle.bundle import plan_hash
 from pruneport.export.onnx.onnx_file import network_sha256, write_onnx
 from pruneport.export.options import ParityOptions
-from pruneport.export.verify import DenseSeen, Verification, require_parity, verify_files
+from pruneport.export.verification import DenseSeen, Verification, require_parity
+from pruneport.export.verify import verify_files
 from pruneport.models.digits.train import write_images
 
 

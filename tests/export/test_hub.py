@@ -17,7 +17,8 @@ import pytest
 import pruneport
 from pruneport.errors import BundleError, HubError, InUseError, OutputError
 from pruneport.export.bundle.bundle import open_bundle
-from pruneport.export.hub import fetch_bundle, find_target, push_bundle
+from pruneport.export.hub import fetch_bundle
+from pruneport.export.hub_upload import find_target, push_bundle
 from pruneport.files import held
 
 NAME = "hf-hub:me/half"

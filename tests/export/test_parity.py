@@ -20,7 +20,8 @@ from pruneport.export.cpu_session import fitting_batches, fixed_batch, open_cpu_
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.export.options import ExportOptions, ParityOptions
 from pruneport.export.parity import TOLERANCES, check_seeded
-from pruneport.export.verify import Verification, require_parity, verify_files
+from pruneport.export.verification import Verification, require_parity
+from pruneport.export.verify import verify_files
 from pruneport.models.images.images import open_images
 
 

@@ -2,5 +2,6 @@
 
 - ``gpu``: those that are timed on a GPU
 - ``training``: those that trainings begin with
+- ``timed``: a trained one that is pruned, recovered, tested and timed
 - ``zoo``: those of torchvision and timm
 """

@@ -19,8 +19,9 @@ from pruneport.export.bundle.bundle import CARD, DENSE_ONNX, MODEL_ONNX, REPORT
 from pruneport.export.bundle.weights import write_preprocessor
 from pruneport.export.card.card import model_card
 from pruneport.export.onnx.capture import listed
-from pruneport.export.onnx.exporter import OnnxNetwork, export_network, fitted_options
+from pruneport.export.onnx.exporter import export_network, fitted_options
 from pruneport.export.onnx.form import ANY_BATCH, InputSizes
+from pruneport.export.onnx.onnx_network import OnnxNetwork
 from pruneport.export.options import ExportOptions
 from pruneport.export.parity import check_other_batches
 from pruneport.export.precisions.half import check_half

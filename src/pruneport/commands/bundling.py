@@ -13,14 +13,16 @@ from pruneport.bench.latency.records import Measured
 from pruneport.commands.artifacts import Exported, export_dense, write_card, write_json, write_onnx_files, write_report
 from pruneport.commands.configs import ShipConfig, SweepConfig
 from pruneport.commands.starting import BundleStart, Start, check_composed
+from pruneport.compress.calibration_inputs import calibration_inputs
 from pruneport.compress.further import Origin
-from pruneport.compress.pipeline import calibration_inputs
 from pruneport.compress.prune import Pruned
 from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, onnx_name, plan_hash
 from pruneport.export.bundle.weights import check_reload, write_network
 from pruneport.export.card.verdict import warnings_for
+from pruneport.export.onnx.form import InputSizes
 from pruneport.export.precisions.providers import asked_precisions
-from pruneport.export.verify import Check, DenseSeen, Verification, verify_files
+from pruneport.export.verification import Check, DenseSeen, Verification
+from pruneport.export.verify import verify_files
 from pruneport.models.record import Source
 from pruneport.progress import Progress, Stage
 
@@ -76,14 +78,21 @@ def fill_bundle(
 ) -> Filled:
     """Write everything that a bundle holds, but the manifest.
 
-    Args and errors are those of ``fill_verified``; besides:
+    Args:
+        staging: The bundle's folder.
+        dense: Is exported here where it was not.
+        pruned: What was made of it.
+        options: How it is exported, verified and timed.
+        progress: Told what is being done.
+        max_drop: The most points of top-1 that the user would lose, for the record; and int8 against fp32, on the
+            calibration inputs: layers are left in float until it holds.
 
     Raises:
+        InputError: torch cannot export it, or the images cannot be used.
         ProviderError: The provider does not run it.
     """
-    verification = fill_verified(staging, dense, pruned, options, progress, max_drop)
-    assert dense.exported is not None
-    plan, verified, sizes = pruned.plan, verification.to_dict(), dense.exported.fp32.sizes
+    verification, sizes = _write_verified(staging, dense, pruned, options, progress, max_drop)
+    plan, verified = pruned.plan, verification.to_dict()
     progress(Stage("timing", still=True))
     others = {
         precision: (staging / onnx_name(DENSE_ONNX, precision), staging / onnx_name(MODEL_ONNX, precision))
@@ -109,18 +118,22 @@ def fill_verified(
 ) -> Verification:
     """Write what a bundle holds before it is timed: networks, ONNX files, verify.json and the model card.
 
-    Args:
-        staging: The bundle's folder.
-        dense: Is exported here where it was not.
-        pruned: What was made of it.
-        options: How it is exported, verified and timed.
-        progress: Told what is being done.
-        max_drop: The most points of top-1 that the user would lose, for the record; and int8 against fp32, on the
-            calibration inputs: layers are left in float until it holds.
-
-    Raises:
-        InputError: torch cannot export it, or the images cannot be used.
+    Args and errors are those of ``fill_bundle``; nothing is timed.
     """
+    verification, sizes = _write_verified(staging, dense, pruned, options, progress, max_drop)
+    write_card(staging, pruned.plan, verification.to_dict(), sizes=sizes)
+    return verification
+
+
+def _write_verified(
+    staging: Path,
+    dense: OpenedDense,
+    pruned: Pruned,
+    options: ShipConfig | SweepConfig,
+    progress: Progress,
+    max_drop: float | None,
+) -> tuple[Verification, InputSizes]:
+    """Write the networks, their ONNX files and verify.json; and say which inputs the files take."""
     plan = pruned.plan
     progress(Stage("writing the pruned network"))
     write_network(staging, pruned.network, plan)
@@ -155,7 +168,5 @@ def fill_verified(
         max_drop=max_drop,
         seen=dense.seen,
     )
-    verified = verification.to_dict()
-    write_json(staging / VERIFY, verified)
-    write_card(staging, plan, verified, sizes=dense.exported.fp32.sizes)
-    return verification
+    write_json(staging / VERIFY, verification.to_dict())
+    return verification, dense.exported.fp32.sizes

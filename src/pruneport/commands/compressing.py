@@ -23,11 +23,12 @@ from pruneport.commands.timing.loop import LatencyPruner, check_latency, is_late
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import check_round_to, target_of
 from pruneport.compress.assessment import describe_groups
+from pruneport.compress.calibration_inputs import calibration_inputs
 from pruneport.compress.devices import find_device
 from pruneport.compress.further import check_below
 from pruneport.compress.options import CompressOptions, PruneOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION
-from pruneport.compress.pipeline import calibration_inputs, check_inputs, compress_network
+from pruneport.compress.pipeline import check_inputs, compress_network
 from pruneport.compress.prune import Pruned
 from pruneport.errors import OutputError
 from pruneport.export.accuracy import check_classes, check_labelled, check_max_drop

@@ -24,6 +24,7 @@ from pruneport.commands.records import (
 )
 from pruneport.commands.results import BenchResult, ExportResult, VerifyResult
 from pruneport.compress.activations.calibration import Batches, Calibration
+from pruneport.compress.calibration_inputs import calibration_inputs
 from pruneport.compress.surgery.plan import preprocessing_of
 from pruneport.errors import BundleError, CheckpointError, OutputError, SourceError
 from pruneport.export.bundle.bundle import (
@@ -45,7 +46,8 @@ from pruneport.export.onnx.embedding import embedding_for
 from pruneport.export.onnx.form import check_form
 from pruneport.export.precisions.providers import check_precisions
 from pruneport.export.precisions.writing import check_int8_inputs, check_kind
-from pruneport.export.verify import Check, require_parity, require_same_normalisation, verify_files
+from pruneport.export.verification import Check, require_parity
+from pruneport.export.verify import require_same_normalisation, verify_files
 from pruneport.models.preparation.resolve import resolve
 from pruneport.models.record import Factory
 from pruneport.progress import Note, Progress, Stage, numbered, silent
@@ -93,8 +95,6 @@ def export(
         if config.embed_preprocessing is not None and source.preprocessing is not None:
             given = resolve(config, source.image_shape, source.preprocessing)
             require_same_normalisation(given, source.preprocessing)
-        from pruneport.compress.pipeline import calibration_inputs  # brings torch-pruning, which only int8 needs
-
         calibration = calibration_inputs(config, network, source, progress)
     files = [onnx_name(file, precision) for file in (DENSE_ONNX, MODEL_ONNX) for precision in PRECISIONS]
     kept = {

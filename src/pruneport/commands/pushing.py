@@ -10,7 +10,8 @@ from pruneport.errors import HubError
 from pruneport.export.bundle.bundle import BENCH, CARD, MODEL_ONNX, VERIFY, Bundle, check_hashes, open_bundle
 from pruneport.export.bundle.writing import update_bundle
 from pruneport.export.card.front_matter import has_front_matter
-from pruneport.export.hub import find_target, is_on_hub, push_bundle
+from pruneport.export.hub import is_on_hub
+from pruneport.export.hub_upload import find_target, push_bundle
 from pruneport.export.onnx.form import ANY_BATCH
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 

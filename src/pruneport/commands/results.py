@@ -20,7 +20,7 @@ from pruneport.compress.records import Trained, scope_in_files
 from pruneport.compress.surgery.plan import Plan
 from pruneport.errors import SweepError
 from pruneport.export.accuracy import Accuracy
-from pruneport.export.verify import Verification
+from pruneport.export.verification import Verification
 
 if TYPE_CHECKING:
     from pruneport.compress.assessment import GroupView

@@ -14,7 +14,7 @@ from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.export.accuracy import require_accuracy
 from pruneport.export.bundle.writing import new_bundle
 from pruneport.export.precisions.providers import check_precisions
-from pruneport.export.verify import require_parity
+from pruneport.export.verification import require_parity
 from pruneport.progress import Progress, numbered, silent
 
 __all__ = ["ship"]

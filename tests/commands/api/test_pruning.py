@@ -61,7 +61,7 @@ def build() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def pruned() -> pruneport.commands.api.pruning.PrunedNetwork:  # type: ignore[name-defined]
+def pruned() -> pruneport.commands.api.pruned.PrunedNetwork:  # type: ignore[name-defined]
     return pruneport.prune(build(), macs=0.5, input_shape=(3, 8, 8), **QUICK)
 
 

@@ -257,7 +257,7 @@ def test_weights_go_to_a_file_beside_where_asked_for_or_too_large(
     network = _Shares().eval()
     for name, options, limit in (("asked", ExportOptions(external_data=True), 10**9), ("large", ExportOptions(), 100)):
         path = tmp_path / f"{name}.onnx"
-        monkeypatch.setattr("pruneport.export.onnx.exporter._INLINE_LIMIT_BYTES", limit)
+        monkeypatch.setattr("pruneport.export.onnx.onnx_network._INLINE_LIMIT_BYTES", limit)
         export_network(network, SHAPE, options).save(path, {})
         data = path.with_name(f"{name}.onnx.data")
         assert data.stat().st_size >= 32 * 9 * 4

@@ -1,7 +1,8 @@
 """What ``pruneport`` offers at its top: functions with keyword arguments, for who has a network in memory.
 
 - ``keywords``: the fields of the configurations, as keyword arguments
-- ``pruning``: prune: from a network in memory to a pruned one, which can be saved and exported
+- ``pruning``: prune: from a network in memory to a pruned one
+- ``pruned``: that network, which its methods save and export
 - ``deployed``: a bundle with ONNX files, verified and timed by its methods
 - ``bundles``: save, for a network that was trained elsewhere
 - ``shipping``: ship by keywords

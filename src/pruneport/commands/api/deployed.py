@@ -18,7 +18,7 @@ from pruneport.compress.activations.calibration import Batches
 from pruneport.compress.surgery.plan import Plan
 from pruneport.export.accuracy import Accuracy
 from pruneport.export.options import OnnxPrecision
-from pruneport.export.verify import Verification
+from pruneport.export.verification import Verification
 from pruneport.models.record import Factory
 from pruneport.progress import Progress, silent
 

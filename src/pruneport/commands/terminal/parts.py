@@ -20,7 +20,7 @@ from pruneport.export.card.precisions import precision_columns, precision_notes,
 from pruneport.export.card.provenance import recovery_figures
 from pruneport.export.card.words import matched, shorten
 from pruneport.export.parity import Parity
-from pruneport.export.verify import Verification
+from pruneport.export.verification import Verification
 from pruneport.units import scaled
 
 __all__ = [

@@ -25,8 +25,8 @@ from pruneport.compress.options import CompressOptions, LatencyTarget
 from pruneport.compress.prune import Pruned, prune
 from pruneport.compress.records import LatencyReached
 from pruneport.errors import TargetError
-from pruneport.export.onnx.exporter import OnnxNetwork
 from pruneport.export.onnx.onnx_file import write_onnx
+from pruneport.export.onnx.onnx_network import OnnxNetwork
 from pruneport.export.options import DEFAULTS, ExportOptions
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress, Stage

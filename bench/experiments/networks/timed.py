@@ -1,0 +1,99 @@
+"""A trained network that is pruned, recovered, tested on labelled images and timed, for accuracy at equal latency."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from pruneport.bench.experiments.accuracy import Case, count_top1, read_images
+from pruneport.bench.latency.timer import DenseTimer, TimedShare
+from pruneport.bench.options import LatencyOptions
+from pruneport.commands.timing.measuring import DenseFile
+from pruneport.commands.timing.rounds import time_exported
+from pruneport.compress.activations.calibration import Calibration
+from pruneport.compress.assessment import Assessment, assess
+from pruneport.compress.options import CompressOptions
+from pruneport.compress.prune import Pruned
+from pruneport.compress.recovery.recover import recover
+from pruneport.export.onnx.onnx_file import write_onnx
+from pruneport.export.options import DEFAULTS
+from pruneport.models.options import SourceOptions
+from pruneport.models.source import open_source
+
+__all__ = ["TimedNetwork", "open_timed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedNetwork:
+    """A dense network with all that is known of it.
+
+    Attributes:
+        dense: The network and its ONNX file.
+        assessed: What is known of it before there is a target.
+        timers: Batch size -> what times other networks in turns with the dense one.
+        calibration: What a pruned network is recovered on.
+        test: Batches of images and labels that no step has seen.
+        dense_top1: On these, as a share.
+        where: Where it is timed.
+    """
+
+    dense: DenseFile
+    assessed: Assessment
+    timers: Mapping[int, DenseTimer]
+    calibration: Calibration
+    test: Sequence[tuple[Tensor, Tensor]]
+    dense_top1: float
+    where: LatencyOptions
+
+    def time(self, network: nn.Module) -> dict[int, TimedShare]:
+        """Export a pruned network and time it at each batch size."""
+        return {batch: time_exported(self.dense, timer, network, print) for batch, timer in self.timers.items()}
+
+    def recover(self, pruned: Pruned) -> dict[str, Any]:
+        """Reconstruct a pruned network in place, and say what is left of it, as keys of a row."""
+        recover("reconstruct", self.dense.network, pruned.network, pruned.plan.groups, self.calibration.batches)
+        return {
+            "macs_kept": round(pruned.plan.macs_kept, 4),
+            "params_kept": round(pruned.plan.params_kept, 4),
+            "dense_top1": round(self.dense_top1, 4),
+            "top1": round(count_top1(pruned.network, self.test), 4),
+            "test_images": sum(len(labels) for _, labels in self.test),
+        }
+
+
+@contextmanager
+def open_timed(
+    case: Case, data: Path, options: CompressOptions, where: LatencyOptions, batches: Sequence[int]
+) -> Iterator[TimedNetwork]:
+    """Open and assess the network of a case, and export it to a file that goes when the context ends.
+
+    Args:
+        case: The network, its checkpoint and its images.
+        data: Holds ``weights/`` and ``data/``.
+        options: What the network is assessed for.
+        where: Where it is timed.
+        batches: Batch sizes that it is timed at.
+    """
+    network, source = open_source(
+        SourceOptions(source=case.source, checkpoint=data / "weights" / case.weights, input_shape=case.shape)
+    )
+    test, calibrations = read_images(case, data)
+    assessed = assess(network, source, options, calibrations["images"], progress=print)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dense.onnx"
+        write_onnx(network, source.takes, path, {})
+        yield TimedNetwork(
+            dense=DenseFile(network=network, source=source, path=path, form=DEFAULTS),
+            assessed=assessed,
+            timers={batch: DenseTimer(path, where, batch) for batch in batches},
+            calibration=calibrations["images"],
+            test=test,
+            dense_top1=count_top1(network, test),
+            where=where,
+        )

@@ -1,0 +1,83 @@
+"""The inputs that a network is scored, measured and recovered on: images, or synthetic ones; and whether it can be."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from pruneport.compress.activations.calibration import BATCH, Calibration, held_out_count, open_calibration
+from pruneport.compress.activations.synthetic import ENOUGH, synthesise
+from pruneport.compress.devices import find_device, in_full_precision
+from pruneport.compress.options import CalibrationImages
+from pruneport.errors import ModelError, PruningError
+from pruneport.models.outputs import Outputs, detections_in, takes_several
+from pruneport.models.record import Source
+from pruneport.progress import Progress
+
+__all__ = ["calibration_inputs", "check_measurable", "is_measurable"]
+
+
+def calibration_inputs(
+    options: CalibrationImages,
+    network: nn.Module,
+    source: Source,
+    progress: Progress,
+    *,
+    hold_out: bool = False,
+) -> Calibration:
+    """The calibration images, or synthetic inputs where there are none.
+
+    Args:
+        options: The images, or how many synthetic inputs at most.
+        network: The dense network.
+        source: Where it came from; gives the input shape and the seed.
+        progress: Told what is being done.
+        hold_out: Whether some inputs are held out, to measure on.
+
+    Raises:
+        ImageFolderError: The images cannot be used.
+        PruningError: There are none, and no synthetic inputs can be made.
+    """
+    if source.inputs is not None and options.calibration is None:
+        raise PruningError(
+            f"the network takes {source.inputs}, and synthetic inputs can only be made for images: give `calibration`, "
+            "a DataLoader or a list of what it takes, or choose `criterion=l1` `ranking=uniform` `recover=none`."
+        )
+    several = takes_several(network, source.takes)
+    batch = BATCH if several else 1
+    given = open_calibration(
+        options, source.image_shape, source.preprocessing, hold_out=hold_out, seed=source.seed, batch=batch
+    )
+    if given is not None:
+        return given
+    if not several:
+        raise PruningError(
+            "the network takes one image at a time, and synthetic inputs are made from the statistics of many: give "
+            "images with `calibration=FOLDER`, or choose `criterion=l1` `ranking=uniform` `recover=none`."
+        )
+    count = min(options.calibration_images, ENOUGH)
+    held_out = held_out_count(count) if hold_out else 0
+    device = find_device(options.accelerator)
+    with in_full_precision():
+        return synthesise(network, source.image_shape, count, source.seed, progress, held_out=held_out, device=device)
+
+
+def is_measurable(outputs: Outputs) -> bool:
+    """Whether an error of the outputs means anything."""
+    main = outputs.tensors[outputs.main]
+    return not detections_in(outputs.tensors) and main.is_floating_point() and main.ndim > 0
+
+
+def check_measurable(outputs: Outputs) -> None:
+    """Raise where no error can be measured on the outputs."""
+    if detections_in(outputs.tensors):
+        raise ModelError(
+            "the network returns detections, of which it finds another number in every image, so no error can be "
+            "measured on them. Give a function that returns its backbone, and calibrate that; or leave out "
+            "`calibration` and choose `criterion=l1` `ranking=uniform` `recover=none`."
+        )
+    if not is_measurable(outputs):
+        raise ModelError(
+            f"the network's outputs ({', '.join(outputs.tensors)}) hold no floating point numbers for each image, so "
+            "no error can be measured on them. Let its forward return the scores that it decides by, or leave out "
+            "`calibration` and choose `criterion=l1` `ranking=uniform` `recover=none`."
+        )
