@@ -177,6 +177,7 @@ def _measure(
     options = SourceOptions(source=case.source, checkpoint=data / "weights" / case.weights, input_shape=case.shape)
     dense, source = open_source(options)
     test, calibrations = read_images(case, data)
+    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     images = sum(len(labels) for _, labels in test)
     done = {_key(row) for row in rows if row["test_images"] == images}
     dense_top1: float | None = None
@@ -234,7 +235,7 @@ def _measure(
                 "imitation": None if did is None else asdict(did),
                 "assess_s": round(assessing, 1),
                 "recovery_s": round(seconds, 1),
-                "computed_on": device.type,
+                "computed_on": device_name,
                 "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             }
 

@@ -9,7 +9,7 @@ from pruneport.export.accuracy import ROUNDING
 from pruneport.export.card.intervals import change_interval, change_p_value
 from pruneport.export.card.precisions import precision_warnings
 from pruneport.export.card.provenance import dense_onnx_cost, fine_tuned, reference_of
-from pruneport.export.card.words import clean, percent, speedup_claim
+from pruneport.export.card.words import clean, milliseconds, percent, speedup_claim
 
 __all__ = ["load_warnings", "maybe_chance", "points", "points_lost", "times_as_fast", "verdict", "warnings_for"]
 
@@ -19,6 +19,12 @@ _LEAST_AGREEMENT = 0.9
 _UNLIKELY = 0.05  # a change as large would be seen by chance less often, where nothing changed
 _AGAIN = "Its figures are rough: time again on an idle machine (pruneport bench)."
 _SLOWED = ("thermal_slowdown", "hardware_slowdown", "hardware_thermal_slowdown", "hardware_power_brake")
+_SLOWER = 0.95  # of the dense network's speed, at the upper end of the interval
+_HELPS = "What helps: a latency target (`latency=0.75`), which prunes by what was measured here."
+_HELPS_ON_GPU = (
+    "A GPU's fast kernels take some widths alone. What may help: wider multiples (`round_to=64`), another layout "
+    "(`nhwc`), or a latency target (`latency=0.75`), which prunes by what was measured here."
+)
 _BUSY_SHARE = 0.4  # of the cores, or of the GPU, in use by others: on two cores, one other program
 
 
@@ -69,6 +75,7 @@ def warnings_for(plan: Json, verify: Json | None, bench: Json | None) -> list[st
         *precision_warnings(verify),
         *load_warnings(bench),
         *_slowed_warnings(bench),
+        *_slower_warnings(bench),
     ]
     return [clean(sentence) for sentence in found]
 
@@ -165,6 +172,27 @@ def _slowed_warnings(bench: Json | None) -> list[str]:
     seen = {reason for entry in batches for reason in entry.get("device", {}).get("throttle_reasons") or ()}
     slowed = [reason.replace("_", " ") for reason in _SLOWED if reason in seen]
     return [f"The GPU lowered its clocks while it was timed ({', '.join(slowed)}). {_AGAIN}"] if slowed else []
+
+
+def _slower_warnings(bench: Json | None) -> list[str]:
+    """Where the pruned network is surely slower than the dense one in the same precision."""
+    slower: dict[str, list[str]] = {}
+    for entry in bench["batches"] if bench else ():
+        sides = [("fp32", entry, entry["speedup"]["high"], 1.0)]
+        sides += [
+            (times["precision"], times, times["pruned_speedup"]["high"], times["dense_speedup"]["low"])
+            for times in entry.get("precisions", ())
+        ]
+        for precision, times, highest, dense in sides:
+            if highest < _SLOWER * dense:
+                medians = [milliseconds(times[network]["p50_ms"]) for network in ("pruned", "dense")]
+                found = f"{medians[0]} ms against {medians[1]} at batch {entry['batch']}"
+                slower.setdefault(precision, []).append(found)
+    helps = _HELPS_ON_GPU if (bench or {}).get("provider", "cpu") != "cpu" else _HELPS
+    return [
+        f"In {precision} the pruned network is slower than the dense one: {', '.join(found)}. {helps}"
+        for precision, found in slower.items()
+    ]
 
 
 def _fall(accuracy: Json | None) -> float | None:

@@ -154,3 +154,22 @@ def test_a_machine_that_got_busy_while_it_was_timed(plan: Any, bench: Any) -> No
 def test_a_limit_is_said_to_be_held_or_not(limit: float, words: str, plan: Any, verify: Any, bench: Any) -> None:
     verify |= {"accuracy": _accuracy(0.86, 0.82, 22, 2), "max_drop": limit}
     assert verdict(plan, verify, bench).endswith(f"4.0 points of top-1 lost on 500 images; {words}")
+
+
+def test_a_pruned_network_that_is_slower_than_dense_in_its_own_precision_is_named(plan: Any, bench: Any) -> None:
+    """As fp16 was on an H200 with widths that are multiples of 8: 2.7 ms against 0.7."""
+    entry = bench["batches"][0]
+    slow = {"ratio": 0.8, "low": 0.79, "high": 0.81, "confidence": 0.95}
+    fast = {"ratio": 3.0, "low": 2.9, "high": 3.1, "confidence": 0.95}
+    times = {"dense": entry["dense"] | {"p50_ms": 0.7}, "pruned": entry["pruned"] | {"p50_ms": 2.7}}
+    entry["precisions"] = [{"precision": "fp16", **times, "dense_speedup": fast, "pruned_speedup": slow}]
+    bench["provider"] = "cuda"
+    (said,) = warnings_for(plan, None, bench)
+    assert said.startswith("In fp16 the pruned network is slower than the dense one: 2.70 ms against 0.700 at batch 1.")
+    assert "`round_to=64`" in said
+    bench["provider"] = "cpu"
+    assert "`round_to" not in warnings_for(plan, None, bench)[0]
+    entry["precisions"][0]["pruned_speedup"] = fast | {"high": 3.3}
+    assert warnings_for(plan, None, bench) == []
+    entry["speedup"] |= slow
+    assert warnings_for(plan, None, bench)[0].startswith("In fp32 the pruned network is slower")
