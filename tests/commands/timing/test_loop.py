@@ -182,7 +182,7 @@ def test_a_table_of_this_device_closes_the_loop(network: nn.Module, cache: Path,
     ("changes", "options", "said"),
     [
         ({"network": "0" * 64}, {}, "has timings of another network"),
-        ({"varied": ["body.0"]}, {}, r"was made without varying the widths of body\.3"),
+        ({"varied": ["body.0"]}, {}, r"was made without varying body\.3\. Make it with the same `scope`"),
         ({"onnxruntime": "1.0"}, {}, "is of this device, but of another version: .*ONNX Runtime 1.0"),
         ({}, {"latency_batch": 4}, r"batch 1, fp32, but `latency_batch` is 4"),
         ({"precision": "int8"}, {"latency_precision": "fp32"}, r"batch 1, int8, but `latency_precision` is fp32"),

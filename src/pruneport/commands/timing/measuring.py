@@ -22,7 +22,7 @@ from pruneport.bench.timings.staircase import Staircase, measure_staircase
 from pruneport.bench.timings.table import LatencyTable, TimedWidths, network_sha256, place_of
 from pruneport.commands.configs import LatencyConfig
 from pruneport.commands.results import LatencyResult
-from pruneport.compress.allocation.target import nothing_prunable
+from pruneport.compress.allocation.target import check_widths, nothing_prunable
 from pruneport.compress.assessment import Assessment, assess, reasons_with
 from pruneport.compress.graph.widths import possible_widths
 from pruneport.compress.options import PruneOptions
@@ -71,11 +71,6 @@ def latency(config: LatencyConfig, progress: Progress = silent) -> LatencyResult
         raise OutputError(f"`out` {config.out}: expected a file ending in .json.")
     if config.out.exists() and not config.overwrite:
         raise OutputError(f"{config.out} is there; choose another `out`, or give `overwrite`.")
-    progress(Stage(f"building {config.source}"))
-    network, source = open_source(config)
-    form = export_form(network, source, DEFAULTS)
-    check_place(config, form)
-    network = _told_apart(network)
     options = PruneOptions(
         criterion="l1",
         ranking="uniform",
@@ -87,6 +82,12 @@ def latency(config: LatencyConfig, progress: Progress = silent) -> LatencyResult
         max_pruning_ratio=config.max_pruning_ratio,
         keep=config.keep,
     )
+    check_widths(options)
+    progress(Stage(f"building {config.source}"))
+    network, source = open_source(config)
+    form = export_form(network, source, DEFAULTS)
+    check_place(config, form)
+    network = _told_apart(network)
     progress(Stage("finding groups"))
     assessed = assess(network, source, options, progress=progress)
     with tempfile.TemporaryDirectory() as folder:
