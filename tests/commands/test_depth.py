@@ -83,17 +83,20 @@ def test_ship_drops_branches_and_the_bundle_verifies(run: Callable[..., Any], di
     assert run("verify", out).code == 0
 
 
-def test_it_is_measured_where_there_are_no_images(run: Callable[..., Any], tmp_path: Path) -> None:
-    for name, recover in (("recovered", "auto"), ("as-it-is", "none")):
-        how = (*ALONE, "--flops", "0.75", "--calibration-images", "16", "--recover", recover)
-        done = run("compress", *DIGITS, *how, "--out", tmp_path / name)
-        assert done.code == 0, done.err
-        plan = _plan(tmp_path / name)
-        assert [branch.name for branch in plan.branches] == ["blocks.2"]
-        assert (plan.request.ranking, plan.request.depth) == ("sensitivity", "auto")
-        assert plan.calibration is not None
-        assert plan.calibration.inputs == "synthetic"
-    assert _plan(tmp_path / "recovered").request.criterion == "block-hessian"
+@pytest.mark.parametrize("how", [(), ("--recover", "none"), ("--recover", "none", "--criterion", "l1")])
+def test_it_is_measured_where_there_are_no_images(
+    how: tuple[str, ...], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    asked = (*ALONE, "--flops", "0.75", "--calibration-images", "16")
+    done = run("compress", *DIGITS, *asked, *how, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    plan = _plan(tmp_path / "out")
+    assert [branch.name for branch in plan.branches] == ["blocks.2"]
+    assert (plan.request.ranking, plan.request.depth) == ("sensitivity", "auto")
+    assert plan.calibration is not None
+    assert plan.calibration.inputs == "synthetic"
+    assert plan.recovery is not None
+    assert plan.recovery.name == ("none" if how else "data-free")
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,20 @@ def test_no_table_is_of_a_bundles_network(
     said = " ".join(capsys.readouterr().err.split())
     assert f"error: --latency-table is of a dense network, and {slimmer} is compressed further" in said
     assert "exporting" not in said
+    assert main(["latency", str(slimmer), "--out", str(tmp_path / "table.json")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"error: {slimmer} is a bundle, and a table is of a dense network: give the source that it was" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_widths_that_cannot_be_are_met_before_anything_is_timed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong in (("--max-pruning-ratio", "1.5"), ("--round-to", "0")):
+        assert main(["latency", DIGITS, *wrong, "--out", str(tmp_path / "table.json")]) == 2
+        said = capsys.readouterr().err
+        assert f"error: {wrong[0]} is {wrong[1]}; expected" in said
+        assert "building" not in said
 
 
 def test_a_bundle_without_its_original_or_as_fast_already_is_refused() -> None:

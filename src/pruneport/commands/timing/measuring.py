@@ -27,7 +27,8 @@ from pruneport.compress.assessment import Assessment, assess, reasons_with
 from pruneport.compress.graph.widths import possible_widths
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import network_with
-from pruneport.errors import InputError, OutputError, PruningError
+from pruneport.errors import InputError, OutputError, PruningError, SourceError
+from pruneport.export.bundle.bundle import is_bundle
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.export.options import DEFAULTS, ExportOptions
 from pruneport.export.precisions.providers import why_not_on
@@ -71,6 +72,11 @@ def latency(config: LatencyConfig, progress: Progress = silent) -> LatencyResult
         raise OutputError(f"`out` {config.out}: expected a file ending in .json.")
     if config.out.exists() and not config.overwrite:
         raise OutputError(f"{config.out} is there; choose another `out`, or give `overwrite`.")
+    if is_bundle(Path(config.source)):
+        raise SourceError(
+            f"{config.source} is a bundle, and a table is of a dense network: give the source that it was made from. "
+            "For a latency target of the bundle itself no table is needed: compress times it."
+        )
     options = PruneOptions(
         criterion="l1",
         ranking="uniform",
