@@ -112,11 +112,11 @@ def assess(
         PruningError: Its dependencies cannot be traced, or it cannot be scored.
         TargetError: A pattern in ``keep`` matches nothing.
     """
+    options = resolve_auto(options, calibration is not None)
     if wants_inputs(options, calibration is not None) and calibration is None:
         raise ImageFolderError(
             f"criterion {name_of(options.criterion)} with ranking {options.ranking} needs inputs: give a calibration."
         )
-    options = resolve_auto(options, calibration is not None)
     graph, cost, reasons, branches = _find(network, source, options, progress, original)
     groups = graph.groups
     free = [not reason for reason in reasons]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from torch import nn
 
 from pruneport.compress.activations.calibration import BATCH, Calibration, held_out_count, open_calibration
-from pruneport.compress.activations.synthetic import ENOUGH, synthesise
+from pruneport.compress.activations.synthetic import ENOUGH, WITHOUT_INPUTS, require_statistics, synthesise
 from pruneport.compress.devices import find_device, in_full_precision
-from pruneport.compress.options import CalibrationImages
+from pruneport.compress.options import CalibrationImages, ChoiceOptions
 from pruneport.errors import ModelError, PruningError
 from pruneport.models.outputs import Outputs, detections_in, takes_several
 from pruneport.models.record import Source
 from pruneport.progress import Progress
 
-__all__ = ["calibration_inputs", "check_measurable", "is_measurable"]
+__all__ = ["calibration_inputs", "check_measurable", "check_synthetic", "is_measurable"]
 
 
 def calibration_inputs(
@@ -37,28 +37,36 @@ def calibration_inputs(
         ImageFolderError: The images cannot be used.
         PruningError: There are none, and no synthetic inputs can be made.
     """
-    if source.inputs is not None and options.calibration is None:
-        raise PruningError(
-            f"the network takes {source.inputs}, and synthetic inputs can only be made for images: give `calibration`, "
-            "a DataLoader or a list of what it takes, or choose `criterion=l1` `ranking=uniform` `recover=none`."
-        )
-    several = takes_several(network, source.takes)
-    batch = BATCH if several else 1
+    if options.calibration is None:
+        check_synthetic(options, network, source)
+    batch = BATCH if takes_several(network, source.takes) else 1
     given = open_calibration(
         options, source.image_shape, source.preprocessing, hold_out=hold_out, seed=source.seed, batch=batch
     )
     if given is not None:
         return given
-    if not several:
-        raise PruningError(
-            "the network takes one image at a time, and synthetic inputs are made from the statistics of many: give "
-            "images with `calibration=FOLDER`, or choose `criterion=l1` `ranking=uniform` `recover=none`."
-        )
     count = min(options.calibration_images, ENOUGH)
     held_out = held_out_count(count) if hold_out else 0
     device = find_device(options.accelerator)
     with in_full_precision():
         return synthesise(network, source.image_shape, count, source.seed, progress, held_out=held_out, device=device)
+
+
+def check_synthetic(options: CalibrationImages, network: nn.Module, source: Source) -> None:
+    """Raise a ``PruningError`` where no synthetic inputs can be made."""
+    depth = " `depth=never`" if isinstance(options, ChoiceOptions) and options.depth != "never" else ""
+    without = f"{WITHOUT_INPUTS}{depth}"
+    if source.inputs is not None:
+        raise PruningError(
+            f"the network takes {source.inputs}, and synthetic inputs can only be made for images: give `calibration`, "
+            f"a DataLoader or a list of what it takes, or choose {without}."
+        )
+    if not takes_several(network, source.takes):
+        raise PruningError(
+            "the network takes one image at a time, and synthetic inputs are made from the statistics of many: give "
+            f"images with `calibration=FOLDER`, or choose {without}."
+        )
+    require_statistics(network, without)
 
 
 def is_measurable(outputs: Outputs) -> bool:
@@ -73,11 +81,11 @@ def check_measurable(outputs: Outputs) -> None:
         raise ModelError(
             "the network returns detections, of which it finds another number in every image, so no error can be "
             "measured on them. Give a function that returns its backbone, and calibrate that; or leave out "
-            "`calibration` and choose `criterion=l1` `ranking=uniform` `recover=none`."
+            f"`calibration` and choose {WITHOUT_INPUTS}."
         )
     if not is_measurable(outputs):
         raise ModelError(
             f"the network's outputs ({', '.join(outputs.tensors)}) hold no floating point numbers for each image, so "
             "no error can be measured on them. Let its forward return the scores that it decides by, or leave out "
-            "`calibration` and choose `criterion=l1` `ranking=uniform` `recover=none`."
+            f"`calibration` and choose {WITHOUT_INPUTS}."
         )

@@ -104,11 +104,12 @@ class ChoiceOptions:
     """width: all attention heads of a layer lose the same channels; heads: whole attention heads go."""
     depth: DepthName = "never"
     """never: every block stays; auto: residual branches, f of x + f(x), may be dropped as a whole where that costs less
-    than narrower layers; needs the ranking sensitivity. `max_pruning_ratio` says nothing of them, `keep` does."""
+    than narrower layers. What that costs is measured: on synthetic inputs where there are no others, and no ranking but
+    sensitivity goes with it. `max_pruning_ratio` says nothing of branches, `keep` does."""
     ranking: RankingName = "auto"
-    """auto: sensitivity where there are inputs to calibrate with, else uniform. uniform: the same share of every group;
-    global: filters compete across groups; isomorphic: among groups of the same structure; sensitivity: the damage of
-    each group is measured, and the least for the target is solved for."""
+    """auto: sensitivity where there are inputs to calibrate with, or `depth` is auto; else uniform. uniform: the same
+    share of every group; global: filters compete across groups; isomorphic: among groups of the same structure;
+    sensitivity: the damage of each group is measured, and the least for the target is solved for."""
     round_to: int = 8
     """Kept widths are multiples of this."""
     max_pruning_ratio: float = 0.9

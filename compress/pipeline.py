@@ -11,7 +11,12 @@ from torch import nn
 from pruneport.compress.activations.calibration import LEAST_HELD_OUT, Calibration, check_count, list_images
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.assessment import Assessment, assess
-from pruneport.compress.calibration_inputs import calibration_inputs, check_measurable, is_measurable
+from pruneport.compress.calibration_inputs import (
+    calibration_inputs,
+    check_measurable,
+    check_synthetic,
+    is_measurable,
+)
 from pruneport.compress.devices import CPU, find_device, in_full_precision, with_smaller_batches
 from pruneport.compress.further import Origin
 from pruneport.compress.importance.criteria import wants_inputs
@@ -54,7 +59,9 @@ def check_inputs(
     check_count(options.calibration_images)
     find_device(options.accelerator)
     choose_recovery(options, dense, _trained(source, origin), calibrated=calibrated)
-    wants_inputs(options, calibrated or options.calibration is not None)
+    given = calibrated or options.calibration is not None
+    if wants_inputs(options, given) and not given:
+        check_synthetic(options, _reference(dense, origin), source)
 
 
 def compress_network(

@@ -19,7 +19,7 @@ from pruneport.compress.records import Calibrated
 from pruneport.errors import PruningError
 from pruneport.progress import Progress, Step, silent
 
-__all__ = ["ENOUGH", "dead_leaves", "has_statistics", "require_statistics", "synthesise"]
+__all__ = ["ENOUGH", "WITHOUT_INPUTS", "dead_leaves", "has_statistics", "require_statistics", "synthesise"]
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 ENOUGH = 64  # inputs; each costs some tens of passes, and is shown in several views
@@ -29,6 +29,8 @@ _STEPS = 20  # a round
 _ROUNDS = 10
 _CLOSE = 0.12  # of the mismatch; 8 real photographs reach 0.10 on a ResNet-50, 32 reach 0.04
 _LEAST_PROGRESS = 0.2
+WITHOUT_INPUTS = "`criterion=l1` `ranking=uniform` `recover=none`"
+"""Options that need no inputs."""
 _PIXEL_RATE, _COLOUR_RATE = 0.03, 0.1
 _SHIFT = 2  # pixels that the inputs are rolled by, so that no pixel is fitted to one place
 
@@ -38,13 +40,12 @@ def has_statistics(network: nn.Module) -> bool:
     return bool(_norms(network))
 
 
-def require_statistics(network: nn.Module) -> None:
-    """Raise a ``PruningError`` where there is nothing to make inputs from."""
+def require_statistics(network: nn.Module, without: str = WITHOUT_INPUTS) -> None:
+    """Raise a ``PruningError`` where there is nothing to make inputs from; ``without`` are options that need none."""
     if not has_statistics(network):
         raise PruningError(
             "the network has no BatchNorm statistics to make synthetic inputs from; give images with "
-            "`calibration=FOLDER`, or choose `recover=none`, `ranking=uniform` and a criterion of the weights, such as "
-            "l1."
+            f"`calibration=FOLDER`, or choose {without}."
         )
 
 

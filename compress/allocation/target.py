@@ -12,12 +12,14 @@ from pruneport.compress.allocation.cost_model import LATENCIES, CostModel
 from pruneport.compress.graph.branches import Branch
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import possible_widths, width_step
-from pruneport.compress.options import PruneOptions
+from pruneport.compress.options import ChoiceOptions, PruneOptions
 from pruneport.errors import TargetError
 
 __all__ = [
     "TOLERANCE",
+    "check_choice",
     "check_round_to",
+    "check_widths",
     "lowest_measured",
     "lowest_share",
     "missed_target",
@@ -40,11 +42,33 @@ def check_round_to(round_to: int) -> None:
         raise TargetError(f"`round_to` is {round_to}; expected a whole number of at least 1, such as 8.")
 
 
-def target_of(options: PruneOptions) -> tuple[str, float]:
-    """Return the one target that was given, as its name and value.
+def check_widths(options: ChoiceOptions) -> None:
+    """Raise a ``TargetError`` where no width can be as the options say."""
+    check_round_to(options.round_to)
+    if not 0 < options.max_pruning_ratio < 1:
+        raise TargetError(f"`max_pruning_ratio` is {options.max_pruning_ratio:g}; expected a share between 0 and 1.")
+
+
+def check_choice(options: ChoiceOptions) -> None:
+    """Check what says how it is chosen what goes.
 
     Raises:
-        TargetError: None or several were given, or the value is outside (0, 1), or no time in milliseconds.
+        TargetError: An option is out of range, or two do not go together.
+    """
+    check_widths(options)
+    if options.depth != "never" and options.ranking not in ("auto", "sensitivity"):
+        raise TargetError(
+            f"`depth={options.depth}` needs `ranking=sensitivity`, which measures what dropping a branch costs; given: "
+            f"`ranking={options.ranking}`. Leave one of the two out."
+        )
+
+
+def target_of(options: PruneOptions) -> tuple[str, float]:
+    """Return the one target that was given, as its name and value; what else is asked is checked, too.
+
+    Raises:
+        TargetError: None or several were given, or the value is outside (0, 1), or no time in milliseconds; or see
+            ``check_choice``.
     """
     names = [name for name in _TARGETS if hasattr(options, name)]
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
@@ -56,21 +80,14 @@ def target_of(options: PruneOptions) -> tuple[str, float]:
     if name == "latency_ms":
         if not 0 < value < math.inf:
             raise TargetError(f"`latency_ms` is {value:g}; expected milliseconds above 0, fewer than the dense takes.")
-        check_round_to(options.round_to)
-        _check_max_pruning_ratio(options)
+        check_choice(options)
         return name, value
     meaning = "share of filters to remove" if name == "ratio" else "share of dense to keep"
     if not 0 < value < 1:
         hint = f" Did you mean {value / 100:g}?" if 1 < value < 100 else ""
         raise TargetError(f"`{name}` is {value:g}; expected a {meaning} between 0 and 1, such as 0.5.{hint}")
-    check_round_to(options.round_to)
-    _check_max_pruning_ratio(options)
+    check_choice(options)
     return name, value
-
-
-def _check_max_pruning_ratio(options: PruneOptions) -> None:
-    if not 0 < options.max_pruning_ratio < 1:
-        raise TargetError(f"`max_pruning_ratio` is {options.max_pruning_ratio:g}; expected a share between 0 and 1.")
 
 
 def why_dense(group: Group, options: PruneOptions, kept_by: str | None = None) -> str:
@@ -150,11 +167,15 @@ def missed_target(achieved: float, target: float, options: PruneOptions) -> str 
             f"asked to remove {value:.4g} of the prunable filters, removed {1 - achieved:.4f}: widths are multiples of "
             f"{options.round_to}, and no group loses more than {options.max_pruning_ratio:g}."
         )
-    finer = "; a smaller `round_to` does" if options.round_to > 1 else ""
-    return (
-        f"asked for {value:.4g} of the dense {name}, reached {achieved:.4f}: widths are multiples of "
-        f"{options.round_to} and no step from here comes nearer{finer}."
+    said = (
+        f"asked for {value:.4g} of the dense {name}, reached {achieved:.4f}: widths are multiples of {options.round_to}"
     )
+    if options.depth != "never":
+        said += ", branches go as a whole,"
+        finer = "; a smaller `round_to` or a larger `max_pruning_ratio` may"
+    else:
+        finer = "; a smaller `round_to` does" if options.round_to > 1 else ""
+    return f"{said} and no step from here comes nearer{finer}."
 
 
 def out_of_reach(

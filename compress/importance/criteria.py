@@ -66,12 +66,12 @@ class Criterion:
 
 
 def resolve_auto(options: PruneOptions, calibrated: bool) -> PruneOptions:
-    """Put the best that the inputs allow in the place of ``auto``."""
+    """Put the best that the inputs allow in the place of ``auto``; depth always needs what is measured."""
     criterion, ranking = options.criterion, options.ranking
     if criterion == "auto":
         criterion = "block-hessian" if calibrated else "l1"
     if ranking == "auto":
-        ranking = "sensitivity" if calibrated else "uniform"
+        ranking = "sensitivity" if calibrated or options.depth == "auto" else "uniform"
     return replace(options, criterion=criterion, ranking=ranking)
 
 

@@ -120,6 +120,7 @@ def test_tasks_that_cannot_be_used(
     ("flags", "said"),
     [
         (("--flops", "0.5"), "--flops without --schedule"),
+        (("--criterion", "l2", "--cuts", "3"), "--criterion, --cuts without --schedule"),
         (("--schedule", "loss"), "exactly one of --flops, --params and --ratio is needed"),
         (("--schedule", "loss", "--params", "0.5"), "give --flops in place"),
         (("--keep-head",), "has 10 outputs and"),

@@ -167,6 +167,7 @@ def test_a_latency_target_is_not_spread(run: Any, tmp_path: Path) -> None:
     ("changed", "words"),
     [
         (("--round-to", "4"), "--round-to was 8, is 4"),
+        (("--depth", "auto"), "--depth was never, is auto"),
         (("--seed", "3"), "source seed was 0, is 3"),
         (("--images-limit", "50"), "--images-limit was 60, is 50"),
     ],

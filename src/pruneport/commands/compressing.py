@@ -131,15 +131,14 @@ def prune_source(
         the pruned one with its plan.
     """
     check_output(config.out, config.overwrite)
-    target_of(config)
+    target, _ = target_of(config)
     form = config if isinstance(config, ExportOptions) else DEFAULTS
     check_form(form)
-    if is_latency(config):
-        check_latency(config, form)
+    check_latency(config, form, target)
     dense = open_dense(config, config, progress, max_drop)
     start, origin = dense.start, dense.origin
     if isinstance(start, BundleStart):
-        refuse_latency(config, start.name, origin.original if origin else None)
+        refuse_latency(target, config, start.name, origin.original if origin else None)
         check_below(config, start.plan, start.name)
     exported = None
     if config.dry_export:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ from pruneport.commands.artifacts import write_card, write_json
 from pruneport.commands.configs import FinetuneConfig
 from pruneport.commands.results import FinetuneResult
 from pruneport.commands.starting import BundleStart, open_start
-from pruneport.compress.allocation.target import target_of
+from pruneport.compress.allocation.target import missed_target, target_of
 from pruneport.compress.finetune.checks import check_training
 from pruneport.compress.finetune.setup import dense_plan, trained_plan, with_output_layer
 from pruneport.compress.finetune.state import TrainState, read_state, write_state
 from pruneport.compress.finetune.training import Job, train
 from pruneport.compress.further import check_below
 from pruneport.compress.importance.criteria import resolve_auto
+from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import request_of
 from pruneport.compress.surgery.rebuild import rebuild_network
 from pruneport.errors import InputError, TargetError, TrainingError
@@ -61,7 +62,9 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
             raise
         plan = trained_plan(state, job.task)
         if job.pruning is not None:
-            plan = replace(plan, request=request_of(*target_of(config), resolve_auto(config, calibrated=False)))
+            target, value = target_of(config)
+            note = plan.note or missed_target(plan.macs_kept, value, config)
+            plan = replace(plan, note=note, request=request_of(target, value, resolve_auto(config, calibrated=False)))
         progress(Stage(f"writing {config.out}"))
         with new_bundle(config.out, config.overwrite, command) as staging:
             network = rebuild_network(plan, state.weights, factory)
@@ -109,9 +112,10 @@ def _begin_or_go_on(config: FinetuneConfig, state_file: Path, factory: Factory |
 
 
 def _check_schedule(config: FinetuneConfig) -> None:
-    """Raise where a target is given without a schedule, or a schedule with another target than compute."""
+    """Raise where pruning is asked for without a schedule, or a schedule has another target than compute."""
     if config.schedule == "none":
-        given = [f"`{name}`" for name in ("flops", "params", "ratio") if getattr(config, name) is not None]
+        names = (*(field.name for field in fields(PruneOptions)), "cuts")
+        given = [f"`{name}`" for name in names if getattr(config, name) != getattr(FinetuneConfig, name)]
         if given:
             raise TargetError(
                 f"{', '.join(given)} without `schedule`: add `schedule=loss` to prune while training, or prune first "

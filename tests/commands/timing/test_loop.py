@@ -182,7 +182,7 @@ def test_a_table_of_this_device_closes_the_loop(network: nn.Module, cache: Path,
     ("changes", "options", "said"),
     [
         ({"network": "0" * 64}, {}, "has timings of another network"),
-        ({"varied": ["body.0"]}, {}, r"was made without varying the widths of body\.3"),
+        ({"varied": ["body.0"]}, {}, r"was made without varying body\.3\. Make it with the same `scope`"),
         ({"onnxruntime": "1.0"}, {}, "is of this device, but of another version: .*ONNX Runtime 1.0"),
         ({}, {"latency_batch": 4}, r"batch 1, fp32, but `latency_batch` is 4"),
         ({"precision": "int8"}, {"latency_precision": "fp32"}, r"batch 1, int8, but `latency_precision` is fp32"),
@@ -227,6 +227,7 @@ def test_a_timer_that_cannot_tell_asks_for_more(
         ({"latency_ms": float("inf")}, "`latency_ms` is inf"),
         ({"latency": 0.5, "macs": 0.5}, "given: `macs` and `latency`"),
         ({"latency": 0.5, "latency_batch": 0}, "`latency_batch` is 0; expected at least 1"),
+        ({"macs": 0.5, "latency_batch": 4}, "`latency_batch` without a latency as the target, which is `macs`: give"),
         (
             {"latency": 0.5, "latency_precision": "int8", "provider": "cuda"},
             "`latency_precision` is int8, and `provider` is cuda: .* no int8 kernels",

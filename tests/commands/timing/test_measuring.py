@@ -7,13 +7,17 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+import pruneport
+from pruneport.bench.options import LatencyOptions
 from pruneport.bench.timings.table import read_table
 from pruneport.cli import main
 from pruneport.commands.timing import loop
 from pruneport.commands.timing.loop import refuse_latency
-from pruneport.compress.options import CompressOptions, LatencyTarget
+from pruneport.compress.options import CompressOptions
 from pruneport.errors import TargetError
+from pruneport.export.bundle.bundle import open_bundle
 
 DIGITS = "pruneport:digits_resnet"
 QUICK = ("--criterion", "l1", "--ranking", "uniform", "--recover", "none", "--parity-batches", "1", "--batches", "2")
@@ -85,14 +89,23 @@ def slimmer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+PLAIN = ("--criterion", "l1", "--ranking", "uniform", "--recover", "none", "--threads", "1")
+LONGER = ("--latency-batch", "32")  # longer runs are timed more surely
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where timings of networks of other widths than the bundle's are kept: all tests ask for the same."""
+    return tmp_path_factory.mktemp("kept")
+
+
 @pytest.mark.slow
 def test_a_bundle_goes_on_to_a_share_of_its_originals_latency(
-    slimmer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    slimmer: Path, kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    how = ("--criterion", "l1", "--ranking", "uniform", "--recover", "none", "--threads", "1")
-    where = ("--latency-batch", "32", "--latency-cache", str(tmp_path / "cache"))  # longer runs are timed more surely
+    where = (*LONGER, "--latency-cache", str(kept))
     out = tmp_path / "faster"
-    assert main(["compress", str(slimmer), "--latency", "0.6", *how, *where, "--out", str(out)]) == 0
+    assert main(["compress", str(slimmer), "--latency", "0.6", *PLAIN, *where, "--out", str(out)]) == 0
     shown = capsys.readouterr()
     said = " ".join((shown.out + shown.err).split())
     taken = re.search(r"what was compressed before takes (0\.\d+|1\.\d+) of the latency of its original", said)
@@ -104,18 +117,78 @@ def test_a_bundle_goes_on_to_a_share_of_its_originals_latency(
     assert best["measured"] < float(taken[1]), "shares are of the original, of which the bundle takes less already"
 
 
-def test_a_bundle_on_another_machine_or_without_its_original_is_refused(
-    slimmer: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.slow
+def test_a_sweep_of_a_bundle_goes_to_shares_of_its_originals_latency(slimmer: Path, kept: Path, tmp_path: Path) -> None:
+    out, plan = tmp_path / "sweep", json.loads((slimmer / "plan.json").read_text())
+    timing = ("--repeats", "10", "--warmup", "1", "--batches", "1", "--parity-batches", "1")
+    where = (*LONGER, "--latency-cache", str(kept))
+    assert main(["sweep", str(slimmer), "--latency", "0.7", "0.5", *PLAIN, *where, *timing, "--out", str(out)]) == 0
+    record = json.loads((out / "sweep.json").read_text())
+    assert [(point["target"], point["value"]) for point in record["points"]] == [("latency", 0.7), ("latency", 0.5)]
+    for point in record["points"]:
+        made = json.loads((out / point["name"] / "plan.json").read_text())
+        assert made["latency"]["asked"] == point["value"]
+        assert all(entry["measured"] is not None for entry in made["latency"]["rounds"])
+        assert [step["pruned"] for step in made["earlier"]] == [plan["pruned"]]
+        assert point["figures"]["dense"]["macs"] == made["dense"]["macs"] == plan["dense"]["macs"], "the original's"
+        bench = json.loads((out / point["name"] / "bench.json").read_text())
+        assert [entry["batch"] for entry in bench["batches"]] == [1, 32], "the target's batch size is timed, too"
+
+
+@pytest.mark.slow
+def test_a_loaded_network_goes_on_to_a_share_of_its_originals_latency(
+    slimmer: Path, kept: Path, tmp_path: Path
 ) -> None:
+    pruned = pruneport.prune(
+        pruneport.load(slimmer),
+        like=slimmer,
+        latency=0.6,
+        latency_batch=32,
+        latency_cache=kept,
+        threads=1,
+        criterion="l1",
+        ranking="uniform",
+        recover="none",
+    )
+    reached = pruned.plan.latency
+    assert reached is not None
+    assert (reached.asked, reached.batch, len(pruned.plan.earlier)) == (0.6, 32, 1)
+    assert pruned.plan.latency_kept == reached.rounds[reached.chosen].measured is not None
+    assert pruned.plan.macs_kept < open_bundle(slimmer).plan.macs_kept
+    pruned.save(tmp_path / "faster")
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(pruneport.load(tmp_path / "faster")(x), pruned.network(x))
+
+
+@pytest.mark.parametrize("verb", ["compress", "ship", "sweep"])
+def test_no_table_is_of_a_bundles_network(
+    verb: str, slimmer: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (verb, str(slimmer), "--latency", "0.5", "--latency-table", str(table), "--recover", "none")
+    assert main([*asked, "--out", str(tmp_path / "no")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"error: --latency-table is of a dense network, and {slimmer} is compressed further" in said
+    assert "exporting" not in said
+    assert main(["latency", str(slimmer), "--out", str(tmp_path / "table.json")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"error: {slimmer} is a bundle, and a table is of a dense network: give the source that it was" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_widths_that_cannot_be_are_met_before_anything_is_timed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong in (("--max-pruning-ratio", "1.5"), ("--round-to", "0")):
+        assert main(["latency", DIGITS, *wrong, "--out", str(tmp_path / "table.json")]) == 2
+        said = capsys.readouterr().err
+        assert f"error: {wrong[0]} is {wrong[1]}; expected" in said
+        assert "building" not in said
+
+
+def test_a_bundle_without_its_original_or_as_fast_already_is_refused() -> None:
     with pytest.raises(TargetError, match="the dense network of b cannot be had; say with `checkpoint`"):
-        refuse_latency(LatencyTarget(latency=0.5), "b", None)
-    refuse_latency(LatencyTarget(flops=0.5), "b", None)
+        refuse_latency("latency", LatencyOptions(), "b", None)
+    refuse_latency("flops", LatencyOptions(), "b", None)
     with pytest.raises(TargetError, match=r"takes 7 ms, 0\.700 of its original's latency, already; give less"):
         loop._share_asked(CompressOptions(latency=0.8), 10.0, 0.7)
     assert loop._share_asked(CompressOptions(latency_ms=6.0), 10.0, 0.7) == 0.6
-    content = json.loads(table.read_text())
-    content["place"]["device"] = "a far processor"
-    (tmp_path / "far.json").write_text(json.dumps(content))
-    asked = ("--latency", "0.5", "--latency-table", str(tmp_path / "far.json"), "--recover", "none")
-    assert main(["compress", str(slimmer), *asked, "--out", str(tmp_path / "no")]) == 2
-    assert "far.json has timings of another network" in " ".join(capsys.readouterr().err.split())

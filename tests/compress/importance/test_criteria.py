@@ -338,3 +338,5 @@ def test_auto_is_the_best_that_the_inputs_allow() -> None:
     asked = PruneOptions(criterion="l2", ranking="global")
     assert resolve_auto(asked, calibrated=True) == asked
     assert not wants_inputs(PruneOptions(), calibrated=False)
+    assert resolve_auto(PruneOptions(depth="auto"), calibrated=False).ranking == "sensitivity"
+    assert wants_inputs(PruneOptions(depth="auto"), calibrated=False)

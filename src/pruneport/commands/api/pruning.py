@@ -103,8 +103,7 @@ def prune(
     with macs_for_flops():
         targets = {"flops": macs, "params": params, "ratio": ratio, "latency": latency, "latency_ms": latency_ms}
         chosen = _options(targets, calibration, options)
-        if is_latency(chosen):
-            check_latency(chosen, DEFAULTS)
+        check_latency(chosen, DEFAULTS, target_of(chosen)[0])
         progress = numbered(progress, 1 + STAGES + is_latency(chosen))
         progress(Stage("copying the network"))
         dense, unhooked = copy_network(model)
@@ -115,7 +114,7 @@ def prune(
             start = _start_like(dense, like, as_factory(factory), seed, progress)
             check_below(chosen, start.plan, like)
             origin, source = origin_of(start, None, progress), start.source
-            refuse_latency(chosen, like, origin.original)
+            refuse_latency(target_of(chosen)[0], chosen, like, origin.original)
         elif factory is not None:
             raise ModelError("`factory` is for a network with `like`; leave it out.")
         else:

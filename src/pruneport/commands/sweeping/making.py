@@ -12,7 +12,7 @@ from pruneport.commands.bundling import STAGES as BUNDLING
 from pruneport.commands.bundling import Filled, OpenedDense, fill_bundle, fill_verified
 from pruneport.commands.configs import ShipConfig, SweepConfig
 from pruneport.commands.starting import BundleStart
-from pruneport.commands.timing.loop import LatencyPruner, refuse_latency
+from pruneport.commands.timing.loop import LatencyPruner
 from pruneport.compress.further import check_below
 from pruneport.compress.options import ChoiceOptions, CompressOptions, RecoveryOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION
@@ -90,7 +90,6 @@ class Maker:
         asked = replace(self._asked, **moved)
         origin = self._dense.origin
         if isinstance(self._dense.start, BundleStart):
-            refuse_latency(asked, self._dense.start.name, origin.original if origin else None)
             check_below(asked, self._dense.start.plan, self._dense.start.name)
         progress = labelled(self._progress, f"{target} {value:g}")
         pruner = LatencyPruner(

@@ -15,7 +15,8 @@ from pruneport.commands.compressing import open_dense
 from pruneport.commands.configs import ShipConfig
 from pruneport.commands.sweeping.folder import read_point
 from pruneport.commands.sweeping.making import EACH, ONCE, TARGETS, Maker, without_target
-from pruneport.compress.allocation.target import check_round_to
+from pruneport.commands.timing.loop import check_latency
+from pruneport.compress.allocation.target import check_choice
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import Pruned
 from pruneport.errors import AccuracyError, PruningError, TargetError
@@ -45,7 +46,8 @@ def search(config: ShipConfig, max_drop: float, progress: Progress, command: str
     """
     progress = numbered(progress, 1 + ONCE + _TRIES * EACH + 1)
     check_output(config.out, config.overwrite)
-    check_round_to(config.round_to)
+    check_choice(config)
+    check_latency(config, config, _TARGET)
     asked = without_target(config)
     dense = open_dense(config, asked, progress, max_drop)
     maker = Maker(dense, asked, config, progress, command, max_drop)

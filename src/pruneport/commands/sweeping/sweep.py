@@ -16,6 +16,7 @@ from pruneport.bench.sweep.words import remark_on_pick, said_of_pick
 from pruneport.commands.compressing import open_dense
 from pruneport.commands.configs import SweepConfig
 from pruneport.commands.results import SweepResult
+from pruneport.commands.starting import BundleStart
 from pruneport.commands.sweeping.folder import (
     REPORT,
     SWEEP,
@@ -28,7 +29,7 @@ from pruneport.commands.sweeping.folder import (
 )
 from pruneport.commands.sweeping.making import EACH, ONCE, TARGETS, Maker, without_target
 from pruneport.commands.sweeping.spreading import UNREACHABLE, check_spread, make_spread, time_bundle
-from pruneport.commands.timing.loop import at_latency_batch, check_latency
+from pruneport.commands.timing.loop import at_latency_batch, check_latency, refuse_latency
 from pruneport.compress.allocation.target import target_of
 from pruneport.errors import InputError, TargetError
 from pruneport.export.accuracy import check_max_drop
@@ -59,6 +60,8 @@ def sweep(config: SweepConfig, progress: Progress = silent, command: str = "") -
     with open_folder(config.out) as earlier:
         asked = without_target(config)
         dense = open_dense(config, asked, progress, config.max_drop)
+        if isinstance(dense.start, BundleStart):
+            refuse_latency(target, config, dense.start.name, dense.origin.original if dense.origin else None)
         identity = identity_of(config, dense.source, target)
         if earlier is not None:
             check_same(config.out, earlier.identity, identity)
@@ -111,8 +114,7 @@ def _check(config: SweepConfig) -> tuple[str, tuple[float, ...]]:
     check_precisions(config.precisions, config.provider)
     if config.executor == "ray":
         check_spread(config, target)
-    if target == "latency":
-        check_latency(config, config)
+    check_latency(config, config, target)
     preflight(config, config.batch_size_fixed)
     return target, values
 

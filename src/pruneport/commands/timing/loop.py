@@ -24,7 +24,7 @@ from pruneport.compress.assessment import Assessment, reasons_with
 from pruneport.compress.options import CompressOptions, LatencyTarget
 from pruneport.compress.prune import Pruned, prune
 from pruneport.compress.records import LatencyReached
-from pruneport.errors import TargetError
+from pruneport.errors import InputError, TargetError
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.export.onnx.onnx_network import OnnxNetwork
 from pruneport.export.options import DEFAULTS, ExportOptions
@@ -33,6 +33,7 @@ from pruneport.progress import Note, Progress, Stage
 
 __all__ = ["LatencyPruner", "at_latency_batch", "check_latency", "is_latency", "refuse_latency", "timed_in"]
 
+_MEANING = ("latency_batch", "latency_precision", "latency_table")  # of a latency target, and of nothing else
 _Shipped = TypeVar("_Shipped", ShipConfig, SweepConfig)
 
 
@@ -41,13 +42,26 @@ def is_latency(options: LatencyTarget) -> bool:
     return target_of(options)[0] in LATENCIES
 
 
-def refuse_latency(options: LatencyTarget, bundle: object, original: nn.Module | None) -> None:
-    """Refuse a latency target for a bundle that is compressed further where its original cannot be timed.
+def refuse_latency(target: str, options: LatencyOptions, bundle: object, original: nn.Module | None) -> None:
+    """Refuse a latency target for a bundle that is compressed further where it cannot be timed against its original.
+
+    Args:
+        target: The target's name.
+        options: Where the latency holds.
+        bundle: What it is called in the message.
+        original: The dense network that it came from, where that is at hand.
 
     Raises:
-        TargetError: The target is a latency, and the original is not at hand.
+        TargetError: The target is a latency, and the original is not at hand, or timings of another network are given.
     """
-    if is_latency(options) and original is None:
+    if target not in LATENCIES:
+        return
+    if options.latency_table is not None:
+        raise TargetError(
+            f"`latency_table` is of a dense network, and {bundle} is compressed further: how long it and its original "
+            "take is timed here. Leave out `latency_table`, or start from the bundle's own source."
+        )
+    if original is None:
         raise TargetError(
             f"a latency target is a share of the dense network's latency, and the dense network of {bundle} cannot be "
             "had; say with `checkpoint` where its weights lie now, or give `flops`, `params` or `ratio`."
@@ -68,14 +82,25 @@ def timed_in(options: LatencyOptions, form: ExportOptions) -> LatencyOptions:
     return replace(options, latency_precision="int8" if "int8" in form.precisions else "fp32")
 
 
-def check_latency(options: LatencyOptions, form: ExportOptions) -> None:
+def check_latency(options: LatencyOptions, form: ExportOptions, target: str) -> None:
     """Check what can be checked before any long work.
 
+    Args:
+        options: Where the latency holds.
+        form: What the ONNX files are like.
+        target: The target's name. Where it is no latency, nothing may say what one means.
+
     Raises:
-        InputError: An option is out of range, or the table is of another place.
+        InputError: An option is out of range or has no meaning, or the table is of another place.
         ProviderError: The provider is not there or does not start.
     """
-    if options.latency_table is not None:
+    if target not in LATENCIES:
+        if given := [f"`{name}`" for name in _MEANING if getattr(options, name) != getattr(LatencyOptions, name)]:
+            raise InputError(
+                f"{' and '.join(given)} without a latency as the target, which is `{target}`: give `latency` in its "
+                f"place, or leave {' and '.join(given)} out."
+            )
+    elif options.latency_table is not None:
         read_given(options)
     else:
         check_place(timed_in(options, form), form)
@@ -140,6 +165,7 @@ def _meet(
     timer = None if timings.here is None else DenseTimer(original, timings.here, place.batch, place.precision)
     whole, dense_ms = 1.0, table.dense_ms
     if original != dense.path:
+        assert timer is not None  # see ``refuse_latency``
         whole, dense_ms = _left_of(original, dense, timer, progress)
     elif timer is not None:
         dense_ms = timer.time(original, max(2, rounds_for(dense_ms, timer.options.repeats))).dense_ms
@@ -172,17 +198,12 @@ def _meet(
     return replace(pruned, plan=plan)
 
 
-def _left_of(original: Path, dense: DenseFile, timer: DenseTimer | None, progress: Progress) -> tuple[float, float]:
+def _left_of(original: Path, dense: DenseFile, timer: DenseTimer, progress: Progress) -> tuple[float, float]:
     """What a network that was compressed before takes, as a share of its original's latency, and that in ms.
 
     Raises:
-        TargetError: Timings are of another machine, where the original was not timed; or the timer is too noisy.
+        TargetError: The timer is too noisy.
     """
-    if timer is None:
-        raise TargetError(
-            "`latency_table` is of another machine, and a bundle is compressed further: how much faster than its "
-            "original it is there is not known. Start from the bundle's own source, or leave out `latency_table`."
-        )
     progress("timing what was compressed before against its original")
     timed = time_surely(timer, dense.path, progress)
     progress(Note(f"what was compressed before takes {timed.share:.3f} of the latency of its original"))

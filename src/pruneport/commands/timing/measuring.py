@@ -22,12 +22,13 @@ from pruneport.bench.timings.staircase import Staircase, measure_staircase
 from pruneport.bench.timings.table import LatencyTable, TimedWidths, network_sha256, place_of
 from pruneport.commands.configs import LatencyConfig
 from pruneport.commands.results import LatencyResult
-from pruneport.compress.allocation.target import nothing_prunable
+from pruneport.compress.allocation.target import check_widths, nothing_prunable
 from pruneport.compress.assessment import Assessment, assess, reasons_with
 from pruneport.compress.graph.widths import possible_widths
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import network_with
-from pruneport.errors import InputError, OutputError, PruningError
+from pruneport.errors import InputError, OutputError, PruningError, SourceError
+from pruneport.export.bundle.bundle import is_bundle
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.export.options import DEFAULTS, ExportOptions
 from pruneport.export.precisions.providers import why_not_on
@@ -71,11 +72,11 @@ def latency(config: LatencyConfig, progress: Progress = silent) -> LatencyResult
         raise OutputError(f"`out` {config.out}: expected a file ending in .json.")
     if config.out.exists() and not config.overwrite:
         raise OutputError(f"{config.out} is there; choose another `out`, or give `overwrite`.")
-    progress(Stage(f"building {config.source}"))
-    network, source = open_source(config)
-    form = export_form(network, source, DEFAULTS)
-    check_place(config, form)
-    network = _told_apart(network)
+    if is_bundle(Path(config.source)):
+        raise SourceError(
+            f"{config.source} is a bundle, and a table is of a dense network: give the source that it was made from. "
+            "For a latency target of the bundle itself no table is needed: compress times it."
+        )
     options = PruneOptions(
         criterion="l1",
         ranking="uniform",
@@ -87,6 +88,12 @@ def latency(config: LatencyConfig, progress: Progress = silent) -> LatencyResult
         max_pruning_ratio=config.max_pruning_ratio,
         keep=config.keep,
     )
+    check_widths(options)
+    progress(Stage(f"building {config.source}"))
+    network, source = open_source(config)
+    form = export_form(network, source, DEFAULTS)
+    check_place(config, form)
+    network = _told_apart(network)
     progress(Stage("finding groups"))
     assessed = assess(network, source, options, progress=progress)
     with tempfile.TemporaryDirectory() as folder:

@@ -111,7 +111,7 @@ def _check_network(table: LatencyTable, path: Path, network: str, groups: Sequen
     if missing := sorted(set(groups) - set(table.varied)):
         shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
         raise InputError(
-            f"{path} was made without varying the widths of {shown}. Make it with the same `scope`, "
+            f"{path} was made without varying {shown}. Make it with the same `scope`, "
             "`prune_representation`, `attention`, `depth` and `keep`."
         )
 
