@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,17 @@ _LOOKS = {  # by inputs, criterion, ranking, recovery
 
 
 def draw_accuracy(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write the plot.
+    """Write the plot; a network's rows of other test images than most of its rows have are left out of it.
 
     Args:
         rows: As ``bench/experiments/accuracy.py`` writes them.
         path: An .svg or .png file.
     """
+    counts: dict[str, Counter[int]] = {}
+    for row in rows:
+        counts.setdefault(row["network"], Counter())[row["test_images"]] += 1
     panels = network_panels(
-        rows,
+        [row for row in rows if row["test_images"] == counts[row["network"]].most_common(1)[0][0]],
         _LOOKS,
         kind_of=lambda row: (row["inputs"], row["criterion"], row["ranking"], row["recovery"]),
         point_of=lambda row: Point(share=row["macs_kept"], top1=row["top1"]),
