@@ -1,6 +1,6 @@
 # make demo    ship two networks and show the reports        make test      run the tests: minutes
 # make lint    ruff and mypy --strict                        make test-all  run the slow ones, too, and the wheel's
-# make docs    build the manual into site/
+# make docs    build the manual into site/                 make test-gpu  run what needs a CUDA GPU
 # make format, wheel, test-wheel, constraints
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 PARALLEL := --numprocesses=2 --dist=worksteal
 SOURCES := models compress export bench src examples tests docs
 
-.PHONY: demo test test-rest test-all lint docs format wheel test-wheel bench-overhead constraints clean
+.PHONY: demo test test-rest test-all test-gpu lint docs format wheel test-wheel bench-overhead constraints clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py --out demo-out
@@ -26,6 +26,9 @@ test-all: test test-rest
 test-rest: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL) -m slow
 	$(MAKE) test-wheel
+
+test-gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(SOURCES)
