@@ -10,10 +10,11 @@ import torch
 from pretended_device import DEVICE, PretendedDevice
 from torch import Tensor, nn
 
+from pruneport.compress import devices
 from pruneport.compress.activations.calibration import Calibration, in_memory
 from pruneport.compress.activations.synthetic import synthesise
 from pruneport.compress.assessment import assess
-from pruneport.compress.devices import CPU, find_device, with_smaller_batches
+from pruneport.compress.devices import CPU, find_device, in_full_precision, in_tf32, loaded_on, with_smaller_batches
 from pruneport.compress.options import CompressOptions, PruneOptions
 from pruneport.compress.pipeline import check_inputs
 from pruneport.compress.prune import prune
@@ -122,3 +123,37 @@ def test_batches_shrink_until_memory_holds_them() -> None:
     ]
     with pytest.raises(PruningError, match="with one input"):
         with_smaller_batches(lambda _: network(torch.zeros(9)), calibration(2, 1), said.append)
+
+
+@pytest.mark.parametrize(("room", "loads"), [(0.0, 3), (1e9, 1)])
+def test_inputs_stay_on_a_device_that_has_room(room: float, loads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "room_on", lambda device: room)
+    inputs, calls = torch.randn(2, 3), []
+
+    def load() -> Tensor:
+        calls.append(1)
+        return inputs.clone()
+
+    with PretendedDevice() as pretended:
+        (again,) = loaded_on(DEVICE, [load])
+        for _ in range(3):
+            given = again()
+            assert isinstance(given, Tensor)
+            assert pretended.holds(given)
+            assert torch.equal(given.cpu(), inputs)
+            given.zero_()  # as a network may
+    assert len(calls) == loads
+
+
+def test_arithmetic_is_that_of_before_when_it_was_another_for_a_while() -> None:
+    def now() -> tuple[str, bool, bool]:
+        cudnn = torch.backends.cudnn
+        return torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.deterministic
+
+    before = now()
+    with in_full_precision():
+        assert now() == (before[0], False, True)
+        with in_tf32():
+            assert now() == ("high", True, True)
+        assert now() == (before[0], False, True)
+    assert now() == before

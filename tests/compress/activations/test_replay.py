@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pruneport.compress.activations import carried
+from pruneport.compress.activations.carried import Carried
 from pruneport.compress.activations.replay import Replay, find_cuts
 from recovery_cases import batches_of, images, network
 
@@ -121,3 +125,21 @@ def test_a_network_that_writes_into_what_is_skipped_reads_zeros_again() -> None:
         list(replay.passes())
         list(replay.passes())
     assert dense.sums == [0, 0]
+
+
+@pytest.mark.parametrize("room", [0.0, 1e9])
+def test_what_is_carried_is_a_copy_on_the_device_or_in_a_file(room: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carried, "room_on", lambda device: room)
+    held, rows = Carried(2), torch.randn(2, 5)
+    for index, row in enumerate(rows):
+        held.put(index, row)
+    before = rows.clone()
+    rows.zero_()
+    held.get(0).zero_()
+    assert torch.equal(torch.stack([held.get(0), held.get(1)]), before)
+    files = list(Path(held._folder.name).iterdir())
+    assert len(files) == (0 if room else 2)
+    held.put(0, before[1])
+    assert torch.equal(held.get(0), before[1])
+    held.clear()
+    assert not Path(held._folder.name).exists()
