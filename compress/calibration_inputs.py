@@ -6,7 +6,7 @@ from torch import nn
 
 from pruneport.compress.activations.calibration import BATCH, Calibration, held_out_count, open_calibration
 from pruneport.compress.activations.synthetic import ENOUGH, WITHOUT_INPUTS, require_statistics, synthesise
-from pruneport.compress.devices import find_device, in_full_precision
+from pruneport.compress.devices import find_device, in_batches_that_fit, in_full_precision
 from pruneport.compress.options import CalibrationImages, ChoiceOptions
 from pruneport.errors import ModelError, PruningError
 from pruneport.models.outputs import Outputs, detections_in, takes_several
@@ -47,9 +47,13 @@ def calibration_inputs(
         return given
     count = min(options.calibration_images, ENOUGH)
     held_out = held_out_count(count) if hold_out else 0
-    device = find_device(options.accelerator)
+    shape, device = source.image_shape, find_device(options.accelerator)
+
+    def synthetic(size: int) -> Calibration:
+        return synthesise(network, shape, count, source.seed, progress, held_out=held_out, device=device, batch=size)
+
     with in_full_precision():
-        return synthesise(network, source.image_shape, count, source.seed, progress, held_out=held_out, device=device)
+        return in_batches_that_fit(synthetic, BATCH, progress)
 
 
 def check_synthetic(options: CalibrationImages, network: nn.Module, source: Source) -> None:

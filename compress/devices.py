@@ -21,7 +21,16 @@ from pruneport.errors import InputError, PruningError
 from pruneport.models.inputs import ExampleInputs, batch_of, changed, tensors_in
 from pruneport.progress import Note, Progress
 
-__all__ = ["CPU", "find_device", "in_full_precision", "in_tf32", "loaded_on", "network_on", "with_smaller_batches"]
+__all__ = [
+    "CPU",
+    "find_device",
+    "in_batches_that_fit",
+    "in_full_precision",
+    "in_tf32",
+    "loaded_on",
+    "network_on",
+    "with_smaller_batches",
+]
 
 CPU = torch.device("cpu")
 _Result = TypeVar("_Result")
@@ -114,15 +123,8 @@ def with_smaller_batches(
         try:
             return run(calibration), calibration
         except torch.OutOfMemoryError as error:
-            size = max(batch_of(load()) for load in calibration.batches)
-            if size == 1:
-                raise PruningError(
-                    "the accelerator's memory does not hold the network with one input. Free some of it, or choose "
-                    "`accelerator=cpu`."
-                ) from error
-        progress(Note(f"the accelerator's memory holds no batch of {size}: going on with {-(-size // 2)}"))
-        if torch.accelerator.is_available():
-            torch.accelerator.memory.empty_cache()
+            size = _more_than_one(max(batch_of(load()) for load in calibration.batches), error)
+        _go_on_with_half(size, progress)
         labels = calibration.labels
         calibration = replace(
             calibration,
@@ -130,6 +132,38 @@ def with_smaller_batches(
             labels=None if labels is None else tuple(part for given in labels for part in _halves(given)),
             heldout=halved(calibration.heldout),
         )
+
+
+def in_batches_that_fit(run: Callable[[int], _Result], size: int, progress: Progress) -> _Result:
+    """Run with batches of a size, and where the device's memory does not hold one, again with half of it.
+
+    Raises:
+        PruningError: One input is too large.
+    """
+    while True:
+        try:
+            return run(size)
+        except torch.OutOfMemoryError as error:
+            size = _more_than_one(size, error)
+        size = _go_on_with_half(size, progress)
+
+
+def _more_than_one(size: int, error: Exception) -> int:
+    if size == 1:
+        raise PruningError(
+            "the accelerator's memory does not hold the network with one input. Free some of it, or choose "
+            "`accelerator=cpu`."
+        ) from error
+    return size
+
+
+def _go_on_with_half(size: int, progress: Progress) -> int:
+    """Say so, and give back what is held for nothing; the error, which holds what was computed, must be gone."""
+    half = -(-size // 2)
+    progress(Note(f"the accelerator's memory holds no batch of {size}: going on with {half}"))
+    if torch.accelerator.is_available():
+        torch.accelerator.memory.empty_cache()
+    return half
 
 
 def _halves(labels: Tensor) -> list[Tensor]:

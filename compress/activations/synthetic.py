@@ -58,6 +58,7 @@ def synthesise(
     *,
     held_out: int = 0,
     device: torch.device | None = None,
+    batch: int = BATCH,
 ) -> Calibration:
     """Make inputs from the network's own BatchNorm statistics.
 
@@ -72,6 +73,7 @@ def synthesise(
         progress: Told how far it is.
         held_out: How many more are made to be held out, of which no view is among the others; each is shown once.
         device: Where the descent is done; the inputs come back to the CPU.
+        batch: How many are made together, at most.
 
     Raises:
         PruningError: The network has no BatchNorm statistics.
@@ -79,7 +81,7 @@ def synthesise(
     require_statistics(network)
     generator = torch.Generator().manual_seed(seed)
     fixed = copy.deepcopy(network).requires_grad_(False).to(device or "cpu")
-    sizes, extra = _sizes(count), _sizes(held_out)
+    sizes, extra = _sizes(count, batch), _sizes(held_out, batch)
     inputs = []
     parts = len(sizes) + len(extra)
     for number, size in enumerate([*sizes, *extra]):
@@ -93,9 +95,9 @@ def synthesise(
     )
 
 
-def _sizes(count: int) -> list[int]:
+def _sizes(count: int, batch: int) -> list[int]:
     """Sizes of as few batches as hold so many inputs, as equal as can be."""
-    parts = -(-count // BATCH)
+    parts = -(-count // batch)
     return [count // parts + (number < count % parts) for number in range(parts)]
 
 

@@ -11,9 +11,11 @@ from pretended_device import DEVICE, PretendedDevice
 from torch import Tensor, nn
 
 from pruneport.compress import devices
+from pruneport.compress.activations import synthetic
 from pruneport.compress.activations.calibration import Calibration, in_memory
 from pruneport.compress.activations.synthetic import synthesise
 from pruneport.compress.assessment import assess
+from pruneport.compress.calibration_inputs import calibration_inputs
 from pruneport.compress.devices import CPU, find_device, in_full_precision, in_tf32, loaded_on, with_smaller_batches
 from pruneport.compress.options import CompressOptions, PruneOptions
 from pruneport.compress.pipeline import check_inputs
@@ -123,6 +125,33 @@ def test_batches_shrink_until_memory_holds_them() -> None:
     ]
     with pytest.raises(PruningError, match="with one input"):
         with_smaller_batches(lambda _: network(torch.zeros(9)), calibration(2, 1), said.append)
+
+
+class _Crowded(nn.Module):
+    """The digits network, on a device whose memory holds so many inputs."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.network, self.seen = most, open_source(SOURCE)[0], 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if len(inputs) > self.most:
+            raise torch.OutOfMemoryError
+        self.seen = max(self.seen, len(inputs))
+        outputs: Tensor = self.network(inputs)
+        return outputs
+
+
+def test_synthetic_inputs_are_made_in_batches_that_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "_STEPS", 2)
+    said: list[str] = []
+    network, source = _Crowded(10).eval(), open_source(SOURCE)[1]
+    options = CompressOptions(flops=0.5, calibration_images=24)
+    made = calibration_inputs(options, network, source, lambda event: said.append(str(event)))
+    assert network.seen <= 10
+    assert made.record.count == 24 * 4
+    assert sum(len(load()) for load in made.batches) == 24 * 4
+    assert "the accelerator's memory holds no batch of 32: going on with 16" in said
 
 
 @pytest.mark.parametrize(("room", "loads"), [(0.0, 3), (1e9, 1)])

@@ -20,11 +20,12 @@ from pruneport.commands.configs import (
 from pruneport.commands.results import CompressResult, InspectResult
 from pruneport.commands.starting import BundleStart, Start, check_composed, open_start, origin_of
 from pruneport.commands.timing.loop import LatencyPruner, check_latency, is_latency, refuse_latency
-from pruneport.compress.allocation.cost import run_once
+from pruneport.compress.activations.calibration import Calibration
+from pruneport.compress.allocation.cost import Cost, run_once
 from pruneport.compress.allocation.target import check_round_to, target_of
-from pruneport.compress.assessment import describe_groups
+from pruneport.compress.assessment import GroupView, describe_groups
 from pruneport.compress.calibration_inputs import calibration_inputs
-from pruneport.compress.devices import find_device
+from pruneport.compress.devices import find_device, in_full_precision, with_smaller_batches
 from pruneport.compress.further import check_below
 from pruneport.compress.options import CompressOptions, PruneOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION
@@ -60,6 +61,7 @@ def inspect(config: InspectConfig, progress: Progress = silent, opened: Start | 
             written.
     """
     check_round_to(config.round_to)
+    device = find_device(config.accelerator)
     if config.sensitivity:
         check_plot(config.plot)
     if config.graph is not None:
@@ -80,8 +82,12 @@ def inspect(config: InspectConfig, progress: Progress = silent, opened: Start | 
         progress(Stage("gathering calibration inputs"))
         inputs = calibration_inputs(config, network, source, progress)
     progress(Stage("measuring what removal costs" if config.sensitivity else "finding groups"))
-    device = find_device(config.accelerator)
-    dense, views = describe_groups(network, source, options, inputs, progress, device)
+
+    def described(given: Calibration | None) -> tuple[Cost, list[GroupView]]:
+        return describe_groups(network, source, options, given, progress, device)
+
+    with in_full_precision():
+        dense, views = described(None) if inputs is None else with_smaller_batches(described, inputs, progress)[0]
     result = InspectResult(
         source=start.name if isinstance(start, BundleStart) else source.spec,
         dense=dense,
