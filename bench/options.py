@@ -20,7 +20,7 @@ __all__ = [
 
 ProviderName = Literal["cpu", "cuda", "tensorrt"]
 ExecutorName = Literal["local", "ray"]
-TimedPrecision = Literal["fp32", "int8"]
+TimedPrecision = Literal["fp32", "fp16", "int8"]
 SWITCHES = ("tf32", "nhwc", "fuse_conv_bias", "small_workspace", "cuda_graph")
 """Options of ``RuntimeOptions`` that are on or off, and change latencies on a GPU."""
 
@@ -85,7 +85,7 @@ class PlaceOptions(RuntimeOptions):
     """Batch size at which a latency target holds."""
     latency_precision: TimedPrecision | None = None
     """Precision in which a latency target holds: the shares are of the dense network in the same; default: int8 where
-    `precisions` has it, else fp32."""
+    `precisions` has it, on a GPU fp16 where it has that, else fp32. fp16 is for GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -342,7 +342,7 @@ class LatencyReached:
     where: str
     clock: str
     batch: Size
-    precision: Literal["fp32", "int8"] = "fp32"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
     step: Size
     networks: Count
     fit_error: float | None

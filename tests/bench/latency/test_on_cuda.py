@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -20,6 +21,7 @@ from pruneport.bench.devices import describe_device
 from pruneport.bench.latency.measure import measure, preflight
 from pruneport.bench.latency.providers import TF32
 from pruneport.bench.latency.sessions import open_session
+from pruneport.bench.latency.timer import DenseTimer
 from pruneport.bench.options import BenchOptions
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune
@@ -139,3 +141,13 @@ def test_memory_is_given_back_between_batches(networks: dict[str, Path]) -> None
         open_session(networks["dense fp32"], CUDA, batch=256).bind(images(256)).run()
         free.append(torch.cuda.mem_get_info(0)[0])
     assert free[2] > 0.95 * free[0]
+
+
+def test_a_latency_target_is_timed_in_fp16(networks: dict[str, Path]) -> None:
+    timer = DenseTimer(networks["dense fp32"], CUDA, 16, "fp16")
+    timed = timer.time(networks["pruned fp32"], 3, quick=True)
+    assert 0 < timed.low <= timed.share <= timed.high
+    assert (
+        onnx.load(networks["pruned fp32"].with_name("pruned.fp32.timed.onnx")).graph.initializer[0].data_type
+        == onnx.TensorProto.FLOAT16
+    )

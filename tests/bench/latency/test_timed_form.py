@@ -67,6 +67,21 @@ def test_a_file_with_other_names_has_ranges_of_its_own(dense: Path, tmp_path: Pa
     assert _operators(form(tmp_path / "other.onnx"))["QuantizeLinear"] >= 2
 
 
+def test_slices_are_timed_in_fp16(network: nn.Module, dense: Path, tmp_path: Path) -> None:
+    """All weights are halves, and the outputs are those of the fp32 slice within their rounding."""
+    group = find_groups(network, torch.zeros(2, *SHAPE))[0]
+    sliced = tmp_path / "sliced.onnx"
+    OnnxSlicer(network, dense).write(sliced, [(member, range(4)) for member in group.members])
+    made = TimedForm("cuda", "fp16")(sliced)
+    check_onnx(made)
+    kinds = {weight.data_type for weight in onnx.load(made).graph.initializer if len(weight.dims) > 1}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+    inputs = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(1))
+    (wanted,), (got,) = (run_onnx(open_cpu_session(path), inputs) for path in (sliced, made))
+    assert got.dtype == wanted.dtype
+    assert 0 < abs(got - wanted).max() < 0.01 * abs(wanted).max()
+
+
 def test_both_are_timed_in_int8(dense: Path) -> None:
     timed = DenseTimer(dense, RuntimeOptions(threads=1, repeats=2), 1, "int8").time(dense, 4)
     assert timed.rounds == 4

@@ -10,7 +10,7 @@ from typing import TypeVar
 from torch import nn
 
 from pruneport.bench.latency.timer import DenseTimer
-from pruneport.bench.options import LatencyOptions
+from pruneport.bench.options import LatencyOptions, TimedPrecision
 from pruneport.bench.timings.calibrate import rounds_for
 from pruneport.commands.artifacts import export_dense
 from pruneport.commands.configs import ShipConfig, SweepConfig
@@ -79,7 +79,10 @@ def timed_in(options: LatencyOptions, form: ExportOptions) -> LatencyOptions:
     """The same with the precision in which the target holds; that of a table that is given is the table's."""
     if options.latency_precision is not None or options.latency_table is not None:
         return options
-    return replace(options, latency_precision="int8" if "int8" in form.precisions else "fp32")
+    precision: TimedPrecision = "int8" if "int8" in form.precisions else "fp32"
+    if precision == "fp32" and "fp16" in form.precisions and options.provider != "cpu":
+        precision = "fp16"
+    return replace(options, latency_precision=precision)
 
 
 def check_latency(options: LatencyOptions, form: ExportOptions, target: str) -> None:

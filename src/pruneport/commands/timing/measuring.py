@@ -207,6 +207,11 @@ def check_place(options: PlaceOptions, form: ExportOptions) -> None:
     if options.latency_precision == "int8" and options.provider == "cuda":
         why_not = why_not_on(options.provider, "int8", None)
         raise InputError(f"`latency_precision` is int8, and `provider` is cuda: {why_not}. Give fp32, or tensorrt.")
+    if options.latency_precision == "fp16" and options.provider == "cpu":
+        raise InputError(
+            "`latency_precision` is fp16, and `provider` is cpu, which computes most of it in float32 and converts "
+            "before and after. Give fp32 or int8, or a GPU's provider."
+        )
     timed = BenchOptions(
         provider=options.provider,
         repeats=options.repeats,
