@@ -34,7 +34,7 @@ from pruneport.progress import Progress, Step, silent
 
 __all__ = ["Effort", "imitate", "steps_in_all"]
 
-_RATES = (3e-4, 1e-3, 3e-3)  # of AdamW, tried on a short training each
+_RATES = (3e-5, 1e-4, 3e-4, 1e-3)  # of AdamW, tried on a short training each; of ResNet-50 3e-4 is too high
 _TRY = 0.05  # of the steps
 _MINUTES = 5.0  # where nothing else is asked for
 _MOST_STEPS = 2000
