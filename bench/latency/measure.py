@@ -260,10 +260,10 @@ def _measure_batch(
     values = sessions["dense"].inputs.drawn(batch, SEED)
     runs = {name: session.bind(*values) for name, session in sessions.items()}
     progress(f"batch {batch}: {options.warmup} warm-up runs of each network")
-    warm_up(runs.values(), options)
+    warm_up(runs.values(), options, WARM_UP_S)
     progress(f"batch {batch}: {options.repeats} timed rounds")
     watch, throttle = OthersWatch(), ThrottleWatch(options.provider, options.device)
-    turns = take_turns(runs, options.repeats, options, throttle.look)
+    turns = take_turns(runs, options.repeats, options, throttle.look, MEASURED_S)
     # Before the clocks fall while statistics are computed.
     device = sample_device(options.provider, options.device) | throttle.reasons()
     device["cpu_in_use_by_others"] = watch.share()
