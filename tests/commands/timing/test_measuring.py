@@ -122,9 +122,9 @@ def test_a_sweep_of_a_bundle_goes_to_shares_of_its_originals_latency(slimmer: Pa
     out, plan = tmp_path / "sweep", json.loads((slimmer / "plan.json").read_text())
     timing = ("--repeats", "10", "--warmup", "1", "--batches", "1", "--parity-batches", "1")
     where = (*LONGER, "--latency-cache", str(kept))
-    assert main(["sweep", str(slimmer), "--latency", "0.7", "0.5", *PLAIN, *where, *timing, "--out", str(out)]) == 0
+    assert main(["sweep", str(slimmer), "--latency", "0.8", "0.65", *PLAIN, *where, *timing, "--out", str(out)]) == 0
     record = json.loads((out / "sweep.json").read_text())
-    assert [(point["target"], point["value"]) for point in record["points"]] == [("latency", 0.7), ("latency", 0.5)]
+    assert [(point["target"], point["value"]) for point in record["points"]] == [("latency", 0.8), ("latency", 0.65)]
     for point in record["points"]:
         made = json.loads((out / point["name"] / "plan.json").read_text())
         assert made["latency"]["asked"] == point["value"]
