@@ -37,6 +37,7 @@ from pruneport.bench.devices import describe_device, latency_versions
 from pruneport.bench.experiments.accuracy import CASES, count_right
 from pruneport.bench.experiments.networks.training import STARTS, Asked, make_start
 from pruneport.bench.experiments.plots.training import curves, draw_training, interval, needed
+from pruneport.compress.devices import find_device
 from pruneport.compress.finetune.state import TrainState, read_state, write_state
 from pruneport.compress.finetune.training import Job, train
 from pruneport.compress.options import TrainOptions
@@ -132,9 +133,7 @@ class _Experiment:
             recovery_steps=arguments.recovery_steps,
             accelerator=arguments.accelerator,
         )
-        self._on_gpu = arguments.accelerator == "cuda" or (
-            arguments.accelerator == "auto" and torch.cuda.is_available()
-        )
+        self._on_gpu = find_device(arguments.accelerator).type == "cuda"
         self._states: dict[str, TrainState] = {}
         self._content = _read(arguments.out, {name: getattr(arguments, name) for name in _SETTINGS})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+from onnx.external_data_helper import load_external_data_for_model
 
 from pruneport.bench.latency.onnx_input import read_inputs
 from pruneport.bench.options import ProviderName, TimedPrecision
@@ -69,7 +70,8 @@ def _in_half(path: Path) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16  # takes a while to import
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    read_onnx(path)  # refuses what is not ours
-    model: onnx.ModelProto = convert_float_to_float16(onnx.load(path), keep_io_types=True)
-    OnnxModel.graph_topological_sort(model.graph)  # its casts stand at the end
-    return model
+    model = read_onnx(path)
+    load_external_data_for_model(model, str(path.parent))
+    half: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
+    OnnxModel.graph_topological_sort(half.graph)  # its casts stand at the end
+    return half
