@@ -14,6 +14,7 @@ __all__ = ["Equations", "by_place", "float64_device", "is_plain", "patch_rows", 
 
 _MOST_UNKNOWNS = 8192  # a covariance of 0.5 GB
 _PART = 4096  # rows whose products are summed in float32
+_LEAST_VARIANCE = 1e-3  # of an input, relative to the mean
 _COLUMNS = 512  # of the matrix of normal equations that are made at once
 
 
@@ -64,11 +65,11 @@ class Equations:
         return gram.addr_(mean, mean, alpha=-1), mean
 
     def solve(self, start: Tensor, ridge: float, centred: bool = True) -> tuple[Tensor, Tensor]:
-        """Minimise the mean squared error plus ``ridge`` times the distance to ``start``.
+        """Minimise the mean squared error plus ``ridge`` times the squared distance to ``start``.
 
         Args:
             start: Weights (inputs, outputs) to stay near to where the data say little.
-            ridge: Relative to the mean variance of an input.
+            ridge: Relative to the variance of each input, or to a thousandth of their mean where that is more.
             centred: Whether there is an intercept; else it is zero, and the weights alone are fitted.
 
         Returns:
@@ -77,9 +78,10 @@ class Equations:
         gram, mean_in = self.moments(centred)
         mean_out = self._target_sum / self.rows * centred
         cross = (self._cross / self.rows).addr_(mean_in, mean_out, alpha=-1)
-        strength = ridge * gram.diagonal().mean().clamp_min(1e-12)
+        variances = gram.diagonal().clone()
+        strength = ridge * variances.clamp_min(max(_LEAST_VARIANCE * float(variances.mean()), 1e-12))
         gram.diagonal().add_(strength)
-        weight = torch.cholesky_solve(cross + strength * start.to(cross), torch.linalg.cholesky(gram))
+        weight = torch.cholesky_solve(cross + strength[:, None] * start.to(cross), torch.linalg.cholesky(gram))
         return weight, mean_out - mean_in @ weight
 
 

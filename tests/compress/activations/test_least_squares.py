@@ -22,7 +22,7 @@ def test_streamed_equations_give_the_least_squares_solution(
     seed: int, unknowns: int, outputs: int, ridge: float
 ) -> None:
     generator = np.random.default_rng(seed)
-    inputs = generator.normal(1, 2, (40, unknowns))
+    inputs = generator.normal(1, 2, (40, unknowns)) * 2.0 ** np.arange(unknowns)
     targets = inputs @ generator.normal(size=(unknowns, outputs)) + 3 + generator.normal(size=(40, outputs))
     start = generator.normal(size=(unknowns, outputs))
     equations = Equations(unknowns, outputs)
@@ -33,9 +33,9 @@ def test_streamed_equations_give_the_least_squares_solution(
 
     # The same problem as one tall system: centred rows, and one row an unknown for the ridge.
     centred, wanted = inputs - inputs.mean(0), targets - targets.mean(0)
-    pull = np.sqrt(ridge * centred.var(0).mean() * 40)
-    tall = np.vstack([centred, pull * np.eye(unknowns)])
-    right = np.vstack([wanted, pull * start])
+    pull = np.sqrt(ridge * centred.var(0) * 40)
+    tall = np.vstack([centred, np.diag(pull)])
+    right = np.vstack([wanted, pull[:, None] * start])
     expected = np.linalg.lstsq(tall, right, rcond=None)[0]
     np.testing.assert_allclose(weight.numpy(), expected, atol=1e-4)
     np.testing.assert_allclose(intercept.numpy(), targets.mean(0) - inputs.mean(0) @ expected, atol=1e-3)
