@@ -1,0 +1,4 @@
+"""Experiments that time.
+
+- ``conv_widths``: which convolutions a GPU runs fast: widths, what follows them, the provider's options
+"""
