@@ -1,6 +1,6 @@
 """Which convolutions a GPU runs fast: single layers over widths, kernels, what follows, and the provider's options.
 
-``python -m pruneport.bench.experiments.latencies.conv_widths --out bench/results/conv_widths.json`` writes each layer as
+``python -m pruneport.bench.experiments.latencies.conv_widths --out FILE`` writes each layer as
 an ONNX file, runs all of a group in the same rounds, and says for each: its latency, its multiply-accumulates per
 second, the operators that ONNX Runtime makes of it, what ONNX Runtime and cuDNN print, and the kernels that ran. The
 groups are questions: ``widths`` and ``one-sided`` ask for the multiple that widths must have, ``fusion`` for what
