@@ -27,6 +27,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from pruneport.bench.devices import ThrottleWatch, describe_device, latency_versions, sample_device
 from pruneport.bench.experiments.networks.convolutions import DTYPES, LAYERS, Layer, write_layers
@@ -46,6 +48,7 @@ _FEW = (64, 56, 60, 33)
 _AFTER = ("bias", "bias relu", "bias add relu")
 _TENSOR_CORES = ({"use_tf32": "0"}, {"use_tf32": "1"})
 _WARM_UP_S = 0.4  # opening them took longer
+_MARK = "run of layer "
 _WARNINGS = 2  # a severity of ONNX Runtime's logs
 
 
@@ -141,16 +144,19 @@ def _timed(
             except Exception as error:  # ONNX Runtime's errors share no other base
                 figures[index]["failed"] = str(error)
             figures[index] |= {"said": sorted(set(said)), "operators": _operators(path)}
+    if not runs:
+        return figures
     warm_up(runs.values(), options, _WARM_UP_S)
     turns = take_turns(runs, options.repeats, options, watch.look, least_s=0.0)
-    for name, run in runs.items():
+    for name in runs:
         latency = summarise([sample.wall_ms for sample in turns.samples[name]], batch)
         macs = layers[int(name)].macs(batch)
         figures[int(name)] |= {
             **{key: round(getattr(latency, key), 5) for key in ("p50_ms", "p90_ms")},
             "tera_macs_per_s": round(macs / latency.p50_ms / 1e9, 3),
-            "kernels": _kernels(run) if kernels else None,
         }
+    for name, ran in (_kernels(runs) if kernels else {}).items():
+        figures[int(name)]["kernels"] = ran
     return figures
 
 
@@ -202,17 +208,26 @@ def _printed() -> Iterator[list[str]]:
             lines += [line.strip()[:400] for line in text.splitlines() if line.strip()]
 
 
-def _kernels(run: BoundRun) -> dict[str, float] | None:
-    """The GPU's kernels in one run, with their time in µs; None where there is no GPU to ask."""
+def _kernels(runs: Mapping[str, BoundRun]) -> dict[str, dict[str, float]]:
+    """The GPU's kernels in one run of each, with their time in µs; none where there is no GPU to ask."""
     if not torch.cuda.is_available():
-        return None
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        run.run()
-    return {
-        event.key: round(event.device_time_total, 1) for event in profiler.key_averages() if event.device_time_total
-    }
+        return {}
+    found: dict[str, dict[str, float]] = {name: {} for name in runs}
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        for name, run in runs.items():
+            with record_function(f"{_MARK}{name}"):
+                run.run()
+    events = list(profiler.events() or [])
+    marks = [(each.time_range, each.name) for each in events if each.device_type == DeviceType.CPU]
+    times = {name.removeprefix(_MARK): passed for passed, name in marks if name.startswith(_MARK)}
+    for each in events:
+        if each.device_type == DeviceType.CPU or each.name.startswith(_MARK):
+            continue
+        for name, passed in times.items():  # a run ends when its kernels have
+            if passed.start <= each.time_range.start <= passed.end:
+                took = each.time_range.elapsed_us()
+                found[name][each.name] = round(found[name].get(each.name, 0.0) + took, 1)
+    return found
 
 
 def _said(row: dict[str, Any]) -> str:
