@@ -27,7 +27,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from pruneport.bench.devices import ThrottleWatch, describe_device, latency_versions, sample_device
@@ -218,10 +217,10 @@ def _kernels(runs: Mapping[str, BoundRun]) -> dict[str, dict[str, float]]:
             with record_function(f"{_MARK}{name}"):
                 run.run()
     events = list(profiler.events() or [])
-    marks = [(each.time_range, each.name) for each in events if each.device_type == DeviceType.CPU]
+    marks = [(each.time_range, each.name) for each in events if each.device_type.name == "CPU"]
     times = {name.removeprefix(_MARK): passed for passed, name in marks if name.startswith(_MARK)}
     for each in events:
-        if each.device_type == DeviceType.CPU or each.name.startswith(_MARK):
+        if each.device_type.name == "CPU" or each.name.startswith(_MARK):
             continue
         for name, passed in times.items():  # a run ends when its kernels have
             if passed.start <= each.time_range.start <= passed.end:
