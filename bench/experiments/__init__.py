@@ -12,6 +12,7 @@
 - ``peak_memory``: memory of compress
 - ``zoo``: every network of torchvision and timm taken all the way
 - ``gpu``: latencies on a GPU, against torch-pruning's uniform recipe
+- ``latencies/``: single layers on a GPU, and recipes at equal accuracy
 - ``plots/``: what some of them draw
 - ``networks/``: what some of them take
 - ``picture``: the README's picture

@@ -48,6 +48,7 @@ _NEEDED = {
     "cuda": ("libcudart", "libcublas", "libcublasLt", "libcurand", "libcudnn"),
     "tensorrt": ("libcudart", "libcublas", "libcublasLt", "libcudnn", "libnvinfer", "libnvonnxparser"),
 }
+_HALVES = {"float16", "bfloat16"}
 _BUILDER_LEVEL = 3  # TensorRT's own default, said so that it is recorded
 
 
@@ -58,7 +59,8 @@ def provider_options(options: RuntimeOptions, types: frozenset[str] = frozenset(
 
     Args:
         options: Provider, device and switches.
-        types: Of the network's numbers, from ``number_types``: TensorRT 10 uses no precision that is not allowed.
+        types: Of the network's numbers, from ``number_types``: TensorRT 10 uses no precision that is not allowed, and
+            CUDA's convolutions in fp16 no tensor cores.
     """
     if options.provider == "cpu":
         return {}
@@ -70,7 +72,9 @@ def provider_options(options: RuntimeOptions, types: frozenset[str] = frozenset(
             "cudnn_conv_use_max_workspace": str(int(not options.small_workspace)),
             "fuse_conv_bias": str(int(options.fuse_conv_bias)),
             "do_copy_in_default_stream": "1",
-            "use_tf32": str(int(options.tf32)),
+            # Without it ONNX Runtime 1.31 strikes out every convolution on tensor cores, those of fp16 too
+            # (CreateCudnnFeExecutionPlan). TF32 itself stays off by NVIDIA_TF32_OVERRIDE.
+            "use_tf32": str(int(options.tf32 or bool(types & _HALVES))),
             "prefer_nhwc": str(int(options.nhwc)),
             "enable_cuda_graph": str(int(options.cuda_graph)),
         }

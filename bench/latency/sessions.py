@@ -109,7 +109,7 @@ def open_session(path: Path, options: RuntimeOptions, *, batch: int | None = Non
         ProviderError: the provider is not there, does not start or would not run every node.
     """
     inputs = read_inputs(path)
-    types = number_types(read_onnx(path)) if options.provider == "tensorrt" else frozenset[str]()
+    types = number_types(read_onnx(path)) if options.provider != "cpu" else frozenset[str]()
     if batch is not None and isinstance(inputs.batch, int) and inputs.batch != batch:
         raise ModelError(
             f"{path} was exported with the fixed batch {inputs.batch} and cannot run batch {batch}. "

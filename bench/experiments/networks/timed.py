@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pruneport.bench.experiments.accuracy import Case, count_top1, read_images
@@ -18,8 +19,10 @@ from pruneport.commands.timing.measuring import DenseFile
 from pruneport.commands.timing.rounds import time_exported
 from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.assessment import Assessment, assess
+from pruneport.compress.devices import CPU, in_full_precision
 from pruneport.compress.options import CompressOptions
 from pruneport.compress.prune import Pruned
+from pruneport.compress.recovery.imitate import Effort
 from pruneport.compress.recovery.recover import recover
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.export.options import DEFAULTS
@@ -27,6 +30,8 @@ from pruneport.models.options import SourceOptions
 from pruneport.models.source import open_source
 
 __all__ = ["TimedNetwork", "open_timed"]
+
+_EFFORT = Effort()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,7 @@ class TimedNetwork:
         test: Batches of images and labels that no step has seen.
         dense_top1: On these, as a share.
         where: Where it is timed.
+        device: Where networks are recovered and tested.
     """
 
     dense: DenseFile
@@ -50,26 +56,35 @@ class TimedNetwork:
     test: Sequence[tuple[Tensor, Tensor]]
     dense_top1: float
     where: LatencyOptions
+    device: torch.device = CPU
 
     def time(self, network: nn.Module) -> dict[int, TimedShare]:
         """Export a pruned network and time it at each batch size."""
         return {batch: time_exported(self.dense, timer, network, print) for batch, timer in self.timers.items()}
 
-    def recover(self, pruned: Pruned) -> dict[str, Any]:
-        """Reconstruct a pruned network in place, and say what is left of it, as keys of a row."""
-        recover("reconstruct", self.dense.network, pruned.network, pruned.plan.groups, self.calibration.batches)
+    def recover(self, pruned: Pruned, recovery: str = "reconstruct", effort: Effort = _EFFORT) -> dict[str, Any]:
+        """Recover a pruned network in place, and say what is left of it, as keys of a row."""
+        if recovery != "none":
+            given, groups, batches = self.dense.network, pruned.plan.groups, self.calibration.batches
+            with in_full_precision():
+                recover(recovery, given, pruned.network, groups, batches, effort=effort, device=self.device)
         return {
             "macs_kept": round(pruned.plan.macs_kept, 4),
             "params_kept": round(pruned.plan.params_kept, 4),
             "dense_top1": round(self.dense_top1, 4),
-            "top1": round(count_top1(pruned.network, self.test), 4),
+            "top1": round(count_top1(pruned.network, self.test, self.device), 4),
             "test_images": sum(len(labels) for _, labels in self.test),
         }
 
 
 @contextmanager
 def open_timed(
-    case: Case, data: Path, options: CompressOptions, where: LatencyOptions, batches: Sequence[int]
+    case: Case,
+    data: Path,
+    options: CompressOptions,
+    where: LatencyOptions,
+    batches: Sequence[int],
+    device: torch.device = CPU,
 ) -> Iterator[TimedNetwork]:
     """Open and assess the network of a case, and export it to a file that goes when the context ends.
 
@@ -79,12 +94,14 @@ def open_timed(
         options: What the network is assessed for.
         where: Where it is timed.
         batches: Batch sizes that it is timed at.
+        device: Where it is assessed and tested, and networks made of it are recovered.
     """
     network, source = open_source(
         SourceOptions(source=case.source, checkpoint=data / "weights" / case.weights, input_shape=case.shape)
     )
     test, calibrations = read_images(case, data)
-    assessed = assess(network, source, options, calibrations["images"], progress=print)
+    with in_full_precision():
+        assessed = assess(network, source, options, calibrations["images"], progress=print, device=device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dense.onnx"
         write_onnx(network, source.takes, path, {})
@@ -94,6 +111,7 @@ def open_timed(
             timers={batch: DenseTimer(path, where, batch) for batch in batches},
             calibration=calibrations["images"],
             test=test,
-            dense_top1=count_top1(network, test),
+            dense_top1=count_top1(network, test, device),
             where=where,
+            device=device,
         )

@@ -15,6 +15,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from gpu_stand_ins import GpuRuntime
 from pruneport.bench.gpu_state import loaded_libraries
 from pruneport.bench.latency import providers
 from pruneport.bench.latency.providers import (
@@ -26,6 +27,7 @@ from pruneport.bench.latency.providers import (
     settle_tf32,
     wanted_tensorrt,
 )
+from pruneport.bench.latency.sessions import open_session
 from pruneport.bench.options import BenchOptions
 from pruneport.errors import ProviderError
 
@@ -70,6 +72,18 @@ def test_options_for_cuda() -> None:
     changed = provider_options(switched)
     names = ("use_tf32", "prefer_nhwc", "enable_cuda_graph", "fuse_conv_bias", "cudnn_conv_use_max_workspace")
     assert [changed[name] for name in names] == ["0", "1", "1", "1", "0"]
+
+
+@pytest.mark.parametrize(("dtype", "flag"), [(TensorProto.FLOAT, "0"), (TensorProto.FLOAT16, "1")])
+def test_fp16_keeps_its_tensor_cores(
+    make_network: Make, dtype: int, flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``use_tf32=0`` takes them from every convolution; TF32 itself is off by the variable."""
+    runtime = GpuRuntime.installed(monkeypatch)
+    open_session(make_network("network", dtype=dtype), CUDA, batch=2)
+    ((_, options, _),) = runtime.opened
+    assert options["use_tf32"] == flag
+    assert providers.os.environ[TF32] == "0"
 
 
 def test_options_for_tensorrt() -> None:
