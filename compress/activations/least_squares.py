@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Equations", "by_place", "float64_device", "is_plain", "patch_rows", "rows_of"]
+__all__ = ["Equations", "add_ridge", "by_place", "float64_device", "is_plain", "patch_rows", "ridge_of", "rows_of"]
 
 _MOST_UNKNOWNS = 8192  # a covariance of 0.5 GB
 _PART = 4096  # rows whose products are summed in float32
 _LEAST_VARIANCE = 1e-3  # of an input, relative to the mean
+_HELD = 24  # inputs whose equations the present weights are worth
 _COLUMNS = 512  # of the matrix of normal equations that are made at once
 
 
@@ -78,11 +79,35 @@ class Equations:
         gram, mean_in = self.moments(centred)
         mean_out = self._target_sum / self.rows * centred
         cross = (self._cross / self.rows).addr_(mean_in, mean_out, alpha=-1)
-        variances = gram.diagonal().clone()
-        strength = ridge * variances.clamp_min(max(_LEAST_VARIANCE * float(variances.mean()), 1e-12))
-        gram.diagonal().add_(strength)
+        strength = add_ridge(gram, ridge)
         weight = torch.cholesky_solve(cross + strength[:, None] * start.to(cross), torch.linalg.cholesky(gram))
         return weight, mean_out - mean_in @ weight
+
+
+def add_ridge(covariance: Tensor, ridge: float) -> Tensor:
+    """Add to each input's variance in place ``ridge`` times it, or a thousandth of their mean where that is more.
+
+    Args:
+        covariance: (inputs, inputs).
+        ridge: Relative.
+
+    Returns:
+        What was added, (inputs,).
+    """
+    variances = covariance.diagonal()
+    added = ridge * variances.clamp_min(max(_LEAST_VARIANCE * float(variances.mean()), 1e-12))
+    variances.add_(added)
+    return added
+
+
+def ridge_of(inputs: int) -> float:
+    """How strongly weights are held, the more the fewer inputs there are to solve them with: 24 over their number.
+
+    Places of one image are alike, so that equations are worth less than their number: with a ridge of 1e-3 and 192
+    images, MobileNetV2's features at 0.75 of the MACs were five times as far from the dense ones on other images as on
+    those. 24 was the best for 192 images (MobileNetV2, ResNet-50), and near it for 48 and 448 (ResNet-20).
+    """
+    return min(1.0, _HELD / inputs)
 
 
 def patch_rows(

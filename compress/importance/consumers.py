@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from pruneport.compress.activations.calibration import Batches
 from pruneport.compress.activations.least_squares import (
     Equations,
+    add_ridge,
     by_place,
     float64_device,
     is_plain,
+    ridge_of,
     rows_of,
 )
 from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
@@ -30,12 +32,11 @@ from pruneport.compress.graph.groups import Group
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
 from pruneport.compress.records import Member
 from pruneport.compress.resize.layers import weight_by_channel
-from pruneport.models.inputs import changed, rows_of_inputs, run_on
+from pruneport.models.inputs import batch_of, changed, rows_of_inputs, run_on
 
 __all__ = ["Consumer", "unseen", "visit_consumers"]
 
 _ROWS = 100_000
-_RIDGE = 1e-3  # of the mean variance of an input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,9 @@ def visit_consumers(
         The group's index, its consumers, as far as they are seen to run, and a replay of the network from before the
         first of them; where removal is ``unseen`` by them, from before the group is made.
     """
-    example = rows_of_inputs(batches[0](), slice(2))
+    first_batch = batches[0]()
+    ridge = ridge_of(batch_of(first_batch) * len(batches))
+    example = rows_of_inputs(first_batch, slice(2))
     with calls_recorded(network) as calls, norms_recorded(network) as norms, torch.no_grad():
         run_on(network, changed(example, Tensor.clone))
     place = {name: index for index, name in reversed(list(enumerate(calls)))}
@@ -122,7 +125,7 @@ def visit_consumers(
     with Replay(network, find_cuts(network, example), batches) as replay:
         for index in sorted(wanted, key=lambda i: when(first[i])):
             replay.advance(first[index].module)
-            yield index, _collect(replay, readers[index], calls, norms), replay
+            yield index, _collect(replay, readers[index], calls, norms, ridge), replay
 
 
 def unseen(group: Group, consumers: Sequence[Any]) -> bool:
@@ -168,7 +171,7 @@ class _Inputs:
 
 
 def _collect(
-    replay: Replay, readers: Sequence[Member], calls: Sequence[str], norms: Mapping[str, Any]
+    replay: Replay, readers: Sequence[Member], calls: Sequence[str], norms: Mapping[str, Any], ridge: float
 ) -> list[Consumer]:
     """Run the batches, and make the consumers of what their layers read."""
     network = replay.network
@@ -181,14 +184,14 @@ def _collect(
             network.get_submodule(order[-1]).register_forward_hook(_stop)
         for _ in replay.passes() if watched else ():
             pass
-    return [_consumer(network, member, watched[member.module], norms.get(member.module)) for member in readers]
+    return [_consumer(network, member, watched[member.module], norms.get(member.module), ridge) for member in readers]
 
 
 def _stop(layer: nn.Module, arguments: Any, output: Any) -> None:
     raise Stopped
 
 
-def _consumer(network: nn.Module, member: Member, inputs: _Inputs, norm: Any) -> Consumer:
+def _consumer(network: nn.Module, member: Member, inputs: _Inputs, norm: Any, ridge: float) -> Consumer:
     """One consumer: weights, covariance and mean of its inputs, and what an error in its outputs counts."""
     covariance, mean = inputs.moments()
     positions = torch.from_numpy(member.positions)
@@ -201,7 +204,7 @@ def _consumer(network: nn.Module, member: Member, inputs: _Inputs, norm: Any) ->
         variance = ((covariance @ weight) * weight).sum(0)
         if inputs.layer.bias is None and norm is None:
             covariance, mean = covariance + within * mean.outer(mean), mean * 0
-        covariance.diagonal().add_(_RIDGE * covariance.diagonal().mean().clamp_min(1e-12))
+        add_ridge(covariance, ridge)
     else:
         by_channel = weight_by_channel(network, member.module, "in")
         assert by_channel is not None

@@ -17,18 +17,17 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pruneport.compress.activations.calibration import Batches
-from pruneport.compress.activations.least_squares import Equations, is_plain, rows_of
+from pruneport.compress.activations.least_squares import Equations, is_plain, ridge_of, rows_of
 from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
 from pruneport.compress.hooks import calls_recorded, norms_recorded
 from pruneport.compress.surgery.dropping import Absent
 from pruneport.errors import ImageFolderError
-from pruneport.models.inputs import changed, rows_of_inputs, run_on
+from pruneport.models.inputs import batch_of, changed, rows_of_inputs, run_on
 from pruneport.progress import Progress, Step, silent
 
 __all__ = ["reconstruct", "solvable_layers"]
 
 _ROWS = 150_000  # equations a layer at most; with 20,000 a ResNet-20 lost 0.25 points of top-1
-_PULL = 24  # inputs whose equations the present weights are worth
 _ROWS_OF_EXTRA = 2  # equations an unknown
 _LEAST_GAIN = 0.05  # of the median: a channel that its norm nearly silences is not fitted at any price
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -75,10 +74,8 @@ def reconstruct(
         pruned: The pruned one, with modules of the same names.
         kept: Positions kept by layer and axis, as ``positions_kept`` gives them.
         batches: Inputs; no labels are needed.
-        ridge: Pull towards the present weights, relative to the variance of each input of a layer; None: 24 over the
-            number of inputs, at most 1. Places of one image are alike, so that equations are worth less than their
-            number: with 1e-3 and 192 images, MobileNetV2's features at 0.75 of the MACs were five times as far from the
-            dense ones on other images as on those.
+        ridge: Pull towards the present weights, relative to the variance of each input of a layer; None: ``ridge_of``
+            the number of inputs.
         progress: Told which layer is being solved.
         strict: Raise where there are too few equations; else such a layer keeps its weights.
 
@@ -89,7 +86,9 @@ def reconstruct(
         ImageFolderError: There are fewer equations than unknowns; the message says how many images are needed.
     """
     wanted = set(solvable_layers(pruned, kept))
-    example = rows_of_inputs(batches[0](), slice(2))
+    first_batch = batches[0]()
+    ridge = ridge_of(batch_of(first_batch) * len(batches)) if ridge is None else ridge
+    example = rows_of_inputs(first_batch, slice(2))
     with calls_recorded(pruned) as order, norms_recorded(pruned) as norms, torch.no_grad():
         run_on(pruned, changed(example, Tensor.clone))
     modules = dict(pruned.named_modules())
@@ -122,7 +121,7 @@ def _solve(
     name: str,
     norm: Any,
     kept: Sequence[int] | None,
-    ridge: float | None,
+    ridge: float,
     strict: bool,
     *,
     extra: bool = False,
@@ -164,7 +163,6 @@ def _solve(
             f"{unknowns} unknowns. Give at least {needed} images to solve with, beside those held out to measure on (a "
             "tenth as many, at least 16), or choose `recover=bn`."
         )
-    ridge = min(1.0, _PULL / images) if ridge is None else ridge
     weight, intercept = equations.solve(start, ridge, centred=layer.bias is not None or norm is not None)
     layer.weight.data = weight.T.reshape(layer.weight.shape).to(layer.weight)
     if layer.bias is not None:
