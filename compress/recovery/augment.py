@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pruneport.models.inputs import ExampleInputs
 
@@ -13,23 +12,52 @@ __all__ = ["augmented"]
 _SHIFT = 1 / 8  # of the side, at most
 
 
-def augmented(inputs: ExampleInputs, seed: int) -> ExampleInputs:
-    """Shift images and mirror half of them, as the seed says; other inputs stay as they are.
+def augmented(inputs: ExampleInputs, seed: int, mixed: float = 0.0) -> ExampleInputs:
+    """Shift images, mirror half of them and mix some with others, as the seed says; other inputs stay as they are.
 
     A crop of the image's own size is taken up to an eighth of its side away; what lies beyond its edge is mirrored.
+    Mixing is with another image of the batch: half the time a weighted mean (Zhang et al. 2018, arXiv 1710.09412), half
+    the time a rectangle of it (Yun et al. 2019, arXiv 1905.04899); the weight, or the rectangle's area, is uniform.
 
     Args:
         inputs: Images (B, C, H, W); another tensor, or several, are returned unchanged.
         seed: The same seed gives the same images.
+        mixed: Share of the images that are mixed.
     """
     if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
         return inputs
     generator = torch.Generator().manual_seed(seed)
-    down, right = (max(1, int(_SHIFT * size)) if size > 1 else 0 for size in inputs.shape[2:])
-    padded = F.pad(inputs, (right, right, down, down), mode="reflect")
-    shown = torch.empty_like(inputs)
-    for place, image in enumerate(padded):
-        y, x, mirrored = (int(torch.randint(end, (), generator=generator)) for end in (2 * down + 1, 2 * right + 1, 2))
-        crop = image[:, y : y + inputs.shape[2], x : x + inputs.shape[3]]
-        shown[place] = crop.flip(2) if mirrored else crop
+    count, _, height, width = inputs.shape
+    rows, columns = (_shifted(count, size, generator) for size in (height, width))
+    mirrored = torch.randint(2, (count, 1), generator=generator).bool()
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    places = torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
+    image, row, column = (place.to(inputs.device) for place in places)
+    shown = inputs[image, :, row, column].movedim(-1, 1)
+    if mixed:
+        own = _own_share(count, height, width, mixed, generator).to(inputs)
+        other = torch.randperm(count, generator=generator).to(inputs.device)
+        shown = own * shown + (1 - own) * shown[other]
     return shown
+
+
+def _shifted(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Where each place of each shifted image is taken from: (count, size)."""
+    most = max(1, int(_SHIFT * size)) if size > 1 else 0
+    places = torch.arange(size) + torch.randint(-most, most + 1, (count, 1), generator=generator)
+    return size - 1 - (size - 1 - places.abs()).abs()
+
+
+def _own_share(count: int, height: int, width: int, mixed: float, generator: torch.Generator) -> Tensor:
+    """How much of each place is an image's own: (count, 1, height, width)."""
+    chosen, cut, weight, down, right = torch.rand(5, count, 1, 1, 1, generator=generator)
+    side = (1 - weight).sqrt()  # of the rectangle, relative to the image's
+    inside = [
+        (place - start * (1 - side) * size >= 0) & (place - start * (1 - side) * size < side * size)
+        for place, start, size in (
+            (torch.arange(height).reshape(-1, 1), down, height),
+            (torch.arange(width).reshape(1, -1), right, width),
+        )
+    ]
+    share = torch.where(cut < 0.5, weight.expand(-1, -1, height, width), 1 - (inside[0] & inside[1]).float())
+    return torch.where(chosen < mixed, share, 1.0)

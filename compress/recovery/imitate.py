@@ -1,9 +1,9 @@
 """Imitation: all weights trained for a short while, on the same few unlabelled inputs, to compute the dense features.
 
 As in MiR (Wang et al. 2022, arXiv 2201.02620) and PRACTISE (Wang & Wu 2022, arXiv 2202.07861) the features before the
-pooling are compared, and what reads them is left as it is. We define: images are shifted and mirrored; BatchNorms keep
-their statistics, as they will run; a tenth of the inputs chooses, by the features and the main output together, the
-learning rate and the state.
+pooling are compared, and what reads them is left as it is. We define: images are shifted, mirrored and mixed;
+BatchNorms keep their statistics, as they will run; a tenth of the inputs chooses, by the features and the main output
+together, the learning rate and the state.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pruneport.progress import Progress, Step, silent
 
 __all__ = ["Effort", "imitate", "steps_in_all"]
 
-_RATES = (3e-5, 1e-4, 3e-4, 1e-3)  # of AdamW, tried on a short training each; of ResNet-50 3e-4 is too high
+_RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # of AdamW, tried on a short training each
 _TRY = 0.05  # of the steps
 _MINUTES = 5.0  # where nothing else is asked for
 _MOST_STEPS = 2000
@@ -42,6 +42,7 @@ _CHECKS = 20  # over the training
 _PATIENCE = 10  # checks without a gain
 _OVERTIME = 1.5  # times the minutes: a machine that became slower stops here
 _WARMUP = 0.05
+_MIXED = 0.5  # of the images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +192,7 @@ class _Imitation:
 
     def _step(self, stepper: Stepper, inputs: ExampleInputs, step: int, steps: int) -> float:
         seed = mix(self._effort.seed, step)
-        shown = augmented(self._moved(inputs), seed)
+        shown = augmented(self._moved(inputs), seed, _MIXED)
 
         def loss_of(model: nn.Module) -> Tensor:
             return distance(compared(model, shown, self._place)[:1], wanted[:1], self._variances[:1])

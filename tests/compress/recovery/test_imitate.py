@@ -135,6 +135,21 @@ def test_the_last_features_with_positions_are_compared() -> None:
 # Inputs
 
 
+def test_images_are_mixed_with_others_as_wholes_or_in_rectangles() -> None:
+    """Of images of one value each, a mixed one has one value or two, which are its own and another's."""
+    values = torch.arange(64.0)
+    inputs = values[:, None, None, None].expand(64, 3, 12, 10).clone()
+    assert torch.equal(augmented(inputs, 5), inputs)
+    shown = augmented(inputs, 5, mixed=0.5)
+    changed = [place for place in range(64) if not torch.equal(shown[place], inputs[place])]
+    assert 16 < len(changed) < 48
+    seen = [shown[place].unique() for place in changed]
+    rectangles = [pair for pair in seen if len(pair) == 2]
+    assert all(len(pair) <= 2 for pair in seen)
+    assert all(float(pair[0]) in values and float(pair[1]) in values for pair in rectangles)
+    assert 0 < len(rectangles) < len(changed)
+
+
 def test_images_are_augmented_as_the_seed_says_and_others_left_alone() -> None:
     inputs = images(8)
     assert torch.equal(augmented(inputs, 3), augmented(inputs, 3))
