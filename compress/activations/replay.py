@@ -1,7 +1,7 @@
 """Replay: run a network from its middle, so that solving it layer by layer costs a few passes, not hundreds.
 
 A *cut* is a module whose output alone decides all that comes after it (a residual block, say). Activations are
-carried from cut to cut, batch by batch, outside main memory, which so does not grow with the number of images.
+carried from cut to cut, batch by batch, in memory while there is room, else in files.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ class Replay:
         self._blank = _Blank()
         self._carried = Carried(len(batches))
         self._ahead: tuple[int, Carried] | None = None
+        self._unfinished: Carried | None = None  # of what is being kept ahead
         self._running = 0  # batch
+        self._handles: list[Any] = []
         self._keeps = False  # whether a cut's output is being kept,
         self._awaited = False  # and is still to come in the running pass
 
@@ -89,6 +91,7 @@ class Replay:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._keep_no_more()  # where an error came between two passes
         self._carried.clear()
         self._forget_ahead()
 
@@ -130,10 +133,10 @@ class Replay:
             yield from self._run(limit)
             return
         self._forget_ahead()
-        kept = Carried(len(self))
+        self._unfinished = kept = Carried(len(self))
         with self._keeping(target, kept, seen):
             yield from self._run()
-        self._ahead = target, kept
+        self._ahead, self._unfinished = (target, kept), None
 
     def stop(self) -> None:
         """End the running pass, called by a hook that needs no more of it; unless something is still to be kept."""
@@ -156,9 +159,10 @@ class Replay:
         return next((i for i, cut in enumerate(self._cuts) if f"{before}.".startswith(f"{cut}.")), 0) - 1
 
     def _forget_ahead(self) -> None:
-        if self._ahead is not None:
-            self._ahead[1].clear()
-        self._ahead = None
+        for kept in (self._unfinished, self._ahead and self._ahead[1]):
+            if kept is not None:
+                kept.clear()
+        self._ahead = self._unfinished = None
 
     def _move(self, target: int) -> None:
         """Carry every batch to a cut, and keep what is there in the place of what was."""
@@ -183,18 +187,21 @@ class Replay:
 
             return hook
 
-        handles = [
+        self._handles = [
             self.network.get_submodule(name).register_forward_hook(measure(name))
             for name in self._cuts[self._frontier + 1 : target + 1]
         ]
-        handles.append(self.network.get_submodule(self._cuts[target]).register_forward_hook(keep))
+        self._handles.append(self.network.get_submodule(self._cuts[target]).register_forward_hook(keep))
         self._keeps = True
         try:
             yield
         finally:
-            self._keeps = self._awaited = False
-            for handle in handles:
-                handle.remove()
+            self._keep_no_more()
+
+    def _keep_no_more(self) -> None:
+        self._keeps = self._awaited = False
+        while self._handles:
+            self._handles.pop().remove()
 
     def _run(self, limit: int | None = None) -> Iterator[Any]:
         """Run batches from the frontier on."""

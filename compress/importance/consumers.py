@@ -129,8 +129,10 @@ def visit_consumers(
             replay.advance(first[run[0]].module)
             members = [member for index in run for member in readers[index]]
             watched = _watch(replay, members, calls, ahead=first[after[0]].module if after else "")
-            for index in run:
+            for done, index in enumerate(run, start=1):
                 consumers = [_consumer(network, m, watched[m.module], norms.get(m.module)) for m in readers[index]]
+                later = {member.module for other in run[done:] for member in readers[other]}
+                watched = {name: inputs for name, inputs in watched.items() if name in later}
                 yield index, consumers, replay
 
 

@@ -112,6 +112,14 @@ def test_what_is_kept_ahead_serves_a_module_further_on() -> None:
         torch.testing.assert_close(next(replay.passes()), expected, atol=0, rtol=0)
 
 
+def test_passes_that_end_early_leave_no_hooks() -> None:
+    dense, inputs = network(), images(4)
+    with Replay(dense, find_cuts(dense, inputs[:2]), batches_of(inputs, 2)) as replay:
+        passes = replay.passes(ahead="blocks.1")
+        next(passes)
+    assert not any(module._forward_hooks for module in dense.modules())
+
+
 class _Made(TorchDispatchMode):
     """Counts the numbers that operators write into new memory."""
 
