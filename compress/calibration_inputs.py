@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from pruneport.compress.activations.calibration import BATCH, Calibration, held_out_count, open_calibration
+from pruneport.compress.activations.memory import freed_memory_kept
 from pruneport.compress.activations.synthetic import ENOUGH, WITHOUT_INPUTS, require_statistics, synthesise
 from pruneport.compress.devices import find_device, in_batches_that_fit, in_full_precision
 from pruneport.compress.options import CalibrationImages, ChoiceOptions
@@ -52,7 +53,7 @@ def calibration_inputs(
     def synthetic(size: int) -> Calibration:
         return synthesise(network, shape, count, source.seed, progress, held_out=held_out, device=device, batch=size)
 
-    with in_full_precision():
+    with in_full_precision(), freed_memory_kept():
         return in_batches_that_fit(synthetic, BATCH, progress)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches, Calibration, halved
-from pruneport.compress.activations.carried import room_on
+from pruneport.compress.activations.memory import room_on
 from pruneport.errors import InputError, PruningError
 from pruneport.models.inputs import ExampleInputs, batch_of, changed, tensors_in
 from pruneport.progress import Note, Progress

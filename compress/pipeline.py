@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pruneport.compress.activations.calibration import LEAST_HELD_OUT, Calibration, check_count, list_images
+from pruneport.compress.activations.memory import freed_memory_kept
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.assessment import Assessment, assess
 from pruneport.compress.calibration_inputs import (
@@ -147,7 +148,7 @@ class Ready:
                 batches, heldout = given.batches, given.heldout
                 return recover(self.recovery, reference, network, gone, batches, progress, heldout, effort, self.device)
 
-            with in_full_precision():
+            with in_full_precision(), freed_memory_kept():
                 done, _ = with_smaller_batches(won_back, inputs, progress)
             if origin and origin.reference is None:
                 done = replace(done, reference="start")
@@ -202,7 +203,7 @@ def prepare(
     if calibration is None:
         assessment = assessed(None)
     else:
-        with in_full_precision():
+        with in_full_precision(), freed_memory_kept():
             assessment, calibration = with_smaller_batches(assessed, calibration, progress)
     return Ready(
         dense=dense,

@@ -5,6 +5,7 @@
 - ``items``: one item of these, where the network takes other things than images
 - ``synthetic``: inputs made from the BatchNorm statistics
 - ``replay``: a network run from its middle
-- ``carried``: what it computed up to there, on the accelerator or in files
+- ``carried``: what it computed up to there, in memory or in files
+- ``memory``: how much of it activations may take, and how it is used again
 - ``least_squares``: least squares in a residual stream
 """

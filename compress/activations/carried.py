@@ -1,4 +1,4 @@
-"""Activations of a network's middle, held for all batches: on the accelerator while it has room, else in files."""
+"""Activations of a network's middle, held for all batches: where they were made while there is room, else in files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["Carried", "room_on"]
+from pruneport.compress.activations.memory import room_on
 
-_SHARE = 0.5  # of an accelerator's free memory; passes need the rest
+__all__ = ["Carried"]
 
 
 class Carried:
@@ -50,15 +50,3 @@ class Carried:
 
     def _file(self, index: int) -> Path:
         return Path(self._folder.name) / f"{index}.pt"
-
-
-def room_on(device: torch.device) -> float:
-    """Bytes of an accelerator in which things may be kept; none where torch does not say how many are free."""
-    if device.type == "cpu" or not torch.accelerator.is_available():
-        return 0
-    try:
-        free, _ = torch.accelerator.get_memory_info(device)
-        unused = torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
-    except (NotImplementedError, RuntimeError):  # not all backends count
-        return 0
-    return _SHARE * (free + unused)

@@ -10,7 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Equations", "add_ridge", "by_place", "float64_device", "is_plain", "patch_rows", "ridge_of", "rows_of"]
+__all__ = [
+    "Equations",
+    "add_ridge",
+    "by_place",
+    "chosen_places",
+    "float64_device",
+    "input_rows",
+    "is_plain",
+    "output_rows",
+    "patch_rows",
+    "ridge_of",
+]
 
 _MOST_UNKNOWNS = 8192  # a covariance of 0.5 GB
 _PART = 4096  # rows whose products are summed in float32
@@ -112,39 +123,39 @@ def ridge_of(inputs: int) -> float:
 
 def patch_rows(
     inputs: Tensor,
-    targets: Tensor,
-    positions: Tensor,
+    sizes: Sequence[int],
+    places: Tensor,
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-) -> tuple[Tensor, Tensor]:
-    """A convolution as equations, at some of its output positions.
+) -> Tensor:
+    """What a convolution reads at some of its output places, as the left-hand sides of equations.
 
     Args:
         inputs: (B, C, H, W); of convolutions in one and three dimensions (B, C, L) and (B, C, D, H, W).
-        targets: (B, outputs, H', W').
-        positions: Flat indices into H' x W'.
+        sizes: H', W' of its output.
+        places: Flat indices into H' x W'.
         kernel: With stride, padding and dilation: of the convolution, such as (height, width).
         stride: See kernel.
         padding: See kernel.
         dilation: See kernel.
 
     Returns:
-        (rows, C * kH * kW) and (rows, outputs), rows = B * positions.
+        (rows, C * kH * kW), rows = B * places.
     """
-    positions = positions.to(inputs.device)
     padded = F.pad(inputs, [size for size in reversed(padding) for _ in range(2)])
     count = len(kernel)
-    index: list[Any] = [slice(None), slice(None)]
-    for dim, start in enumerate(torch.unravel_index(positions, targets.shape[2:])):
+    index = torch.zeros(1, dtype=torch.long, device=inputs.device)
+    for dim, start in enumerate(torch.unravel_index(places.to(inputs.device), tuple(sizes))):
         steps = torch.arange(kernel[dim], device=inputs.device).reshape(
             [-1 if other == dim else 1 for other in range(count)]
         )
-        index.append(start.reshape(-1, *[1] * count) * stride[dim] + steps * dilation[dim])
-    patches = padded[tuple(index)].movedim(2, 1)  # B, positions, C, kH, kW
-    flat = targets.flatten(2)[:, :, positions].transpose(1, 2)
-    return patches.flatten(2).flatten(0, 1), flat.flatten(0, 1)
+        index = index * padded.shape[2 + dim]
+        index = index + start.reshape(-1, *[1] * count) * stride[dim] + steps * dilation[dim]
+    by_channel = padded.flatten(2).transpose(1, 2).contiguous()  # whole runs of channels are copied
+    patches = by_channel.index_select(1, index.flatten()).reshape(len(inputs), len(places), -1, inputs.shape[1])
+    return patches.transpose(2, 3).flatten(2).flatten(0, 1)
 
 
 def is_plain(layer: nn.Module) -> bool:
@@ -164,13 +175,31 @@ def by_place(layer: nn.Module, inputs: Tensor) -> Tensor:
     return (inputs if isinstance(layer, nn.Linear) else inputs.movedim(1, -1)).flatten(0, -2)
 
 
-def rows_of(
-    layer: Any, inputs: Tensor, target: Tensor, limit: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of a plain layer as equations, at no more than about ``limit`` random positions."""
+def chosen_places(layer: nn.Module, output: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+    """Random output places of a plain layer, flat, that give no more than about ``limit`` rows; none of a linear one.
+
+    Args:
+        layer: Of all rows of a linear one use is made.
+        output: Of the layer, for its sizes.
+        limit: Rows.
+        generator: Chooses.
+    """
     if isinstance(layer, nn.Linear):
-        return by_place(layer, inputs), by_place(layer, target)
-    places = math.prod(target.shape[2:])
-    count = max(1, min(places, limit // len(inputs)))
-    chosen = torch.randperm(places, generator=generator)[:count]
-    return patch_rows(inputs, target, chosen, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        return torch.empty(0, dtype=torch.long)
+    places = math.prod(output.shape[2:])
+    return torch.randperm(places, generator=generator)[: max(1, min(places, limit // len(output)))]
+
+
+def input_rows(layer: Any, inputs: Tensor, sizes: Sequence[int], places: Tensor) -> Tensor:
+    """What a plain layer reads at the places of its output, whose sizes behind the channels are given; a copy."""
+    if isinstance(layer, nn.Linear):
+        return by_place(layer, inputs).clone()
+    return patch_rows(inputs, sizes, places, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+
+
+def output_rows(layer: nn.Module, output: Tensor, places: Tensor) -> Tensor:
+    """What a plain layer gives at these places, as rows; a copy."""
+    if isinstance(layer, nn.Linear):
+        return by_place(layer, output).clone()
+    by_channel = output.flatten(2).transpose(1, 2)
+    return by_channel.index_select(1, places.to(output.device)).flatten(0, 1)

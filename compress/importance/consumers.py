@@ -8,6 +8,7 @@ the bias, or the norm behind, so only the covariance counts; where there is neit
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,13 @@ from pruneport.compress.activations.least_squares import (
     Equations,
     add_ridge,
     by_place,
+    chosen_places,
     float64_device,
+    input_rows,
     is_plain,
     ridge_of,
-    rows_of,
 )
-from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
+from pruneport.compress.activations.replay import Replay, find_cuts
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
 from pruneport.compress.records import Member
@@ -37,6 +39,7 @@ from pruneport.models.inputs import batch_of, changed, rows_of_inputs, run_on
 __all__ = ["Consumer", "unseen", "visit_consumers"]
 
 _ROWS = 100_000
+_MOST_BYTES = 2**29  # of statistics that are held together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,7 @@ def visit_consumers(
 ) -> Iterator[tuple[int, list[Consumer], Replay]]:
     """Yield the wanted groups one by one, in the order in which the network runs their consumers.
 
-    One group's statistics are held at a time, and one batch of activations.
+    The statistics of groups that are read between the same cuts are summed up in the same passes, and held together.
 
     Args:
         network: The dense network; it is only run.
@@ -122,10 +125,41 @@ def visit_consumers(
         index: min(groups[index].members if unseen(groups[index], found) else found, key=when)
         for index, found in readers.items()
     }
+    order = sorted(wanted, key=lambda i: when(first[i]))
     with Replay(network, find_cuts(network, example), batches) as replay:
-        for index in sorted(wanted, key=lambda i: when(first[i])):
-            replay.advance(first[index].module)
-            yield index, _collect(replay, readers[index], calls, norms, ridge), replay
+        runs = _runs_that_fit(network, replay, order, first, readers)
+        for run, after in itertools.zip_longest(runs, runs[1:]):
+            replay.advance(first[run[0]].module)
+            members = [member for index in run for member in readers[index]]
+            watched = _watch(replay, members, calls, ahead=first[after[0]].module if after else "")
+            for done, index in enumerate(run, start=1):
+                consumers = [
+                    _consumer(network, m, watched[m.module], norms.get(m.module), ridge) for m in readers[index]
+                ]
+                later = {member.module for other in run[done:] for member in readers[other]}
+                watched = {name: inputs for name, inputs in watched.items() if name in later}
+                yield index, consumers, replay
+
+
+def _runs_that_fit(
+    network: nn.Module,
+    replay: Replay,
+    order: Sequence[int],
+    first: Mapping[int, Member],
+    readers: Mapping[int, Sequence[Member]],
+) -> list[list[int]]:
+    """Groups that are seen in the same passes: their consumers run from the same frontier, and memory holds them."""
+    fitting: list[list[int]] = []
+    for run in replay.runs([first[index].module for index in order]):
+        held = math.inf
+        for index in (order[place] for place in run):
+            size = sum(_unknowns(network.get_submodule(m.module), m.size) ** 2 * 8 for m in readers[index])
+            held += size
+            if held > _MOST_BYTES:
+                fitting.append([])
+                held = size
+            fitting[-1].append(index)
+    return fitting
 
 
 def unseen(group: Group, consumers: Sequence[Any]) -> bool:
@@ -144,19 +178,17 @@ class _Inputs:
         self.layer = layer
         self.plain = is_plain(layer)
         self._generator = torch.Generator().manual_seed(0)
-        unknowns = channels
-        if self.plain and not isinstance(layer, nn.Linear):
-            unknowns = channels * math.prod(layer.kernel_size)
         self._limit = _ROWS // batches
         self._device = float64_device(device)
-        self.equations = Equations(unknowns if self.plain else 0, 0, device)
+        self.equations = Equations(_unknowns(layer, channels), 0, device)
         self.sums = torch.zeros(3, 0 if self.plain else channels, dtype=torch.float64, device=self._device)
 
     def add(self, layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         """A forward hook."""
         inputs = arguments[0].detach()
         if self.plain:
-            rows, _ = rows_of(layer, inputs, output, self._limit, self._generator)
+            places = chosen_places(layer, output, self._limit, self._generator)
+            rows = input_rows(layer, inputs, output.shape[2:], places)
             self.equations.add(rows, rows[:, :0])
             return
         flat = by_place(layer, inputs).to(self._device).double()
@@ -170,25 +202,32 @@ class _Inputs:
         return (self.sums[1] / self.sums[2] - mean.square()).clamp_min(0), mean
 
 
-def _collect(
-    replay: Replay, readers: Sequence[Member], calls: Sequence[str], norms: Mapping[str, Any], ridge: float
-) -> list[Consumer]:
-    """Run the batches, and make the consumers of what their layers read."""
+def _unknowns(layer: Any, channels: int) -> int:
+    """Inputs of one output of a plain layer; none of another, of which only sums are kept."""
+    if not is_plain(layer):
+        return 0
+    return channels if isinstance(layer, nn.Linear) else channels * math.prod(layer.kernel_size)
+
+
+def _watch(replay: Replay, readers: Sequence[Member], calls: Sequence[str], ahead: str) -> dict[str, _Inputs]:
+    """Run the batches, and sum up what the layers read; ``ahead`` as of ``Replay.passes``."""
     network = replay.network
     watched = {m.module: _Inputs(network.get_submodule(m.module), m.size, len(replay), replay.device) for m in readers}
     order = [name for name in calls if name in watched]
+    ended: list[str] = []
+
+    def end(layer: nn.Module, arguments: Any, output: Any) -> None:
+        ended.append(order[-1])
+        replay.stop()
+
     with hooks_restored(network):
         for name, inputs in watched.items():
             network.get_submodule(name).register_forward_hook(inputs.add)
         if len(order) == len(watched) > 0:  # none is called twice
-            network.get_submodule(order[-1]).register_forward_hook(_stop)
-        for _ in replay.passes() if watched else ():
-            pass
-    return [_consumer(network, member, watched[member.module], norms.get(member.module), ridge) for member in readers]
-
-
-def _stop(layer: nn.Module, arguments: Any, output: Any) -> None:
-    raise Stopped
+            network.get_submodule(order[-1]).register_forward_hook(end)
+        for _ in replay.passes(ahead=ahead, seen=lambda: bool(ended)) if watched else ():
+            ended.clear()
+    return watched
 
 
 def _consumer(network: nn.Module, member: Member, inputs: _Inputs, norm: Any, ridge: float) -> Consumer:

@@ -8,18 +8,20 @@ lies on what it is added to, so that the sum, and not the branch, is fitted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from pruneport.compress.activations.calibration import Batches
-from pruneport.compress.activations.least_squares import Equations, is_plain, ridge_of, rows_of
-from pruneport.compress.activations.replay import Replay, Stopped, find_cuts
-from pruneport.compress.hooks import calls_recorded, norms_recorded
+from pruneport.compress.activations.least_squares import Equations, is_plain, ridge_of
+from pruneport.compress.activations.replay import Replay, find_cuts
+from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
+from pruneport.compress.recovery.rows_seen import Given, Wanted, Watch
 from pruneport.compress.surgery.dropping import Absent
 from pruneport.errors import ImageFolderError
 from pruneport.models.inputs import batch_of, changed, rows_of_inputs, run_on
@@ -30,16 +32,7 @@ __all__ = ["reconstruct", "solvable_layers"]
 _ROWS = 150_000  # equations a layer at most; with 20,000 a ResNet-20 lost 0.25 points of top-1
 _ROWS_OF_EXTRA = 2  # equations an unknown
 _LEAST_GAIN = 0.05  # of the median: a channel that its norm nearly silences is not fitted at any price
-_BatchNorm = nn.modules.batchnorm._BatchNorm
-_ADDITIONS = {
-    torch.add,
-    Tensor.add,
-    Tensor.add_,
-    Tensor.__add__,
-    Tensor.__iadd__,
-    Tensor.__radd__,
-}
-_TRANSPARENT = {F.batch_norm, torch.batch_norm, F.dropout}
+_MOST_BYTES = 2**30  # of the dense network's outputs that are held together
 
 
 def solvable_layers(pruned: nn.Module, kept: Mapping[str, Mapping[str, Sequence[int]]]) -> list[str]:
@@ -86,28 +79,74 @@ def reconstruct(
         ImageFolderError: There are fewer equations than unknowns; the message says how many images are needed.
     """
     wanted = set(solvable_layers(pruned, kept))
-    first_batch = batches[0]()
-    ridge = ridge_of(batch_of(first_batch) * len(batches)) if ridge is None else ridge
-    example = rows_of_inputs(first_batch, slice(2))
-    with calls_recorded(pruned) as order, norms_recorded(pruned) as norms, torch.no_grad():
+    first = batches[0]()
+    example, images = rows_of_inputs(first, slice(2)), batch_of(first) * len(batches)
+    ridge = ridge_of(images) if ridge is None else ridge
+    with (
+        calls_recorded(pruned) as order,
+        norms_recorded(pruned) as norms,
+        _rows_an_input(pruned) as rows,
+        torch.no_grad(),
+    ):
         run_on(pruned, changed(example, Tensor.clone))
     modules = dict(pruned.named_modules())
     starts = (index for index, name in enumerate(order) if "in" in kept.get(name, {}))
     dropped = next((index for index, name in enumerate(order) if isinstance(modules[name], Absent)), len(order))
-    first = min(next(starts, len(order)), dropped)
+    start = min(next(starts, len(order)), dropped)
     adding = {name for name in order[dropped:] if name not in wanted and _may_add(modules[name])}
-    layers = [name for name in order[first:] if name in wanted | adding and order.count(name) == 1]
+    layers = [name for name in order[start:] if name in wanted | adding and order.count(name) == 1]
     cuts = find_cuts(dense, example)
     solved = []
     with Replay(pruned, cuts, batches) as ours, Replay(dense, cuts, batches) as theirs:
-        for number, name in enumerate(layers, start=1):
-            progress(Step(f"solving layer {number} of {len(layers)}: {name}", number - 1, len(layers)))
-            ours.advance(name)
-            theirs.advance(name)
-            out, extra = kept.get(name, {}).get("out"), name in adding
-            if _solve(ours, theirs, name, norms.get(name), out, ridge, strict and not extra, extra=extra):
-                solved.append(name)
+        runs = _runs_that_fit(theirs, layers, {name: count * images for name, count in rows.items()})
+        for run, after in itertools.zip_longest(runs, runs[1:]):
+            theirs.advance(run[0])
+            targets = {name: Wanted(kept.get(name, {}).get("out"), _ROWS // len(theirs)) for name in run}
+            with Watch(dense, targets, theirs.stop) as watch:
+                for _ in theirs.passes(ahead=after[0] if after else "", seen=watch.seen):
+                    watch.renew()
+            for name in run:
+                done, extra = layers.index(name), name in adding
+                progress(Step(f"solving layer {done + 1} of {len(layers)}: {name}", done, len(layers)))
+                ours.advance(name)
+                if _solve(ours, name, targets.pop(name), norms.get(name), ridge, strict and not extra, extra=extra):
+                    solved.append(name)
     return solved
+
+
+@contextmanager
+def _rows_an_input(network: nn.Module) -> Iterator[dict[str, int]]:
+    """Yield a dictionary that fills with how many equations one input gives of each plain layer."""
+    rows: dict[str, int] = {}
+
+    def measure(name: str) -> Callable[..., None]:
+        def hook(layer: Any, inputs: Any, output: Tensor) -> None:
+            rows[name] = output.numel() // len(layer.weight) // len(inputs[0])
+
+        return hook
+
+    with hooks_restored(network):
+        for name, layer in network.named_modules():
+            if is_plain(layer):
+                layer.register_forward_hook(measure(name))
+        yield rows
+
+
+def _runs_that_fit(replay: Replay, layers: Sequence[str], rows: Mapping[str, int]) -> list[list[str]]:
+    """Layers that are seen in the same passes: they run from the same frontier, and memory holds what they give."""
+    fitting: list[list[str]] = []
+    for run in replay.runs(layers):
+        held = math.inf
+        for name in (layers[place] for place in run):
+            layer: Any = replay.network.get_submodule(name)
+            most = rows[name] if isinstance(layer, nn.Linear) else min(rows[name], _ROWS)
+            size = 2 * most * len(layer.weight) * layer.weight.element_size()  # outputs, and what they are added to
+            held += size
+            if held > _MOST_BYTES:
+                fitting.append([])
+                held = size
+            fitting[-1].append(name)
+    return fitting
 
 
 def _may_add(layer: nn.Module) -> bool:
@@ -116,15 +155,7 @@ def _may_add(layer: nn.Module) -> bool:
 
 
 def _solve(
-    ours: Replay,
-    theirs: Replay,
-    name: str,
-    norm: Any,
-    kept: Sequence[int] | None,
-    ridge: float,
-    strict: bool,
-    *,
-    extra: bool = False,
+    ours: Replay, name: str, wanted: Wanted, norm: Any, ridge: float, strict: bool, *, extra: bool = False
 ) -> bool:
     """Solve one layer anew; False where the inputs are too few and that is allowed.
 
@@ -134,23 +165,18 @@ def _solve(
     layer: Any = ours.network.get_submodule(name)
     start = layer.weight.detach().flatten(1).T
     equations = Equations(start.shape[0], start.shape[1], layer.weight.device)
-    limit = _ROWS // len(ours)
-    generator = torch.Generator().manual_seed(0)
     images, summed = 0, True
-    with _Watch(ours.network, name) as mine, _Watch(theirs.network, name) as dense:
-        for _ in zip(ours.passes(), theirs.passes(), strict=True):
-            inputs, _, own_sum = mine.take()
-            _, target, dense_sum = dense.take()
-            if kept is not None:
-                target = target.index_select(
-                    -1 if isinstance(layer, nn.Linear) else 1, torch.as_tensor(kept, device=target.device)
-                )
-            summed = summed and own_sum is not None
-            if own_sum is not None and dense_sum is not None and own_sum.shape == target.shape == dense_sum.shape:
-                error = dense_sum - own_sum
-                target = target + (error if norm is None else error / _gain(norm, target.ndim))
-            equations.add(*rows_of(layer, inputs, target, limit, generator))
-            images += len(inputs)
+    given = Given(wanted, summed=extra or bool(wanted.added))
+    with Watch(ours.network, {name: given}, ours.stop) as watch:
+        for _ in ours.passes():
+            target, added = wanted.rows[given.batch].targets, wanted.added.get(given.batch)
+            summed = summed and given.summed
+            if added is not None and given.added is not None:
+                error = added - given.added
+                target = target + (error if norm is None else error / _gain(norm))
+            equations.add(given.inputs, target)
+            images += given.images
+            watch.renew()
     unknowns = len(start)
     if extra and not summed and equations.rows < _ROWS_OF_EXTRA * unknowns:
         return False
@@ -172,60 +198,8 @@ def _solve(
     return True
 
 
-def _gain(norm: Any, ndim: int) -> Tensor:
+def _gain(norm: Any) -> Tensor:
     """What a BatchNorm multiplies its channels by, kept away from zero."""
     gain: Tensor = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
     least = _LEAST_GAIN * gain.abs().median().clamp_min(1e-6)
-    gain = torch.where(gain.abs() < least, torch.where(gain < 0, -least, least), gain)
-    return gain.reshape(1, -1, *[1] * (ndim - 2))
-
-
-class _Watch(TorchFunctionMode):
-    """Catches a layer's inputs and outputs, and the tensor that its branch is added to; then stops the pass."""
-
-    def __init__(self, network: nn.Module, name: str) -> None:
-        super().__init__()
-        self._network, self._name = network, name
-        self._handles: list[Any] = []
-        self._branch: Tensor | None = None
-        self._inputs = self._outputs = torch.empty(0)
-        self._added_to: Tensor | None = None
-
-    def __enter__(self) -> _Watch:
-        layer = self._network.get_submodule(self._name)
-        self._handles = [layer.register_forward_hook(self._on_layer)]
-        for module in self._network.modules():
-            if isinstance(module, _BatchNorm | nn.Identity | nn.Dropout):
-                self._handles.append(module.register_forward_hook(self._on_transparent))
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        for handle in self._handles:
-            handle.remove()
-
-    def take(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return inputs, outputs and what was added of the latest pass, and forget them."""
-        seen = (self._inputs, self._outputs, self._added_to)
-        self._branch = self._added_to = None
-        return seen
-
-    def _on_layer(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self._inputs, self._outputs, self._branch = inputs[0].clone(), output.clone(), output
-
-    def _on_transparent(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if inputs[0] is self._branch:
-            self._branch = output
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        reads_branch = self._branch is not None and any(argument is self._branch for argument in args)
-        if reads_branch and function in _ADDITIONS:
-            other = args[1] if args[0] is self._branch else args[0]
-            if isinstance(other, Tensor):
-                self._added_to = other.clone()
-                raise Stopped
-        result = function(*args, **(kwargs or {}))
-        if reads_branch and isinstance(result, Tensor) and function not in _TRANSPARENT:
-            raise Stopped  # the branch goes on into something else than an addition
-        return result
+    return torch.where(gain.abs() < least, torch.where(gain < 0, -least, least), gain)

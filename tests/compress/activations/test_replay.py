@@ -76,6 +76,50 @@ def test_replay_from_any_frontier_gives_the_same_activations() -> None:
     assert all("forward" not in vars(module) for module in dense.modules())
 
 
+def test_what_is_kept_ahead_is_not_run_again() -> None:
+    dense, inputs = network(), images(10)
+    calls: list[str] = []
+    for name in ("blocks.0.conv2", "blocks.1.conv2", "blocks.2.conv2"):
+        dense.get_submodule(name).register_forward_hook(lambda m, i, output, name=name: calls.append(name))
+    with torch.inference_mode():
+        expected = dense(inputs)
+    calls.clear()
+    with Replay(dense, find_cuts(dense, inputs[:2]), batches_of(inputs, 5)) as replay:
+        calls.clear()
+        stopped = dense.blocks[0].conv1.register_forward_hook(
+            lambda *_: replay.stop()
+        )  # but block 0 is still to be run
+        assert list(replay.passes(ahead="blocks.1.conv1")) == [None, None]
+        stopped.remove()
+        assert calls == ["blocks.0.conv2"] * 2
+        replay.advance("blocks.1.conv2")
+        assert calls == ["blocks.0.conv2"] * 2
+        assert all(output is not None for output in replay.passes(ahead="blocks.2.conv1", seen=lambda: False))
+        calls.clear()
+        replay.advance("blocks.2")
+        torch.testing.assert_close(torch.cat(list(replay.passes())), expected, atol=0, rtol=0)
+        assert calls == ["blocks.2.conv2"] * 2
+    assert not any(module._forward_hooks for name, module in dense.named_modules() if not name.endswith("conv2"))
+
+
+def test_what_is_kept_ahead_serves_a_module_further_on() -> None:
+    dense, inputs = network(), images(4)
+    with torch.inference_mode():
+        expected = dense(inputs)
+    with Replay(dense, find_cuts(dense, inputs[:2]), batches_of(inputs, 4)) as replay:
+        list(replay.passes(ahead="blocks.1"))
+        replay.advance("blocks.2")
+        torch.testing.assert_close(next(replay.passes()), expected, atol=0, rtol=0)
+
+
+def test_passes_that_end_early_leave_no_hooks() -> None:
+    dense, inputs = network(), images(4)
+    with Replay(dense, find_cuts(dense, inputs[:2]), batches_of(inputs, 2)) as replay:
+        passes = replay.passes(ahead="blocks.1")
+        next(passes)
+    assert not any(module._forward_hooks for module in dense.modules())
+
+
 class _Made(TorchDispatchMode):
     """Counts the numbers that operators write into new memory."""
 
@@ -120,7 +164,7 @@ def test_a_network_that_writes_into_what_is_skipped_reads_zeros_again() -> None:
     dense, inputs = Counting().eval(), torch.randn(4, 1, 3, 3)
     with Replay(dense, ["first", "second"], batches_of(inputs, 4)) as replay:
         replay.advance("second.weight")
-        replay._step(1)  # behind the last layer, so that the first is a stand-in
+        replay._move(1)  # behind the last layer, so that the first is a stand-in
         dense.sums.clear()
         list(replay.passes())
         list(replay.passes())

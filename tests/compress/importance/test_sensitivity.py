@@ -60,6 +60,18 @@ def consumers_of(network: nn.Module, name: str, inputs: Tensor) -> tuple[Group, 
     return groups[index], consumers
 
 
+def test_groups_are_seen_in_one_run_of_the_network() -> None:
+    network = digits_resnet().eval()
+    inputs = images(96, (1, 8, 8))
+    groups = find_groups(network, inputs[:1])
+    ran: list[int] = []
+    network.blocks[1].conv2.register_forward_hook(lambda module, inputs, output: ran.append(len(inputs[0])))
+    within = [index for index, group in enumerate(groups) if group.role == "filters"]  # blocks, and so cuts
+    visits = [index for index, *_ in visit_consumers(network, groups, within, batches(inputs))]
+    assert sorted(visits) == within
+    assert ran.count(32) == 3  # batches
+
+
 PLAIN = {
     "3 x 3": (lambda: nn.Conv2d(8, 5, 3, padding=1), lambda x: nn.functional.unfold(x, 3, padding=1)),
     "strided": (lambda: nn.Conv2d(8, 5, 3, stride=2), lambda x: nn.functional.unfold(x, 3, stride=2)),

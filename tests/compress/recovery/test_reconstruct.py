@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import numpy as np
 import torch
@@ -40,6 +41,23 @@ def test_removed_channels_that_were_copies_are_recovered_exactly() -> None:
     assert solved == ["blocks.2.conv2"]
     assert output_error(dense, pruned, batches) < 1e-6
     assert same_state(dense, before)
+
+
+def test_the_dense_network_runs_once() -> None:
+    dense = network()
+    pruned = pruned_from(dense)
+    calls: Counter[str] = Counter()
+
+    def count(name: str, layer: nn.Module) -> None:
+        layer.register_forward_hook(lambda module, inputs, output: calls.update([name] * (len(inputs[0]) == 32)))
+
+    inside = dense.blocks.named_modules(prefix="blocks")  # no cuts, whose stand-ins call hooks, too
+    layers = {name: layer for name, layer in inside if isinstance(layer, nn.Conv2d)}
+    for name, layer in layers.items():
+        count(name, layer)
+    solved = reconstruct(dense, pruned.network, kept_of(pruned), batches_of(images(), 32))
+    assert len(solved) > 5
+    assert calls == dict.fromkeys(layers, 3)  # batches
 
 
 def test_the_batch_size_does_not_change_the_solution() -> None:
