@@ -10,6 +10,10 @@ INSTALLED := $(VENV)/.installed
 PARALLEL := --numprocesses=2 --dist=worksteal
 SOURCES := models compress export bench src examples tests docs
 
+# Python keeps what it compiled, whatever the environment says: else each process compiles torch for as long as it works.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/compiled
+
 .PHONY: demo test test-rest test-all test-gpu lint docs format wheel test-wheel bench-overhead constraints clean
 
 demo: $(INSTALLED)

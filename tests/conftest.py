@@ -4,6 +4,8 @@ on who else is at work.
 
 from __future__ import annotations
 
+import functools
+import gc
 import hashlib
 import json
 import os
@@ -16,6 +18,26 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the processes that tests start
 
 _DATA = Path(__file__).parent / "data"
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays, so collecting garbage need not look through it time and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signatures_read_once() -> None:
+    """torch's exporter has onnxscript parse its 500 functions anew for each network, longer than a small one takes."""
+    from onnxscript.values import TracedOnnxFunction
+
+    once = functools.cached_property(TracedOnnxFunction.function_ir.fget)
+    once.__set_name__(TracedOnnxFunction, "function_ir")
+    TracedOnnxFunction.function_ir = once
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
