@@ -35,9 +35,10 @@ def _signatures_read_once() -> None:
     """torch's exporter has onnxscript parse its 500 functions anew for each network, longer than a small one takes."""
     from onnxscript.values import TracedOnnxFunction
 
-    once = functools.cached_property(TracedOnnxFunction.function_ir.fget)
-    once.__set_name__(TracedOnnxFunction, "function_ir")
-    TracedOnnxFunction.function_ir = once
+    if isinstance(read := getattr(TracedOnnxFunction, "function_ir", None), property):
+        once = functools.cached_property(read.fget)
+        once.__set_name__(TracedOnnxFunction, "function_ir")
+        TracedOnnxFunction.function_ir = once
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
