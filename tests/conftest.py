@@ -4,6 +4,8 @@ on who else is at work.
 
 from __future__ import annotations
 
+import functools
+import gc
 import hashlib
 import json
 import os
@@ -18,6 +20,27 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and f
 _DATA = Path(__file__).parent / "data"
 
 
+def pytest_collection_finish() -> None:
+    """What has been imported stays, so collecting garbage need not look through it time and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signatures_read_once() -> None:
+    """torch's exporter has onnxscript parse its 500 functions anew for each network, longer than a small one takes."""
+    from onnxscript.values import TracedOnnxFunction
+
+    if isinstance(read := getattr(TracedOnnxFunction, "function_ir", None), property):
+        once = functools.cached_property(read.fget)
+        once.__set_name__(TracedOnnxFunction, "function_ir")
+        TracedOnnxFunction.function_ir = once
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what needs a GPU where there is none."""
     wanting = [item for item in items if item.get_closest_marker("gpu")]
@@ -28,6 +51,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in wanting:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_seeds_for_absent_devices() -> None:
+    """torch writes down the whole stack, for three kinds of device, each time that a seed is set where they are not."""
+    import torch
+
+    for backend, seeds in ((torch.cuda, torch.cuda.random), (torch.xpu, torch.xpu.random), (torch.mtia, torch.mtia)):
+        if not backend.is_available() and hasattr(seeds, "_lazy_call"):
+            seeds._lazy_call = lambda *_, **__: None
 
 
 @pytest.fixture

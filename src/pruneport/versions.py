@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
-from contextlib import suppress
 
 __all__ = ["library_versions"]
 
 
 def library_versions(*names: str) -> dict[str, str]:
     """Versions by the names of distributions; those that are not installed are left out."""
-    versions = {}
-    for name in names:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
+    return {name: version for name in names if (version := _version(name)) is not None}
+
+
+@functools.cache
+def _version(name: str) -> str | None:
+    """Finding it means looking through everything installed, so once a process."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

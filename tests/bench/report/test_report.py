@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,20 @@ from PIL import Image
 from pruneport.bench.report.report import render_report
 
 _HOSTILE = "x:</title><script>alert(1)</script><img src=\"http://evil.example/\" onerror='alert(1)'>&amp;{{ 7*7 }}"
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    """The report of what ``plan``, ``verify`` and ``bench`` say, unchanged: drawing takes a second."""
+    data = Path(__file__).parents[2] / "data"
+    names = ("sample_plan", "sample_verify", "sample_bench")
+    return render_report(*(json.loads((data / f"{name}.json").read_text(encoding="utf-8")) for name in names))
+
+
+@pytest.fixture
+def small_plan(plan: Any) -> Any:
+    """With three of its groups, for text above and below them: the others only take time to draw."""
+    return plan | {"groups": plan["groups"][:3]}
 
 
 def _parse(page: str) -> ElementTree.Element:
@@ -30,8 +45,8 @@ def _rows(page: str, label: str) -> list[list[str]]:
     return [[" ".join("".join(cell.itertext()).split()) for cell in row] for row in region.iter("tr")]
 
 
-def test_headline_says_it_all(plan: Any, verify: Any, bench: Any) -> None:
-    header = _parse(render_report(plan, verify, bench)).find("body/header")
+def test_headline_says_it_all(page: str) -> None:
+    header = _parse(page).find("body/header")
     assert header is not None
     title, subtitle = header.find("h1"), header.find("p[@class='subtitle']")
     assert title is not None
@@ -47,18 +62,18 @@ def test_headline_says_it_all(plan: Any, verify: Any, bench: Any) -> None:
     assert said.startswith("Warning. Accuracy fell by 34.8 points, from 92.0 % to 57.2 % on 250 images.")
 
 
-def test_a_busy_machine_is_said_on_top(plan: Any, verify: Any, bench: Any) -> None:
+def test_a_busy_machine_is_said_on_top(small_plan: Any, verify: Any, bench: Any) -> None:
     bench["device"]["cpu_in_use_by_others"] = 0.87
-    header = _parse(render_report(plan, verify, bench)).find("body/header")
+    header = _parse(render_report(small_plan, verify, bench)).find("body/header")
     assert header is not None
     said = " ".join(" ".join(header.itertext()).split())
     assert "1.71 times as fast at batch 1, on a busy machine; 34.8 points" in said
     assert "The machine was busy before the timed rounds: others used 87 %" in said
 
 
-def test_what_training_counted_is_the_accuracy_where_nothing_else_is(plan: Any, verify: Any, bench: Any) -> None:
+def test_what_training_counted_is_the_accuracy_where_nothing_else_is(small_plan: Any, verify: Any, bench: Any) -> None:
     verify["accuracy"] = None
-    plan["training"] = {
+    small_plan["training"] = {
         "task": "birds",
         "classes": ["a", "b"],
         "images": 900,
@@ -70,15 +85,15 @@ def test_what_training_counted_is_the_accuracy_where_nothing_else_is(plan: Any, 
         "mean": [0.5],
         "std": [0.5],
     }
-    page = render_report(plan, verify, bench)
+    page = render_report(small_plan, verify, bench)
     rows = {row[0]: row[1:] for row in _rows(page, "Before and after")}
     assert rows["Top-1 accuracy, torch, after fine-tuning"] == ["–", "34.6 % (30.4 to 39.1)", "–"]
     assert "Accuracy was not measured" not in page
     assert "on 462 test images of <code>birds</code>" in page
 
 
-def test_before_and_after(plan: Any, verify: Any, bench: Any) -> None:
-    rows = {row[0]: row[1:] for row in _rows(render_report(plan, verify, bench), "Before and after")}
+def test_before_and_after(plan: Any, verify: Any, bench: Any, page: str) -> None:
+    rows = {row[0]: row[1:] for row in _rows(page, "Before and after")}
     assert rows["Compute, MACs"] == ["4.11 G", "2.06 G", "−49.9 %"]
     assert rows["Compute, FLOPs (2 × MACs)"] == ["8.22 G", "4.12 G", "−49.9 %"]
     assert rows["Parameters"] == ["25.56 M", "14.02 M", "−45.1 %"]
@@ -96,18 +111,18 @@ def test_before_and_after(plan: Any, verify: Any, bench: Any) -> None:
     ]  # Newcombe's, of the change, McNemar's
 
 
-def test_group_table_holds_every_group_and_reason(plan: Any, verify: Any, bench: Any) -> None:
-    header, *rows = _rows(render_report(plan, verify, bench), "Every group")
+def test_group_table_holds_every_group_and_reason(plan: Any, page: str) -> None:
+    header, *rows = _rows(page, "Every group")
     assert header == ["Group", "Width", "Asked", "Kept", "Removed", "Reason"]
     assert [row[0] for row in rows] == [group["name"] for group in plan["groups"]]
     assert rows[1] == ["layer1.0.conv1", "64", "42.7", "40", "37.5 %", ""]
     assert rows[-1] == ["fc", "1000", "–", "1000", "–", "Left dense: the outputs of the head"]
 
 
-def test_latency_table_and_circumstances(plan: Any, verify: Any, bench: Any) -> None:
+def test_latency_table_and_circumstances(small_plan: Any, verify: Any, bench: Any) -> None:
     bench["device"]["at_end"]["power_w"] = None
     bench["settings"]["session_config"] = {"session.intra_op.allow_spinning": "0"}
-    page = render_report(plan, verify, bench)
+    page = render_report(small_plan, verify, bench)
     rows = _rows(page, "Latency figures")
     assert len(rows) == 1 + 2 * len(bench["batches"])
     assert re.fullmatch(r"1\.71× \(1\.68 to 1\.74, 95 %\)", rows[2][-1])
@@ -117,9 +132,9 @@ def test_latency_table_and_circumstances(plan: Any, verify: Any, bench: Any) -> 
     assert bench["method"] in text
 
 
-def test_parity_states_tolerance_and_outcome_in_words(plan: Any, verify: Any, bench: Any) -> None:
+def test_parity_states_tolerance_and_outcome_in_words(small_plan: Any, verify: Any, bench: Any) -> None:
     verify["ok"] = verify["parity"][4]["ok"] = verify["checks"][1]["ok"] = False
-    page = render_report(plan, verify, bench)
+    page = render_report(small_plan, verify, bench)
     rows = _rows(page, "Parity")
     assert {row[-1] for row in rows[1:]} == {"✓ pass", "✗ fail"}
     assert rows[5][-1] == "✗ fail"
@@ -127,9 +142,9 @@ def test_parity_states_tolerance_and_outcome_in_words(plan: Any, verify: Any, be
     assert "Verification failed" in _text(page)
 
 
-def test_untrained_weights_are_called_out_and_no_accuracy_is_shown(plan: Any, verify: Any, bench: Any) -> None:
-    plan["source"] |= {"trained": False, "checkpoint": None, "checkpoint_sha256": None}
-    text = _text(render_report(plan, verify, bench))
+def test_untrained_weights_are_called_out_and_no_accuracy_is_shown(small_plan: Any, verify: Any, bench: Any) -> None:
+    small_plan["source"] |= {"trained": False, "checkpoint": None, "checkpoint_sha256": None}
+    text = _text(render_report(small_plan, verify, bench))
     assert "Architecture only." in text
     assert "No checkpoint and no weights were given: latency is meaningful, accuracy is not" in text
     assert "Accuracy is left out: no checkpoint and no weights were given." in text
@@ -137,19 +152,19 @@ def test_untrained_weights_are_called_out_and_no_accuracy_is_shown(plan: Any, ve
     assert "57.2" not in text
 
 
-def test_options_are_code_and_flags_of_earlier_plans_stay(plan: Any, verify: Any, bench: Any) -> None:
-    plan["note"] = "<b> a smaller `round_to` does"
-    plan["groups"][0]["reason"] = "a residual stream, outside `scope=filters`"
-    plan["groups"][1]["reason"] = "kept by --keep layer*"
-    page = render_report(plan, verify, bench)
+def test_options_are_code_and_flags_of_earlier_plans_stay(small_plan: Any, verify: Any, bench: Any) -> None:
+    small_plan["note"] = "<b> a smaller `round_to` does"
+    small_plan["groups"][0]["reason"] = "a residual stream, outside `scope=filters`"
+    small_plan["groups"][1]["reason"] = "kept by --keep layer*"
+    page = render_report(small_plan, verify, bench)
     assert "(<code>calibration=FOLDER</code>), a higher <code>flops</code>, or" in page
     assert "&lt;b&gt; a smaller <code>round_to</code> does" in page
     assert "a residual stream, outside <code>scope=filters</code></td>" in page
     assert "kept by --keep layer*" in page
 
 
-def test_nothing_measured(plan: Any) -> None:
-    text = _text(render_report(plan, None, None))
+def test_nothing_measured(small_plan: Any) -> None:
+    text = _text(render_report(small_plan, None, None))
     assert "Latency was not measured." in text
     assert "Accuracy was not measured." in text
     assert "Not checked." in text
@@ -164,15 +179,15 @@ def test_nothing_measured(plan: Any) -> None:
     ],
 )
 def test_speedup_is_claimed_only_with_its_whole_interval(
-    plan: Any, bench: Any, ratio: float, low: float, high: float, words: str
+    small_plan: Any, bench: Any, ratio: float, low: float, high: float, words: str
 ) -> None:
     bench["batches"][0]["speedup"] |= {"ratio": ratio, "low": low, "high": high}
-    assert f"{words} at batch 1 on" in _text(render_report(plan, None, bench))
+    assert f"{words} at batch 1 on" in _text(render_report(small_plan, None, bench))
 
 
-def test_how_to_load(plan: Any) -> None:
-    plan["source"]["input_shape"] = [1, 8, 8]
-    code = "\n".join("".join(block.itertext()) for block in _parse(render_report(plan, None, None)).iter("pre"))
+def test_how_to_load(small_plan: Any) -> None:
+    small_plan["source"]["input_shape"] = [1, 8, 8]
+    code = "\n".join("".join(block.itertext()) for block in _parse(render_report(small_plan, None, None)).iter("pre"))
     assert 'onnxruntime as ort\nsession = ort.InferenceSession("model.onnx"' in code
     assert "np.zeros((1, 1, 8, 8), dtype=np.float32)" in code
     assert "{name: images}" in code
@@ -199,15 +214,14 @@ def test_no_text_can_inject_markup(plan: Any, verify: Any, bench: Any) -> None:
     assert _HOSTILE in _text(page)
 
 
-def test_control_and_direction_characters_do_not_reach_the_page(plan: Any) -> None:
-    plan["source"]["spec"] = "torchvision:resnet50\x00\u202e\ud800\nnext"
-    page = render_report(plan, None, None)
+def test_control_and_direction_characters_do_not_reach_the_page(small_plan: Any) -> None:
+    small_plan["source"]["spec"] = "torchvision:resnet50\x00\u202e\ud800\nnext"
+    page = render_report(small_plan, None, None)
     page.encode("utf-8")
     assert "resnet50\ufffd\ufffd\ufffd next" in _text(page)
 
 
-def test_page_is_whole_in_itself(plan: Any, verify: Any, bench: Any) -> None:
-    page = render_report(plan, verify, bench)
+def test_page_is_whole_in_itself(page: str) -> None:
     root = _parse(page)
     for element in root.iter():
         for name, value in element.attrib.items():
@@ -221,8 +235,8 @@ def test_page_is_whole_in_itself(plan: Any, verify: Any, bench: Any) -> None:
     assert len(identities) == len(set(identities))
 
 
-def test_page_is_accessible(plan: Any, verify: Any, bench: Any) -> None:
-    root = _parse(render_report(plan, verify, bench))
+def test_page_is_accessible(page: str) -> None:
+    root = _parse(page)
     assert root.get("lang") == "en"
     assert root.findtext("head/title") == "torchvision:resnet50, pruned: report"
     for table in root.iter("table"):
@@ -233,8 +247,8 @@ def test_page_is_accessible(plan: Any, verify: Any, bench: Any) -> None:
         assert plot.get("aria-label")
 
 
-def test_same_input_same_page(plan: Any, verify: Any, bench: Any) -> None:
-    assert render_report(plan, verify, bench) == render_report(plan, verify, bench)
+def test_same_input_same_page(plan: Any, verify: Any, bench: Any, page: str) -> None:
+    assert render_report(plan, verify, bench) == page
 
 
 @pytest.mark.browser
