@@ -13,6 +13,7 @@
 - ``importance/``: what makes a unit worth keeping
 - ``allocation/``: how many units each group keeps
 - ``recovery/``: accuracy won back without training
+- ``structure``: what is known before units are scored
 - ``assessment``: what is known before a target is set
 - ``removal``: units removed, proved, and left dense where the proof fails
 - ``prune``: from a dense network to a pruned one

@@ -37,7 +37,7 @@ compress.importance
 compress.allocation
 compress.finetune.optimizers compress.finetune.state compress.finetune.steps
 compress.recovery
-compress.assessment compress.removal compress.prune compress.further compress.pipeline
+compress.structure compress.assessment compress.removal compress.prune compress.further compress.pipeline
 compress.finetune
 export.options
 export.bundle

@@ -30,12 +30,12 @@ from torch import nn
 
 from pruneport.bench.devices import available_cores, latency_versions
 from pruneport.bench.experiments.networks.zoo import NETWORKS, family, input_size
-from pruneport.compress.assessment import example_inputs
 from pruneport.compress.graph.coupling import find_coupling
 from pruneport.compress.graph.groups import group_units
 from pruneport.compress.graph.module_attributes import rescale_keys
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import Pruned, prune
+from pruneport.compress.structure import example_inputs
 from pruneport.compress.surgery.apply import apply_plan
 from pruneport.errors import InputError, ParityError, PruneportError
 from pruneport.export.bundle.weights import check_reload, write_network

@@ -26,6 +26,7 @@ from pruneport.bench.latency.timer import MEASURED_S, SEED, WARM_UP_S, take_turn
 from pruneport.bench.options import BenchOptions, ProviderName
 from pruneport.errors import InputError, ModelError, SpeedupError
 from pruneport.export.options import OnnxPrecision
+from pruneport.models.files import not_a_file
 from pruneport.progress import Progress, Step, silent
 
 __all__ = ["check_required", "measure", "preflight"]
@@ -160,7 +161,7 @@ def check_required(bench: Measured, require: float) -> None:
 
 def _validate(files: Mapping[str, Path], options: BenchOptions) -> BenchOptions:
     """Check everything that can be checked before the first session is opened; return what is to be timed."""
-    faults = [f"{name}: there is no file {path}" for name, path in files.items() if not path.is_file()]
+    faults = [f"{name}: {path} {fault}" for name, path in files.items() if (fault := not_a_file(path))]
     faults += _option_faults(options)
     if faults:
         raise InputError("The networks cannot be timed. " + ". ".join(faults) + ".")

@@ -20,6 +20,7 @@ from pruneport.commands.configs import (
 from pruneport.commands.results import CompressResult, InspectResult
 from pruneport.commands.starting import BundleStart, Start, check_composed, open_start, origin_of
 from pruneport.commands.timing.loop import LatencyPruner, check_latency, is_latency, refuse_latency
+from pruneport.commands.timing.tables import check_given
 from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.allocation.cost import Cost, run_once
 from pruneport.compress.allocation.target import check_round_to, target_of
@@ -146,6 +147,7 @@ def prune_source(
     if isinstance(start, BundleStart):
         refuse_latency(target, config, start.name, origin.original if origin else None)
         check_below(config, start.plan, start.name)
+    check_given(start.network, dense.source, config, config)
     exported = None
     if config.dry_export:
         progress(Stage("exporting the dense network"))

@@ -11,8 +11,8 @@ from torch import nn
 
 from pruneport.commands.configs import StartOptions
 from pruneport.commands.records import bundle_at, dense_of
-from pruneport.compress.assessment import example_inputs
 from pruneport.compress.further import Origin
+from pruneport.compress.structure import example_inputs
 from pruneport.compress.surgery.plan import Plan, preprocessing_of
 from pruneport.errors import BundleError, CheckpointError, HubError, PruningError, SourceError
 from pruneport.export.bundle.bundle import Bundle, is_bundle

@@ -131,7 +131,7 @@ def test_other_precisions_must_take_the_same(networks: tuple[Path, Path], make_n
     half = make_network("dense.fp16", width=8, dtype=TensorProto.FLOAT16)
     with pytest.raises(ModelError, match="Dense and dense fp16 must take the same inputs"):
         measure(*networks, QUICK, others={"fp16": (half, half)})
-    with pytest.raises(InputError, match="pruned int8: there is no file"):
+    with pytest.raises(InputError, match=r"pruned int8: absent\.onnx does not exist"):
         measure(*networks, QUICK, others={"int8": (networks[0], Path("absent.onnx"))})
 
 
@@ -306,10 +306,10 @@ def test_all_faults_are_named_before_any_work(tmp_path: Path, monkeypatch: pytes
         measure(tmp_path / "a.onnx", tmp_path / "b.onnx", replace(QUICK, batches=(), repeats=0, confidence=2))
     message = str(caught.value)
     for part in (
-        "dense: there is no file",
-        "a.onnx",
-        "pruned: there is no",
-        "b.onnx",
+        "dense: ",
+        "a.onnx does not exist",
+        "pruned: ",
+        "b.onnx does not exist",
         "batches",
         "repeats",
         "conf",

@@ -235,7 +235,7 @@ def test_a_timer_that_cannot_tell_asks_for_more(
         ({"latency": 0.5, "latency_precision": "bf16"}, "`latency_precision` is 'bf16'; expected one of fp32, fp16"),
         ({"latency": 0.5, "latency_precision": "fp16"}, "`latency_precision` is fp16, and `provider` is cpu, which"),
         ({"latency": 0.5, "repeats": 1}, "repeats must be at least 2"),
-        ({"latency": 0.5, "latency_table": "nowhere.json"}, "there is no file nowhere.json"),
+        ({"latency": 0.5, "latency_table": "nowhere.json"}, "nowhere.json does not exist"),
     ],
 )
 def test_targets_that_are_none(options: dict[str, Any], said: str, network: nn.Module) -> None:

@@ -192,3 +192,28 @@ def test_a_bundle_without_its_original_or_as_fast_already_is_refused() -> None:
     with pytest.raises(TargetError, match=r"takes 7 ms, 0\.700 of its original's latency, already; give less"):
         loop._share_asked(CompressOptions(latency=0.8), 10.0, 0.7)
     assert loop._share_asked(CompressOptions(latency_ms=6.0), 10.0, 0.7) == 0.6
+
+
+@pytest.mark.parametrize("verb", ["compress", "ship", "sweep"])
+def test_a_table_without_branches_is_refused_before_anything_is_measured(
+    verb: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = ("--latency", "0.7", "--depth", "auto", "--latency-table", str(table))
+    given = (verb, DIGITS, "--weights", "DEFAULT", *target)
+    assert main([*given, "--out", str(tmp_path / "out")]) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "was made without varying depth of blocks" in shown
+    assert "Make it with the same --scope, --prune-representation, --attention, --depth and --keep" in shown
+    assert "building pruneport:digits_resnet" in shown
+    assert not any(stage in shown for stage in ("exporting", "gathering", "scoring", "measuring"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_file_is_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, missing = tmp_path / "folder", tmp_path / "missing.json"
+    folder.mkdir()
+    for path, fault in ((folder, "is a folder"), (missing, "does not exist")):
+        given = ("compress", DIGITS, "--latency", "0.7", "--latency-table", str(path))
+        assert main([*given, "--out", str(tmp_path / "out")]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"--latency-table: {path} {fault}; expected a table of latencies, a file that pruneport latency" in said

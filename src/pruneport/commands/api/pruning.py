@@ -17,6 +17,7 @@ from pruneport.commands.api.pruned import PrunedNetwork, gather_tensors
 from pruneport.commands.configs import MemoryOptions
 from pruneport.commands.starting import BundleStart, origin_of, start_at
 from pruneport.commands.timing.loop import LatencyPruner, check_latency, is_latency, refuse_latency
+from pruneport.commands.timing.tables import check_given
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import target_of
 from pruneport.compress.further import check_below
@@ -126,6 +127,7 @@ def prune(
         if calibration is not None and chosen.calibration is None:
             given = gather_tensors(calibration, chosen, dense, shape, main_output(outputs.tensors), seed)
         check_inputs(chosen, dense, source, calibrated=given is not None, origin=origin)
+        check_given(dense, source, chosen, chosen)
         pruner = LatencyPruner(where=chosen, original=origin.original if origin else None)
         pruned = next(compress_to([chosen], dense, source, progress, given, origin, pruner))
     plan = pruned.plan

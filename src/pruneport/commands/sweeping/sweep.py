@@ -30,6 +30,7 @@ from pruneport.commands.sweeping.folder import (
 from pruneport.commands.sweeping.making import EACH, ONCE, TARGETS, Maker, without_target
 from pruneport.commands.sweeping.spreading import UNREACHABLE, check_spread, make_spread, time_bundle
 from pruneport.commands.timing.loop import at_latency_batch, check_latency, refuse_latency
+from pruneport.commands.timing.tables import check_given
 from pruneport.compress.allocation.target import target_of
 from pruneport.errors import InputError, TargetError
 from pruneport.export.accuracy import check_max_drop
@@ -62,6 +63,7 @@ def sweep(config: SweepConfig, progress: Progress = silent, command: str = "") -
         dense = open_dense(config, asked, progress, config.max_drop)
         if isinstance(dense.start, BundleStart):
             refuse_latency(target, config, dense.start.name, dense.origin.original if dense.origin else None)
+        check_given(dense.start.network, dense.source, asked, config)
         identity = identity_of(config, dense.source, target)
         if earlier is not None:
             check_same(config.out, earlier.identity, identity)

@@ -20,10 +20,11 @@ from pruneport.commands.timing.tables import Timings, form_on, read_given, timin
 from pruneport.compress.allocation.cost_model import LATENCIES
 from pruneport.compress.allocation.latency_model import fit_latency
 from pruneport.compress.allocation.target import target_of
-from pruneport.compress.assessment import Assessment, reasons_with
+from pruneport.compress.assessment import Assessment
 from pruneport.compress.options import CompressOptions, LatencyTarget
 from pruneport.compress.prune import Pruned, prune
 from pruneport.compress.records import LatencyReached
+from pruneport.compress.structure import reasons_with
 from pruneport.errors import InputError, TargetError
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.export.onnx.onnx_network import OnnxNetwork

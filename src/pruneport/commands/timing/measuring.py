@@ -23,10 +23,11 @@ from pruneport.bench.timings.table import LatencyTable, TimedWidths, network_sha
 from pruneport.commands.configs import LatencyConfig
 from pruneport.commands.results import LatencyResult
 from pruneport.compress.allocation.target import check_widths, nothing_prunable
-from pruneport.compress.assessment import Assessment, assess, reasons_with
+from pruneport.compress.assessment import Assessment, assess
 from pruneport.compress.graph.widths import possible_widths
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import network_with
+from pruneport.compress.structure import Structure, reasons_with
 from pruneport.errors import InputError, OutputError, PruningError, SourceError
 from pruneport.export.bundle.bundle import is_bundle
 from pruneport.export.onnx.onnx_file import write_onnx
@@ -166,12 +167,12 @@ def _goes(dense: DenseFile, assessed: Assessment, full: FloatArray, groups: Sequ
     return True
 
 
-def fingerprint(assessed: Assessment, source: Source) -> str:
+def fingerprint(assessed: Structure, source: Source) -> str:
     """What tells the architecture from others."""
     return network_sha256(assessed.groups, assessed.cost.layer_shares(), source.takes)
 
 
-def varied(assessed: Assessment) -> tuple[str, ...]:
+def varied(assessed: Structure) -> tuple[str, ...]:
     """Names of the groups that may be pruned, and of the branches that may be dropped."""
     groups = (group.name for group, reason in zip(assessed.groups, assessed.reasons, strict=True) if not reason)
     return (*groups, *(f"depth of {branch.name}" for branch in assessed.branches))
