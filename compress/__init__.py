@@ -1,7 +1,8 @@
 """What is removed: from a dense network to a pruned one, with the plan that says how.
 
 - ``options``: what a user says about target, criterion and scope
-- ``records``: the parts that a plan is made of
+- ``group_records``: what a plan says of the network: costs and groups
+- ``records``: what a plan says of what was asked and done
 - ``hooks``: hooks that go again, and the order of calls
 - ``sizes/``: the integers of a forward: which channels they count
 - ``resize/``: how one layer shrinks

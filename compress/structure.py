@@ -14,7 +14,7 @@ from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.allocation.target import why_dense
 from pruneport.compress.graph.branches import Branch, droppable_branches
 from pruneport.compress.graph.coupling import Coupling
-from pruneport.compress.graph.dependency import ChannelGraph, dependency_graph
+from pruneport.compress.graph.dependency.channel_graph import ChannelGraph, dependency_graph
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import ModelError, TargetError

@@ -14,8 +14,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
+from pruneport.compress.group_records import Cost
 from pruneport.compress.hooks import hooks_restored
-from pruneport.compress.records import Cost
 from pruneport.compress.sizes.size_queries import QUERIES
 from pruneport.errors import ModelError
 from pruneport.models.inputs import InputShape, inputs_of, run_on, tensors_in

@@ -12,8 +12,9 @@ from torch import nn
 from pruneport.compress.allocation.cost import count_cost
 from pruneport.compress.finetune.state import TrainState
 from pruneport.compress.graph.output_layers import find_output_layers
+from pruneport.compress.group_records import Cost
 from pruneport.compress.prune import PLAN_LIBRARIES
-from pruneport.compress.records import Cost, Trained
+from pruneport.compress.records import Trained
 from pruneport.compress.surgery.plan import GroupPlan, Plan, Request
 from pruneport.errors import InputError
 from pruneport.models.images.tasks import Task

@@ -22,6 +22,7 @@ from pruneport.bench.devices import (
     latency_versions,
     sample_device,
 )
+from pruneport.bench.nvml import _cuda_uuid
 from pruneport.errors import ProviderError
 from pruneport.export.card.summary import device_name
 
@@ -147,10 +148,10 @@ def test_uuid_comes_from_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Properties)
-    assert devices._cuda_uuid(0) == "abcd-ef"
-    assert devices._cuda_uuid(1) is None
+    assert _cuda_uuid(0) == "abcd-ef"
+    assert _cuda_uuid(1) is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert devices._cuda_uuid(0) is None
+    assert _cuda_uuid(0) is None
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pruneport.bench.latency.measure import check_required, preflight
+from pruneport.bench.latency.checks import check_required
+from pruneport.bench.latency.measure import preflight
 from pruneport.commands.bundling import STAGES as BUNDLING
 from pruneport.commands.bundling import Filled, fill_bundle
 from pruneport.commands.compressing import prune_source

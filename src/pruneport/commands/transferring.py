@@ -22,7 +22,7 @@ from pruneport.bench.transfer.store import Finished, open_store
 from pruneport.bench.transfer.study import trials
 from pruneport.commands.arguments.flag_values import kind_of, likely
 from pruneport.commands.configs import TransferConfig
-from pruneport.commands.results import AdviceResult, TransferResult
+from pruneport.commands.study_results import AdviceResult, TransferResult
 from pruneport.errors import CheckFailed, InputError
 from pruneport.files import write_whole
 from pruneport.models.factories import did_you_mean

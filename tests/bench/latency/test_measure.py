@@ -17,7 +17,8 @@ from pruneport.bench import devices
 from pruneport.bench.latency import measure as latency
 from pruneport.bench.latency import timer
 from pruneport.bench.latency.bound import BoundRun
-from pruneport.bench.latency.measure import check_required, measure, preflight
+from pruneport.bench.latency.checks import check_required
+from pruneport.bench.latency.measure import measure, preflight
 from pruneport.bench.latency.records import BatchTimes, Measured, Speedup, read_measured
 from pruneport.bench.latency.sessions import open_session, read_inputs
 from pruneport.bench.latency.stats import paired_speedup, summarise

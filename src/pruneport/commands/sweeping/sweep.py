@@ -15,8 +15,8 @@ from pruneport.bench.sweep.report import render_sweep
 from pruneport.bench.sweep.words import remark_on_pick, said_of_pick
 from pruneport.commands.compressing import open_dense
 from pruneport.commands.configs import SweepConfig
-from pruneport.commands.results import SweepResult
 from pruneport.commands.starting import BundleStart
+from pruneport.commands.study_results import SweepResult
 from pruneport.commands.sweeping.folder import (
     REPORT,
     SWEEP,
