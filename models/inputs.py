@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.documents import Size
+from pruneport.errors import InputError
 
 __all__ = [
     "INPUT_NAME",
@@ -20,6 +21,7 @@ __all__ = [
     "TensorSpec",
     "batch_of",
     "changed",
+    "check_seed",
     "inputs_of",
     "rows_of_inputs",
     "run_on",
@@ -35,6 +37,17 @@ ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 DtypeName = Literal["float16", "float32", "float64", "bool", "int8", "int16", "int32", "int64", "uint8"]
 _MOST = 2**63 - 1
 _Inputs = TypeVar("_Inputs", bound=ExampleInputs)
+
+
+def check_seed(seed: int, option: str = "seed") -> int:
+    """The seed, which torch's generators and a plan must be able to hold.
+
+    Raises:
+        InputError: It is no whole number of 64 bits.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -_MOST - 1 <= seed <= _MOST:
+        raise InputError(f"`{option}` is {seed!r}; expected a whole number from {-_MOST - 1} to {_MOST}, such as 0.")
+    return seed
 
 
 def run_on(network: nn.Module, example: ExampleInputs) -> Any:

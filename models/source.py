@@ -21,6 +21,7 @@ from pruneport.files import file_sha256
 from pruneport.models.checkpoints.checkpoint import load_weights, read_checkpoint
 from pruneport.models.factories import call_factory, load_factory
 from pruneport.models.hubs.timm_networks import spelled_out
+from pruneport.models.inputs import check_seed
 from pruneport.models.libraries import build_from_library, library_input_shape
 from pruneport.models.live.identity import state_sha256
 from pruneport.models.names import not_a_source
@@ -40,6 +41,7 @@ def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
         The network in eval mode on the CPU, and the record from which it can be built again.
 
     Raises:
+        InputError: The seed is none.
         SourceError: The source, an argument or the weight name is wrong, or the factory fails.
         CheckpointError: The checkpoint cannot be read safely or does not fit.
         ModelError: Weights are not finite, or the input shape is not known.
@@ -48,6 +50,7 @@ def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
     options = spelled_out(options)
     if options.checkpoint is not None and options.weights is not None:
         raise SourceError("`checkpoint` and `weights` were both given; weights come from one of the two.")
+    check_seed(options.seed)
     state = read_checkpoint(options.checkpoint) if options.checkpoint else None
     draft = Source(
         spec=options.source,
@@ -145,6 +148,8 @@ def _parse_model_args(items: Iterable[str]) -> dict[str, Scalar]:
         key, equals, text = item.partition("=")
         if not equals or not key.isidentifier():
             raise SourceError(f"`model_arg` {item!r} is not understood; expected key=value, such as num_classes=10.")
+        if key in parsed:
+            raise SourceError(f"`model_arg` {key} is given twice; leave one of them out.")
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):

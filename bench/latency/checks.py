@@ -15,6 +15,8 @@ from pruneport.models.files import not_a_file
 
 __all__ = ["check_files", "check_options", "check_required"]
 
+_MOST_THREADS = 1024  # more than any machine has cores; ONNX Runtime takes memory for each without a limit
+
 
 def check_options(options: BenchOptions, fixed: int | None = None) -> None:
     """Check what needs no files.
@@ -95,7 +97,9 @@ def _option_faults(options: BenchOptions) -> list[str]:
         f"warmup must be at least 1, since the first run prepares memory and kernels; got {options.warmup}": (
             options.warmup >= 1
         ),
-        f"threads must be at least 1; got {options.threads}": options.threads is None or options.threads >= 1,
+        f"threads must be from 1 to {_MOST_THREADS}; got {options.threads}": (
+            options.threads is None or 1 <= options.threads <= _MOST_THREADS
+        ),
         f"device must be at least 0; got {options.device}": options.device >= 0,
         f"confidence must be inside (0, 1), such as 0.95; got {options.confidence}": 0 < options.confidence < 1,
         f"require_speedup must be above 0; got {options.require_speedup}": (

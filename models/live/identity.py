@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from pruneport.models.inputs import InputShape, inputs_of
+from pruneport.models.inputs import InputShape, check_seed, inputs_of
 from pruneport.models.record import Live, Source
 
 __all__ = ["live_source", "state_sha256"]
@@ -18,8 +18,12 @@ def live_source(network: nn.Module, shape: InputShape, seed: int = 0) -> Source:
     """The record of a network in memory; it names no factory, since nobody knows how the network was built.
 
     It counts as trained, unless it has BatchNorms and all of them still have their first statistics.
+
+    Raises:
+        InputError: The seed is none.
     """
     kind, takes = type(network), inputs_of(shape)
+    check_seed(seed)
     return Source(
         spec=f"{kind.__module__}:{kind.__qualname__}",
         model_args={},

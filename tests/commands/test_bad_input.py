@@ -111,6 +111,14 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("inspect", "users_nets.py:raises", "--input-shape", "3", "8", "8"),
         ("factory of users_nets.py:raises", "RuntimeError: no weights today"),
     ),
+    "a factory that needs arguments": (
+        ("inspect", "torch.nn:Conv2d", "--input-shape", "3", "8", "8"),
+        ("missing 3 required positional arguments", "give them as --model-arg key=value"),
+    ),
+    "a library without a name": (
+        ("inspect", "torchvision:"),
+        ("torchvision has no model ''", "such as torchvision:resnet50"),
+    ),
     "a factory that returns no module": (
         ("inspect", "users_nets.py:no_module", "--input-shape", "3", "8", "8"),
         ("users_nets.py:no_module returned a list", "torch.nn.Module"),
@@ -120,6 +128,14 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("'depth': 3", "unexpected keyword argument", "--model-arg"),
     ),
     "an argument that is none": (("inspect", _DIGITS, "--model-arg", "classes"), ("'classes'", "expected key=value")),
+    "an argument twice": (
+        ("inspect", _DIGITS, "--model-arg", "num_classes=3", "--model-arg", "num_classes=4"),
+        ("--model-arg num_classes is given twice", "leave one of them out"),
+    ),
+    "a seed too large": (
+        _weights("--seed", "9" * 25),
+        ("--seed is 9999999999999999999999999", "expected a whole number from -9223372036854775808"),
+    ),
     # weights
     "unknown weight name": (_weights("--weights", "V9"), ("has no weights 'V9'", "expected DEFAULT")),
     "unknown torchvision weights": (
@@ -247,6 +263,18 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "recovery without images": ((*_SHIP, "--recover", "reconstruct"), ("needs images", "--calibration FOLDER")),
     "corrupt image": ((*_SHIP, "--images", "corrupt"), ("corrupt/0/broken.png cannot be read", "replace it")),
     "other classes": ((*_SHIP, "--images", "two_classes"), ("two_classes has 2 class folders", "(10,)")),
+    "a deviation that is no number": (
+        (*_SHIP, "--calibration", "two_classes", "--mean", "0.5", "--std", "nan"),
+        ("--std is (nan,)", "expected numbers above 0"),
+    ),
+    "a mean that is no number": (
+        (*_SHIP, "--calibration", "two_classes", "--mean", "nan", "--std", "0.5"),
+        ("--mean is (nan,)", "expected numbers from 0 to 1"),
+    ),
+    "too many means": (
+        (*_SHIP, "--calibration", "two_classes", "--mean", "0.1", "0.2", "0.3"),
+        ("--mean has 3 numbers; expected 1, as the input has channels",),
+    ),
     "no image at all": (
         (*_SHIP, "--images", "two_classes", "--images-limit", "0"),
         ("--images-limit is 0", "at least 1"),
@@ -266,6 +294,22 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "tf32 needs the provider 'cuda' or 'tensorrt'",
         ),
     ),
+    "more threads than there can be": ((*_SHIP, "--threads", "100000000"), ("threads must be from 1 to 1024",)),
+    # the other verbs' own
+    "a table below a file": (
+        ("latency", _DIGITS, "--out", "whole.pth/table.json"),
+        ("--out whole.pth/table.json: nothing can be written there", "give another place"),
+    ),
+    "timings kept in a file": (
+        ("compress", _DIGITS, "--latency", "0.5", "--latency-cache", "whole.pth/cache", "--out", "out"),
+        ("--latency-cache whole.pth/cache is a file, or lies below one", "expected a folder"),
+    ),
+    "more workers than help": (
+        ("finetune", _DIGITS, "--task", "two_classes", "--workers", "100000", "--out", "out"),
+        ("--workers is 100000", "at most 256"),
+    ),
+    "a folder for a study": (("transfer", "taken"), ("study taken is a folder", "expected a .yaml file")),
+    "no bundle": (("verify", "taken"), ("taken is not a bundle: it has no manifest.json", "written by pruneport ship")),
     # what the command line itself refuses
     "unknown flag": (("compress", _DIGITS, "--flop", "0.5", "--out", "out"), ("--flop", "--help")),
     "unknown verb": (("shrink", _DIGITS), ("shrink", "--help")),

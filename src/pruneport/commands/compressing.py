@@ -9,7 +9,7 @@ from pruneport.bench.latency.measure import preflight
 from pruneport.bench.options import BenchOptions
 from pruneport.bench.report.graph import check_graph, write_graph
 from pruneport.bench.report.graph_content import content_of_views
-from pruneport.bench.report.plots import check_plot, sensitivity_plot
+from pruneport.bench.report.plots import sensitivity_plot
 from pruneport.commands.artifacts import export_dense, write_card
 from pruneport.commands.bundling import OpenedDense
 from pruneport.commands.configs import (
@@ -43,7 +43,7 @@ from pruneport.export.onnx.form import check_form
 from pruneport.export.options import DEFAULTS, ExportOptions, ParityOptions
 from pruneport.export.precisions.writing import check_int8_inputs, check_kind
 from pruneport.export.verify import open_parity_images
-from pruneport.files import write_whole
+from pruneport.files import check_file, write_whole
 from pruneport.models.outputs import main_output
 from pruneport.models.preparation.resolve import prepared
 from pruneport.progress import Note, Progress, Stage, numbered, silent
@@ -64,7 +64,7 @@ def inspect(config: InspectConfig, progress: Progress = silent, opened: Start | 
     check_round_to(config.round_to)
     device = find_device(config.accelerator)
     if config.sensitivity:
-        check_plot(config.plot)
+        check_file(config.plot, "plot", (".svg",))
     if config.graph is not None:
         check_graph(config.graph)
         if config.sensitivity and config.graph.resolve() == config.plot.resolve():

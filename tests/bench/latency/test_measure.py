@@ -13,7 +13,6 @@ import pytest
 from onnx import TensorProto
 
 from gpu_stand_ins import FakeNvml, GpuRuntime
-from pruneport.bench import devices
 from pruneport.bench.latency import measure as latency
 from pruneport.bench.latency import timer
 from pruneport.bench.latency.bound import BoundRun
@@ -161,7 +160,7 @@ def test_clocks_are_read_when_the_timed_rounds_end(
 def gpu(monkeypatch: pytest.MonkeyPatch) -> GpuRuntime:
     """A GPU's runtime and driver, on which little time is long enough."""
     FakeNvml.installed(monkeypatch)
-    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: None)
+    monkeypatch.setattr("pruneport.bench.nvml._cuda_uuid", lambda index: None)
     monkeypatch.setattr(latency, "WARM_UP_S", 0.02)
     monkeypatch.setattr(latency, "MEASURED_S", 0.05)
     return GpuRuntime.installed(monkeypatch)
@@ -278,7 +277,8 @@ def test_networks_of_several_inputs_are_timed(make_several: Make) -> None:
         ({"batches": (2, 2)}, "batches must be different sizes of at least 1; got 2 2"),
         ({"repeats": 1}, "repeats must be at least 2; got 1"),
         ({"warmup": 0}, "warmup must be at least 1, .*; got 0"),
-        ({"threads": 0}, "threads must be at least 1; got 0"),
+        ({"threads": 0}, "threads must be from 1 to 1024; got 0"),
+        ({"threads": 10**8}, "threads must be from 1 to 1024; got 100000000"),
         ({"device": -1}, "device must be at least 0; got -1"),
         ({"confidence": 0.0}, r"confidence must be inside \(0, 1\), such as 0.95; got 0.0"),
         ({"confidence": 1.0}, r"confidence must be inside \(0, 1\), such as 0.95; got 1.0"),

@@ -107,7 +107,14 @@ def check_latency(options: LatencyOptions, form: ExportOptions, target: str) -> 
     elif options.latency_table is not None:
         read_given(options)
     else:
+        _check_cache(options.latency_cache)
         check_place(timed_in(options, form), form)
+
+
+def _check_cache(folder: Path | None) -> None:
+    """Refuse what timings could not be kept in."""
+    if folder is not None and not next(path for path in (folder, *folder.absolute().parents) if path.exists()).is_dir():
+        raise InputError(f"`latency_cache` {folder} is a file, or lies below one; expected a folder, there or not yet.")
 
 
 @dataclass(frozen=True, kw_only=True)

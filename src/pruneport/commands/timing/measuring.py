@@ -33,6 +33,7 @@ from pruneport.export.bundle.bundle import is_bundle
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.export.options import DEFAULTS, ExportOptions
 from pruneport.export.precisions.providers import why_not_on
+from pruneport.files import check_file
 from pruneport.models.outputs import takes_several
 from pruneport.models.record import Source
 from pruneport.models.source import open_source
@@ -69,8 +70,7 @@ def latency(config: LatencyConfig, progress: Progress = silent) -> LatencyResult
         InputError: The source, an option or the provider cannot be used; nothing is written.
     """
     progress = numbered(progress, 3)
-    if config.out.suffix.lower() != ".json" or config.out.is_dir():
-        raise OutputError(f"`out` {config.out}: expected a file ending in .json.")
+    check_file(config.out, "out", (".json",), new_folder=True)
     if config.out.exists() and not config.overwrite:
         raise OutputError(f"{config.out} is there; choose another `out`, or give `overwrite`.")
     if is_bundle(Path(config.source)):
