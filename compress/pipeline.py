@@ -25,6 +25,7 @@ from pruneport.compress.prune import Pruned, Pruner, prune
 from pruneport.compress.records import Recovered
 from pruneport.compress.recovery.imitate import Effort
 from pruneport.compress.recovery.recover import choose_recovery, recover
+from pruneport.compress.structure import refuse_compiled
 from pruneport.errors import ImageFolderError
 from pruneport.models.outputs import read_outputs, takes_several
 from pruneport.models.preparation.resolve import prepared
@@ -51,8 +52,10 @@ def check_inputs(
 
     Raises:
         ImageFolderError: Images are needed and none are given, or the folder cannot be used.
+        ModelError: Parts of the network are compiled.
         PruningError: Synthetic inputs are needed, and there are no BatchNorm statistics to make them from.
     """
+    refuse_compiled(dense)
     source = prepared(source, options)
     if options.calibration is not None:
         list_images(options, source.image_shape, source.preprocessing)

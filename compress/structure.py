@@ -22,7 +22,7 @@ from pruneport.models.inputs import ExampleInputs
 from pruneport.models.record import Source
 from pruneport.progress import Progress, silent
 
-__all__ = ["Structure", "example_inputs", "find_structure", "reasons_with"]
+__all__ = ["Structure", "example_inputs", "find_structure", "reasons_with", "refuse_compiled"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def find_structure(
         PruningError: Its dependencies cannot be traced.
         TargetError: A pattern in ``keep`` matches nothing.
     """
-    _refuse_compiled(network)
+    refuse_compiled(network)
     progress("counting multiply-accumulates")
     macs = count_macs_by_module(network, source.takes)
     progress("finding coupled groups")
@@ -122,8 +122,12 @@ def _kept_by(group: Group, patterns: Sequence[str]) -> str | None:
     return None
 
 
-def _refuse_compiled(network: nn.Module) -> None:
-    """What torch.compile and torch.jit have made cannot be shrunk, and shows no tracer what it does."""
+def refuse_compiled(network: nn.Module) -> None:
+    """Refuse what torch.compile and torch.jit have made: it cannot be shrunk, and shows no tracer what it does.
+
+    Raises:
+        ModelError: Names it.
+    """
     found = [name for name, module in network.named_modules() if _is_compiled(module)]
     parts = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
     if "" in found:

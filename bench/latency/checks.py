@@ -15,6 +15,7 @@ from pruneport.models.files import not_a_file
 
 __all__ = ["check_files", "check_options", "check_required"]
 
+_TOO_MANY = 2**31  # an ONNX file's dimensions are of 63 bits, and no memory holds as much
 _MOST_THREADS = 1024  # more than any machine has cores; ONNX Runtime takes memory for each without a limit
 
 
@@ -93,6 +94,8 @@ def _option_faults(options: BenchOptions) -> list[str]:
         f"batches must be different sizes of at least 1; got {_listed(options.batches) or 'none'}": (
             len(options.batches) > 0 and min(options.batches) >= 1 and len(set(options.batches)) == len(options.batches)
         ),
+        f"batches must be below {_TOO_MANY}; got {_listed(options.batches)}": max(options.batches, default=0)
+        < _TOO_MANY,
         f"repeats must be at least 2; got {options.repeats}": options.repeats >= 2,
         f"warmup must be at least 1, since the first run prepares memory and kernels; got {options.warmup}": (
             options.warmup >= 1

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 from rich.console import Console
@@ -88,7 +89,8 @@ def _failed(error: PruneportError, console: Console) -> int:
 
 def _run(verb: str, config: Any, arguments: Sequence[str], console: Console) -> Any:
     extra = {} if verb in _SILENT else {"command": shlex.join(["pruneport", *arguments])}
-    with Display(console, "loading torch") as display:  # on the screen first: the import takes seconds
+    # What a user's network prints goes where progress does: the result alone is on standard output.
+    with redirect_stdout(sys.stderr), Display(console, "loading torch") as display:  # at once: torch takes seconds
         return getattr(commands, verb)(config, display, **extra)
 
 
