@@ -10,6 +10,7 @@ from torch import nn
 
 from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.allocation.cost import Cost
+from pruneport.compress.calibration_inputs import solvable
 from pruneport.compress.devices import CPU, loaded_on, network_on
 from pruneport.compress.graph.branches import droppable_branches
 from pruneport.compress.graph.groups import Group
@@ -84,7 +85,7 @@ def assess(
     Raises:
         ImageFolderError: Inputs are needed and none are given, or their labels do not fit the network.
         ModelError: The network refuses the input shape.
-        PruningError: Its dependencies cannot be traced, or it cannot be scored.
+        PruningError: Its dependencies cannot be traced, or it cannot be scored, as on inputs that are all the same.
         TargetError: A pattern in ``keep`` matches nothing.
     """
     options = resolve_auto(options, calibration is not None)
@@ -100,27 +101,28 @@ def assess(
     scores: list[Scores] | None = None
     curves: list[Curve | None] = [None] * len(groups)
     drop_damage: Mapping[str, float] = {}
-    if not (measured and options.criterion == "block-hessian"):  # else one visit gives both
-        units = sum(group.width for group in groups)
-        progress(f"scoring {units} units in {len(groups)} groups by {name_of(options.criterion)}")
-        scores = score_groups(
-            network_on(device, network) if runs_on_inputs(options.criterion) else network,
-            groups,
-            free,
-            options.criterion,
-            source.seed,
-            source.takes,
-            placed if runs_on_inputs(options.criterion) else calibration,
-            labels,
-            progress,
-            structure.graph,
-        )
-    if measured:
-        assert placed is not None
-        widths = [possible_widths(group, options) if ok else None for group, ok in zip(groups, free, strict=True)]
-        moved, order = network_on(device, network), structure.coupling.order
-        scores, curves = measure_sensitivity(moved, groups, widths, placed.batches, scores, progress)
-        drop_damage = measure_drops(moved, groups, structure.branches, order, placed.batches, progress)
+    with solvable():
+        if not (measured and options.criterion == "block-hessian"):  # else one visit gives both
+            units = sum(group.width for group in groups)
+            progress(f"scoring {units} units in {len(groups)} groups by {name_of(options.criterion)}")
+            scores = score_groups(
+                network_on(device, network) if runs_on_inputs(options.criterion) else network,
+                groups,
+                free,
+                options.criterion,
+                source.seed,
+                source.takes,
+                placed if runs_on_inputs(options.criterion) else calibration,
+                labels,
+                progress,
+                structure.graph,
+            )
+        if measured:
+            assert placed is not None
+            widths = [possible_widths(group, options) if ok else None for group, ok in zip(groups, free, strict=True)]
+            moved, order = network_on(device, network), structure.coupling.order
+            scores, curves = measure_sensitivity(moved, groups, widths, placed.batches, scores, progress)
+            drop_damage = measure_drops(moved, groups, structure.branches, order, placed.batches, progress)
     assert scores is not None
     return Assessment(**vars(structure), scores=scores, curves=curves, drop_damage=drop_damage)
 

@@ -16,6 +16,7 @@ from pruneport.compress.calibration_inputs import (
     check_measurable,
     check_synthetic,
     is_measurable,
+    solvable,
 )
 from pruneport.compress.devices import CPU, find_device, in_full_precision, with_smaller_batches
 from pruneport.compress.further import Origin
@@ -150,7 +151,7 @@ class Ready:
                 batches, heldout = given.batches, given.heldout
                 return recover(self.recovery, reference, network, gone, batches, progress, heldout, effort, self.device)
 
-            with in_full_precision():
+            with in_full_precision(), solvable():
                 done, _ = with_smaller_batches(won_back, inputs, progress)
             if origin and origin.reference is None:
                 done = replace(done, reference="start")

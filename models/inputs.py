@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, SupportsIndex, TypeVar
 
 import psutil
 import torch
@@ -42,15 +43,16 @@ _MOST = 2**63 - 1
 _Inputs = TypeVar("_Inputs", bound=ExampleInputs)
 
 
-def check_seed(seed: int, option: str = "seed") -> int:
-    """The seed, which torch's generators and a plan must be able to hold.
+def check_seed(seed: SupportsIndex, option: str = "seed") -> int:
+    """The seed as Python's number, which torch's generators and a plan must be able to hold.
 
     Raises:
         InputError: It is no whole number of 64 bits.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not -_MOST - 1 <= seed <= _MOST:
+    number = operator.index(seed) if isinstance(seed, SupportsIndex) and not isinstance(seed, bool) else None
+    if number is None or not -_MOST - 1 <= number <= _MOST:
         raise InputError(f"`{option}` is {seed!r}; expected a whole number from {-_MOST - 1} to {_MOST}, such as 0.")
-    return seed
+    return number
 
 
 def check_memory(needed: int, what: str) -> None:

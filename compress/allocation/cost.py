@@ -50,7 +50,7 @@ def run_once(network: nn.Module, shape: InputShape) -> Any:
     try:
         with torch.no_grad():  # not inference_mode: some keep tensors of their first pass, which autograd reads
             return run_on(network, empty)
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         if takes.image_shape is None:
             raise ModelError(
                 f"the network refuses inputs {takes}, here with B = 1: {type(error).__name__}: {error}. Give "

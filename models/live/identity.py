@@ -23,13 +23,12 @@ def live_source(network: nn.Module, shape: InputShape, seed: int = 0) -> Source:
         InputError: The seed is none.
     """
     kind, takes = type(network), inputs_of(shape)
-    check_seed(seed)
     return Source(
         spec=f"{kind.__module__}:{kind.__qualname__}",
         model_args={},
         input_shape=takes.image_shape,
         inputs=takes if takes.image_shape is None else None,
-        seed=seed,
+        seed=check_seed(seed),
         live=Live(trained=_seems_trained(network), state_sha256=state_sha256(network.state_dict())),
     )
 

@@ -12,7 +12,8 @@ from typing import Any, Unpack
 from torch import nn
 
 from pruneport.commands.api.bundles import check_fits, layout_of
-from pruneport.commands.api.keywords import MemoryKeywords, PathName, macs_for_flops, options_from
+from pruneport.commands.api.configured import macs_for_flops, options_from, plain_number
+from pruneport.commands.api.keywords import MemoryKeywords, PathName
 from pruneport.commands.api.pruned import PrunedNetwork, gather_tensors
 from pruneport.commands.configs import MemoryOptions
 from pruneport.commands.starting import BundleStart, origin_of, start_at
@@ -187,6 +188,7 @@ def _input_shape(network: nn.Module, shape: tuple[int, int, int] | None, example
             "as the network's forward takes them."
         )
     if shape is not None:
+        shape = tuple(map(plain_number, shape))
         if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
             raise ModelError(f"`input_shape` is {shape}; expected three positive numbers C H W, such as 3 224 224.")
         return (shape[0], shape[1], shape[2])

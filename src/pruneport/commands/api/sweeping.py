@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 from pruneport.commands.api.bundles import COMMAND
-from pruneport.commands.api.keywords import PathName, SweepKeywords, macs_for_flops, options_from
+from pruneport.commands.api.configured import macs_for_flops, options_from
+from pruneport.commands.api.keywords import PathName, SweepKeywords
 from pruneport.commands.api.shipping import check_source
 from pruneport.commands.configs import SweepConfig
 from pruneport.commands.study_results import SweepResult
