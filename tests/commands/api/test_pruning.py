@@ -28,6 +28,7 @@ from pruneport.errors import (
     InputError,
     ModelError,
     OutputError,
+    PruningError,
     SourceError,
     TargetError,
 )
