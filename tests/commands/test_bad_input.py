@@ -216,7 +216,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("a batch of 1 of input float32 (B, 1, 999999999, 999999999) takes", "TB of memory", "choose a smaller one"),
     ),
     "a batch larger than memory": (
-        (*_SHIP, "--recover", "none", "--batch-size-fixed", "1000000000"),
+        ("ship", _DIGITS, *_HALF, "--recover", "none", "--batch-size-fixed", "1000000000"),
         ("error: a batch of 1000000000 of input float32 (B, 1, 8, 8) takes 256.00 GB of memory",),
     ),
     "a batch larger than a file can say": (

@@ -264,9 +264,11 @@ def test_transfer_as_typed(run: Any, tmp_path: Path) -> None:
     assert "--advise needs --budget" in run("transfer", "--advise", "--out", tmp_path).err
     assert "there is no study at" in run("transfer", "--advise", "--budget", "1e9", "--out", tmp_path / "x").err
     assert "without --advise" in run("transfer", "--budget", "1e9", "--out", tmp_path / "x").err
-    assert "cannot be read" in run("transfer", tmp_path / "none.yaml").err
+    assert "none.yaml does not exist; expected a .yaml file" in run("transfer", tmp_path / "none.yaml").err
+    grid = ("--networks", "net", "--tasks", tmp_path, "--budgets", "1e9")
+    seeds = run("transfer", *grid, "--seeds", "0", "9" * 20, "--out", tmp_path / "x")
+    assert "--seeds is 99999999999999999999; expected a whole number" in seeds.err
     late = run("transfer", "--out", tmp_path / "x", "study.yaml")
     assert late.code == 2
     assert "the study comes first: pruneport transfer study.yaml, then the flags" in late.err
-    grid = ("--networks", "net", "--tasks", tmp_path, "--budgets", "1e9")
     assert "--memory is 0; expected GiB above 0" in run("transfer", *grid, "--memory", 0, "--out", tmp_path / "x").err
