@@ -19,7 +19,8 @@ from pruneport.commands.configs import (
 )
 from pruneport.commands.results import CompressResult, InspectResult
 from pruneport.commands.starting import BundleStart, Start, check_composed, open_start, origin_of
-from pruneport.commands.timing.loop import LatencyPruner, check_latency, is_latency, refuse_latency
+from pruneport.commands.timing.asked import check_latency, is_latency, refuse_latency
+from pruneport.commands.timing.loop import LatencyPruner
 from pruneport.commands.timing.tables import check_given
 from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.allocation.cost import Cost, run_once

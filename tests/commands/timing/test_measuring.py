@@ -14,7 +14,7 @@ from pruneport.bench.options import LatencyOptions
 from pruneport.bench.timings.table import read_table
 from pruneport.cli import main
 from pruneport.commands.timing import loop
-from pruneport.commands.timing.loop import refuse_latency
+from pruneport.commands.timing.asked import refuse_latency
 from pruneport.compress.options import CompressOptions
 from pruneport.errors import TargetError
 from pruneport.export.bundle.bundle import open_bundle

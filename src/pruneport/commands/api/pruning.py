@@ -17,7 +17,8 @@ from pruneport.commands.api.keywords import MemoryKeywords, PathName
 from pruneport.commands.api.pruned import PrunedNetwork, gather_tensors
 from pruneport.commands.configs import MemoryOptions
 from pruneport.commands.starting import BundleStart, origin_of, start_at
-from pruneport.commands.timing.loop import LatencyPruner, check_latency, is_latency, refuse_latency
+from pruneport.commands.timing.asked import check_latency, is_latency, refuse_latency
+from pruneport.commands.timing.loop import LatencyPruner
 from pruneport.commands.timing.tables import check_given
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import target_of

@@ -29,7 +29,7 @@ from pruneport.commands.sweeping.folder import (
 )
 from pruneport.commands.sweeping.making import EACH, ONCE, TARGETS, Maker, without_target
 from pruneport.commands.sweeping.spreading import UNREACHABLE, check_spread, make_spread, time_bundle
-from pruneport.commands.timing.loop import at_latency_batch, check_latency, refuse_latency
+from pruneport.commands.timing.asked import at_latency_batch, check_latency, refuse_latency
 from pruneport.commands.timing.tables import check_given
 from pruneport.compress.allocation.target import target_of
 from pruneport.errors import InputError, TargetError
