@@ -72,11 +72,20 @@ def test_a_table_of_another_device_only_predicts(
     assert "%, predicted" in said
 
 
-@pytest.mark.parametrize("name", ["x.txt", "folder.json", "table"])
-def test_a_table_goes_into_a_json_file(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x.txt", "expected a file ending in .json"),
+        ("folder.json", "is a folder; give a file"),
+        ("table", "expected a file ending in .json"),
+    ],
+)
+def test_a_table_goes_into_a_json_file(
+    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "folder.json").mkdir()
     assert main(["latency", DIGITS, "--threads", "1", "--overwrite", "--out", str(tmp_path / name)]) == 2
-    assert "expected a file ending in .json" in " ".join(capsys.readouterr().err.split())
+    assert said in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / name).is_file()
 
 
