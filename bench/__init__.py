@@ -2,6 +2,7 @@
 
 - ``options``: what a user says about timing
 - ``gpu_state``: why a GPU's clocks are low, who else uses it, which libraries run
+- ``nvml``: a GPU as its driver sees it
 - ``devices``: CPU and GPU, with clocks and power
 - ``latency/``: dense against pruned
 - ``timings/``: whole networks of random widths, timed for a latency target

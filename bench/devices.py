@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 import psutil
-import pynvml
 
-from pruneport.bench.gpu_state import other_processes, throttle_reasons
+from pruneport.bench.gpu_state import throttle_reasons
+from pruneport.bench.nvml import describe_gpu, gpu_handle, read_value, sample_gpu
 from pruneport.bench.options import ProviderName
-from pruneport.errors import ProviderError
 from pruneport.versions import library_versions
 
 __all__ = [
@@ -56,8 +53,8 @@ def describe_device(provider: ProviderName, device_index: int) -> dict[str, Any]
         "python": platform.python_version(),
     }
     if provider != "cpu":
-        with _gpu(device_index) as handle:
-            device |= _describe_gpu(handle)
+        with gpu_handle(device_index) as handle:
+            device |= describe_gpu(handle)
     return device | sample_device(provider, device_index)
 
 
@@ -78,8 +75,8 @@ def sample_device(provider: ProviderName, device_index: int) -> dict[str, Any]:
         "load_average_1min": psutil.getloadavg()[0],
     }
     if provider != "cpu":
-        with _gpu(device_index) as handle:
-            sample |= _sample_gpu(handle)
+        with gpu_handle(device_index) as handle:
+            sample |= sample_gpu(handle)
     return sample
 
 
@@ -140,8 +137,8 @@ class ThrottleWatch:
         """
         if self._provider == "cpu" or time.monotonic() < self._next:
             return
-        with _gpu(self._index) as handle:
-            reasons = _read(throttle_reasons, handle)
+        with gpu_handle(self._index) as handle:
+            reasons = read_value(throttle_reasons, handle)
         if reasons is not None:
             self._seen = (self._seen or set()) | set(reasons)
         self._next = time.monotonic() + _LOOK_EVERY_S
@@ -181,100 +178,3 @@ def _cpu_name() -> str:
             if key.strip() == "model name":
                 return value.strip()
     return platform.processor() or platform.machine()
-
-
-@contextmanager
-def _gpu(device_index: int) -> Iterator[Any]:
-    """NVML's handle of a CUDA device, or None where it may be any of several, with NVML initialised around it.
-
-    Raises:
-        ProviderError: NVML cannot be loaded, or has no such device.
-    """
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        raise ProviderError(
-            f"No NVIDIA GPU can be used here: NVML says '{error}'. "
-            "Install the NVIDIA driver (in a container: run it with GPU access), or use the provider 'cpu'."
-        ) from error
-    try:
-        yield _handle(device_index)
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _handle(device_index: int) -> Any:
-    # NVML counts every board in PCI order; CUDA counts what CUDA_VISIBLE_DEVICES leaves, fastest first.
-    # Only the UUID names the same board in both, and torch is how Python learns it; a torch without CUDA does not.
-    """NVML's handle of a CUDA device; None where it cannot be told which board that is."""
-    uuid, count = _cuda_uuid(device_index), pynvml.nvmlDeviceGetCount()
-    if uuid is None and (count > 1 or "CUDA_VISIBLE_DEVICES" in os.environ):
-        return None
-    try:
-        return pynvml.nvmlDeviceGetHandleByIndex(device_index) if uuid is None else _handle_by_uuid(uuid)
-    except pynvml.NVMLError as error:
-        raise ProviderError(
-            f"No CUDA device {device_index}: NVML says '{error}' and counts {count} GPU(s), numbered from 0. "
-            "Choose another device, or look at CUDA_VISIBLE_DEVICES."
-        ) from error
-
-
-def _handle_by_uuid(uuid: str) -> Any:
-    """NVML's handle of a whole board, or of the slice of one that CUDA sees under MIG."""
-    try:
-        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-    except pynvml.NVMLError:
-        return pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
-
-
-def _cuda_uuid(device_index: int) -> str | None:
-    """UUID of a CUDA device without NVML's prefix, or None where torch sees no such device."""
-    import torch  # slow to import, and only GPUs need it
-
-    if not torch.cuda.is_available() or device_index >= torch.cuda.device_count():
-        return None
-    return str(torch.cuda.get_device_properties(device_index).uuid)
-
-
-def _describe_gpu(handle: Any) -> dict[str, Any]:
-    """What of a GPU stays the same while networks are timed."""
-    cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()  # 13020 is CUDA 13.2
-    persistence = _read(pynvml.nvmlDeviceGetPersistenceMode, handle)
-    return {
-        "gpu": _read(pynvml.nvmlDeviceGetName, handle),
-        "gpu_uuid": _read(pynvml.nvmlDeviceGetUUID, handle),
-        "driver": pynvml.nvmlSystemGetDriverVersion(),
-        "cuda_driver": f"{cuda // 1000}.{cuda % 1000 // 10}",
-        "sm_clock_max_mhz": _read(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM),
-        "memory_clock_max_mhz": _read(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_MEM),
-        "power_limit_w": _watts(_read(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
-        "persistence_mode": None if persistence is None else bool(persistence),
-    }
-
-
-def _sample_gpu(handle: Any) -> dict[str, Any]:
-    """What of a GPU changes with its load."""
-    in_use = _read(pynvml.nvmlDeviceGetUtilizationRates, handle)  # of the last second or less
-    return {
-        "sm_clock_mhz": _read(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
-        "memory_clock_mhz": _read(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
-        "power_w": _watts(_read(pynvml.nvmlDeviceGetPowerUsage, handle)),
-        "temperature_c": _read(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
-        "gpu_in_use": None if in_use is None else in_use.gpu / 100,
-        "throttle_reasons": _read(throttle_reasons, handle),
-        "gpu_other_processes": _read(other_processes, handle),
-    }
-
-
-def _read(query: Callable[..., Any], handle: Any, *arguments: Any) -> Any:
-    """One NVML value, or None: laptops, MIG slices and virtual GPUs do not report all, and no handle reports any."""
-    if handle is None:
-        return None
-    try:
-        return query(handle, *arguments)
-    except pynvml.NVMLError:
-        return None
-
-
-def _watts(milliwatts: int | None) -> float | None:
-    return None if milliwatts is None else milliwatts / 1000

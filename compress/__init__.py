@@ -1,7 +1,8 @@
 """What is removed: from a dense network to a pruned one, with the plan that says how.
 
 - ``options``: what a user says about target, criterion and scope
-- ``records``: the parts that a plan is made of
+- ``group_records``: what a plan says of the network: costs and groups
+- ``records``: what a plan says of what was asked and done
 - ``hooks``: hooks that go again, and the order of calls
 - ``sizes/``: the integers of a forward: which channels they count
 - ``resize/``: how one layer shrinks
@@ -13,6 +14,7 @@
 - ``importance/``: what makes a unit worth keeping
 - ``allocation/``: how many units each group keeps
 - ``recovery/``: accuracy won back without training
+- ``structure``: what is known before units are scored
 - ``assessment``: what is known before a target is set
 - ``removal``: units removed, proved, and left dense where the proof fails
 - ``prune``: from a dense network to a pruned one

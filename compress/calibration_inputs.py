@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from torch import nn
 
 from pruneport.compress.activations.calibration import BATCH, Calibration, held_out_count, open_calibration
@@ -14,7 +18,7 @@ from pruneport.models.outputs import Outputs, detections_in, takes_several
 from pruneport.models.record import Source
 from pruneport.progress import Progress
 
-__all__ = ["calibration_inputs", "check_measurable", "check_synthetic", "is_measurable"]
+__all__ = ["calibration_inputs", "check_measurable", "check_synthetic", "is_measurable", "solvable"]
 
 
 def calibration_inputs(
@@ -51,7 +55,18 @@ def calibration_inputs(
     shape, device = source.image_shape, find_device(options.accelerator)
 
     def synthetic(size: int) -> Calibration:
-        return synthesise(network, shape, count, source.seed, progress, held_out=held_out, device=device, batch=size)
+        try:
+            return synthesise(
+                network, shape, count, source.seed, progress, held_out=held_out, device=device, batch=size
+            )
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            raise PruningError(
+                "synthetic inputs cannot be made: no gradient goes through the network to its input, as where its "
+                "forward runs under no_grad or inference_mode. Take that out, give images with `calibration=FOLDER`, "
+                f"or choose {WITHOUT_INPUTS}."
+            ) from error
 
     with in_full_precision(), freed_memory_kept():
         return in_batches_that_fit(synthetic, BATCH, progress)
@@ -72,6 +87,22 @@ def check_synthetic(options: CalibrationImages, network: nn.Module, source: Sour
             f"images with `calibration=FOLDER`, or choose {without}."
         )
     require_statistics(network, without)
+
+
+@contextmanager
+def solvable() -> Iterator[None]:
+    """Say of equations that cannot be solved that it is for the calibration inputs.
+
+    Raises:
+        PruningError: In the place of what torch raises.
+    """
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise PruningError(
+            "the equations of the calibration inputs have no solution, as where these are blank, all the same, or "
+            f"numbers of another size than the network takes ({error}). Give other inputs, or choose {WITHOUT_INPUTS}."
+        ) from error
 
 
 def is_measurable(outputs: Outputs) -> bool:

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 CPU = torch.device("cpu")
+_Given = TypeVar("_Given")
 _Result = TypeVar("_Result")
 
 
@@ -119,19 +120,7 @@ def with_smaller_batches(
     Raises:
         PruningError: One input is too large.
     """
-    while True:
-        try:
-            return run(calibration), calibration
-        except torch.OutOfMemoryError as error:
-            size = _more_than_one(max(batch_of(load()) for load in calibration.batches), error)
-        _go_on_with_half(size, progress)
-        labels = calibration.labels
-        calibration = replace(
-            calibration,
-            batches=halved(calibration.batches),
-            labels=None if labels is None else tuple(part for given in labels for part in _halves(given)),
-            heldout=halved(calibration.heldout),
-        )
+    return _until_it_fits(run, calibration, _largest_batch, lambda given, _: _halved(given), progress)
 
 
 def in_batches_that_fit(run: Callable[[int], _Result], size: int, progress: Progress) -> _Result:
@@ -140,30 +129,48 @@ def in_batches_that_fit(run: Callable[[int], _Result], size: int, progress: Prog
     Raises:
         PruningError: One input is too large.
     """
+    return _until_it_fits(run, size, int, lambda _, half: half, progress)[0]
+
+
+def _until_it_fits(
+    run: Callable[[_Given], _Result],
+    given: _Given,
+    size_of: Callable[[_Given], int],
+    with_size: Callable[[_Given, int], _Given],
+    progress: Progress,
+) -> tuple[_Result, _Given]:
+    """Run with what is given, and while the device's memory does not hold a batch of it, again with batches of half."""
     while True:
         try:
-            return run(size)
+            return run(given), given
         except torch.OutOfMemoryError as error:
-            size = _more_than_one(size, error)
-        size = _go_on_with_half(size, progress)
+            size = size_of(given)
+            if size == 1:
+                raise PruningError(
+                    "the accelerator's memory does not hold the network with one input. Free some of it, or choose "
+                    "`accelerator=cpu`."
+                ) from error
+        # What is held for nothing can be given back now that the error is gone, which held what was computed.
+        half = -(-size // 2)
+        progress(Note(f"the accelerator's memory holds no batch of {size}: going on with {half}"))
+        if torch.accelerator.is_available():
+            torch.accelerator.memory.empty_cache()
+        given = with_size(given, half)
 
 
-def _more_than_one(size: int, error: Exception) -> int:
-    if size == 1:
-        raise PruningError(
-            "the accelerator's memory does not hold the network with one input. Free some of it, or choose "
-            "`accelerator=cpu`."
-        ) from error
-    return size
+def _largest_batch(calibration: Calibration) -> int:
+    return max(batch_of(load()) for load in calibration.batches)
 
 
-def _go_on_with_half(size: int, progress: Progress) -> int:
-    """Say so, and give back what is held for nothing; the error, which holds what was computed, must be gone."""
-    half = -(-size // 2)
-    progress(Note(f"the accelerator's memory holds no batch of {size}: going on with {half}"))
-    if torch.accelerator.is_available():
-        torch.accelerator.memory.empty_cache()
-    return half
+def _halved(calibration: Calibration) -> Calibration:
+    """The same inputs in batches of half the size."""
+    labels = calibration.labels
+    return replace(
+        calibration,
+        batches=halved(calibration.batches),
+        labels=None if labels is None else tuple(part for given in labels for part in _halves(given)),
+        heldout=halved(calibration.heldout),
+    )
 
 
 def _halves(labels: Tensor) -> list[Tensor]:

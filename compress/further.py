@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from pruneport.compress.allocation.target import target_of
+from pruneport.compress.group_records import Cost, GroupPlan
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.records import Cost, GroupPlan
 from pruneport.compress.surgery.compose import compose_further
 from pruneport.compress.surgery.plan import Plan
 from pruneport.errors import TargetError

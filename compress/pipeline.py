@@ -17,6 +17,7 @@ from pruneport.compress.calibration_inputs import (
     check_measurable,
     check_synthetic,
     is_measurable,
+    solvable,
 )
 from pruneport.compress.devices import CPU, find_device, in_full_precision, with_smaller_batches
 from pruneport.compress.further import Origin
@@ -26,6 +27,7 @@ from pruneport.compress.prune import Pruned, Pruner, prune
 from pruneport.compress.records import Recovered
 from pruneport.compress.recovery.imitate import Effort
 from pruneport.compress.recovery.recover import choose_recovery, recover
+from pruneport.compress.structure import refuse_compiled
 from pruneport.errors import ImageFolderError
 from pruneport.models.outputs import read_outputs, takes_several
 from pruneport.models.preparation.resolve import prepared
@@ -52,8 +54,10 @@ def check_inputs(
 
     Raises:
         ImageFolderError: Images are needed and none are given, or the folder cannot be used.
+        ModelError: Parts of the network are compiled.
         PruningError: Synthetic inputs are needed, and there are no BatchNorm statistics to make them from.
     """
+    refuse_compiled(dense)
     source = prepared(source, options)
     if options.calibration is not None:
         list_images(options, source.image_shape, source.preprocessing)
@@ -148,7 +152,7 @@ class Ready:
                 batches, heldout = given.batches, given.heldout
                 return recover(self.recovery, reference, network, gone, batches, progress, heldout, effort, self.device)
 
-            with in_full_precision(), freed_memory_kept():
+            with in_full_precision(), solvable(), freed_memory_kept():
                 done, _ = with_smaller_batches(won_back, inputs, progress)
             if origin and origin.reference is None:
                 done = replace(done, reference="start")

@@ -16,12 +16,13 @@ from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.allocation.cost import Cost, count_cost
 from pruneport.compress.allocation.search import Allocation, allocate
 from pruneport.compress.allocation.target import lowest_share, missed_target, target_of
-from pruneport.compress.assessment import Assessment, assess, example_inputs, reasons_with
+from pruneport.compress.assessment import Assessment, assess
 from pruneport.compress.graph.branches import Branch
 from pruneport.compress.graph.widths import choose_units
 from pruneport.compress.importance.criteria import name_of
 from pruneport.compress.options import CompressOptions, PruneOptions
 from pruneport.compress.removal import Removal, leave_culprits_dense, remove_units
+from pruneport.compress.structure import example_inputs, reasons_with
 from pruneport.compress.surgery.plan import GroupPlan, Plan, Request, group_plan
 from pruneport.compress.surgery.zeroing_check import ForwardError, OutputError
 from pruneport.errors import ModelError, TargetError

@@ -10,9 +10,9 @@ from torch import nn
 
 from pruneport.compress.assessment import Assessment
 from pruneport.compress.graph.branches import Branch
-from pruneport.compress.graph.dependency import ChannelGraph
+from pruneport.compress.graph.dependency.channel_graph import ChannelGraph
 from pruneport.compress.graph.module_attributes import ForwardChanges
-from pruneport.compress.records import DroppedBranch
+from pruneport.compress.group_records import DroppedBranch
 from pruneport.compress.surgery.dropping import drop_branches
 from pruneport.compress.surgery.plan import GroupPlan
 from pruneport.compress.surgery.zeroing_check import ForwardError, OutputError, check_against_masked
@@ -70,16 +70,16 @@ def remove_units(
     for dense_numbers in (False, True):
         pruned = copy.deepcopy(network)
         graph = ChannelGraph.of(pruned, assessed.coupling)
-        with graph.fitted_once(dense_numbers):
+        with graph.shrinking.fitted_once(dense_numbers):
             for group, units in chosen:
                 graph.group_of(group, units).prune()
         drop_branches(pruned, dropped)
-        if graph.changes in tried:
+        if graph.shrinking.changes in tried:
             break
-        tried.append(graph.changes)
+        tried.append(graph.shrinking.changes)
         try:
             error = check_against_masked(network, pruned, plans, example, assessed.coupling, lost, traced)
-            return Removal(network=pruned, changes=graph.changes, masked_error=error, dropped=dropped)
+            return Removal(network=pruned, changes=graph.shrinking.changes, masked_error=error, dropped=dropped)
         except (ForwardError, OutputError) as failure:
             first = first or failure
     assert first is not None

@@ -6,6 +6,7 @@
 - ``factories``: user's factories, found by file or module name
 - ``libraries``: networks of torchvision, timm and ourselves
 - ``hubs/``: what lies on the Hugging Face Hub
+- ``kinds``: networks that cannot be pruned as they are
 - ``names``: what was meant by a name that is no source
 - ``files``: what stands in the way of reading a file that a user names
 - ``size_limit``: a limit on what a stranger's factory may allocate

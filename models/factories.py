@@ -53,9 +53,12 @@ def call_factory(factory: Factory, source: Source) -> nn.Module:
     try:
         network = factory(**source.model_args)
     except (Exception, SystemExit) as error:
-        given, check = "", ""
+        given = f" called with {source.model_args}" if source.model_args else ""
+        check = ""
         if source.model_args:
-            given, check = f" called with {source.model_args}", " (Its arguments are those of `model_arg`.)"
+            check = " (Its arguments are those of `model_arg`.)"
+        elif isinstance(error, TypeError):
+            check = " (If it needs arguments, give them as `model_arg` key=value.)"
         raise SourceError(
             f"the factory of {source.spec}{given} raised {type(error).__name__}: {error}{check}"
         ) from error

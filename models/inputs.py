@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, SupportsIndex, TypeVar
 
+import psutil
 import torch
 from torch import Tensor, nn
 
 from pruneport.documents import Size
+from pruneport.errors import InputError
+from pruneport.units import scaled
 
 __all__ = [
     "INPUT_NAME",
@@ -20,6 +24,8 @@ __all__ = [
     "TensorSpec",
     "batch_of",
     "changed",
+    "check_memory",
+    "check_seed",
     "inputs_of",
     "rows_of_inputs",
     "run_on",
@@ -35,6 +41,35 @@ ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 DtypeName = Literal["float16", "float32", "float64", "bool", "int8", "int16", "int32", "int64", "uint8"]
 _MOST = 2**63 - 1
 _Inputs = TypeVar("_Inputs", bound=ExampleInputs)
+
+
+def check_seed(seed: SupportsIndex, option: str = "seed") -> int:
+    """The seed as Python's number, which torch's generators and a plan must be able to hold.
+
+    Raises:
+        InputError: It is no whole number of 64 bits.
+    """
+    number = operator.index(seed) if isinstance(seed, SupportsIndex) and not isinstance(seed, bool) else None
+    if number is None or not -_MOST - 1 <= number <= _MOST:
+        raise InputError(f"`{option}` is {seed!r}; expected a whole number from {-_MOST - 1} to {_MOST}, such as 0.")
+    return number
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Refuse a batch that cannot be, before the system gives all of its memory for it.
+
+    Args:
+        needed: Bytes.
+        what: Takes them, for the message.
+
+    Raises:
+        InputError: They are more than is free.
+    """
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"{what} takes {scaled(needed, 'B')} of memory, and {scaled(free, 'B')} is free; choose a smaller one."
+        )
 
 
 def run_on(network: nn.Module, example: ExampleInputs) -> Any:
@@ -165,13 +200,27 @@ class InputSpec:
         return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
     def drawn(self, batch: int, seed: int) -> ExampleInputs:
-        """Seeded values, the same each time."""
+        """Seeded values, the same each time.
+
+        Raises:
+            InputError: They take more memory than is free.
+        """
+        self._check_memory(batch)
         generator = torch.Generator().manual_seed(seed)
         return self.given([tensor.drawn(batch, generator) for tensor in self.tensors])
 
     def filled(self, batch: int = 1, value: int = 0) -> ExampleInputs:
-        """One value throughout, or the nearest that each tensor may have."""
+        """One value throughout, or the nearest that each tensor may have.
+
+        Raises:
+            InputError: They take more memory than is free.
+        """
+        self._check_memory(batch)
         return self.given([tensor.filled(batch, value) for tensor in self.tensors])
+
+    def _check_memory(self, batch: int) -> None:
+        items = (math.prod(tensor.sizes(batch)) * getattr(torch, tensor.dtype).itemsize for tensor in self.tensors)
+        check_memory(sum(items), f"a batch of {batch} of {self}")
 
     def given(self, tensors: Sequence[Tensor]) -> ExampleInputs:
         """Tensors in the form in which the network is given them (see ``run_on``)."""

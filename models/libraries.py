@@ -17,6 +17,8 @@ from pruneport.models.record import Factory, Source
 
 __all__ = ["build_from_library", "library_input_shape"]
 
+_EXAMPLES = {"torchvision": "resnet50", "timm": "resnet50", "pruneport": "digits_resnet"}
+
 # Arguments of library factories that fetch or unpickle files. They have no place in a recorded source.
 _FETCHING_ARGS = {
     "weights",
@@ -124,7 +126,9 @@ def _known(source: Source, offered: list[str], tag_separator: str | None = None)
     name = source.spec.partition(":")[2]
     base = name.partition(tag_separator)[0] if tag_separator else name
     if base not in offered:
-        raise SourceError(f"{source.library} has no model {name!r}.{did_you_mean(base, offered)}")
+        library = source.library or ""
+        hint = did_you_mean(base, offered) or f" Expected one that it has, such as {library}:{_EXAMPLES[library]}."
+        raise SourceError(f"{source.library} has no model {name!r}.{hint}")
     return name
 
 

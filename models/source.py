@@ -7,6 +7,7 @@ package.module:factory · path/to/file.py:factory
 from __future__ import annotations
 
 import ast
+import math
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,8 @@ from pruneport.files import file_sha256
 from pruneport.models.checkpoints.checkpoint import load_weights, read_checkpoint
 from pruneport.models.factories import call_factory, load_factory
 from pruneport.models.hubs.timm_networks import spelled_out
+from pruneport.models.inputs import check_seed
+from pruneport.models.kinds import check_finite, check_kind
 from pruneport.models.libraries import build_from_library, library_input_shape
 from pruneport.models.live.identity import state_sha256
 from pruneport.models.names import not_a_source
@@ -30,7 +33,7 @@ from pruneport.models.preparation.class_names import named
 from pruneport.models.preparation.known import infer_preprocessing
 from pruneport.models.record import Factory, Scalar, Source
 
-__all__ = ["build", "build_dense", "check_finite", "check_shape", "open_source", "renew_output_layers"]
+__all__ = ["build", "build_dense", "check_shape", "open_source", "renew_output_layers"]
 
 
 def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
@@ -40,14 +43,17 @@ def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
         The network in eval mode on the CPU, and the record from which it can be built again.
 
     Raises:
+        InputError: The seed is none.
         SourceError: The source, an argument or the weight name is wrong, or the factory fails.
         CheckpointError: The checkpoint cannot be read safely or does not fit.
-        ModelError: Weights are not finite, or the input shape is not known.
+        ModelError: The network is of a kind that cannot be pruned, weights are not finite, or the input shape is not
+            known.
         HubError: The source or its weights are on the hub and cannot be read there.
     """
     options = spelled_out(options)
     if options.checkpoint is not None and options.weights is not None:
         raise SourceError("`checkpoint` and `weights` were both given; weights come from one of the two.")
+    check_seed(options.seed)
     state = read_checkpoint(options.checkpoint) if options.checkpoint else None
     draft = Source(
         spec=options.source,
@@ -61,6 +67,7 @@ def open_source(options: SourceOptions) -> tuple[nn.Module, Source]:
     if state is not None and options.checkpoint is not None:
         load_weights(network, state, options.checkpoint)
         draft = replace(draft, checkpoint_sha256=file_sha256(options.checkpoint))
+    check_kind(network)
     shape = check_shape(options.input_shape or library_input_shape(draft, network), draft.spec)
     check_finite(network)
     source = replace(draft, input_shape=shape)
@@ -145,12 +152,16 @@ def _parse_model_args(items: Iterable[str]) -> dict[str, Scalar]:
         key, equals, text = item.partition("=")
         if not equals or not key.isidentifier():
             raise SourceError(f"`model_arg` {item!r} is not understood; expected key=value, such as num_classes=10.")
+        if key in parsed:
+            raise SourceError(f"`model_arg` {key} is given twice; leave one of them out.")
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
         if not isinstance(value, bool | int | float | str | None):
             raise SourceError(f"`model_arg` {item!r}: the value must be a number, a string, true, false or none.")
+        if (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and abs(value) >= 2**63):
+            raise SourceError(f"`model_arg` {item!r}: expected a finite number of 64 bits, which a plan can hold.")
         parsed[key] = value
     return parsed
 
@@ -166,15 +177,3 @@ def check_shape(shape: Sequence[int] | None, name: str) -> tuple[int, int, int]:
     if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ModelError(f"`input_shape` is {shape}; expected three positive numbers C H W, such as 3 224 224.")
     return (shape[0], shape[1], shape[2])
-
-
-def check_finite(network: nn.Module) -> None:
-    """Raise a ``ModelError`` where a weight is not a finite number."""
-    bad = [
-        name
-        for name, tensor in network.state_dict().items()
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-    ]
-    if bad:
-        shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
-        raise ModelError(f"NaN or infinite weights in {shown}; expected finite numbers. Use an undamaged checkpoint.")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pruneport.errors import InUseError
-from pruneport.files import check_free, held, made_folder, replacing, write_whole
+from pruneport.errors import InUseError, OutputError
+from pruneport.files import check_file, check_free, held, made_folder, replacing, write_whole
 
 _COUNTING = """
 import sys
@@ -122,3 +122,21 @@ def test_a_folder_made_for_nothing_goes_again(tmp_path: Path) -> None:
 def test_a_lock_that_cannot_be_made_is_no_other_process() -> None:
     with pytest.raises(OSError, match="/proc/"), held(Path("/proc/.out.lock"), Path("/proc/out")):
         pass
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_there_is_one(tmp_path: Path) -> None:
+    check_file(tmp_path / "curves.svg", "plot", (".svg",))
+    check_file(tmp_path / "new" / "deep" / "table.json", "out", (".json",), new_folder=True)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.svg").mkdir()
+    for name, said, new_folder in (
+        ("curves.jpg", r"`plot` .*curves\.jpg: expected a file ending in \.svg", False),
+        ("gone/curves.svg", "there is no folder .*gone; make it first", False),
+        ("folder.svg", "is a folder; give a file", False),
+        ("file/curves.svg", "nothing can be written there: .*give another place", True),
+        ("file/deep/curves.svg", "nothing can be written there: .*give another place", True),
+        ("a\0b.svg", "nothing can be written there: embedded null byte; give another place", False),
+    ):
+        with pytest.raises(OutputError, match=said):
+            check_file(tmp_path / name, "plot", (".svg",), new_folder=new_folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.svg"]

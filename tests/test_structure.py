@@ -20,7 +20,7 @@ _MOST_MODULES = 13
 _ORDER = """
 errors files progress text documents arrays units versions
 models.options models.record models.digits models models.preparation models.checkpoints models.images
-compress.options compress.records compress.hooks
+compress.options compress.group_records compress.records compress.hooks
 compress.sizes
 compress.resize
 compress.graph.tracing.channel_ids compress.graph.tracing.dataflow
@@ -37,14 +37,14 @@ compress.importance
 compress.allocation
 compress.finetune.optimizers compress.finetune.state compress.finetune.steps
 compress.recovery
-compress.assessment compress.removal compress.prune compress.further compress.pipeline
+compress.structure compress.assessment compress.removal compress.prune compress.further compress.pipeline
 compress.finetune
 export.options
 export.bundle
 export.onnx
 export
 export.card
-bench.options bench.gpu_state bench.devices
+bench.options bench.gpu_state bench.nvml bench.devices
 bench.latency
 bench.timings
 bench.report

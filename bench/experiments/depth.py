@@ -22,9 +22,9 @@ from pruneport.bench.experiments.networks.timed import TimedNetwork, open_timed
 from pruneport.bench.experiments.plots.depth import draw_depth
 from pruneport.bench.options import LatencyOptions
 from pruneport.commands.timing.loop import LatencyPruner
-from pruneport.compress.assessment import reasons_with
 from pruneport.compress.options import CompressOptions
 from pruneport.compress.prune import Pruned
+from pruneport.compress.structure import reasons_with
 from pruneport.errors import TargetError
 from pruneport.files import write_whole
 

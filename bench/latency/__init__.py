@@ -8,6 +8,7 @@
 - ``timed_form``: the file that is timed: fp32, or int8 made of it
 - ``probe``: whether a provider computes
 - ``timer``: one run on the clock, networks in turns
+- ``checks``: what is checked before, and of the speed-up after
 - ``measure``: dense against pruned, interleaved
 - ``records``: what bench.json says, read by a schema
 """

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pruneport.bench.devices import (
     OthersWatch,
@@ -17,18 +17,17 @@ from pruneport.bench.devices import (
     sample_device,
 )
 from pruneport.bench.gpu_state import gpu_library_versions
-from pruneport.bench.latency.onnx_input import read_inputs
+from pruneport.bench.latency.checks import check_files, check_options
 from pruneport.bench.latency.probe import probe
 from pruneport.bench.latency.records import BatchTimes, Measured, PrecisionTimes
 from pruneport.bench.latency.sessions import open_session
 from pruneport.bench.latency.stats import paired_speedup, summarise
 from pruneport.bench.latency.timer import MEASURED_S, SEED, WARM_UP_S, take_turns, warm_up
-from pruneport.bench.options import BenchOptions, ProviderName
-from pruneport.errors import InputError, ModelError, SpeedupError
+from pruneport.bench.options import BenchOptions
 from pruneport.export.options import OnnxPrecision
 from pruneport.progress import Progress, Step, silent
 
-__all__ = ["check_required", "measure", "preflight"]
+__all__ = ["measure", "preflight"]
 
 _RESAMPLES = 2000
 _ORDER_OF_TWO = "dense first in rounds 0, 2, ...; pruned first in rounds 1, 3, ..."
@@ -82,7 +81,7 @@ def measure(
     files = {"dense": dense, "pruned": pruned}
     for precision, (one, other) in others.items():
         files |= {f"dense {precision}": one, f"pruned {precision}": other}
-    options = _validate(files, options)
+    options = check_files(files, options)
     progress("watching what else this machine does")
     in_use = {"cpu_in_use_by_others": cpu_in_use_by_others()}
     device = describe_device(options.provider, options.device) | in_use
@@ -124,107 +123,9 @@ def preflight(options: BenchOptions, fixed: int | None = None) -> None:
         InputError: an option is out of range, or a batch size not the fixed one; all faults are named at once.
         ProviderError: the provider is not there, does not start or does not compute.
     """
-    faults = _option_faults(options)
-    if fixed is not None and set(_at(fixed, options).batches) != {fixed}:
-        faults.append(
-            f"batches must be {fixed} alone, for which the networks are exported; got {_listed(options.batches)}"
-        )
-    if faults:
-        raise InputError(f"The networks cannot be timed. {'. '.join(faults)}.")
+    check_options(options, fixed)
     probe(options)
     describe_device(options.provider, options.device)
-
-
-def check_required(bench: Measured, require: float) -> None:
-    """Fail where the speed-up is not surely as large as required.
-
-    Args:
-        bench: what :func:`measure` returned.
-        require: smallest accepted lower end of the speed-up's interval.
-
-    Raises:
-        SpeedupError: the lower end is below ``require``; every such batch size is named.
-    """
-    short = [
-        f"batch {entry.batch}: {speedup.ratio:.3f}x, {speedup.confidence:.0%} interval "
-        f"{speedup.low:.3f} to {speedup.high:.3f}"
-        for entry in bench.batches
-        if not (speedup := entry.speedup).low >= require
-    ]
-    if short:
-        raise SpeedupError(
-            f"A speed-up of at least {require:g}x on {bench.provider} was required and not measured at "
-            f"{'; '.join(short)}. Prune further, or repeat more often to narrow the interval."
-        )
-
-
-def _validate(files: Mapping[str, Path], options: BenchOptions) -> BenchOptions:
-    """Check everything that can be checked before the first session is opened; return what is to be timed."""
-    faults = [f"{name}: there is no file {path}" for name, path in files.items() if not path.is_file()]
-    faults += _option_faults(options)
-    if faults:
-        raise InputError("The networks cannot be timed. " + ". ".join(faults) + ".")
-    inputs = {name: read_inputs(path) for name, path in files.items()}
-    first = inputs["dense"]
-    for name, taken in inputs.items():
-        if not first.takes_as(taken):
-            raise ModelError(
-                f"Dense and {name} must take the same inputs to be compared; dense takes {first}, {name} {taken}."
-            )
-    if isinstance(first.batch, int):
-        options = _at(first.batch, options)
-    fixed = [
-        f"{name} ({path}) has the fixed batch {inputs[name].batch}"
-        for name, path in files.items()
-        if isinstance(inputs[name].batch, int) and set(options.batches) != {inputs[name].batch}
-    ]
-    if fixed:
-        raise ModelError(
-            f"Batch sizes {_listed(options.batches)} were asked for, but {' and '.join(fixed)}. "
-            "Export with a dynamic batch, or ask for the fixed one only."
-        )
-    return options
-
-
-def _at(fixed: int, options: BenchOptions) -> BenchOptions:
-    """The options for networks of a fixed batch, which stands in for the batch sizes that nobody chose."""
-    return replace(options, batches=(fixed,)) if options.batches == BenchOptions.batches else options
-
-
-def _option_faults(options: BenchOptions) -> list[str]:
-    """All that is wrong with the options."""
-    rules = {
-        f"provider must be one of {', '.join(get_args(ProviderName))}; got '{options.provider}'": (
-            options.provider in get_args(ProviderName)
-        ),
-        f"batches must be different sizes of at least 1; got {_listed(options.batches) or 'none'}": (
-            len(options.batches) > 0 and min(options.batches) >= 1 and len(set(options.batches)) == len(options.batches)
-        ),
-        f"repeats must be at least 2; got {options.repeats}": options.repeats >= 2,
-        f"warmup must be at least 1, since the first run prepares memory and kernels; got {options.warmup}": (
-            options.warmup >= 1
-        ),
-        f"threads must be at least 1; got {options.threads}": options.threads is None or options.threads >= 1,
-        f"device must be at least 0; got {options.device}": options.device >= 0,
-        f"confidence must be inside (0, 1), such as 0.95; got {options.confidence}": 0 < options.confidence < 1,
-        f"require_speedup must be above 0; got {options.require_speedup}": (
-            options.require_speedup is None or options.require_speedup > 0
-        ),
-        f"tf32 needs the provider 'cuda' or 'tensorrt'; got '{options.provider}'": (
-            options.provider != "cpu" or not options.tf32
-        ),
-        f"nhwc, fuse_conv_bias and small_workspace belong to the provider 'cuda'; got '{options.provider}'": (
-            options.provider == "cuda" or not (options.nhwc or options.fuse_conv_bias or options.small_workspace)
-        ),
-        f"cuda_graph needs the provider 'cuda' or 'tensorrt'; got '{options.provider}'": (
-            options.provider != "cpu" or not options.cuda_graph
-        ),
-    }
-    return [fault for fault, holds in rules.items() if not holds]
-
-
-def _listed(batches: tuple[int, ...]) -> str:
-    return " ".join(map(str, batches))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from pruneport.compress.surgery.plan_schema import MOST_INPUTS
 from pruneport.errors import ModelError
 from pruneport.export.onnx.form import ranges_in, shape_in
 from pruneport.export.onnx.onnx_reader import read_onnx
+from pruneport.models.inputs import check_memory
 
 __all__ = ["NetworkInput", "NetworkInputs", "read_inputs"]
 
@@ -93,7 +94,13 @@ class NetworkInputs:
         return {name: size for name, size in sizes.items() if name}
 
     def drawn(self, batch: int, seed: int) -> tuple[npt.NDArray[Any], ...]:
-        """Seeded values for every input, the same every time; see ``NetworkInput.drawn``."""
+        """Seeded values for every input, the same every time; see ``NetworkInput.drawn``.
+
+        Raises:
+            InputError: They take more memory than is free.
+        """
+        needed = sum(math.prod(entry.sizes(batch)) * entry.dtype.itemsize for entry in self.inputs)
+        check_memory(needed, f"a batch of {batch} of {self}")
         generator = np.random.default_rng(seed)
         return tuple(entry.drawn(batch, generator) for entry in self.inputs)
 

@@ -10,10 +10,9 @@ from pruneport.bench.report.graph_graphviz import draw_by_graphviz
 from pruneport.bench.report.graph_layout import arrange
 from pruneport.bench.report.graph_matplotlib import draw_by_matplotlib
 from pruneport.bench.report.graph_scene import Scene
-from pruneport.bench.report.plots import check_plot
 from pruneport.bench.report.svg import page_svg, plain_svg
 from pruneport.errors import OutputError
-from pruneport.files import write_whole
+from pruneport.files import check_file, write_whole
 
 __all__ = ["check_graph", "graph_svg", "write_graph"]
 
@@ -24,7 +23,7 @@ _MOST_PIXELS = 30_000  # of its height: less than what readers of PNG take
 
 def check_graph(path: Path) -> None:
     """Raise an ``OutputError`` where no drawing can be written, before a network is traced for it."""
-    check_plot(path, "graph", _SUFFIXES)
+    check_file(path, "graph", _SUFFIXES)
 
 
 def write_graph(path: Path, content: GraphContent) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pruneport.compress.records import Role, role_of
+from pruneport.compress.group_records import Role, role_of
 from pruneport.documents import Json
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,11 +12,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from pruneport.bench.report.svg import DENSE, INK, KEPT, MUTED, REMOVED, inline_svg, quiet, styled, width_inches, write
 from pruneport.documents import Json
-from pruneport.errors import OutputError
 from pruneport.export.card.words import milliseconds, shorten
-from pruneport.files import beside, held
 
-__all__ = ["check_plot", "groups_plot", "latency_plot", "sensitivity_plot"]
+__all__ = ["groups_plot", "latency_plot", "sensitivity_plot"]
 
 
 _ROW_INCHES = 0.165
@@ -97,29 +94,6 @@ def latency_plot(bench: Json, *, narrow: bool = False) -> str:
             f"batch {entry['batch']}, {_interval(entry['speedup'])}" for entry in batches
         )
         return inline_svg(figure, "latency", label)
-
-
-def check_plot(path: Path, option: str = "plot", suffixes: Sequence[str] = (".svg",)) -> None:
-    """Raise an ``OutputError`` where no picture can be written, before anything is measured for it.
-
-    Args:
-        path: Where it would go.
-        option: Which option says so.
-        suffixes: What the file's name may end in.
-    """
-    if path.suffix.lower() not in suffixes:
-        raise OutputError(f"`{option}` {path}: expected a file ending in {' or '.join(suffixes)}.")
-    if not path.parent.is_dir():
-        raise OutputError(f"`{option}` {path}: there is no folder {path.parent}; make it first.")
-    try:
-        if path.is_dir():
-            raise OutputError(f"`{option}` {path} is a folder; give a file.")
-        with held(beside(path, "lock"), path):  # as it will be for writing
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"`{option}` {path}: nothing can be written there: {error.strerror}; give another place."
-        ) from error
 
 
 def sensitivity_plot(groups: Sequence[Json]) -> str:

@@ -16,7 +16,7 @@ from pruneport.bench.options import RuntimeOptions
 from pruneport.bench.timings.slicing import OnnxSlicer
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import choose_units
-from pruneport.compress.records import Member
+from pruneport.compress.group_records import Member
 from pruneport.errors import ExportError, ModelError, ProviderError
 from pruneport.progress import Note, Progress, Step
 

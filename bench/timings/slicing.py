@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from pruneport.arrays import AnyArray, IntArray
-from pruneport.compress.records import Member
+from pruneport.compress.group_records import Member
 from pruneport.compress.resize.layer_types import Keep
 from pruneport.compress.resize.layers import narrow
 from pruneport.compress.surgery.apply import positions_kept

@@ -20,6 +20,7 @@ from pruneport.compress.graph.groups import Group
 from pruneport.documents import Count, Size, fit_document, load_document, read_start
 from pruneport.errors import InputError
 from pruneport.files import made_folder, write_whole
+from pruneport.models.files import not_a_file
 from pruneport.models.inputs import InputSpec
 
 __all__ = ["LatencyTable", "Place", "TimedWidths", "cache_path", "network_sha256", "place_of", "read_table"]
@@ -116,10 +117,13 @@ def read_table(path: Path) -> LatencyTable:
 
     Raises:
         BundleError: It is damaged, or of a newer format.
-        InputError: There is no such file.
+        InputError: There is no such file, or it is none that can be read.
     """
-    if not path.is_file():
-        raise InputError(f"`latency_table`: there is no file {path}; pruneport latency SOURCE writes one.")
+    if fault := not_a_file(path):
+        raise InputError(
+            f"`latency_table`: {path} {fault}; expected a table of latencies, a file that pruneport latency SOURCE "
+            "writes."
+        )
     name = f"{path} is not a table of latencies"
     loaded = load_document(read_start(path), (1,), name, _ADVICE)
     return fit_document(loaded, LatencyTable, name, _ADVICE)

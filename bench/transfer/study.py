@@ -18,6 +18,7 @@ from pruneport.compress.finetune.checks import check_training
 from pruneport.compress.options import CriterionName, RankingName, RecoverName, TrainOptions
 from pruneport.errors import InputError
 from pruneport.models.digits.tasks import DIGITS_TASKS
+from pruneport.models.inputs import check_seed
 
 __all__ = ["DENSE", "DIGITS", "Trial", "check_study", "identity", "names", "train_options", "trials"]
 
@@ -61,6 +62,8 @@ def check_study(options: StudyOptions) -> None:
         raise InputError(f"`kept` is {wrong[0]:g}; expected shares above 0, and at most 1 for the dense network.")
     if wrong := [budget for budget in options.budgets if not 0 < budget < math.inf]:
         raise InputError(f"`budgets` has {wrong[0]:g}; expected a finite number of training FLOPs above 0, as 1e12.")
+    for seed in options.seeds:
+        check_seed(seed, "seeds")
     for recipe in options.recipes:
         _check_recipe(recipe)
     if options.test_images is not None and options.test_images < 1:

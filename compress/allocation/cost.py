@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
+from pruneport.compress.group_records import Cost
 from pruneport.compress.hooks import hooks_restored
-from pruneport.compress.records import Cost
 from pruneport.compress.sizes.size_queries import QUERIES
 from pruneport.errors import ModelError
 from pruneport.models.inputs import InputShape, inputs_of, run_on, tensors_in
@@ -41,22 +42,40 @@ def run_once(network: nn.Module, shape: InputShape) -> Any:
     """What the network returns for one empty input.
 
     Raises:
-        ModelError: It refuses an input of this shape.
+        InputError: The input takes more memory than is free.
+        ModelError: The network refuses an input of this shape.
     """
     takes = inputs_of(shape)
+    empty = takes.filled()
     try:
         with torch.no_grad():  # not inference_mode: some keep tensors of their first pass, which autograd reads
-            return run_on(network, takes.filled())
+            return run_on(network, empty)
     except Exception as error:
         if takes.image_shape is None:
             raise ModelError(
                 f"the network refuses inputs {takes}, here with B = 1: {type(error).__name__}: {error}. Give "
                 "`example_inputs` as its forward takes them: a tensor, a tuple by position, or a dict by name."
             ) from error
+        if not _takes_one(network):
+            raise ModelError(
+                f"the network's forward does not take one image alone: {error}. Such a network is pruned in Python: "
+                "pruneport.prune takes its inputs as example_inputs, a tuple by position or a dict by name."
+            ) from error
         raise ModelError(
             f"the network refuses an input of shape {(1, *takes.image_shape)}: {error}. Give the shape it was made "
             "for with `input_shape` C H W."
         ) from error
+
+
+def _takes_one(network: nn.Module) -> bool:
+    """Whether the forward can be called with one argument."""
+    try:
+        inspect.signature(network.forward).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        return True
+    return True
 
 
 def count_macs_by_module(network: nn.Module, shape: InputShape) -> dict[str, int]:

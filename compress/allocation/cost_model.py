@@ -22,7 +22,7 @@ from pruneport.compress.allocation.latency_model import LatencyModel
 from pruneport.compress.graph.branches import Branch
 from pruneport.compress.graph.coupling import Coupling
 from pruneport.compress.graph.groups import Group
-from pruneport.compress.records import Axis, Cost
+from pruneport.compress.group_records import Axis, Cost
 from pruneport.errors import TargetError
 
 __all__ = ["LATENCIES", "CostModel"]

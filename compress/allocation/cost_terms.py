@@ -11,7 +11,7 @@ from torch import nn
 
 from pruneport.arrays import FloatArray
 from pruneport.compress.graph.branches import Branch
-from pruneport.compress.records import Axis, Cost
+from pruneport.compress.group_records import Axis, Cost
 from pruneport.compress.resize.layer_types import removed_whole
 
 __all__ = ["InBranches", "Term", "Terms", "folded_costs", "layer_terms", "pack", "saved"]

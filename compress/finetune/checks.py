@@ -12,6 +12,8 @@ from pruneport.errors import InputError, TrainingError
 
 __all__ = ["check_representation", "check_training"]
 
+_MOST_PROCESSES = 256  # far more than help, and few enough that no machine is brought down by a slip
+
 
 def check_training(options: TrainOptions) -> None:
     """Check what needs no network.
@@ -34,6 +36,9 @@ def check_training(options: TrainOptions) -> None:
         value = getattr(options, name)
         if value is not None and not least <= value < math.inf:
             raise InputError(f"`{name}` is {value}; expected at least {least}.")
+    for name in ("workers", "devices"):
+        if (value := getattr(options, name)) > _MOST_PROCESSES:
+            raise InputError(f"`{name}` is {value}; expected at most {_MOST_PROCESSES}: each is a process of its own.")
     if not 0 <= options.warmup < 1:
         raise InputError(f"`warmup` is {options.warmup}; expected a share of the training, from 0 to below 1.")
     if options.batch_size < 2 * options.devices:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +22,14 @@ from pruneport.compress.prune import prune
 from pruneport.compress.records import Calibrated
 from pruneport.compress.surgery.apply import apply_plan
 from pruneport.compress.surgery.compose import compose
-from pruneport.compress.surgery.plan import Plan
+from pruneport.compress.surgery.plan import Plan, parse_plan
+from pruneport.compress.surgery.rebuild import rebuild_network
+from pruneport.errors import PruningError, TargetError
 from pruneport.models.images.images import ImageSet
+from pruneport.models.record import Factory
 from pruneport.progress import Progress, silent
 
-__all__ = ["average_loss", "cut", "is_due"]
+__all__ = ["average_loss", "cut", "cut_by_the_first", "is_due"]
 
 _MEMORY = 0.9  # of the exponential average
 _SETTLED = 10  # steps after a cut before its average means anything
@@ -90,6 +94,48 @@ def cut(
         momenta |= _narrowed(dense, quantity, state.momenta, further.plan)
     plan = replace(compose(state.plan, further.plan), recovery=state.plan.recovery, note=None)
     return further.network, plan, momenta
+
+
+def cut_by_the_first(
+    fabric: Any,
+    network: nn.Module,
+    state: TrainState,
+    options: PruneOptions,
+    share: float,
+    images: ImageSet,
+    factory: Factory | None,
+    progress: Progress = silent,
+) -> tuple[nn.Module, Plan, dict[str, Tensor]] | Exception:
+    """The same cut in all processes of a training: what the first one makes, or why there is none.
+
+    Each has BatchNorm statistics of its own images, by which it would score, and choose, other units.
+
+    Args:
+        fabric: Of the processes.
+        network: On any device; it is moved to the CPU.
+        state: As in ``cut``.
+        options: As in ``cut``.
+        share: As in ``cut``.
+        images: As in ``cut``.
+        factory: Builds the architecture in place of the source's.
+        progress: As in ``cut``.
+    """
+    made: tuple[nn.Module, Plan, dict[str, Tensor]] | Exception | None = None
+    if fabric.global_rank == 0:
+        try:
+            made = cut(network.cpu(), state, options, share, images, progress)
+        except (TargetError, PruningError) as error:
+            made = error
+    if fabric.world_size > 1:
+        sent = (made[1].to_json(), dict(made[0].state_dict()), made[2]) if isinstance(made, tuple) else made
+        sent = fabric.broadcast(sent)
+        if isinstance(sent, Exception):
+            return sent
+        content, weights, momenta = sent
+        plan = parse_plan(content, {name: tuple(value.shape) for name, value in weights.items()})
+        return rebuild_network(plan, weights, factory), plan, momenta
+    assert made is not None
+    return made
 
 
 def _calibration(images: ImageSet) -> Calibration:

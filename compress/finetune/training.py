@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from pruneport.compress.finetune.checks import check_representation, check_train
 from pruneport.compress.finetune.deterministic import deterministic
 from pruneport.compress.finetune.distill import Teacher
 from pruneport.compress.finetune.optimizers import make_optimizer
-from pruneport.compress.finetune.schedule import average_loss, cut, is_due
+from pruneport.compress.finetune.schedule import average_loss, cut_by_the_first, is_due
 from pruneport.compress.finetune.state import (
     Event,
     TrainState,
@@ -33,9 +33,8 @@ from pruneport.compress.finetune.state import (
 from pruneport.compress.finetune.steps import Stepper, open_fabric
 from pruneport.compress.hooks import inputs_recorded
 from pruneport.compress.options import PruneOptions, TrainOptions
-from pruneport.compress.surgery.plan import Plan, parse_plan
 from pruneport.compress.surgery.rebuild import rebuild_network
-from pruneport.errors import PruningError, TargetError, TrainingError
+from pruneport.errors import PruningError, TrainingError
 from pruneport.models.factories import load_factory
 from pruneport.models.images.tasks import Pictures, Task, images_a_step, mix, test_batches, train_batches
 from pruneport.models.outputs import tensor_leaves
@@ -246,7 +245,10 @@ class _Training:
         share = (pruning.flops / macs_kept) ** (1 / (self._options.cuts - state.cuts))
         state.level, state.cuts, state.cut_step = state.average, state.cuts + 1, state.step
         self._take()
-        made = self._by_the_first(partial(self._made_cut, pruning, share))
+        images = self._job.task.train
+        made = cut_by_the_first(
+            self._fabric, self._network, state, pruning, share, images, self._factory, self._progress
+        )
         if isinstance(made, Exception):
             if state.cuts == 1 and isinstance(made, PruningError):
                 raise made  # nothing could be pruned from the start
@@ -261,33 +263,6 @@ class _Training:
             return
         network, state.plan, momenta = made
         self._set_up(network, momenta)
-
-    def _made_cut(self, pruning: PruneOptions, share: float) -> tuple[nn.Module, Plan, dict[str, Tensor]] | Exception:
-        """The network after the cut, its plan and the optimizer's momenta; or why there is none."""
-        try:
-            return cut(self._network.cpu(), self._state, pruning, share, self._job.task.train, self._progress)
-        except (TargetError, PruningError) as error:
-            return error
-
-    def _by_the_first(
-        self, make: Callable[[], tuple[nn.Module, Plan, dict[str, Tensor]] | Exception]
-    ) -> tuple[nn.Module, Plan, dict[str, Tensor]] | Exception:
-        """What the first process makes, in all of them.
-
-        Each has BatchNorm statistics of its own images, by which it would score, and choose, other units.
-        """
-        if self._fabric.world_size == 1:
-            return make()
-        sent: Any = None
-        if self._fabric.global_rank == 0:
-            made = make()
-            sent = made if isinstance(made, Exception) else (made[1].to_json(), dict(made[0].state_dict()), made[2])
-        sent = self._fabric.broadcast(sent)
-        if isinstance(sent, Exception):
-            return sent
-        content, weights, momenta = sent
-        plan = parse_plan(content, {name: tuple(value.shape) for name, value in weights.items()})
-        return rebuild_network(plan, weights, self._factory), plan, momenta
 
     def _take(self) -> None:
         """Bring weights and momenta into the state."""

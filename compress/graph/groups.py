@@ -16,8 +16,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from pruneport.arrays import IntArray
-from pruneport.compress.graph.coupling import Coupling, find_coupling
-from pruneport.compress.records import Member, Role
+from pruneport.compress.graph.coupled_units import find_coupling
+from pruneport.compress.graph.coupling import Coupling
+from pruneport.compress.group_records import Member, Role
 from pruneport.compress.resize.layers import block_count, parts_by_name
 from pruneport.errors import PruningError
 

@@ -31,8 +31,8 @@ from pruneport.compress.activations.least_squares import (
 )
 from pruneport.compress.activations.replay import Replay, find_cuts
 from pruneport.compress.graph.groups import Group
+from pruneport.compress.group_records import Member
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
-from pruneport.compress.records import Member
 from pruneport.compress.resize.layers import weight_by_channel
 from pruneport.models.inputs import batch_of, changed, rows_of_inputs, run_on
 

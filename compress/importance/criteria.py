@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Calibration
-from pruneport.compress.graph.dependency import ChannelGraph
+from pruneport.compress.graph.dependency.channel_graph import ChannelGraph
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import Scores
 from pruneport.compress.importance.gradients import fisher, grasp, labels_for, snip, taylor

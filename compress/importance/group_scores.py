@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.graph.groups import Group
-from pruneport.compress.records import Member
+from pruneport.compress.group_records import Member
 from pruneport.compress.resize.layers import weight_by_channel
 
 __all__ = ["reduce_group", "sum_of_squares", "with_values"]

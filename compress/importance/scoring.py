@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.activations.least_squares import by_place, float64_device
-from pruneport.compress.graph.dependency import ChannelGraph
+from pruneport.compress.graph.dependency.channel_graph import ChannelGraph
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.importance.consumers import visit_consumers

@@ -19,10 +19,10 @@ from pruneport.compress.activations.calibration import Batches
 from pruneport.compress.activations.replay import Replay
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.widths import Scores, choose_units
+from pruneport.compress.group_records import Member
 from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.importance.consumers import Consumer, unseen, visit_consumers
 from pruneport.compress.importance.obs import unit_errors, weight_shares
-from pruneport.compress.records import Member
 from pruneport.compress.resize.layers import parts_by_name, zero_channels
 from pruneport.compress.surgery.apply import positions_kept
 from pruneport.models.inputs import batch_of, run_on

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_pruning.pruner import importance
 
 from pruneport.compress.activations.calibration import Batches
-from pruneport.compress.graph.dependency import ChannelGraph
+from pruneport.compress.graph.dependency.channel_graph import ChannelGraph
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.importance.gradients import mean_gradient, mean_squared_gradient
 from pruneport.compress.options import Importance

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from pruneport.compress.records import Axis, DroppedBranch, GroupPlan, Member
+from pruneport.compress.group_records import Axis, DroppedBranch, GroupPlan, Member
 from pruneport.compress.resize.hardcoded_widths import adapt, replace_sizes
 from pruneport.compress.resize.layers import axis_size, narrow, parts_by_name, ties_kept
 from pruneport.compress.surgery.dropping import drop_branches

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from pruneport.compress.records import Axis, Earlier, GroupPlan, Member
+from pruneport.compress.group_records import Axis, GroupPlan, Member
+from pruneport.compress.records import Earlier
 from pruneport.compress.surgery.apply import Sizes, positions_kept
 from pruneport.compress.surgery.plan import Plan
 from pruneport.errors import BundleError

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.records import DroppedBranch
+from pruneport.compress.group_records import DroppedBranch
 from pruneport.errors import BundleError
 from pruneport.models.outputs import tensor_leaves
 from pruneport.models.parts import owner_of, set_part

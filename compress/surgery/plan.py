@@ -10,19 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import nn
 
-from pruneport.compress.records import (
-    Calibrated,
-    Cost,
-    DroppedBranch,
-    Earlier,
-    GroupPlan,
-    LatencyReached,
-    Recovered,
-    Request,
-    Trained,
-    scope_in_files,
-)
-from pruneport.compress.surgery.plan_schema import PlanDocument, check_sizes, read_groups, unknown_keys
+from pruneport.compress.group_records import Cost, DroppedBranch, GroupPlan, scope_in_files
+from pruneport.compress.records import Calibrated, Earlier, LatencyReached, Recovered, Request, Trained
+from pruneport.compress.surgery.plan_bounds import check_sizes, read_groups
+from pruneport.compress.surgery.plan_schema import PlanDocument, unknown_keys
 from pruneport.documents import fit_document, load_document
 from pruneport.errors import BundleError
 from pruneport.models.preparation.known import infer_preprocessing

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pruneport.compress.surgery.apply import apply_plan
 from pruneport.compress.surgery.plan import Plan
-from pruneport.compress.surgery.plan_schema import Shapes, dense_elements
+from pruneport.compress.surgery.plan_bounds import Shapes, dense_elements
 from pruneport.errors import BundleError
 from pruneport.models.checkpoints.checkpoint import with_versions
 from pruneport.models.parts import set_part

@@ -136,7 +136,9 @@ def read_bundle(folder: Path) -> Bundle:
     if not folder.is_dir():
         raise BundleError(f"no bundle at {folder}; expected a folder written by pruneport ship or compress.")
     if not (folder / MANIFEST).is_file():
-        raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}.")
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {MANIFEST}; expected a folder written by pruneport ship or compress."
+        )
     files, commands = read_manifest(folder)
     _check(folder, files, (PLAN, WEIGHTS))
     plan = parse_plan(read_start(folder / PLAN), _shapes(folder / WEIGHTS))

@@ -41,6 +41,8 @@ def check_output(folder: Path, overwrite: bool) -> None:
         OutputError: It is taken, is no bundle to overwrite, or it or its parent cannot be written.
         InUseError: Another process is at work on it.
     """
+    if "\0" in str(folder):
+        raise OutputError(f"`out` {folder} has a null byte in its name; choose another folder.")
     settle(folder)
     _check_place(folder, overwrite)
     check_free(update_lock(folder), folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
-from pruneport.compress.records import Cost
+from pruneport.compress.group_records import Cost
 from pruneport.documents import Json
 from pruneport.export.card.words import clean, percent, shorten
 from pruneport.models.preparation.resolve import describe

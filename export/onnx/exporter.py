@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pruneport.compress.surgery.dropping import Absent
-from pruneport.errors import ExportError, InputError, ModelError
+from pruneport.errors import ExportError, InputError
 from pruneport.export.onnx.capture import capture, finds_boxes, names_for
 from pruneport.export.onnx.embedding import embedding_for, height_width
 from pruneport.export.onnx.form import file_names, open_sizes, other_size
@@ -88,7 +88,7 @@ def export_network(
     try:
         program, outputs = capture(network, shape, options, embedding, half=precision == "fp16")
     except Exception as error:  # torch's exporter raises what the network raises, as a cause, and much else
-        fault = next((str(found) for found in (error, error.__cause__) if isinstance(found, ModelError)), "")
+        fault = next((str(found) for found in (error, error.__cause__) if isinstance(found, InputError)), "")
         if precision == "fp16" and _exports(network, shape, options):
             raise ExportError(
                 f"torch cannot export {kind} in fp16: {_first_line(error.__cause__ or error)}. Let its forward make "

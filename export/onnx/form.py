@@ -74,8 +74,9 @@ def check_form(options: ExportOptions, *, one_input: bool = True) -> None:
 
 def _faults(options: ExportOptions, one_input: bool) -> Iterator[str]:
     batch = options.batch_size_fixed
-    if batch is not None and batch < 1:
-        yield f"`batch_size_fixed` is {batch}; expected at least 1, or leave it out for any batch size."
+    if batch is not None and not 1 <= batch < 2**31:
+        most = "at least 1" if batch < 1 else "less than 2147483648"
+        yield f"`batch_size_fixed` is {batch}; expected {most}, or leave it out for any batch size."
     if options.dynamic not in get_args(DynamicName):
         yield f"`dynamic` is {options.dynamic!r}; expected one of {', or '.join(get_args(DynamicName))}."
     elif open_sizes(options) and batch is not None:

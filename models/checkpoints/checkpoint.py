@@ -36,6 +36,7 @@ _DTYPES = {
     *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
 }
 _TORCH_STARTS = (b"PK", b"\x80")  # a zip archive, or before torch 1.6 a pickle
+_SAFETENSORS_HEADER = b"\0\0\0\0{"  # behind the lower half of the header's length: JSON of less than 4 GiB
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -43,7 +44,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: A .safetensors file, or a torch file (.pt, .pth, .th, .bin, .tar, .ckpt), in which the usual
-            wrappings (``state_dict``, ``model``, …) are recognised.
+            wrappings (``state_dict``, ``model``, …) are recognised. Its content says which, whatever its name.
 
     Returns:
         Dense tensors by name, on the CPU.
@@ -68,9 +69,10 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"checkpoint {path} is a web page saved under that name, not weights; "
             "download the file itself (the page's own download link) and try again."
         )
-    if path.suffix != ".safetensors" and not start.startswith(_TORCH_STARTS):
+    by_torch = start.startswith(_TORCH_STARTS) and start[4:9] != _SAFETENSORS_HEADER
+    if not by_torch and start[4:9] != _SAFETENSORS_HEADER and path.suffix != ".safetensors":
         raise CheckpointError(_not_a_checkpoint(path))
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = _read_torch(path) if by_torch else _read_safetensors(path)
     tensors = _unwrap(content, path)
     if odd := [f"{_short(key)} ({fault})" for key, value in tensors.items() if (fault := _not_dense(value))]:
         raise CheckpointError(
@@ -171,9 +173,9 @@ def _read_torch(path: Path) -> Any:
     """Whatever torch.save wrote, if it holds nothing but tensors and plain values."""
     try:
         check_endless(path)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as file:  # of a path torch looks at its ending
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found:

@@ -6,20 +6,17 @@ import copy
 import functools
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from pruneport.errors import ModelError
+from pruneport.models.kinds import check_finite, check_kind
 from pruneport.models.outputs import tensor_leaves
 from pruneport.models.record import Factory
-from pruneport.models.source import check_finite
 
 __all__ = ["Copied", "as_factory", "copy_network"]
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-_QUANTISED = ("torch.ao.nn.", "torch.ao.quantization.", "torch.nn.quantized.", "torchao.")
-_SHARDED = ("FullyShardedDataParallel", "FSDPModule", "DTensor")
 
 
 class Copied(NamedTuple):
@@ -43,7 +40,7 @@ def copy_network(network: nn.Module) -> Copied:
             numbers, is of another type than float32, or cannot be copied.
     """
     network = _unwrapped(network)
-    _check(network)
+    check_kind(network)
     memo: dict[int, Any] = {}
     removed: list[str] = []
     kept: list[tuple[nn.Module, str, dict[int, Any]]] = []
@@ -92,58 +89,6 @@ def _unwrapped(network: Any) -> Any:
             network = network.get_submodule("_orig_mod")
         else:
             return network
-
-
-def _check(network: Any) -> None:
-    """Refuse by name what cannot be pruned."""
-    if not isinstance(network, nn.Module):
-        kind = network.__name__ if isinstance(network, type) else type(network).__name__
-        raise ModelError(
-            f"the network is a {kind}; expected a torch.nn.Module, such as torchvision.models.resnet50(). "
-            "A source such as 'torchvision:resnet50' is for pruneport.ship."
-        )
-    if isinstance(network, torch.jit.ScriptModule):
-        raise ModelError(
-            "a network that torch.jit has scripted or traced cannot be pruned: give the one before torch.jit.script "
-            "and torch.jit.trace."
-        )
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    faults = {
-        "sharded over processes (FSDP or tensor parallel)": (
-            _sharded,
-            "Gather its full state dict into a network that is not sharded.",
-        ),
-        "without values (lazy, or on the meta device)": (
-            lambda part: isinstance(part, torch.Tensor) and (torch.nn.parameter.is_lazy(part) or part.is_meta),
-            "Run it once, or load its weights, before it is given.",
-        ),
-        "quantised, or prepared for it": (
-            _quantised,
-            "Give the network as it is before quantisation, and quantise the pruned one.",
-        ),
-    }
-    for fault, (has_it, advice) in faults.items():
-        named = [*network.named_modules(), *tensors.items()]
-        found = [name or "the network itself" for name, part in named if has_it(part)]
-        if found:
-            shown = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
-            raise ModelError(f"the network is {fault}: {shown}. {advice}")
-    kinds = {tensor.dtype for tensor in network.parameters() if tensor.is_floating_point()}
-    if kinds and torch.float32 not in kinds:
-        raise ModelError(
-            f"the network's weights are {', '.join(sorted(map(str, kinds)))}; expected torch.float32: give a copy that "
-            ".float() was called on."
-        )
-
-
-def _sharded(part: Any) -> bool:
-    return any(kind.__name__ in _SHARDED for kind in type(part).__mro__)
-
-
-def _quantised(part: Any) -> bool:
-    if isinstance(part, torch.Tensor) and part.is_quantized:
-        return True
-    return f"{type(part).__module__}.".startswith(_QUANTISED)
 
 
 def _belongs(hook: Any, inside: set[int]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from pruneport.models.inputs import InputShape, inputs_of
+from pruneport.models.inputs import InputShape, check_seed, inputs_of
 from pruneport.models.record import Live, Source
 
 __all__ = ["live_source", "state_sha256"]
@@ -18,6 +18,9 @@ def live_source(network: nn.Module, shape: InputShape, seed: int = 0) -> Source:
     """The record of a network in memory; it names no factory, since nobody knows how the network was built.
 
     It counts as trained, unless it has BatchNorms and all of them still have their first statistics.
+
+    Raises:
+        InputError: The seed is none.
     """
     kind, takes = type(network), inputs_of(shape)
     return Source(
@@ -25,7 +28,7 @@ def live_source(network: nn.Module, shape: InputShape, seed: int = 0) -> Source:
         model_args={},
         input_shape=takes.image_shape,
         inputs=takes if takes.image_shape is None else None,
-        seed=seed,
+        seed=check_seed(seed),
         live=Live(trained=_seems_trained(network), state_sha256=state_sha256(network.state_dict())),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from pruneport.errors import ImageFolderError
@@ -107,7 +108,7 @@ def _number(value: object) -> str:
 
 def _check_given(options: PreparationOptions) -> None:
     """Raise where numbers are not of pixels in [0, 1]."""
-    if options.mean is not None and options.mean and (min(options.mean) < 0 or max(options.mean) > 1):
+    if options.mean is not None and not all(0 <= number <= 1 for number in options.mean):
         raise ImageFolderError(
             f"`mean` is {options.mean}; expected numbers from 0 to 1, of pixels in [0, 1]: divide those of pixels up "
             "to 255 by 255, and `std` too."
@@ -121,9 +122,8 @@ def _per_channel(name: str, options: PreparationOptions, known: Preprocessing, c
     if given is None and channels == 1 and len(values) == 3:
         values = (sum(values) / 3,)
     if len(values) not in (1, channels):
-        raise ImageFolderError(
-            f"`{name}` has {len(values)} numbers; expected 1 or {channels}, as the input has channels."
-        )
-    if name == "std" and min(values) <= 0:
+        counts = "1" if channels == 1 else f"1 or {channels}"
+        raise ImageFolderError(f"`{name}` has {len(values)} numbers; expected {counts}, as the input has channels.")
+    if name == "std" and not all(0 < number < math.inf for number in values):
         raise ImageFolderError(f"`std` is {values}; expected numbers above 0, of pixels in [0, 1].")
     return values * channels if len(values) == 1 else values

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from pruneport.commands.api.shipping import ship as ship
     from pruneport.commands.api.sweeping import sweep as sweep
     from pruneport.commands.api.training import finetune as finetune
-    from pruneport.compress.graph.channel_pruner import ChannelPruner as ChannelPruner
-    from pruneport.compress.graph.dependency import ChannelGraph as ChannelGraph
-    from pruneport.compress.graph.dependency import dependency_graph as dependency_graph
+    from pruneport.compress.graph.dependency.channel_graph import ChannelGraph as ChannelGraph
+    from pruneport.compress.graph.dependency.channel_graph import dependency_graph as dependency_graph
+    from pruneport.compress.graph.dependency.channel_pruner import ChannelPruner as ChannelPruner
     from pruneport.models.record import Factory
 
 __all__ = [
@@ -44,9 +44,9 @@ __all__ = [
 ]
 
 _WHERE = {
-    "ChannelGraph": "pruneport.compress.graph.dependency",
-    "ChannelPruner": "pruneport.compress.graph.channel_pruner",
-    "dependency_graph": "pruneport.compress.graph.dependency",
+    "ChannelGraph": "pruneport.compress.graph.dependency.channel_graph",
+    "ChannelPruner": "pruneport.compress.graph.dependency.channel_pruner",
+    "dependency_graph": "pruneport.compress.graph.dependency.channel_graph",
     "finetune": "pruneport.commands.api.training",
     "inspect": "pruneport.commands.api.inspecting",
     "prune": "pruneport.commands.api.pruning",

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from pruneport.commands.arguments.flag_names import with_flags
 from pruneport.commands.arguments.flags import VERBS, parse, root_help
 from pruneport.commands.terminal.console import SafeConsole
 from pruneport.commands.terminal.display import Display
-from pruneport.errors import CheckFailed, InputError, PruneportError
+from pruneport.errors import CheckFailed, InputError, ModelError, PruneportError
 
 __all__ = ["main"]
 
@@ -88,8 +89,14 @@ def _failed(error: PruneportError, console: Console) -> int:
 
 def _run(verb: str, config: Any, arguments: Sequence[str], console: Console) -> Any:
     extra = {} if verb in _SILENT else {"command": shlex.join(["pruneport", *arguments])}
-    with Display(console, "loading torch") as display:  # on the screen first: the import takes seconds
-        return getattr(commands, verb)(config, display, **extra)
+    # What a user's network prints goes where progress does: the result alone is on standard output.
+    try:
+        with redirect_stdout(sys.stderr), Display(console, "loading torch") as display:  # at once: torch takes seconds
+            return getattr(commands, verb)(config, display, **extra)
+    except SystemExit as error:
+        raise ModelError(
+            f"the network's own code ended the process (SystemExit: {error}); take that out of it."
+        ) from error
 
 
 if __name__ == "__main__":

@@ -7,14 +7,15 @@ import hashlib
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pruneport.errors import InUseError
+from pruneport.errors import InUseError, OutputError
 
 __all__ = [
     "beside",
+    "check_file",
     "check_free",
     "file_sha256",
     "flush",
@@ -115,6 +116,32 @@ def made_folder(folder: Path) -> Iterator[None]:
         for path in made:
             with suppress(OSError):  # not empty
                 path.rmdir()
+
+
+def check_file(path: Path, option: str, suffixes: Sequence[str], *, new_folder: bool = False) -> None:
+    """Find out whether a file can be written, before anything is done for it; nothing is left there.
+
+    Args:
+        path: Where it would go.
+        option: Which option says so.
+        suffixes: What the file's name may end in.
+        new_folder: Whether the folder is made with the file, where it is not there.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise OutputError(f"`{option}` {path}: expected a file ending in {' or '.join(suffixes)}.")
+    if not new_folder and not path.parent.is_dir():
+        raise OutputError(f"`{option}` {path}: there is no folder {path.parent}; make it first.")
+    try:
+        if path.is_dir():
+            raise OutputError(f"`{option}` {path} is a folder; give a file.")
+        with made_folder(path.absolute().parent), held(beside(path, "lock"), path):  # as it will be for writing
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        why = getattr(error, "strerror", None) or error
+        raise OutputError(f"`{option}` {path}: nothing can be written there: {why}; give another place.") from error
 
 
 @contextmanager

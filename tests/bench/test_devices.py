@@ -22,6 +22,7 @@ from pruneport.bench.devices import (
     latency_versions,
     sample_device,
 )
+from pruneport.bench.nvml import _cuda_uuid
 from pruneport.errors import ProviderError
 from pruneport.export.card.summary import device_name
 
@@ -52,7 +53,7 @@ def test_available_cores_respects_the_affinity_mask(monkeypatch: pytest.MonkeyPa
 
 
 def test_gpu_is_described_with_units(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: f"{index}")
+    monkeypatch.setattr("pruneport.bench.nvml._cuda_uuid", lambda index: f"{index}")
     device = describe_device("cuda", 3)
     assert (
         device
@@ -80,7 +81,7 @@ def test_gpu_is_described_with_units(nvml: FakeNvml, monkeypatch: pytest.MonkeyP
 
 
 def test_a_slice_of_a_gpu_is_found_by_its_own_uuid(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: f"{index}")
+    monkeypatch.setattr("pruneport.bench.nvml._cuda_uuid", lambda index: f"{index}")
     nvml.prefix = "MIG-"
     assert describe_device("cuda", 0)["gpu"] == "NVIDIA Test"
     assert set(nvml.handles) == {"MIG-0"}
@@ -93,7 +94,8 @@ def test_a_slice_of_a_gpu_is_found_by_its_own_uuid(nvml: FakeNvml, monkeypatch: 
 def test_a_gpu_that_cannot_be_told_from_others_is_not_described(
     boards: int, visible: str | None, nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: None)  # as with a torch built for the CPU alone
+    # As with a torch built for the CPU alone.
+    monkeypatch.setattr("pruneport.bench.nvml._cuda_uuid", lambda index: None)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     nvml.count = boards
@@ -107,14 +109,14 @@ def test_a_gpu_that_cannot_be_told_from_others_is_not_described(
 
 
 def test_gpu_sample_holds_what_changes(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: None)
+    monkeypatch.setattr("pruneport.bench.nvml._cuda_uuid", lambda index: None)
     sample = sample_device("tensorrt", 0)
     assert {"sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c", "cpu_clock_mhz"} <= set(sample)
     assert "gpu" not in sample
 
 
 def test_reasons_of_low_clocks_are_gathered(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: None)
+    monkeypatch.setattr("pruneport.bench.nvml._cuda_uuid", lambda index: None)
     now = iter([10.0, 10.0, 10.1, 11.0, 11.0])
     monkeypatch.setattr(devices, "time", SimpleNamespace(monotonic=lambda: next(now)))
     watch = ThrottleWatch("cuda", 0)
@@ -132,7 +134,7 @@ def test_reasons_of_low_clocks_are_gathered(nvml: FakeNvml, monkeypatch: pytest.
 
 
 def test_missing_device_is_refused_and_nvml_closed(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_cuda_uuid", lambda index: None)
+    monkeypatch.setattr("pruneport.bench.nvml._cuda_uuid", lambda index: None)
     with pytest.raises(ProviderError, match=r"No CUDA device 7: .*counts 1 GPU\(s\).*CUDA_VISIBLE_DEVICES"):
         describe_device("cuda", 7)
     assert nvml.open == 0
@@ -147,10 +149,10 @@ def test_uuid_comes_from_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Properties)
-    assert devices._cuda_uuid(0) == "abcd-ef"
-    assert devices._cuda_uuid(1) is None
+    assert _cuda_uuid(0) == "abcd-ef"
+    assert _cuda_uuid(1) is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert devices._cuda_uuid(0) is None
+    assert _cuda_uuid(0) is None
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])

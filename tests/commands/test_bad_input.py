@@ -20,11 +20,57 @@ from safetensors.torch import save_file
 from pruneport.models.digits.network import digits_resnet
 
 _FACTORIES = """
+import warnings
+import torch
 from torch import nn
 
 def build(width=16):
     body = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 8, 3), nn.AdaptiveAvgPool2d(1))
     return nn.Sequential(body, nn.Flatten(), nn.Linear(8, 4))
+
+def half():
+    return build().half()
+
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(build())
+
+def scripted_part():
+    return nn.Sequential(nn.Conv2d(3, 3, 1), scripted())
+
+def without_values():
+    with torch.device("meta"):
+        return build()
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = build()
+
+    def forward(self, x, mask):
+        return self.body(x * mask)
+
+class Gradless(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 4, 3), nn.Flatten(), nn.Linear(64, 4))
+
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+class Leaves(nn.Module):
+    def forward(self, x):
+        raise SystemExit(7)
+
+class Chatty(nn.Sequential):
+    def forward(self, x):
+        print("chatting")
+        return super().forward(x)
+
+def chatty():
+    print("chatting")
+    return Chatty(*build())
 
 def raises():
     raise RuntimeError("no weights today")
@@ -80,6 +126,7 @@ _DIGITS = "pruneport:digits_resnet"
 _HALF = ("--flops", "0.5", "--out", "out")
 _SHIP = ("ship", _DIGITS, *_HALF, "--repeats", "2", "--warmup", "1", "--parity-batches", "1")
 _USERS = ("compress", "users_nets.py:build", *_HALF)
+_RGB = ("--input-shape", "3", "8", "8", "--recover", "none", *_HALF)
 
 
 def _weights(*arguments: str) -> tuple[str, ...]:
@@ -111,6 +158,14 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("inspect", "users_nets.py:raises", "--input-shape", "3", "8", "8"),
         ("factory of users_nets.py:raises", "RuntimeError: no weights today"),
     ),
+    "a factory that needs arguments": (
+        ("inspect", "torch.nn:Conv2d", "--input-shape", "3", "8", "8"),
+        ("missing 3 required positional arguments", "give them as --model-arg key=value"),
+    ),
+    "a library without a name": (
+        ("inspect", "torchvision:"),
+        ("torchvision has no model ''", "such as torchvision:resnet50"),
+    ),
     "a factory that returns no module": (
         ("inspect", "users_nets.py:no_module", "--input-shape", "3", "8", "8"),
         ("users_nets.py:no_module returned a list", "torch.nn.Module"),
@@ -120,6 +175,66 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("'depth': 3", "unexpected keyword argument", "--model-arg"),
     ),
     "an argument that is none": (("inspect", _DIGITS, "--model-arg", "classes"), ("'classes'", "expected key=value")),
+    "a network in half precision": (
+        ("ship", "users_nets.py:half", *_RGB),
+        ("weights are torch.float16; expected torch.float32", ".float()"),
+    ),
+    "a scripted network": (
+        ("ship", "users_nets.py:scripted", *_RGB),
+        ("torch.jit has scripted or traced cannot be pruned", "give the one before torch.jit.script"),
+    ),
+    "a network with a scripted part": (
+        ("ship", "users_nets.py:scripted_part", *_RGB),
+        ("compiled modules cannot be pruned: 1.", "Give the network as it is before torch.compile"),
+    ),
+    "a network without values": (
+        ("compress", "users_nets.py:without_values", *_RGB),
+        ("without values (lazy, or on the meta device): 0.0.weight", "load its weights"),
+    ),
+    "a network that needs a mask": (
+        ("ship", "users_nets.py:Masked", *_RGB),
+        ("does not take one image alone", "missing 1 required positional argument: 'mask'", "as example_inputs"),
+    ),
+    "synthetic inputs without gradients": (
+        ("compress", "users_nets.py:Gradless", "--input-shape", "3", "8", "8", *_HALF, "--recover", "data-free"),
+        ("no gradient goes through the network to its input", "--calibration FOLDER"),
+    ),
+    "a network that ends the process": (
+        ("inspect", "users_nets.py:Leaves", "--input-shape", "3", "8", "8"),
+        ("the network's own code ended the process (SystemExit: 7)", "take that out of it"),
+    ),
+    "an argument without an end": (
+        ("compress", "users_nets.py:build", "--model-arg", "width=1e999", *_RGB),
+        ("'width=1e999'", "expected a finite number of 64 bits"),
+    ),
+    "an argument that no plan holds": (
+        ("compress", "users_nets.py:build", "--model-arg", f"width={10**20}", *_RGB),
+        ("width=100000000000000000000", "expected a finite number of 64 bits"),
+    ),
+    "an input larger than memory": (
+        ("inspect", _DIGITS, "--input-shape", "1", "999999999", "999999999"),
+        ("a batch of 1 of input float32 (B, 1, 999999999, 999999999) takes", "TB of memory", "choose a smaller one"),
+    ),
+    "a batch larger than memory": (
+        ("ship", _DIGITS, *_HALF, "--recover", "none", "--batch-size-fixed", "1000000000"),
+        ("error: a batch of 1000000000 of input float32 (B, 1, 8, 8) takes 256.00 GB of memory",),
+    ),
+    "a batch larger than a file can say": (
+        (*_SHIP, "--batch-size-fixed", f"{10**20}"),
+        ("--batch-size-fixed is 100000000000000000000; expected less than 2147483648",),
+    ),
+    "a timed batch larger than a file can say": (
+        (*_SHIP, "--batches", f"{10**20}"),
+        ("batches must be below 2147483648; got 100000000000000000000",),
+    ),
+    "an argument twice": (
+        ("inspect", _DIGITS, "--model-arg", "num_classes=3", "--model-arg", "num_classes=4"),
+        ("--model-arg num_classes is given twice", "leave one of them out"),
+    ),
+    "a seed too large": (
+        _weights("--seed", "9" * 25),
+        ("--seed is 9999999999999999999999999", "expected a whole number from -9223372036854775808"),
+    ),
     # weights
     "unknown weight name": (_weights("--weights", "V9"), ("has no weights 'V9'", "expected DEFAULT")),
     "unknown torchvision weights": (
@@ -247,6 +362,18 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "recovery without images": ((*_SHIP, "--recover", "reconstruct"), ("needs images", "--calibration FOLDER")),
     "corrupt image": ((*_SHIP, "--images", "corrupt"), ("corrupt/0/broken.png cannot be read", "replace it")),
     "other classes": ((*_SHIP, "--images", "two_classes"), ("two_classes has 2 class folders", "(10,)")),
+    "a deviation that is no number": (
+        (*_SHIP, "--calibration", "two_classes", "--mean", "0.5", "--std", "nan"),
+        ("--std is (nan,)", "expected numbers above 0"),
+    ),
+    "a mean that is no number": (
+        (*_SHIP, "--calibration", "two_classes", "--mean", "nan", "--std", "0.5"),
+        ("--mean is (nan,)", "expected numbers from 0 to 1"),
+    ),
+    "too many means": (
+        (*_SHIP, "--calibration", "two_classes", "--mean", "0.1", "0.2", "0.3"),
+        ("--mean has 3 numbers; expected 1, as the input has channels",),
+    ),
     "no image at all": (
         (*_SHIP, "--images", "two_classes", "--images-limit", "0"),
         ("--images-limit is 0", "at least 1"),
@@ -266,6 +393,22 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "tf32 needs the provider 'cuda' or 'tensorrt'",
         ),
     ),
+    "more threads than there can be": ((*_SHIP, "--threads", "100000000"), ("threads must be from 1 to 1024",)),
+    # the other verbs' own
+    "a table below a file": (
+        ("latency", _DIGITS, "--out", "whole.pth/table.json"),
+        ("--out whole.pth/table.json: nothing can be written there", "give another place"),
+    ),
+    "timings kept in a file": (
+        ("compress", _DIGITS, "--latency", "0.5", "--latency-cache", "whole.pth/cache", "--out", "out"),
+        ("--latency-cache whole.pth/cache is a file, or lies below one", "expected a folder"),
+    ),
+    "more workers than help": (
+        ("finetune", _DIGITS, "--task", "two_classes", "--workers", "100000", "--out", "out"),
+        ("--workers is 100000", "at most 256"),
+    ),
+    "a folder for a study": (("transfer", "taken"), ("study taken is a folder", "expected a .yaml file")),
+    "no bundle": (("verify", "taken"), ("taken is not a bundle: it has no manifest.json", "written by pruneport ship")),
     # what the command line itself refuses
     "unknown flag": (("compress", _DIGITS, "--flop", "0.5", "--out", "out"), ("--flop", "--help")),
     "unknown verb": (("shrink", _DIGITS), ("shrink", "--help")),
@@ -280,6 +423,9 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
+_AT_ONCE = ("a network in half precision", "a scripted network", "a network with a scripted part")
+
+
 @pytest.mark.parametrize("name", _TABLE)
 def test_bad_input(name: str, place: Path, run: Any, listing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, expected = _TABLE[name]
@@ -292,6 +438,7 @@ def test_bad_input(name: str, place: Path, run: Any, listing: Any, monkeypatch: 
     assert not missing, done.err
     assert done.out == ""
     assert "Traceback" not in done.err
+    assert name not in _AT_ONCE or "exporting" not in done.err
     assert listing(place) == before
 
 
@@ -465,3 +612,13 @@ def test_interrupting_keeps_nothing(run: Any, tmp_path: Path, monkeypatch: pytes
     assert (done.code, done.out) == (130, "")
     assert "interrupted; nothing was kept" in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_network_prints_is_not_on_standard_output(
+    place: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    done = run("inspect", "users_nets.py:chatty", "--input-shape", "3", "8", "8", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["groups"]
+    assert "chatting" in done.err

@@ -168,6 +168,49 @@ def test_a_training_that_cannot_begin_leaves_nothing(run: Any, task: Path, tmp_p
     assert "there is no bundle at halv" in run("finetune", "halv", "--task", task, "--out", tmp_path / "out").err
 
 
+_UNTRAINABLE = """
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+
+class Chooses(Net):
+    def forward(self, x):
+        return super().forward(x).argmax(1)
+
+class Averages(Net):
+    def forward(self, x):
+        return super().forward(x).mean(0, keepdim=True)
+
+class Gradless(Net):
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Chooses", "its first output for two images is torch.int64 of shape (2,); expected scores of shape (2, 2)"),
+        ("Averages", "its first output for two images is torch.float32 of shape (1, 2); expected scores of shape"),
+        ("Gradless", "no gradient reaches its weights. Let its forward compute with gradients"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_refused_before_it_is(
+    name: str, said: str, run: Any, task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "users_untrainable.py").write_text(_UNTRAINABLE)
+    source = (f"users_untrainable.py:{name}", "--input-shape", "1", "8", "8")
+    done = run("finetune", *source, "--task", task, *_PIXELS, "--out", "out")
+    assert (done.code, done.out) == (2, "")
+    assert f"the network cannot be trained: {said}" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["users_untrainable.py"]
+
+
 def test_a_stopped_training_wants_the_same_settings(run: Any, task: Path, tmp_path: Path) -> None:
     command = ("finetune", *_DIGITS, "--task", task, *_PIXELS, "--out", tmp_path / "out", "--save-every", 0)
     done = run(*command, "--learning-rate", "1e6")
@@ -221,9 +264,11 @@ def test_transfer_as_typed(run: Any, tmp_path: Path) -> None:
     assert "--advise needs --budget" in run("transfer", "--advise", "--out", tmp_path).err
     assert "there is no study at" in run("transfer", "--advise", "--budget", "1e9", "--out", tmp_path / "x").err
     assert "without --advise" in run("transfer", "--budget", "1e9", "--out", tmp_path / "x").err
-    assert "cannot be read" in run("transfer", tmp_path / "none.yaml").err
+    assert "none.yaml does not exist; expected a .yaml file" in run("transfer", tmp_path / "none.yaml").err
+    grid = ("--networks", "net", "--tasks", tmp_path, "--budgets", "1e9")
+    seeds = run("transfer", *grid, "--seeds", "0", "9" * 20, "--out", tmp_path / "x")
+    assert "--seeds is 99999999999999999999; expected a whole number" in seeds.err
     late = run("transfer", "--out", tmp_path / "x", "study.yaml")
     assert late.code == 2
     assert "the study comes first: pruneport transfer study.yaml, then the flags" in late.err
-    grid = ("--networks", "net", "--tasks", tmp_path, "--budgets", "1e9")
     assert "--memory is 0; expected GiB above 0" in run("transfer", *grid, "--memory", 0, "--out", tmp_path / "x").err

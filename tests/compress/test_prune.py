@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pruneport.compress.assessment import describe_groups
+from pruneport.compress.group_records import scope_in_files
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import PLAN_LIBRARIES, Pruned, prune
-from pruneport.compress.records import scope_in_files
 from pruneport.compress.surgery.apply import apply_plan
 from pruneport.compress.surgery.plan import Plan, parse_plan
 from pruneport.errors import ModelError, PruningError, TargetError

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pruneport.errors import InputError
 from pruneport.models.inputs import (
     InputSpec,
     TensorSpec,
@@ -101,3 +102,9 @@ def test_batches_are_cut_and_changed_in_the_form_that_they_have(form: Any) -> No
     part = rows_of_inputs(inputs, [1, 3])
     assert run_on(Sum(), part).tolist() == [2.0, 6.0]
     assert run_on(Sum(), changed(part, torch.neg)).tolist() == [2.0, 6.0]
+
+
+def test_more_inputs_at_once_than_memory_holds_are_refused() -> None:
+    with pytest.raises(InputError, match=r"a batch of 1000000000000 of input .* takes 12\.\d+ TB .* choose a smaller"):
+        inputs_of((3, 1, 1)).drawn(10**12, 0)
+    assert batch_of(inputs_of((3, 1, 1)).drawn(2, 0)) == 2

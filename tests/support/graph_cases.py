@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruneport.compress.graph.dependency import ChannelGraph
+from pruneport.compress.graph.dependency.channel_graph import ChannelGraph
 from pruneport.compress.graph.module_attributes import rescale_keys
-from pruneport.compress.records import GroupPlan
+from pruneport.compress.group_records import GroupPlan
 from pruneport.compress.surgery.apply import apply_plan
 from pruneport.compress.surgery.zeroing_check import check_against_masked
 from small_networks import Net, conv, pooled, randomise_norms, same_state
@@ -29,7 +29,7 @@ def plans_of(graph: ChannelGraph) -> list[GroupPlan]:
             role=group.role,
             width=group.width,
             asked=0,
-            kept=None if len(graph.kept_of(group)) == group.width else graph.kept_of(group),
+            kept=None if len(graph.shrinking.kept_of(group)) == group.width else graph.shrinking.kept_of(group),
             reason="",
             macs=0,
             params=0,
@@ -46,14 +46,14 @@ def check_removal(dense: nn.Module, graph: ChannelGraph, exact: bool = True, inp
     """
     plans = plans_of(graph)
     lost = {unit for group in graph.groups for unit in group.units} - {
-        group.units[place] for group in graph.groups for place in graph.kept_of(group)
+        group.units[place] for group in graph.groups for place in graph.shrinking.kept_of(group)
     }
     assert lost
     error = check_against_masked(dense, graph.model, plans, inputs, graph.coupling, lost)
     assert error is not None
     assert error < 1e-5
     again = copy.deepcopy(dense)
-    apply_plan(again, plans, graph.changes.attributes, graph.changes.sizes)
+    apply_plan(again, plans, graph.shrinking.changes.attributes, graph.shrinking.changes.sizes)
     rescale_keys(again, graph.coupling, lambda unit: unit not in lost)
     assert same_state(again, graph.model) or not exact
     torch.testing.assert_close(again(inputs), graph.model(inputs), **({"rtol": 0, "atol": 0} if exact else {}))

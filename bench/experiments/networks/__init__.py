@@ -1,5 +1,6 @@
 """Which networks experiments take.
 
+- ``all_the_way``: one of random weights, taken from pruning to ONNX
 - ``gpu``: those that are timed on a GPU
 - ``convolutions``: single layers
 - ``training``: those that trainings begin with

@@ -17,6 +17,7 @@
 - ``api/``: what ``pruneport`` itself offers: the same by keyword arguments, and from a network in memory
 - ``terminal/``: what a person at the terminal, or of a log, reads
 - ``results``: what the commands return, typed and as JSON
+- ``study_results``: the same of those that make many networks: sweep and transfer
 
 Example:
     >>> from pruneport.commands import ShipConfig, ship  # doctest: +SKIP

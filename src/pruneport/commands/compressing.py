@@ -9,7 +9,7 @@ from pruneport.bench.latency.measure import preflight
 from pruneport.bench.options import BenchOptions
 from pruneport.bench.report.graph import check_graph, write_graph
 from pruneport.bench.report.graph_content import content_of_views
-from pruneport.bench.report.plots import check_plot, sensitivity_plot
+from pruneport.bench.report.plots import sensitivity_plot
 from pruneport.commands.artifacts import export_dense, write_card
 from pruneport.commands.bundling import OpenedDense
 from pruneport.commands.configs import (
@@ -19,7 +19,9 @@ from pruneport.commands.configs import (
 )
 from pruneport.commands.results import CompressResult, InspectResult
 from pruneport.commands.starting import BundleStart, Start, check_composed, open_start, origin_of
-from pruneport.commands.timing.loop import LatencyPruner, check_latency, is_latency, refuse_latency
+from pruneport.commands.timing.asked import check_latency, is_latency, refuse_latency
+from pruneport.commands.timing.loop import LatencyPruner
+from pruneport.commands.timing.tables import check_given
 from pruneport.compress.activations.calibration import Calibration
 from pruneport.compress.allocation.cost import Cost, run_once
 from pruneport.compress.allocation.target import check_round_to, target_of
@@ -42,7 +44,7 @@ from pruneport.export.onnx.form import check_form
 from pruneport.export.options import DEFAULTS, ExportOptions, ParityOptions
 from pruneport.export.precisions.writing import check_int8_inputs, check_kind
 from pruneport.export.verify import open_parity_images
-from pruneport.files import write_whole
+from pruneport.files import check_file, write_whole
 from pruneport.models.outputs import main_output
 from pruneport.models.preparation.resolve import prepared
 from pruneport.progress import Note, Progress, Stage, numbered, silent
@@ -63,7 +65,7 @@ def inspect(config: InspectConfig, progress: Progress = silent, opened: Start | 
     check_round_to(config.round_to)
     device = find_device(config.accelerator)
     if config.sensitivity:
-        check_plot(config.plot)
+        check_file(config.plot, "plot", (".svg",))
     if config.graph is not None:
         check_graph(config.graph)
         if config.sensitivity and config.graph.resolve() == config.plot.resolve():
@@ -146,6 +148,7 @@ def prune_source(
     if isinstance(start, BundleStart):
         refuse_latency(target, config, start.name, origin.original if origin else None)
         check_below(config, start.plan, start.name)
+    check_given(start.network, dense.source, config, config)
     exported = None
     if config.dry_export:
         progress(Stage("exporting the dense network"))

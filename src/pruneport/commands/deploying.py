@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from pruneport.bench.latency.measure import check_required, measure
+from pruneport.bench.latency.checks import check_required
+from pruneport.bench.latency.measure import measure
 from pruneport.commands.artifacts import export_dense, write_card, write_json, write_onnx_files, write_report
 from pruneport.commands.configs import (
     BenchConfig,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pruneport.bench.latency.measure import check_required, preflight
+from pruneport.bench.latency.checks import check_required
+from pruneport.bench.latency.measure import preflight
 from pruneport.commands.bundling import STAGES as BUNDLING
 from pruneport.commands.bundling import Filled, fill_bundle
 from pruneport.commands.compressing import prune_source
 from pruneport.commands.configs import ShipConfig
 from pruneport.commands.results import ShipResult
 from pruneport.commands.sweeping.search import has_target, search
-from pruneport.commands.timing.loop import at_latency_batch, is_latency
+from pruneport.commands.timing.asked import at_latency_batch, is_latency
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.export.accuracy import require_accuracy
 from pruneport.export.bundle.writing import new_bundle

@@ -11,15 +11,15 @@ from torch import nn
 
 from pruneport.commands.configs import StartOptions
 from pruneport.commands.records import bundle_at, dense_of
-from pruneport.compress.assessment import example_inputs
 from pruneport.compress.further import Origin
+from pruneport.compress.structure import example_inputs
 from pruneport.compress.surgery.plan import Plan, preprocessing_of
 from pruneport.errors import BundleError, CheckpointError, HubError, PruningError, SourceError
 from pruneport.export.bundle.bundle import Bundle, is_bundle
 from pruneport.export.bundle.weights import check_reload, rebuild
 from pruneport.export.hub import is_on_hub
 from pruneport.models.factories import load_factory
-from pruneport.models.inputs import run_on
+from pruneport.models.inputs import check_seed, run_on
 from pruneport.models.names import not_a_source
 from pruneport.models.options import SourceOptions
 from pruneport.models.outputs import read_outputs, takes_several
@@ -101,7 +101,9 @@ def start_at(name: str | PathLike[str], factory: Factory | None, progress: Progr
     Raises:
         BundleError: It is damaged, or needs a factory.
         HubError: It cannot be fetched.
+        InputError: The seed is none.
     """
+    check_seed(seed)
     bundle = bundle_at(Path(name), progress)
     network = rebuild(bundle, factory)
     source = replace(bundle.plan.source, preprocessing=preprocessing_of(bundle.plan, network))

@@ -22,10 +22,11 @@ from pruneport.bench.transfer.store import Finished, open_store
 from pruneport.bench.transfer.study import trials
 from pruneport.commands.arguments.flag_values import kind_of, likely
 from pruneport.commands.configs import TransferConfig
-from pruneport.commands.results import AdviceResult, TransferResult
+from pruneport.commands.study_results import AdviceResult, TransferResult
 from pruneport.errors import CheckFailed, InputError
 from pruneport.files import write_whole
 from pruneport.models.factories import did_you_mean
+from pruneport.models.files import not_a_file
 from pruneport.progress import Progress, Stage, numbered, silent
 
 __all__ = ["read_study", "transfer"]
@@ -90,6 +91,8 @@ def read_study(file: Path) -> dict[str, Any]:
         InputError: No such file, not YAML, an option that does not exist, a value that is not of its kind, or a
             variable that is not set.
     """
+    if fault := not_a_file(file):
+        raise InputError(f"study {file} {fault}; expected a .yaml file.")
     try:
         text = os.path.expandvars(file.read_text(encoding="utf-8"))
         content = yaml.safe_load(text)

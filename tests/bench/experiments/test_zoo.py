@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pruneport.bench.experiments import zoo
+from pruneport.bench.experiments.networks.all_the_way import compress_one
 from pruneport.bench.experiments.networks.zoo import NETWORKS, family, input_size
 
 SAMPLE = [
@@ -31,7 +32,7 @@ SAMPLE = [
 @pytest.mark.slow
 @pytest.mark.parametrize("spec", SAMPLE)
 def test_all_the_way(spec: str) -> None:
-    row = zoo.compress_one(spec)
+    row = compress_one(spec)
     assert row["outcome"] == "ok", row.get("error")
     assert row["macs_kept"] == pytest.approx(0.6, abs=0.02)
     assert row["masked_error"] is None or row["masked_error"] < 1e-4
@@ -48,7 +49,7 @@ def test_a_detectors_backbone(tmp_path: Path) -> None:
         "    return ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).backbone\n",
         encoding="utf-8",
     )
-    row = zoo.compress_one(f"{file}:backbone")
+    row = compress_one(f"{file}:backbone")
     assert row["outcome"] == "ok", row.get("error")
     assert row["macs_kept"] == pytest.approx(0.6, abs=0.02)
     assert row["masked_error"] < 1e-4
@@ -77,7 +78,7 @@ def test_a_sweep_notes_a_timeout_resumes_and_sums_up(
 
 
 def test_a_network_that_does_not_exist_fails_by_name() -> None:
-    row = zoo.compress_one("torchvision:resnet19")
+    row = compress_one("torchvision:resnet19")
     assert row["outcome"] == "build"
     assert "resnet19" in row["error"]
 

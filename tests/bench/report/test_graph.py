@@ -28,7 +28,8 @@ from pruneport.bench.report.graph_rows import find_lanes, find_rows
 from pruneport.cli import main
 from pruneport.compress.allocation.cost import Cost
 from pruneport.compress.assessment import GroupView
-from pruneport.compress.graph.coupling import Coupling, find_coupling
+from pruneport.compress.graph.coupled_units import find_coupling
+from pruneport.compress.graph.coupling import Coupling
 from pruneport.compress.graph.groups import group_units
 from pruneport.errors import OutputError
 from pruneport.export.card.words import clean

@@ -28,6 +28,7 @@ from pruneport.errors import (
     InputError,
     ModelError,
     OutputError,
+    PruningError,
     SourceError,
     TargetError,
 )
@@ -472,3 +473,13 @@ def test_what_does_not_go_with_like(half: Path, given: dict[str, Any], kind: typ
 def test_a_factory_without_like_has_nothing_to_build() -> None:
     with pytest.raises(ModelError, match="`factory` is for a network with `like`"):
         pruneport.prune(build(), macs=0.5, input_shape=(3, 8, 8), factory=build)
+
+
+@pytest.mark.parametrize("chosen", [{}, {"criterion": "l1", "ranking": "uniform", "recover": "reconstruct"}])
+def test_inputs_that_say_nothing_are_refused(chosen: dict[str, Any]) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    )
+    asked: dict[str, Any] = {"macs": 0.6, "input_shape": (3, 8, 8), "round_to": 2, **chosen}
+    with pytest.raises(PruningError, match=r"no solution, as where these are blank, all the same.*`criterion=l1`"):
+        pruneport.prune(network, calibration=[torch.zeros(64, 3, 8, 8)], **asked)

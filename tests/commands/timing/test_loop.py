@@ -18,6 +18,7 @@ from pruneport.bench.latency.timer import TimedShare
 from pruneport.bench.options import LatencyOptions
 from pruneport.bench.timings.table import read_table
 from pruneport.commands.timing import loop
+from pruneport.commands.timing.asked import timed_in
 from pruneport.compress.surgery.plan import parse_plan
 from pruneport.errors import InputError, TargetError
 from pruneport.export.options import ExportOptions
@@ -113,10 +114,10 @@ def test_a_target_in_int8_is_met_by_files_in_int8(network: nn.Module, cache: Pat
 def test_the_target_counts_in_int8_where_int8_is_shipped() -> None:
     where = LatencyOptions()
     both = ExportOptions(precisions=("fp32", "int8"))
-    assert loop.timed_in(where, both).latency_precision == "int8"
-    assert loop.timed_in(where, ExportOptions()).latency_precision == "fp32"
-    assert loop.timed_in(replace(where, latency_precision="fp32"), both).latency_precision == "fp32"
-    assert loop.timed_in(replace(where, latency_table=Path("t.json")), both).latency_precision is None, "the table's"
+    assert timed_in(where, both).latency_precision == "int8"
+    assert timed_in(where, ExportOptions()).latency_precision == "fp32"
+    assert timed_in(replace(where, latency_precision="fp32"), both).latency_precision == "fp32"
+    assert timed_in(replace(where, latency_table=Path("t.json")), both).latency_precision is None, "the table's"
 
 
 def test_milliseconds_are_a_share_of_what_dense_takes(network: nn.Module, cache: Path) -> None:
@@ -235,7 +236,7 @@ def test_a_timer_that_cannot_tell_asks_for_more(
         ({"latency": 0.5, "latency_precision": "bf16"}, "`latency_precision` is 'bf16'; expected one of fp32, fp16"),
         ({"latency": 0.5, "latency_precision": "fp16"}, "`latency_precision` is fp16, and `provider` is cpu, which"),
         ({"latency": 0.5, "repeats": 1}, "repeats must be at least 2"),
-        ({"latency": 0.5, "latency_table": "nowhere.json"}, "there is no file nowhere.json"),
+        ({"latency": 0.5, "latency_table": "nowhere.json"}, "nowhere.json does not exist"),
     ],
 )
 def test_targets_that_are_none(options: dict[str, Any], said: str, network: nn.Module) -> None:

@@ -14,7 +14,7 @@ from pruneport.bench.options import LatencyOptions
 from pruneport.bench.timings.table import read_table
 from pruneport.cli import main
 from pruneport.commands.timing import loop
-from pruneport.commands.timing.loop import refuse_latency
+from pruneport.commands.timing.asked import refuse_latency
 from pruneport.compress.options import CompressOptions
 from pruneport.errors import TargetError
 from pruneport.export.bundle.bundle import open_bundle
@@ -72,11 +72,20 @@ def test_a_table_of_another_device_only_predicts(
     assert "%, predicted" in said
 
 
-@pytest.mark.parametrize("name", ["x.txt", "folder.json", "table"])
-def test_a_table_goes_into_a_json_file(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x.txt", "expected a file ending in .json"),
+        ("folder.json", "is a folder; give a file"),
+        ("table", "expected a file ending in .json"),
+    ],
+)
+def test_a_table_goes_into_a_json_file(
+    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "folder.json").mkdir()
     assert main(["latency", DIGITS, "--threads", "1", "--overwrite", "--out", str(tmp_path / name)]) == 2
-    assert "expected a file ending in .json" in " ".join(capsys.readouterr().err.split())
+    assert said in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / name).is_file()
 
 
@@ -192,3 +201,28 @@ def test_a_bundle_without_its_original_or_as_fast_already_is_refused() -> None:
     with pytest.raises(TargetError, match=r"takes 7 ms, 0\.700 of its original's latency, already; give less"):
         loop._share_asked(CompressOptions(latency=0.8), 10.0, 0.7)
     assert loop._share_asked(CompressOptions(latency_ms=6.0), 10.0, 0.7) == 0.6
+
+
+@pytest.mark.parametrize("verb", ["compress", "ship", "sweep"])
+def test_a_table_without_branches_is_refused_before_anything_is_measured(
+    verb: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = ("--latency", "0.7", "--depth", "auto", "--latency-table", str(table))
+    given = (verb, DIGITS, "--weights", "DEFAULT", *target)
+    assert main([*given, "--out", str(tmp_path / "out")]) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "was made without varying depth of blocks" in shown
+    assert "Make it with the same --scope, --prune-representation, --attention, --depth and --keep" in shown
+    assert "building pruneport:digits_resnet" in shown
+    assert not any(stage in shown for stage in ("exporting", "gathering", "scoring", "measuring"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_file_is_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, missing = tmp_path / "folder", tmp_path / "missing.json"
+    folder.mkdir()
+    for path, fault in ((folder, "is a folder"), (missing, "does not exist")):
+        given = ("compress", DIGITS, "--latency", "0.7", "--latency-table", str(path))
+        assert main([*given, "--out", str(tmp_path / "out")]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"--latency-table: {path} {fault}; expected a table of latencies, a file that pruneport latency" in said

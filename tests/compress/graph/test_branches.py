@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruneport.compress.graph.branches import Branch, branches_changed, droppable_branches
-from pruneport.compress.graph.coupling import find_coupling
+from pruneport.compress.graph.coupled_units import find_coupling
 from pruneport.compress.graph.groups import group_units
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)

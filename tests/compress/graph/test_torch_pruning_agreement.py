@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from graph_cases import X, made
-from pruneport.compress.graph.dependency import dependency_graph
+from pruneport.compress.graph.dependency.channel_graph import dependency_graph
 
 Links = dict[tuple[str, str], set[tuple[int, int]]]
 """Layer and side -> positions there, each with the position of the first layer that it goes with."""

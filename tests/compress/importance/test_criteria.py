@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Calibration, in_memory
-from pruneport.compress.graph.dependency import dependency_graph
+from pruneport.compress.graph.dependency.channel_graph import dependency_graph
 from pruneport.compress.graph.groups import Group, find_groups
 from pruneport.compress.importance.criteria import CRITERIA, resolve_auto, score_groups, wants_inputs
 from pruneport.compress.importance.gradients import labels_for

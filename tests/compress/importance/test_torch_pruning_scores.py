@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from graph_cases import made
 from pruneport.compress.activations.calibration import Calibration, in_memory
 from pruneport.compress.assessment import assess
-from pruneport.compress.graph.dependency import dependency_graph
+from pruneport.compress.graph.dependency.channel_graph import dependency_graph
 from pruneport.compress.importance.criteria import CRITERIA, score_groups
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune

@@ -14,7 +14,7 @@ from plan_content import first_pruned
 from pruneport.compress.records import Imitated, Recovered
 from pruneport.compress.surgery.apply import apply_plan
 from pruneport.compress.surgery.plan import FORMAT_VERSION, Plan, parse_plan
-from pruneport.compress.surgery.plan_schema import dense_elements
+from pruneport.compress.surgery.plan_bounds import dense_elements
 from pruneport.errors import BundleError
 from pruneport.models.digits.network import digits_resnet
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.graph.coupling import find_coupling
+from pruneport.compress.graph.coupled_units import find_coupling
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import prune
 from pruneport.compress.surgery.apply import apply_plan

@@ -163,3 +163,8 @@ def test_an_output_that_links_to_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to(tmp_path / "out")
     with pytest.raises(OutputError, match="is a file"):
         check_output(tmp_path / "out", overwrite=False)
+
+
+def test_an_output_with_a_null_byte_in_its_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="has a null byte in its name; choose another folder"):
+        check_output(tmp_path / "a\0b", overwrite=False)

@@ -87,6 +87,19 @@ def test_safetensors(tmp_path: Path) -> None:
     assert torch.equal(fresh[3].weight, saved[3].weight)
 
 
+def test_the_content_says_what_a_file_is_whatever_its_name(tmp_path: Path) -> None:
+    state = {"weight": torch.arange(3.0)}
+    torch.save(state, tmp_path / "torch.safetensors")
+    torch.save(state, tmp_path / "old.safetensors", _use_new_zipfile_serialization=False)
+    save_file(state, tmp_path / "safe.pth")
+    names = {f"layer{number}": torch.zeros(1) for number in range(3)}
+    for length in range(0x70, 0x90, 8):  # the first byte may be a pickle's
+        save_file(names, tmp_path / f"{length}.bin", {"a": "x" * length})
+        assert read_checkpoint(tmp_path / f"{length}.bin").keys() == names.keys()
+    for name in ("torch.safetensors", "old.safetensors", "safe.pth"):
+        assert torch.equal(read_checkpoint(tmp_path / name)["weight"], state["weight"])
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_prefix_that_the_network_itself_has_stays(prefix: str, tmp_path: Path) -> None:
     class Wrapper(nn.Module):

@@ -11,7 +11,8 @@ from torch import nn
 
 from pruneport.bench.latency.records import Measured
 from pruneport.commands.api.bundles import COMMAND
-from pruneport.commands.api.keywords import BenchKeywords, ParityKeywords, PathName, options_from
+from pruneport.commands.api.configured import options_from
+from pruneport.commands.api.keywords import BenchKeywords, ParityKeywords, PathName
 from pruneport.commands.configs import BenchConfig, VerifyConfig
 from pruneport.commands.deploying import bench, verify
 from pruneport.compress.activations.calibration import Batches

@@ -8,7 +8,8 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from pruneport.commands.api.keywords import InspectKeywords, PathName, options_from
+from pruneport.commands.api.configured import options_from
+from pruneport.commands.api.keywords import InspectKeywords, PathName
 from pruneport.commands.compressing import inspect as inspect_config
 from pruneport.commands.configs import InspectConfig
 from pruneport.commands.results import InspectResult

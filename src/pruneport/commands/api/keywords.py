@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import TypedDict
 
 from pruneport.bench.options import ExecutorName, ProviderName, TimedPrecision
 from pruneport.compress.options import (
@@ -25,9 +20,7 @@ from pruneport.compress.options import (
     ScheduleName,
     ScopeName,
 )
-from pruneport.errors import InputError, PruneportError
 from pruneport.export.options import DynamicName, EmbeddedName, OnnxPrecision
-from pruneport.models.factories import did_you_mean
 from pruneport.models.options import AugmentName, InterpolationName
 
 __all__ = [
@@ -42,12 +35,9 @@ __all__ = [
     "PruneKeywords",
     "ShipKeywords",
     "SweepKeywords",
-    "macs_for_flops",
-    "options_from",
 ]
 
 PathName = str | PathLike[str]
-_Options = TypeVar("_Options")
 
 
 class _PreparationKeywords(TypedDict, total=False):
@@ -219,55 +209,3 @@ class SweepKeywords(PruneKeywords, _StartKeywords, _LatencyKeywords, _DeployKeyw
     executor: ExecutorName
     address: str | None
     memory: float
-
-
-def options_from(kind: type[_Options], function: str, given: Mapping[str, Any]) -> _Options:
-    """Make a configuration of keyword arguments: lists become tuples, and names of files paths.
-
-    Args:
-        kind: A frozen dataclass.
-        function: What the caller called, for messages.
-        given: The arguments.
-
-    Raises:
-        TypeError: There is no such argument.
-        InputError: A name is not among those that an argument takes.
-    """
-    hints = typing.get_type_hints(kind)
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    made: dict[str, Any] = {}
-    for name, value in given.items():
-        if name not in names:
-            raise TypeError(f"{function} takes no argument {name!r}.{did_you_mean(name, names)}")
-        kinds = list(_alternatives(hints[name]))
-        choices = [choice for part in kinds if typing.get_origin(part) is Literal for choice in typing.get_args(part)]
-        if choices and isinstance(value, str) and value not in choices:
-            near = did_you_mean(value, choices)
-            raise InputError(f"`{name}` is {value!r}; expected one of {', '.join(map(str, choices))}.{near}")
-        if any(typing.get_origin(part) is tuple for part in kinds) and value is not None:
-            value = (value,) if isinstance(value, str) else tuple(value)
-        elif Path in kinds and isinstance(value, str):
-            value = Path(value)
-        made[name] = value
-    return kind(**made)
-
-
-@contextmanager
-def macs_for_flops() -> Iterator[None]:
-    """Let errors name the target as the functions here do: ``macs`` is what the command line calls flops."""
-    try:
-        yield
-    except PruneportError as error:
-        said = str(error).replace("`flops`", "`macs`").replace("`flops=", "`macs=")
-        if said == str(error):
-            raise
-        raise type(error)(said) from error
-
-
-def _alternatives(hint: Any) -> Iterator[Any]:
-    """The types of a union, or the one that it is."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        for part in typing.get_args(hint):
-            yield from _alternatives(part)
-    else:
-        yield hint

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from pruneport.bench.options import ProviderName
 from pruneport.commands.api.bundles import COMMAND, Layout, check_fits, write_bundle
+from pruneport.commands.api.configured import options_from
 from pruneport.commands.api.deployed import Deployed
-from pruneport.commands.api.keywords import ExportKeywords, PathName, options_from
+from pruneport.commands.api.keywords import ExportKeywords, PathName
 from pruneport.commands.configs import ExportConfig
 from pruneport.commands.deploying import export
 from pruneport.commands.starting import BundleStart, check_composed

@@ -12,11 +12,14 @@ from typing import Any, Unpack
 from torch import nn
 
 from pruneport.commands.api.bundles import check_fits, layout_of
-from pruneport.commands.api.keywords import MemoryKeywords, PathName, macs_for_flops, options_from
+from pruneport.commands.api.configured import macs_for_flops, options_from, plain_number
+from pruneport.commands.api.keywords import MemoryKeywords, PathName
 from pruneport.commands.api.pruned import PrunedNetwork, gather_tensors
 from pruneport.commands.configs import MemoryOptions
 from pruneport.commands.starting import BundleStart, origin_of, start_at
-from pruneport.commands.timing.loop import LatencyPruner, check_latency, is_latency, refuse_latency
+from pruneport.commands.timing.asked import check_latency, is_latency, refuse_latency
+from pruneport.commands.timing.loop import LatencyPruner
+from pruneport.commands.timing.tables import check_given
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.allocation.target import target_of
 from pruneport.compress.further import check_below
@@ -126,6 +129,7 @@ def prune(
         if calibration is not None and chosen.calibration is None:
             given = gather_tensors(calibration, chosen, dense, shape, main_output(outputs.tensors), seed)
         check_inputs(chosen, dense, source, calibrated=given is not None, origin=origin)
+        check_given(dense, source, chosen, chosen)
         pruner = LatencyPruner(where=chosen, original=origin.original if origin else None)
         pruned = next(compress_to([chosen], dense, source, progress, given, origin, pruner))
     plan = pruned.plan
@@ -185,6 +189,7 @@ def _input_shape(network: nn.Module, shape: tuple[int, int, int] | None, example
             "as the network's forward takes them."
         )
     if shape is not None:
+        shape = tuple(map(plain_number, shape))
         if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
             raise ModelError(f"`input_shape` is {shape}; expected three positive numbers C H W, such as 3 224 224.")
         return (shape[0], shape[1], shape[2])

@@ -6,7 +6,8 @@ from os import PathLike, fspath
 from typing import Any, Unpack
 
 from pruneport.commands.api.bundles import COMMAND
-from pruneport.commands.api.keywords import PathName, ShipKeywords, macs_for_flops, options_from
+from pruneport.commands.api.configured import macs_for_flops, options_from
+from pruneport.commands.api.keywords import PathName, ShipKeywords
 from pruneport.commands.configs import ShipConfig
 from pruneport.commands.results import ShipResult
 from pruneport.commands.shipping import ship as ship_config

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 from pruneport.commands.api.bundles import COMMAND
-from pruneport.commands.api.keywords import PathName, SweepKeywords, macs_for_flops, options_from
+from pruneport.commands.api.configured import macs_for_flops, options_from
+from pruneport.commands.api.keywords import PathName, SweepKeywords
 from pruneport.commands.api.shipping import check_source
 from pruneport.commands.configs import SweepConfig
-from pruneport.commands.results import SweepResult
+from pruneport.commands.study_results import SweepResult
 from pruneport.commands.sweeping.sweep import sweep as sweep_config
 from pruneport.progress import Progress, silent
 

@@ -6,7 +6,8 @@ from os import PathLike, fspath
 from typing import Any, Unpack
 
 from pruneport.commands.api.bundles import COMMAND
-from pruneport.commands.api.keywords import FinetuneKeywords, PathName, macs_for_flops, options_from
+from pruneport.commands.api.configured import macs_for_flops, options_from
+from pruneport.commands.api.keywords import FinetuneKeywords, PathName
 from pruneport.commands.configs import FinetuneConfig
 from pruneport.commands.finetuning import finetune as finetune_config
 from pruneport.commands.results import FinetuneResult

@@ -15,7 +15,7 @@ from pruneport.commands.compressing import open_dense
 from pruneport.commands.configs import ShipConfig
 from pruneport.commands.sweeping.folder import read_point
 from pruneport.commands.sweeping.making import EACH, ONCE, TARGETS, Maker, without_target
-from pruneport.commands.timing.loop import check_latency
+from pruneport.commands.timing.asked import check_latency
 from pruneport.compress.allocation.target import check_choice
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import Pruned

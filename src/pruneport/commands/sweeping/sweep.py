@@ -15,8 +15,8 @@ from pruneport.bench.sweep.report import render_sweep
 from pruneport.bench.sweep.words import remark_on_pick, said_of_pick
 from pruneport.commands.compressing import open_dense
 from pruneport.commands.configs import SweepConfig
-from pruneport.commands.results import SweepResult
 from pruneport.commands.starting import BundleStart
+from pruneport.commands.study_results import SweepResult
 from pruneport.commands.sweeping.folder import (
     REPORT,
     SWEEP,
@@ -29,7 +29,8 @@ from pruneport.commands.sweeping.folder import (
 )
 from pruneport.commands.sweeping.making import EACH, ONCE, TARGETS, Maker, without_target
 from pruneport.commands.sweeping.spreading import UNREACHABLE, check_spread, make_spread, time_bundle
-from pruneport.commands.timing.loop import at_latency_batch, check_latency, refuse_latency
+from pruneport.commands.timing.asked import at_latency_batch, check_latency, refuse_latency
+from pruneport.commands.timing.tables import check_given
 from pruneport.compress.allocation.target import target_of
 from pruneport.errors import InputError, TargetError
 from pruneport.export.accuracy import check_max_drop
@@ -62,6 +63,7 @@ def sweep(config: SweepConfig, progress: Progress = silent, command: str = "") -
         dense = open_dense(config, asked, progress, config.max_drop)
         if isinstance(dense.start, BundleStart):
             refuse_latency(target, config, dense.start.name, dense.origin.original if dense.origin else None)
+        check_given(dense.start.network, dense.source, asked, config)
         identity = identity_of(config, dense.source, target)
         if earlier is not None:
             check_same(config.out, earlier.identity, identity)

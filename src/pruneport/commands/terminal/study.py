@@ -9,7 +9,7 @@ from pruneport.bench.transfer.analysis.advice_records import MeasuredBest, WayAd
 from pruneport.bench.transfer.analysis.law import Check
 from pruneport.bench.transfer.report import claim
 from pruneport.commands.arguments.flag_names import with_flags
-from pruneport.commands.results import AdviceResult, TransferResult
+from pruneport.commands.study_results import AdviceResult, TransferResult
 from pruneport.commands.terminal.parts import new_table
 
 __all__ = ["show_advice", "show_study"]

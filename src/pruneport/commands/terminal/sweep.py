@@ -7,7 +7,7 @@ from rich.console import Console
 from pruneport.bench.sweep.picks import quality_of
 from pruneport.bench.sweep.records import Figures, Point, Sweep
 from pruneport.bench.sweep.words import sweep_caveats, sweep_verdict
-from pruneport.commands.results import SweepResult
+from pruneport.commands.study_results import SweepResult
 from pruneport.commands.terminal.parts import add_fitting, new_table, warn
 from pruneport.units import scaled
 

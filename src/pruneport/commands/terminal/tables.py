@@ -10,7 +10,6 @@ from rich.text import Text
 
 from pruneport.commands.arguments.flag_names import with_flags
 from pruneport.commands.results import (
-    AdviceResult,
     BenchResult,
     CompressResult,
     ExportResult,
@@ -19,10 +18,9 @@ from pruneport.commands.results import (
     LatencyResult,
     PushResult,
     ShipResult,
-    SweepResult,
-    TransferResult,
     VerifyResult,
 )
+from pruneport.commands.study_results import AdviceResult, SweepResult, TransferResult
 from pruneport.commands.terminal.parts import (
     add_fitting,
     count,
@@ -36,7 +34,7 @@ from pruneport.commands.terminal.parts import (
 )
 from pruneport.commands.terminal.study import show_advice, show_study
 from pruneport.commands.terminal.sweep import show_sweep
-from pruneport.compress.records import scope_in_files
+from pruneport.compress.group_records import scope_in_files
 
 if TYPE_CHECKING:
     from pruneport.compress.assessment import GroupView

@@ -3,5 +3,6 @@
 - ``measuring``: random allocations timed here; the verb that writes them as a table
 - ``tables``: which timings a model is fitted to: a given table, one that is kept, or new ones
 - ``rounds``: one round after the other: solve, export, time, fit again
-- ``loop``: what is done before any work, and the rounds until the target is met
+- ``asked``: what a target asks for, checked before any work
+- ``loop``: the rounds until the target is met
 """

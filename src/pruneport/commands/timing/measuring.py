@@ -23,15 +23,17 @@ from pruneport.bench.timings.table import LatencyTable, TimedWidths, network_sha
 from pruneport.commands.configs import LatencyConfig
 from pruneport.commands.results import LatencyResult
 from pruneport.compress.allocation.target import check_widths, nothing_prunable
-from pruneport.compress.assessment import Assessment, assess, reasons_with
+from pruneport.compress.assessment import Assessment, assess
 from pruneport.compress.graph.widths import possible_widths
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import network_with
+from pruneport.compress.structure import Structure, reasons_with
 from pruneport.errors import InputError, OutputError, PruningError, SourceError
 from pruneport.export.bundle.bundle import is_bundle
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.export.options import DEFAULTS, ExportOptions
 from pruneport.export.precisions.providers import why_not_on
+from pruneport.files import check_file
 from pruneport.models.outputs import takes_several
 from pruneport.models.record import Source
 from pruneport.models.source import open_source
@@ -68,8 +70,7 @@ def latency(config: LatencyConfig, progress: Progress = silent) -> LatencyResult
         InputError: The source, an option or the provider cannot be used; nothing is written.
     """
     progress = numbered(progress, 3)
-    if config.out.suffix.lower() != ".json" or config.out.is_dir():
-        raise OutputError(f"`out` {config.out}: expected a file ending in .json.")
+    check_file(config.out, "out", (".json",), new_folder=True)
     if config.out.exists() and not config.overwrite:
         raise OutputError(f"{config.out} is there; choose another `out`, or give `overwrite`.")
     if is_bundle(Path(config.source)):
@@ -166,12 +167,12 @@ def _goes(dense: DenseFile, assessed: Assessment, full: FloatArray, groups: Sequ
     return True
 
 
-def fingerprint(assessed: Assessment, source: Source) -> str:
+def fingerprint(assessed: Structure, source: Source) -> str:
     """What tells the architecture from others."""
     return network_sha256(assessed.groups, assessed.cost.layer_shares(), source.takes)
 
 
-def varied(assessed: Assessment) -> tuple[str, ...]:
+def varied(assessed: Structure) -> tuple[str, ...]:
     """Names of the groups that may be pruned, and of the branches that may be dropped."""
     groups = (group.name for group, reason in zip(assessed.groups, assessed.reasons, strict=True) if not reason)
     return (*groups, *(f"depth of {branch.name}" for branch in assessed.branches))

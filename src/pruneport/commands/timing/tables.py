@@ -18,10 +18,13 @@ from pruneport.commands.timing.measuring import DenseFile, fingerprint, measure_
 from pruneport.compress.allocation.latency_model import LatencyForm, Timing
 from pruneport.compress.assessment import Assessment
 from pruneport.compress.graph.groups import Group
+from pruneport.compress.options import PruneOptions
+from pruneport.compress.structure import find_structure
 from pruneport.errors import BundleError, InputError, ProviderError
+from pruneport.models.record import Source
 from pruneport.progress import Note, Progress
 
-__all__ = ["Timings", "form_on", "read_given", "timings_for"]
+__all__ = ["Timings", "check_given", "form_on", "read_given", "timings_for"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,24 @@ def read_given(options: LatencyOptions) -> LatencyTable:
             "was made so."
         )
     return table
+
+
+def check_given(network: nn.Module, source: Source, options: PruneOptions, where: LatencyOptions) -> None:
+    """Check that a table, where one is given, is of the network and of what may go, before any of it is measured.
+
+    Args:
+        network: The dense network in eval mode.
+        source: Where it came from.
+        options: What may go.
+        where: Names the table.
+
+    Raises:
+        InputError: It is of another network, or was made without varying all that may go.
+        PruningError: The network cannot be traced.
+    """
+    if where.latency_table is not None:
+        structure = find_structure(network, source, options)
+        _check_network(read_given(where), where.latency_table, fingerprint(structure, source), varied(structure))
 
 
 def form_on(staircase: Staircase, assessed: Assessment, network: nn.Module) -> LatencyForm:

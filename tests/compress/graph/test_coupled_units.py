@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.graph.coupling import Coupling, find_coupling
+from pruneport.compress.graph.coupled_units import find_coupling
+from pruneport.compress.graph.coupling import Coupling
 from pruneport.errors import PruningError
 from small_networks import Net, conv, parameter, pooled
 

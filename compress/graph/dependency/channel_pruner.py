@@ -10,8 +10,8 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from pruneport.compress.graph.channel_group import ChannelGroup
-from pruneport.compress.graph.dependency import ChannelGraph
+from pruneport.compress.graph.dependency.channel_graph import ChannelGraph
+from pruneport.compress.graph.dependency.channel_group import ChannelGroup
 from pruneport.errors import PruningError
 from pruneport.models.inputs import ExampleInputs
 
@@ -83,7 +83,7 @@ class ChannelPruner(torch_pruning.pruner.BasePruner):  # type: ignore[misc]
 
     def _get_channel_groups(self, group: ChannelGroup) -> int:
         """Equal runs of the first layer's positions that must lose as many each, where the graph has such."""
-        blocks: int = max((self.DG.blocks_of(unit) for unit in group.units), default=1)
+        blocks: int = max((self.DG.shrinking.blocks_of(unit) for unit in group.units), default=1)
         return blocks
 
 

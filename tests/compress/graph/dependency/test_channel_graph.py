@@ -13,8 +13,8 @@ import torch_pruning
 from torch import Tensor, nn
 
 from graph_cases import NETWORKS, X, check_removal, made
-from pruneport.compress.graph.channel_group import ChannelGroup
-from pruneport.compress.graph.dependency import ChannelGraph, dependency_graph
+from pruneport.compress.graph.dependency.channel_graph import ChannelGraph, dependency_graph
+from pruneport.compress.graph.dependency.channel_group import ChannelGroup
 from pruneport.errors import PruningError
 from small_networks import conv, same_state
 

@@ -11,8 +11,8 @@ from torch_pruning import _helpers
 from torch_pruning.dependency import Dependency, Node
 from torch_pruning.pruner import function
 
-from pruneport.compress.graph.channel_axes import ChannelAxes
 from pruneport.compress.graph.coupling import Key
+from pruneport.compress.graph.dependency.channel_axes import ChannelAxes
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.resize.layers import axis_size
 from pruneport.errors import PruningError

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch_pruning
 
-from pruneport.compress.graph.dependency_nodes import Hub
+from pruneport.compress.graph.dependency.nodes import Hub
 from pruneport.errors import PruningError
 
 __all__ = ["ChannelGroup"]
@@ -39,7 +39,7 @@ class ChannelGroup(torch_pruning.dependency.Group):  # type: ignore[misc]
         name = self._DG._module2name[root.dep.target.module]
         if not self.units:
             raise PruningError(f"these channels of {name} cannot be pruned: they are no layer's to remove.")
-        self._DG.remove(self.units)
+        self._DG.shrinking.remove(self.units)
         if record_history:
             side = self._DG.is_out_channel_pruning_fn(root.dep.trigger)
             self._DG._pruning_history.append([name, side, list(root.idxs)])

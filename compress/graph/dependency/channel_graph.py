@@ -10,7 +10,6 @@ group, whatever lies between them in the forward.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from numbers import Integral
 from typing import Any, Literal
 
@@ -19,10 +18,10 @@ import torch_pruning
 from torch import Tensor, nn
 from torch_pruning.dependency import Node
 
-from pruneport.compress.graph.channel_axes import ChannelAxes
-from pruneport.compress.graph.channel_group import ChannelGroup
-from pruneport.compress.graph.coupling import Coupling, Key, find_coupling
-from pruneport.compress.graph.dependency_nodes import (
+from pruneport.compress.graph.coupled_units import find_coupling
+from pruneport.compress.graph.coupling import Coupling, Key
+from pruneport.compress.graph.dependency.channel_group import ChannelGroup
+from pruneport.compress.graph.dependency.nodes import (
     ChannelDependency,
     Hub,
     HubPruner,
@@ -33,10 +32,8 @@ from pruneport.compress.graph.dependency_nodes import (
     to_positions,
     to_units,
 )
-from pruneport.compress.graph.fitted_forwards import FittedForwards
+from pruneport.compress.graph.dependency.shrinking import Shrinking
 from pruneport.compress.graph.groups import Group, group_units
-from pruneport.compress.graph.module_attributes import ForwardChanges
-from pruneport.compress.resize.layers import narrow, ties_kept
 from pruneport.errors import PruningError
 from pruneport.models.inputs import ExampleInputs
 from pruneport.models.parts import part
@@ -88,22 +85,18 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
     Attributes:
         coupling: Which positions must be removed together.
         groups: The coupled groups, in the order in which their producers run.
+        shrinking: The network while it loses units of them.
     """
 
     coupling: Coupling
     groups: list[Group]
+    shrinking: Shrinking
 
     def __init__(self, *, attention: Literal["width", "heads"] = "width", whole_channel_groups: bool = True) -> None:
         super().__init__()
         self._attention, self._whole_channel_groups = attention, whole_channel_groups
         self._known: Coupling | None = None
-        self._deferred = False
         self._own_pruners: dict[nn.Module, Any] = {}
-
-    @property
-    def changes(self) -> ForwardChanges:
-        """What forwards were told since units were removed."""
-        return self._forwards.changes
 
     @classmethod
     def of(cls, network: nn.Module, coupling: Coupling) -> ChannelGraph:
@@ -189,89 +182,27 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         """
         roots = root_module_types or (torch_pruning.ops.TORCH_CONV, torch_pruning.ops.TORCH_LINEAR)
         for group in super().get_all_groups(list(ignored_layers), tuple(roots)):
-            if group.units and not any(map(self.why_dense, group.units)):
+            if group.units and not any(map(self.shrinking.why_dense, group.units)):
                 yield group
 
     def check_pruning_group(self, group: ChannelGroup) -> bool:
         """Whether the group can be pruned, and something of every layer is left."""
-        return bool(super().check_pruning_group(group)) and not self.why_not(group.units)
+        return bool(super().check_pruning_group(group)) and not self.shrinking.why_not(group.units)
 
     def group_of(self, group: Group, units: Iterable[int]) -> ChannelGroup:
         """The group to prune for some units of one of ``groups``."""
         member = next((member for member in group.members if member.axis == "out"), group.members[0])
         module = self._modules[member.module, member.axis]
-        positions = self._axes.positions((member.module, member.axis), units)
+        positions = self.shrinking.axes.positions((member.module, member.axis), units)
         return self.get_pruning_group(module, self._function(module, member.axis), positions)
 
     def units_at(self, group: ChannelGroup) -> list[int]:
         """The unit at each position that the group was asked for with; 0 where the position can never go."""
         root = group[0]
         keys = [dep.key for dep in root.dep.target.dependencies if dep.is_triggered_by(root.dep.trigger)]
-        there = self._axes.units(keys[0]) if keys else [0] * (max(root.idxs, default=0) + 1)
+        there = self.shrinking.axes.units(keys[0]) if keys else [0] * (max(root.idxs, default=0) + 1)
         units = dict(zip(root.root_idxs, (there[position] for position in root.idxs), strict=True))
         return [units[place] for place in sorted(units)]
-
-    def kept_of(self, group: Group) -> tuple[int, ...]:
-        """The units that one of ``groups`` has left, by their place in it."""
-        return tuple(place for place, unit in enumerate(group.units) if unit not in self._axes.removed)
-
-    def why_dense(self, unit: int) -> str:
-        """Why a unit can never be removed, or an empty string."""
-        if unit not in self._group_of:
-            return "these channels are no layer's to remove"
-        group = self._group_of[unit]
-        return group.reason or ("its channels leave the network" if group.role == "output" else "")
-
-    def blocks_of(self, unit: int) -> int:
-        """Equal runs that the unit's group must lose as many of each (see ``Group.blocks``)."""
-        return self._group_of[unit].blocks if unit in self._group_of else 1
-
-    def why_not(self, units: Iterable[int]) -> str:
-        """Why these units cannot be removed now, or an empty string."""
-        lost = self._axes.removed.union(units)
-        groups = dict.fromkeys(self._group_of.get(unit) for unit in units)
-        reasons = {self.why_dense(unit) for unit in units}
-        for group in groups:
-            if group is not None:
-                runs = [
-                    sum(unit not in lost for unit in group.units[start : start + group.width // group.blocks])
-                    for start in range(0, group.width, group.width // group.blocks)
-                ]
-                if not sum(runs):
-                    reasons.add(f"nothing of {group.name} would be left")
-                elif len(set(runs)) > 1:
-                    reasons.add(f"{group.name} must lose as many from each of its {group.blocks} channel groups")
-        return "; ".join(sorted(reasons - {""}))
-
-    @contextmanager
-    def fitted_once(self, dense_numbers: bool = False) -> Iterator[None]:
-        """Tell forwards of their new sizes once, when the block ends, and not after each group.
-
-        Args:
-            dense_numbers: See ``fit_forwards``.
-        """
-        self._deferred = True
-        try:
-            yield
-        finally:
-            self._deferred = False
-        self._forwards.fit(self._axes.removed, dense_numbers)
-
-    def remove(self, units: Iterable[int]) -> None:
-        """Remove units from all layers, in place.
-
-        Raises:
-            PruningError: They cannot be removed, or a layer cannot be resized.
-        """
-        lost = set(units)
-        if why := self.why_not(lost):
-            raise PruningError(f"these channels cannot be pruned: {why}. Choose others, or leave the group dense.")
-        kept = self._axes.remove(lost)
-        with ties_kept(self.model, kept):
-            for name, keep in kept.items():
-                narrow(self.model, name, keep)
-        if not self._deferred:
-            self._forwards.fit(self._axes.removed)
 
     def get_pruner_of_module(self, module: nn.Module) -> Any:
         """What says how many channels a layer has, and by which functions its sides are named."""
@@ -286,9 +217,7 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         """The nodes: layers in the order in which they run, unwrapped tensors, then the hubs."""
         self.coupling = self._known or self._traced(model, example_inputs, forward_fn)
         self.groups = group_units(model, self.coupling)
-        self._axes = ChannelAxes(self.coupling)
-        self._forwards = FittedForwards(model, self.coupling)
-        self._group_of = {unit: group for group in self.groups for unit in group.units}
+        self.shrinking = Shrinking(model, self.coupling, self.groups)
         self._modules: dict[Key, nn.Module] = {}
         modules, order = dict(model.named_modules()), self.coupling.order
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -325,11 +254,11 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         for key in self.coupling.sizes:
             layer, axis = key
             if (axis.startswith("dim") and layer in ignored) or (axis != "in" and _parameter_of(layer, ignored)):
-                for unit in self._axes.units(key):
-                    self._group_of.pop(unit, None)
+                self.shrinking.forbid(self.shrinking.axes.units(key))
 
     def _build_dependency(self, module2node: Mapping[nn.Module, Node]) -> None:
         """Join every axis of a group's layers to the group's hub, both ways."""
+        axes = self.shrinking.axes
         for hub, node in module2node.items():
             if isinstance(hub, Hub):
                 through = self._own_pruners[hub].prune_out_channels
@@ -337,8 +266,8 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
                     key = member.module, member.axis
                     layer = module2node[self._modules[key]]
                     side = self._function(layer.module, member.axis)
-                    to_hub = ChannelDependency(side, through, layer, node, to_units(self._axes, key, hub.units))
-                    from_hub = ChannelDependency(through, side, node, layer, to_positions(self._axes, key))
+                    to_hub = ChannelDependency(side, through, layer, node, to_units(axes, key, hub.units))
+                    from_hub = ChannelDependency(through, side, node, layer, to_positions(axes, key))
                     to_hub.key, to_hub.others = key, also_called(layer.module, member.axis)
                     layer.dependencies.append(to_hub)
                     node.dependencies.append(from_hub)
@@ -357,7 +286,7 @@ class ChannelGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         node = self.module2node.get(module)
         keys = {dep.key for dep in node.dependencies if dep.is_triggered_by(pruning_fn)} if node is not None else ()
         for key in keys - {None} if keys else ():
-            size = len(self._axes.units(key))
+            size = len(self.shrinking.axes.units(key))
             if wrong := [position for position in positions if not 0 <= position < size]:
                 raise PruningError(
                     f"{key[0]} has {size} channels ({key[1]}), and no {', '.join(map(str, wrong[:10]))}; expected "

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from graph_cases import NETWORKS, X, check_removal, made
-from pruneport.compress.graph.channel_pruner import ChannelPruner
+from pruneport.compress.graph.dependency.channel_pruner import ChannelPruner
 from pruneport.errors import PruningError
 from small_networks import Net, conv, pooled
 
