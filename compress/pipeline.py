@@ -146,7 +146,12 @@ class Ready:
         if inputs is not None:
             reference = _reference(self.dense, origin)
             gone = origin.groups(plan) if origin else plan.groups
-            effort = Effort(minutes=target.recovery_minutes, steps=target.recovery_steps, seed=self.source.seed)
+            effort = Effort(
+                minutes=target.recovery_minutes,
+                steps=target.recovery_steps,
+                seed=self.source.seed,
+                mixed=inputs.record.inputs == "images",
+            )
 
             def won_back(given: Calibration) -> Recovered:
                 batches, heldout = given.batches, given.heldout

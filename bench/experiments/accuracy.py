@@ -25,6 +25,7 @@ from pruneport.bench.devices import describe_device, latency_versions
 from pruneport.bench.experiments.plots.accuracy import draw_accuracy
 from pruneport.bench.options import ProviderName
 from pruneport.compress.activations.calibration import BATCH, Calibration, in_memory
+from pruneport.compress.activations.memory import freed_memory_kept
 from pruneport.compress.activations.synthetic import ENOUGH, synthesise
 from pruneport.compress.assessment import assess
 from pruneport.compress.devices import CPU, find_device, in_full_precision, loaded_on, network_on
@@ -199,7 +200,7 @@ def _measure(
             print(f"{name}: {ENOUGH} synthetic inputs in {time.monotonic() - start:.0f} s", flush=True)
         calibration, start = calibrations[inputs], time.monotonic()
         asked = PruneOptions(flops=0.5, round_to=case.round_to, criterion=criterion, ranking=ranking)  # type: ignore[arg-type]
-        with in_full_precision():
+        with in_full_precision(), freed_memory_kept():
             assessment = assess(dense, source, asked, calibration, device=device)
         assessing = time.monotonic() - start
         for kept, recovery in wanted:
@@ -207,9 +208,9 @@ def _measure(
             network, start = pruned.network, time.monotonic()
             did: Imitated | None = None
             if recovery != "none":
-                effort = replace(effort, seed=source.seed)
+                effort = replace(effort, seed=source.seed, mixed=inputs == "images")
                 groups = pruned.plan.groups
-                with in_full_precision():
+                with in_full_precision(), freed_memory_kept():
                     recovered = recover(
                         recovery, dense, network, groups, calibration.batches, effort=effort, device=device
                     )
