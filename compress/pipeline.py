@@ -146,12 +146,7 @@ class Ready:
         if inputs is not None:
             reference = _reference(self.dense, origin)
             gone = origin.groups(plan) if origin else plan.groups
-            effort = Effort(
-                minutes=target.recovery_minutes,
-                steps=target.recovery_steps,
-                seed=self.source.seed,
-                mixed=inputs.record.inputs == "images",
-            )
+            effort = Effort(minutes=target.recovery_minutes, steps=target.recovery_steps, seed=self.source.seed)
 
             def won_back(given: Calibration) -> Recovered:
                 batches, heldout = given.batches, given.heldout

@@ -208,7 +208,7 @@ def _measure(
             network, start = pruned.network, time.monotonic()
             did: Imitated | None = None
             if recovery != "none":
-                effort = replace(effort, seed=source.seed, mixed=inputs == "images")
+                effort = replace(effort, seed=source.seed)
                 groups = pruned.plan.groups
                 with in_full_precision(), freed_memory_kept():
                     recovered = recover(

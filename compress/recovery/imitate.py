@@ -47,19 +47,17 @@ _MIXED = 0.5  # of the images
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How long an imitation may take, and what it is shown.
+    """How long an imitation may take.
 
     Attributes:
         minutes: Gives the number of steps, by the time that one takes; None: 5, and on a GPU as long as it needs.
         steps: Their number, in the place of minutes: then everything follows from the seed.
         seed: Orders and augments the inputs.
-        mixed: Whether half of the images are mixed with others; synthetic inputs are the worse for it.
     """
 
     minutes: float | None = None
     steps: int | None = None
     seed: int = 0
-    mixed: bool = True
 
 
 def imitate(
@@ -194,7 +192,7 @@ class _Imitation:
 
     def _step(self, stepper: Stepper, inputs: ExampleInputs, step: int, steps: int) -> float:
         seed = mix(self._effort.seed, step)
-        shown = augmented(self._moved(inputs), seed, _MIXED * self._effort.mixed)
+        shown = augmented(self._moved(inputs), seed, _MIXED)
 
         def loss_of(model: nn.Module) -> Tensor:
             return distance(compared(model, shown, self._place)[:1], wanted[:1], self._variances[:1])
