@@ -104,7 +104,7 @@ def _check_trainable(network: nn.Module, source: Source, classes: int) -> None:
     if not scores.requires_grad:
         raise ModelError(
             "the network cannot be trained: no gradient reaches its weights. Let its forward compute with gradients, "
-            "and leave the weights that are trained unfrozen (`requires_grad`)."
+            "and leave the weights that are trained unfrozen."
         )
 
 

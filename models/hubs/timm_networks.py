@@ -76,7 +76,8 @@ def spelled_out(options: _Options) -> _Options:
         return replace(options, weights=str(_pinned(parse_repository(options.weights))))
     else:
         return options
-    given = tuple(f"{key}={value!r}" for key, value in configuration.arguments.items())
+    asked = {item.partition("=")[0] for item in options.model_arg}
+    given = tuple(f"{key}={value!r}" for key, value in configuration.arguments.items() if key not in asked)
     return replace(
         options,
         source=_TIMM + configuration.architecture,

@@ -83,7 +83,7 @@ def test_a_failure_marks_its_stage_on_a_terminal(tmp_path: Path) -> None:
 
 
 def test_something_is_said_before_anything_slow_is_imported(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise SystemExit('torch is imported')\n")
+    (tmp_path / "torch.py").write_text("import os\nos.write(2, b'torch is imported\\n')\nos._exit(1)\n")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-m", "pruneport.cli", "inspect", "torchvision:resnet18"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pruneport import versions
 from pruneport.compress.assessment import describe_groups
 from pruneport.compress.group_records import scope_in_files
 from pruneport.compress.options import PruneOptions
@@ -214,7 +215,11 @@ def test_the_versions_name_the_onnx_runtime_that_is_installed(installed: str, mo
         return "1.31.1"
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert library_versions(*PLAN_LIBRARIES) == {installed: "1.31.1"}
+    versions._version.cache_clear()
+    try:
+        assert library_versions(*PLAN_LIBRARIES) == {installed: "1.31.1"}
+    finally:
+        versions._version.cache_clear()
 
 
 def test_random_pruning_follows_the_seed(digits: nn.Module) -> None:

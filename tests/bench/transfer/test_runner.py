@@ -315,7 +315,7 @@ def test_a_failed_trial_is_tried_again(tmp_path: Path) -> None:
         ({"budgets": (0.0,)}, "`budgets` has 0"),
         ({"budgets": (1e10, float("inf"))}, "`budgets` has inf; expected a finite number"),
         ({"memory": 0.0}, "`memory` is 0; expected GiB above 0"),
-        ({"mean": (0.5, 0.5, 0.5)}, "`mean` has 3 numbers; expected 1 or 1"),
+        ({"mean": (0.5, 0.5, 0.5)}, "`mean` has 3 numbers; expected 1, as the input has channels"),
         ({"seeds": (1, 1)}, "`seeds` names something twice"),
         ({"tasks": ("nowhere",)}, "no task folder nowhere"),
         ({"calibration": Path("nowhere")}, "no calibration folder nowhere"),

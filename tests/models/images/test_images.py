@@ -218,7 +218,8 @@ def test_loose_images_beside_class_folders(limit: int | None, tmp_path: Path) ->
 @pytest.mark.parametrize(("channels", "count"), [(3, 2), (3, 4), (1, 3), (3, 0)])
 def test_means_of_the_wrong_length(name: str, channels: int, count: int, tmp_path: Path) -> None:
     flat_folder(tmp_path, 1)
-    with pytest.raises(ImageFolderError, match=f"`{name}` has {count} numbers; expected 1 or {channels}"):
+    expected = f"1 or {channels}" if channels > 1 else "1, as the input has channels"
+    with pytest.raises(ImageFolderError, match=f"`{name}` has {count} numbers; expected {expected}"):
         opened(tmp_path, (channels, 8, 8), **{name: (0.5,) * count})
 
 
