@@ -152,7 +152,8 @@ def main() -> None:
     ]
     for name in arguments.networks:
         for row in _measure(name, CASES[name], recipes, arguments.kept, arguments.data, rows, effort, device):
-            rows = [other for other in rows if _key(other) != _key(row)] + [row]
+            same = {"test_images": row["test_images"], **dict(zip(_KEYS, _key(row), strict=True))}
+            rows = [other for other in rows if any(other[key] != value for key, value in same.items())] + [row]
             print(json.dumps(row), flush=True)
             provider: ProviderName = "cuda" if device.type == "cuda" else "cpu"
             content = {
