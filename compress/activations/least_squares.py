@@ -116,8 +116,8 @@ def ridge_of(inputs: int) -> float:
 
     Places of one image are alike, so that equations are worth less than their number: with a ridge of 1e-3 and 192
     images, MobileNetV2's features at 0.75 of the MACs were five times as far from the dense ones on other images as on
-    those. Of a few ridges tried, 0.1 was the best for 192 images (MobileNetV2, ResNet-50) and for 448 (ResNet-20), and 0.3
-    for 48 (ResNet-20).
+    those. Of a few ridges tried, 0.1 was the best for 192 images (MobileNetV2, ResNet-50) and for 448 (ResNet-20), and
+    0.3 for 48 (ResNet-20).
     """
     return min(1.0, _HELD / inputs)
 
