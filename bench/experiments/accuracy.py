@@ -44,7 +44,7 @@ from pruneport.models.source import open_source
 __all__ = ["CASES", "Case", "count_top1", "main", "read_images"]
 
 _NETWORKS = Path(__file__).resolve().parents[2] / "tests" / "real" / "networks.py"
-_KEYS = ("network", "target", "inputs", "criterion", "ranking", "recovery")
+_KEYS = ("network", "target", "inputs", "criterion", "ranking", "recovery", "test_images")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +152,7 @@ def main() -> None:
     ]
     for name in arguments.networks:
         for row in _measure(name, CASES[name], recipes, arguments.kept, arguments.data, rows, effort, device):
-            same = {"test_images": row["test_images"], **dict(zip(_KEYS, _key(row), strict=True))}
-            rows = [other for other in rows if any(other[key] != value for key, value in same.items())] + [row]
+            rows = [other for other in rows if _key(other) != _key(row)] + [row]
             print(json.dumps(row), flush=True)
             provider: ProviderName = "cuda" if device.type == "cuda" else "cpu"
             content = {
@@ -181,7 +180,7 @@ def _measure(
     test, calibrations = read_images(case, data)
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     images = sum(len(labels) for _, labels in test)
-    done = {_key(row) for row in rows if row["test_images"] == images}
+    done = {_key(row) for row in rows}
     dense_top1: float | None = None
     for inputs, criterion, ranking, recoveries in recipes:
         targets = [kept for kept in case.kept if only is None or kept in only]
@@ -189,7 +188,7 @@ def _measure(
             (kept, recovery)
             for kept in targets
             for recovery in recoveries
-            if (name, kept, inputs, criterion, ranking, recovery) not in done
+            if (name, kept, inputs, criterion, ranking, recovery, images) not in done
         ]
         if not wanted:
             continue

@@ -83,9 +83,8 @@ class Replay:
         self._ahead: tuple[int, Carried] | None = None
         self._unfinished: Carried | None = None  # of what is being kept ahead
         self._running = 0  # batch
-        self._handles: list[Any] = []
-        self._keeps = False  # whether a cut's output is being kept,
-        self._awaited = False  # and is still to come in the running pass
+        self._handles: list[Any] = []  # while a cut's output is being kept
+        self._awaited = False  # whether a cut's output is still to come in the running pass
 
     def __enter__(self) -> Replay:
         return self
@@ -104,13 +103,21 @@ class Replay:
         """Number of batches."""
         return len(self._batches)
 
-    def runs(self, names: Sequence[str]) -> list[list[int]]:
-        """Divide modules, in order of execution, by where the frontier is once it was moved to them; as indices."""
+    def runs(self, names: Sequence[str], sizes: Sequence[int], most: int) -> list[list[int]]:
+        """Divide modules, in order of execution, into those that are seen in the same passes; as indices.
+
+        Args:
+            names: Modules. A run ends where the frontier moves on.
+            sizes: Bytes that are held of each until its run is over.
+            most: Bytes; a run ends where the next module's would be more.
+        """
         runs: list[list[int]] = []
-        frontier = self._frontier
-        for index, name in enumerate(names):
-            if not runs or self._place(name) > frontier:
+        frontier, held = self._frontier, 0
+        for index, (name, size) in enumerate(zip(names, sizes, strict=True)):
+            held += size
+            if not runs or self._place(name) > frontier or held > most:
                 runs.append([])
+                held = size
             frontier = max(frontier, self._place(name))
             runs[-1].append(index)
         return runs
@@ -192,14 +199,13 @@ class Replay:
             for name in self._cuts[self._frontier + 1 : target + 1]
         ]
         self._handles.append(self.network.get_submodule(self._cuts[target]).register_forward_hook(keep))
-        self._keeps = True
         try:
             yield
         finally:
             self._keep_no_more()
 
     def _keep_no_more(self) -> None:
-        self._keeps = self._awaited = False
+        self._awaited = False
         while self._handles:
             self._handles.pop().remove()
 
@@ -207,7 +213,7 @@ class Replay:
         """Run batches from the frontier on."""
         for index in range(len(self._batches))[:limit]:
             output = None
-            self._running, self._awaited = index, self._keeps
+            self._running, self._awaited = index, bool(self._handles)
             stand_ins = _replaced(self.network, self._stand_ins(index))
             with torch.inference_mode(), stand_ins, contextlib.suppress(Stopped):
                 output = run_on(self.network, self._input(index))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +127,9 @@ def visit_consumers(
     }
     order = sorted(wanted, key=lambda i: when(first[i]))
     with Replay(network, find_cuts(network, example), batches) as replay:
-        runs = _runs_that_fit(network, replay, order, first, readers)
+        sizes = [sum(_bytes_of(network, member) for member in readers[index]) for index in order]
+        divided = replay.runs([first[index].module for index in order], sizes, _MOST_BYTES)
+        runs = [[order[place] for place in run] for run in divided]
         for run, after in itertools.zip_longest(runs, runs[1:]):
             replay.advance(first[run[0]].module)
             members = [member for index in run for member in readers[index]]
@@ -139,27 +141,6 @@ def visit_consumers(
                 later = {member.module for other in run[done:] for member in readers[other]}
                 watched = {name: inputs for name, inputs in watched.items() if name in later}
                 yield index, consumers, replay
-
-
-def _runs_that_fit(
-    network: nn.Module,
-    replay: Replay,
-    order: Sequence[int],
-    first: Mapping[int, Member],
-    readers: Mapping[int, Sequence[Member]],
-) -> list[list[int]]:
-    """Groups that are seen in the same passes: their consumers run from the same frontier, and memory holds them."""
-    fitting: list[list[int]] = []
-    for run in replay.runs([first[index].module for index in order]):
-        held = math.inf
-        for index in (order[place] for place in run):
-            size = sum(_unknowns(network.get_submodule(m.module), m.size) ** 2 * 8 for m in readers[index])
-            held += size
-            if held > _MOST_BYTES:
-                fitting.append([])
-                held = size
-            fitting[-1].append(index)
-    return fitting
 
 
 def unseen(group: Group, consumers: Sequence[Any]) -> bool:
@@ -207,6 +188,11 @@ def _unknowns(layer: Any, channels: int) -> int:
     if not is_plain(layer):
         return 0
     return channels if isinstance(layer, nn.Linear) else channels * math.prod(layer.kernel_size)
+
+
+def _bytes_of(network: nn.Module, member: Member) -> int:
+    """Of the equations of what a layer reads."""
+    return _unknowns(network.get_submodule(member.module), member.size) ** 2 * 8
 
 
 def _watch(replay: Replay, readers: Sequence[Member], calls: Sequence[str], ahead: str) -> dict[str, _Inputs]:

@@ -9,7 +9,6 @@ lies on what it is added to, so that the sum, and not the branch, is fitted.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -98,7 +97,8 @@ def reconstruct(
     cuts = find_cuts(dense, example)
     solved = []
     with Replay(pruned, cuts, batches) as ours, Replay(dense, cuts, batches) as theirs:
-        runs = _runs_that_fit(theirs, layers, {name: count * images for name, count in rows.items()})
+        sizes = [_bytes_of(dense.get_submodule(name), rows[name] * images) for name in layers]
+        runs = [[layers[place] for place in run] for run in theirs.runs(layers, sizes, _MOST_BYTES)]
         for run, after in itertools.zip_longest(runs, runs[1:]):
             theirs.advance(run[0])
             targets = {name: Wanted(kept.get(name, {}).get("out"), _ROWS // len(theirs)) for name in run}
@@ -132,21 +132,11 @@ def _rows_an_input(network: nn.Module) -> Iterator[dict[str, int]]:
         yield rows
 
 
-def _runs_that_fit(replay: Replay, layers: Sequence[str], rows: Mapping[str, int]) -> list[list[str]]:
-    """Layers that are seen in the same passes: they run from the same frontier, and memory holds what they give."""
-    fitting: list[list[str]] = []
-    for run in replay.runs(layers):
-        held = math.inf
-        for name in (layers[place] for place in run):
-            layer: Any = replay.network.get_submodule(name)
-            most = rows[name] if isinstance(layer, nn.Linear) else min(rows[name], _ROWS)
-            size = 2 * most * len(layer.weight) * layer.weight.element_size()  # outputs, and what they are added to
-            held += size
-            if held > _MOST_BYTES:
-                fitting.append([])
-                held = size
-            fitting[-1].append(name)
-    return fitting
+def _bytes_of(layer: Any, rows: int) -> int:
+    """Of what a layer of the dense network gives: outputs, and what they are added to."""
+    most = rows if isinstance(layer, nn.Linear) else min(rows, _ROWS)
+    weight: Tensor = layer.weight
+    return 2 * most * len(weight) * weight.element_size()
 
 
 def _may_add(layer: nn.Module) -> bool:

@@ -69,8 +69,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"checkpoint {path} is a web page saved under that name, not weights; "
             "download the file itself (the page's own download link) and try again."
         )
-    by_torch = start.startswith(_TORCH_STARTS) and start[4:9] != _SAFETENSORS_HEADER
-    if not by_torch and start[4:9] != _SAFETENSORS_HEADER and path.suffix != ".safetensors":
+    by_safetensors = start[4:9] == _SAFETENSORS_HEADER
+    by_torch = start.startswith(_TORCH_STARTS) and not by_safetensors
+    if not (by_torch or by_safetensors or path.suffix == ".safetensors"):
         raise CheckpointError(_not_a_checkpoint(path))
     content = _read_torch(path) if by_torch else _read_safetensors(path)
     tensors = _unwrap(content, path)
