@@ -68,6 +68,7 @@ class Imitated:
         steps: Steps of the optimizer that were done.
         planned: How many there were to be; with the seed, as ``recovery_steps``, they give the same network again.
         learning_rate: The highest.
+        trial_steps: Steps of the short trainings that chose the learning rate, together; 0 in plans that do not say it.
         tuning: Number of the inputs that were set aside.
         features: The module whose outputs were compared; None: the main output alone.
         distance_before: After reconstruction.
@@ -86,6 +87,7 @@ class Imitated:
     distance_after: float
     stopped: Literal["steps", "time", "no gain", "diverged"]
     kept: Literal["imitation", "reconstruction"]
+    trial_steps: Count = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,11 @@ from torch import nn
 
 from pruneport.compress.options import TrainOptions
 
-__all__ = ["learning_rate_at", "make_optimizer", "one_rate"]
+__all__ = ["learning_rate_at", "make_optimizer", "relative_rates"]
 
 _MOMENTUM = 0.9
 _RATES = {"sgd": 0.01, "adamw": 3e-4}
+_LEAST_SIZE = 1e-3  # of a parameter, where steps are relative to it
 
 
 def learning_rate_at(share: float, warmup: float) -> float:
@@ -48,9 +49,18 @@ def make_optimizer(
     return torch.optim.SGD(listed, lr=rate, momentum=_MOMENTUM, nesterov=True, fused=_fused(device))
 
 
-def one_rate(network: nn.Module, rate: float, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW in which all parameters learn at one rate, and none decays."""
-    return torch.optim.AdamW([_group(list(network.parameters()), rate, 0.0)], fused=_fused(device))
+def relative_rates(network: nn.Module, rate: float, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW whose steps are a share of what they change: each parameter learns at ``rate`` times its root mean square.
+
+    So weights that a norm makes up for may be of any size. A parameter near zero learns as one of 1e-3 would (as in
+    Adafactor, Shazeer & Stern 2018, arXiv 1804.04235). None decays.
+    """
+    sizes = [float(parameter.detach().float().square().mean().sqrt()) for parameter in network.parameters()]
+    listed = [
+        _group([parameter], rate * max(size, _LEAST_SIZE), 0.0)
+        for parameter, size in zip(network.parameters(), sizes, strict=True)
+    ]
+    return torch.optim.AdamW(listed, fused=_fused(device))
 
 
 def _group(parameters: list[nn.Parameter], highest: float, decay: float) -> dict[str, Any]:

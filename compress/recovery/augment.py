@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pruneport.models.inputs import ExampleInputs
 
 __all__ = ["augmented"]
 
 _SHIFT = 1 / 8  # of the side, at most
+_LARGE = 96  # pixels a side: what is smaller shows too little when a part of it is enlarged
+_LEAST_AREA = 0.35  # of an image that is enlarged
+_ASPECT = 4 / 3
 
 
 def augmented(inputs: ExampleInputs, seed: int, mixed: float = 0.0) -> ExampleInputs:
-    """Shift images, mirror half of them and mix some with others, as the seed says; other inputs stay as they are.
+    """Crop images, mirror half of them and mix some with others, as the seed says; other inputs stay as they are.
 
-    A crop of the image's own size is taken up to an eighth of its side away; what lies beyond its edge is mirrored.
-    Mixing is with another image of the batch: half the time a weighted mean (Zhang et al. 2018, arXiv 1710.09412), half
-    the time a rectangle of it (Yun et al. 2019, arXiv 1905.04899); the weight, or the rectangle's area, is uniform.
+    Of images of 96 pixels a side or more a part of 35 % of the area or more, up to 4/3 as wide as high or the other way
+    round, is enlarged to their size. Smaller ones are shifted by up to an eighth of their side; what lies beyond their
+    edge is mirrored. Mixing is with another image of the batch: half the time a weighted mean (Zhang et al. 2018, arXiv
+    1710.09412), half the time a rectangle of it (Yun et al. 2019, arXiv 1905.04899); the weight, or the rectangle's
+    area, is uniform.
 
     Args:
         inputs: Images (B, C, H, W); another tensor, or several, are returned unchanged.
@@ -28,12 +36,7 @@ def augmented(inputs: ExampleInputs, seed: int, mixed: float = 0.0) -> ExampleIn
         return inputs
     generator = torch.Generator().manual_seed(seed)
     count, _, height, width = inputs.shape
-    rows, columns = (_shifted(count, size, generator) for size in (height, width))
-    mirrored = torch.randint(2, (count, 1), generator=generator).bool()
-    columns = torch.where(mirrored, columns.flip(1), columns)
-    places = torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
-    image, row, column = (place.to(inputs.device) for place in places)
-    shown = inputs[image, :, row, column].movedim(-1, 1)
+    shown = (_enlarged if min(height, width) >= _LARGE else _shifted)(inputs, generator)
     if mixed:
         own = _own_share(count, height, width, mixed, generator).to(inputs)
         other = torch.randperm(count, generator=generator).to(inputs.device)
@@ -41,8 +44,31 @@ def augmented(inputs: ExampleInputs, seed: int, mixed: float = 0.0) -> ExampleIn
     return shown
 
 
-def _shifted(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Where each place of each shifted image is taken from: (count, size)."""
+def _enlarged(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A random part of each, half of them mirrored, as large as the whole."""
+    share, bend, right, down, flip = torch.rand(5, len(images), generator=generator)
+    area, aspect = _LEAST_AREA + (1 - _LEAST_AREA) * share, torch.exp((2 * bend - 1) * math.log(_ASPECT))
+    width, height = (area * aspect).sqrt().clamp_max(1), (area / aspect).sqrt().clamp_max(1)
+    none, mirrored = torch.zeros(len(images)), torch.where(flip < 0.5, -width, width)
+    rows = [(mirrored, none, (2 * right - 1) * (1 - width)), (none, height, (2 * down - 1) * (1 - height))]
+    taken_from = torch.stack([torch.stack(row, 1) for row in rows], 1).to(images)
+    places = F.affine_grid(taken_from, list(images.shape), align_corners=False)
+    return F.grid_sample(images, places, padding_mode="border", align_corners=False)
+
+
+def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each moved to a side and up or down, half of them mirrored."""
+    count, _, height, width = images.shape
+    rows, columns = (_moved(count, size, generator) for size in (height, width))
+    mirrored = torch.randint(2, (count, 1), generator=generator).bool()
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    places = torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
+    image, row, column = (place.to(images.device) for place in places)
+    return images[image, :, row, column].movedim(-1, 1)
+
+
+def _moved(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Where each place of each moved image is taken from: (count, size)."""
     most = max(1, int(_SHIFT * size)) if size > 1 else 0
     places = torch.arange(size) + torch.randint(-most, most + 1, (count, 1), generator=generator)
     return size - 1 - (size - 1 - places.abs()).abs()

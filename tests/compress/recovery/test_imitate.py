@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -62,6 +63,42 @@ def test_what_brings_nothing_is_not_kept() -> None:
     done = imitate(dense, pruned, batches_of(images(64), 32), batches_of(_unseen(), 32), Effort(steps=3))
     assert same_state(pruned, dense)
     assert (done.kept, done.distance_before, done.distance_after) == ("reconstruction", 0, 0)
+
+
+def test_the_size_of_weights_does_not_matter_where_a_norm_makes_up_for_it() -> None:
+    done = []
+    for scale in (1.0, 0.125):
+        dense = network()
+        pruned = _scaled(pruned_from(dense, flops=0.5).network, scale)
+        fit, tuning = batches_of(images(96), 32), batches_of(images(128)[96:], 32)
+        done.append(imitate(dense, pruned, fit, tuning, Effort(steps=20)))
+    assert done[0].distance_after < 0.9 * done[0].distance_before
+    assert done[1].distance_before == pytest.approx(done[0].distance_before, rel=1e-4)
+    assert done[1].distance_after == pytest.approx(done[0].distance_after, rel=1e-3)
+    assert done[1].learning_rate == done[0].learning_rate
+
+
+def test_rates_are_tried_from_the_highest_until_one_gains() -> None:
+    dense, batches = network(), batches_of(images(64), 32)
+    pruned = pruned_from(dense, flops=0.5).network
+    gained = imitate(dense, pruned, batches, batches, Effort(steps=40))
+    vain = imitate(dense, copy.deepcopy(dense), batches, batches, Effort(steps=40))  # it is dense already
+    assert gained.trial_steps == 6, "15 % of the steps with the highest"
+    assert 12 < vain.trial_steps <= 24, "all four"
+
+
+def _scaled(network: nn.Module, scale: float) -> nn.Module:
+    """The same function with other convolution weights: each norm behind one remembers the smaller outputs."""
+    modules = list(network.modules())
+    for layer, norm in itertools.pairwise(modules):
+        if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            layer.weight.data *= scale
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.running_mean *= scale
+            norm.running_var *= scale**2
+            norm.eps *= scale**2
+    return network
 
 
 def test_time_gives_the_number_of_steps() -> None:
@@ -162,6 +199,23 @@ def test_images_are_augmented_as_the_seed_says_and_others_left_alone() -> None:
     assert torch.equal(augmented(torch.ones(8, 3, 1, 7), 3), torch.ones(8, 3, 1, 7))
     tokens = torch.ones(2, 4, 6)
     assert augmented(tokens, 0) is tokens
+
+
+def test_of_large_images_a_part_is_enlarged() -> None:
+    """On ramps it shows how large the part is: so much less steep is what is enlarged."""
+    across, down = torch.meshgrid(torch.arange(128.0), torch.arange(96.0), indexing="xy")
+    shown = augmented(torch.stack([across, down]).expand(64, 2, 96, 128), 3)
+    wide = shown[:, 0, 48].diff()[:, 60:68].mean(1)
+    high = shown[:, 1, :, 64].diff()[:, 44:52].mean(1)
+    assert torch.allclose(shown[:, 0, 20, 50:70], shown[:, 0, 70, 50:70], atol=1e-3), "nothing is turned"
+    area, aspect = wide.abs() * high, wide.abs() / high
+    assert 0.349 < float(area.min()) < 0.45
+    assert 0.9 < float(area.max()) <= 1.001
+    assert 0.74 < float(aspect.min()) < 0.85
+    assert 1.2 < float(aspect.max()) < 1.34
+    assert 16 < int((wide < 0).sum()) < 48
+    assert float(shown[:, 0].min()) >= 0
+    assert float(shown[:, 0].max()) <= 127
 
 
 @pytest.mark.parametrize("size", [32, 10, 1])
