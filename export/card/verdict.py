@@ -22,7 +22,7 @@ _SLOWED = ("thermal_slowdown", "hardware_slowdown", "hardware_thermal_slowdown",
 _SLOWER = 0.95  # of the dense network's speed, at the upper end of the interval
 _HELPS = "What helps: a latency target (`latency=0.75`), which prunes by what was measured here."
 _HELPS_ON_GPU = (
-    "A GPU's fast kernels take some widths alone. What may help: wider multiples (`round_to=64`), another layout "
+    "A GPU is slower at some widths than at others. What may help: wider multiples (`round_to=64`), another layout "
     "(`nhwc`), or a latency target (`latency=0.75`), which prunes by what was measured here."
 )
 _BUSY_SHARE = 0.4  # of the cores, or of the GPU, in use by others: on two cores, one other program

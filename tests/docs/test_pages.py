@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -112,6 +113,38 @@ def test_accuracies_are_those_that_were_measured(name: str, count: int) -> None:
         known += [row["input_count"] for row in near]
         for cell in re.findall(r"[\d.]+", cells):
             assert min(abs(float(cell) - value) for value in known) < 0.0501, (network, kept, cell)
+
+
+def test_latencies_on_a_gpu_are_those_that_were_measured() -> None:
+    """Every cell of the table: times as fast as dense, in brackets torch-pruning's, share of the reduction in MACs."""
+    rows = json.loads((_ROOT / "bench/results/gpu.json").read_text(encoding="utf-8"))["rows"]
+    measured = {_timed_as(row): row["networks"] for row in rows}
+    assert len(measured) == len(rows), "two rows with the same key"
+    page = (_DOCS / "latency.md").read_text(encoding="utf-8").split("### What a GPU makes of it")[1].split("\n#")[0]
+    table = re.findall(r"^\| (\S+), (\w+)(?: `([^`]+)`)? \| (\d+) \| ([\d.]+) \|(.*)\|$", page, re.MULTILINE)
+    assert len(table) == len([row for row in rows if row["cuda_graph"]])
+    for network, precision, option, batch, dense_ms, cells in table:
+        networks = measured[_plain(network), precision.lower(), option, int(batch), True]
+        assert f"{networks['dense']['p50_ms']:#.3g}" == dense_ms, (network, precision)
+        for share, cell in zip(("0.75", "0.5", "0.25"), cells.split("|"), strict=True):
+            assert cell.strip() == _gpu_cell(networks, share), (network, precision, option, batch, share)
+
+
+def _timed_as(row: dict[str, Any]) -> tuple[object, ...]:
+    """What tells a row from all others, as the table names it."""
+    recipe, names = row["recipe"], {"vit_b_16": "vitb16", "convnext_tiny": "convnextt"}
+    given = {"--nhwc": recipe["nhwc"], f"--round-to {recipe['round_to']}": recipe["round_to"] != 8}
+    options = " ".join(option for option, differs in given.items() if differs)
+    network = names.get(row["network"], _plain(row["network"]))
+    return network, row["precision"], options, row["batch"], row["cuda_graph"]
+
+
+def _gpu_cell(networks: dict[str, Any], share: str) -> str:
+    if (ours := networks.get(f"pruneport {share}")) is None:
+        return "–"
+    uniform = networks.get(f"torch-pruning {share}")
+    beside = f" ({uniform['speedup over dense']['ratio']:.2f})" if uniform else ""
+    return f"{ours['speedup over dense']['ratio']:.2f}{beside}, {100 * ours['share of the reduction']:.0f} %"
 
 
 def _plain(name: str) -> str:

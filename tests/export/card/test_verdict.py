@@ -157,7 +157,7 @@ def test_a_limit_is_said_to_be_held_or_not(limit: float, words: str, plan: Any, 
 
 
 def test_a_pruned_network_that_is_slower_than_dense_in_its_own_precision_is_named(plan: Any, bench: Any) -> None:
-    """As fp16 was on an H200 with widths that are multiples of 8: 2.7 ms against 0.7."""
+    """As fp16 was on an H200 without tensor cores, at widths that are multiples of 8: 2.7 ms against 0.7."""
     entry = bench["batches"][0]
     slow = {"ratio": 0.8, "low": 0.79, "high": 0.81, "confidence": 0.95}
     fast = {"ratio": 3.0, "low": 2.9, "high": 3.1, "confidence": 0.95}
