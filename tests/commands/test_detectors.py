@@ -49,6 +49,7 @@ def test_a_detector_shipped_exported_verified_timed(run: Any, tmp_path: Path) ->
     assert labels.dtype == np.int64
     assert len(scores) > 10
 
+    assert run("export", out, "--factory", f"{OWN}:ssd").code == 0
     assert run("verify", out, "--factory", f"{OWN}:ssd").code == 0
     assert run("bench", out, *QUICK).code == 0
     ran = run("verify", out, "--factory", f"{OWN}:ssd", "--parity-batches", 2)
@@ -93,7 +94,7 @@ def test_detectors_of_fixed_shapes(name: str, outputs: list[str], run: Any, tmp_
     ("name", "size", "gain", "boxes"),
     [
         ("ssdlite320_mobilenet_v3_large", 320, 1.0, 0.5),
-        ("retinanet_resnet50_fpn", 96, 0.3, 0.1),  # more, and float32 itself is 0.01 pixels off float64
+        ("retinanet_resnet18_fpn", 96, 0.3, 0.1),  # more, and float32 itself is 0.01 pixels off float64
         ("fcos_resnet50_fpn", 96, 1.0, 0.5),
         ("fasterrcnn_mobilenet_v3_large_320_fpn", 96, 1.0, 0.5),
     ],
@@ -112,10 +113,6 @@ def test_torchvisions_detectors(name: str, size: int, gain: float, boxes: float,
         assert entry["ok"]
         assert not entry["constant"]
         assert entry["detections"]["torch"] > 50
-    if size == 320:  # the others differ in what is traced alone
-        assert run("export", out, "--factory", f"{OWN}:torchvision_detector").code == 0
-        assert run("verify", out, "--factory", f"{OWN}:torchvision_detector").code == 0
-        assert run("bench", out, *QUICK).code == 0
 
 
 @pytest.mark.slow
@@ -124,7 +121,6 @@ def test_torchvisions_detectors(name: str, size: int, gain: float, boxes: float,
     [
         ("deeplabv3_mobilenet_v3_large", ["out"]),
         ("fcn_resnet50", ["out", "aux"]),
-        ("lraspp_mobilenet_v3_large", ["out"]),
     ],
 )
 def test_torchvisions_segmenters(name: str, outputs: list[str], run: Any, tmp_path: Path) -> None:

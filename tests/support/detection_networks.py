@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import get_model
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import MultiScaleRoIAlign, batched_nms
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 SIZE = 64
 _SCORES = (".cls", "ctrness", "classification_head.module_list")
@@ -172,10 +174,24 @@ def detr() -> nn.Module:
 def torchvision_detector(
     name: str, size: int = 96, classes: int = 4, gain: float = 2.0, resize: bool = True, boxes: float = 0.5
 ) -> nn.Module:
-    """One of torchvision's, for small images; ``resize``: it is told the size."""
+    """One of torchvision's, for small images; ``resize``: it is told the size.
+
+    ``retinanet_resnet18_fpn`` is made as torchvision's with a ResNet-50 is, which takes longer.
+    """
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"min_size": size, "max_size": size} if resize else {}
-    network = get_model(name, weights=None, weights_backbone=None, num_classes=classes, **sizes)
+    if name != "retinanet_resnet18_fpn":
+        network = get_model(name, weights=None, weights_backbone=None, num_classes=classes, **sizes)
+    else:
+        trunk = resnet_fpn_backbone(
+            backbone_name="resnet18",
+            weights=None,
+            norm_layer=nn.BatchNorm2d,
+            trainable_layers=5,
+            returned_layers=[2, 3, 4],
+            extra_blocks=LastLevelP6P7(256, 256),
+        )
+        network = RetinaNet(trunk, classes, **sizes)
     return settled(network, size, gain, boxes)
 
 

@@ -220,7 +220,7 @@ from pruneport.cli import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 out, bundle = sys.argv[1:]
 for limit, arguments in (
-    (100_000, ["compress", "pruneport:digits_resnet", "--flops", "0.5", "--out", out]),
+    (100_000, ["compress", "pruneport:digits_resnet", "--flops", "0.5", "--recover", "none", "--out", out]),
     (400_000, ["export", bundle]),
 ):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
