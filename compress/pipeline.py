@@ -27,7 +27,7 @@ from pruneport.compress.prune import Pruned, Pruner, prune
 from pruneport.compress.records import Recovered
 from pruneport.compress.recovery.imitate import Effort
 from pruneport.compress.recovery.recover import choose_recovery, recover
-from pruneport.compress.structure import refuse_compiled
+from pruneport.compress.structure import refuse_compiled, refuse_random
 from pruneport.errors import ImageFolderError
 from pruneport.models.options import refuse_idle
 from pruneport.models.outputs import read_outputs, takes_several
@@ -58,7 +58,7 @@ def check_inputs(
     Raises:
         InputError: An option is given that nothing would read.
         ImageFolderError: Images are needed and none are given, or the folder cannot be used.
-        ModelError: Parts of the network are compiled.
+        ModelError: Parts of the network are compiled, or its forward is random.
         PruningError: Synthetic inputs are needed, and there are no BatchNorm statistics to make them from.
     """
     refuse_compiled(dense)
@@ -73,16 +73,11 @@ def check_inputs(
     if wanted and not given:
         check_synthetic(options, _reference(dense, origin), source)
     _refuse_idle(options, given, runs=given or wanted or options.recover != "none" or int8)
+    refuse_random(dense, source)
 
 
 def _refuse_idle(options: CompressOptions, given: bool, runs: bool) -> None:
-    """Refuse what is said of calibration inputs where it changes nothing.
-
-    Args:
-        options: As they were asked for.
-        given: Whether there are calibration inputs.
-        runs: Whether the network may be run on any inputs, if only on synthetic ones.
-    """
+    """Refuse what changes nothing, as none are ``given``, or the network ``runs`` on none, not even synthetic ones."""
     if not given:
         refuse_idle(options, ["skip_unreadable"], *FOR_IMAGES)
     if not reads_labels(options, given):

@@ -73,7 +73,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "images of no curves": (
         ("inspect", *_NETWORK, "--calibration", "photos", "--resize", "9"),
-        "--resize, --calibration: for the curves of --sensitivity. Give --sensitivity, or leave --resize, --calibration",
+        "--resize, --calibration: for the curves of --sensitivity. Give --sensitivity, or leave --resize,",
     ),
     "a size of no images": (
         ("inspect", *_NETWORK, "--sensitivity", "--resize", "9"),
