@@ -27,7 +27,7 @@ from pruneport.compress.prune import Pruned, Pruner, prune
 from pruneport.compress.records import Recovered
 from pruneport.compress.recovery.imitate import Effort
 from pruneport.compress.recovery.recover import choose_recovery, recover
-from pruneport.compress.structure import refuse_compiled, refuse_random
+from pruneport.compress.structure import check_keep, refuse_compiled, refuse_random
 from pruneport.errors import ImageFolderError
 from pruneport.models.options import refuse_idle
 from pruneport.models.outputs import read_outputs, takes_several
@@ -56,12 +56,13 @@ def check_inputs(
     ``int8``: inputs calibrate int8, whatever pruning and recovery do without.
 
     Raises:
-        InputError: An option is given that nothing would read.
+        InputError: An option is given that nothing would read, or a pattern to keep matches nothing.
         ImageFolderError: Images are needed and none are given, or the folder cannot be used.
         ModelError: Parts of the network are compiled, or its forward is random.
         PruningError: Synthetic inputs are needed, and there are no BatchNorm statistics to make them from.
     """
     refuse_compiled(dense)
+    check_keep(dense, options.keep)
     source = prepared(source, options)
     if options.calibration is not None:
         list_images(options, source.image_shape, source.preprocessing)

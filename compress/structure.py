@@ -23,7 +23,15 @@ from pruneport.models.outputs import tensor_leaves
 from pruneport.models.record import Source
 from pruneport.progress import Progress, silent
 
-__all__ = ["Structure", "example_inputs", "find_structure", "reasons_with", "refuse_compiled", "refuse_random"]
+__all__ = [
+    "Structure",
+    "check_keep",
+    "example_inputs",
+    "find_structure",
+    "reasons_with",
+    "refuse_compiled",
+    "refuse_random",
+]
 
 _ATOL, _RTOL = 1e-5, 1e-4  # parity's: kernels differ in the order of their sums
 
@@ -106,15 +114,19 @@ def reasons_with(network: nn.Module, structure: Structure, options: PruneOptions
 
 def _dense_reasons(network: nn.Module, groups: Sequence[Group], options: PruneOptions) -> list[str]:
     """Why each group is left dense, or an empty string; every pattern to keep must match a module."""
+    check_keep(network, options.keep)
+    return [why_dense(group, options, _kept_by(group, options.keep)) for group in groups]
+
+
+def check_keep(network: nn.Module, patterns: Sequence[str]) -> None:
+    """Raise a ``TargetError`` where a pattern to keep matches no module."""
     names = [name for name, _ in network.named_modules() if name]
-    unmatched = [pattern for pattern in options.keep if not fnmatch.filter(names, pattern)]
-    if unmatched:
+    if unmatched := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
         shown = ", ".join(names[:6])
         raise TargetError(
             f"`keep` {', '.join(unmatched)} matches no module; names look like {shown}, … (shell patterns, "
             "such as 'layer4.*'). `pruneport inspect` lists them."
         )
-    return [why_dense(group, options, _kept_by(group, options.keep)) for group in groups]
 
 
 def _kept_by(group: Group, patterns: Sequence[str]) -> str | None:
