@@ -209,7 +209,7 @@ class _Experiment:
             write_state(file, replace(self._states[start], config=config))
         workers = given.workers
         if workers is None:
-            workers = min(_WORKERS, len(os.sched_getaffinity(0))) if self._on_gpu else 0
+            workers = min(_WORKERS, len(os.sched_getaffinity(0))) if self._device.type == "cuda" else 0
         options = TrainOptions(
             task=given.data / _TASK,
             epochs=epochs,
