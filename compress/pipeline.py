@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from pruneport.compress.activations.calibration import LEAST_HELD_OUT, Calibration, check_count, list_images
+from pruneport.compress.activations.calibration import FOR_IMAGES, LEAST_HELD_OUT, Calibration, check_count, list_images
 from pruneport.compress.activations.memory import freed_memory_kept
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.assessment import Assessment, assess
@@ -21,14 +21,15 @@ from pruneport.compress.calibration_inputs import (
 )
 from pruneport.compress.devices import CPU, find_device, in_full_precision, with_smaller_batches
 from pruneport.compress.further import Origin
-from pruneport.compress.importance.criteria import wants_inputs
+from pruneport.compress.importance.criteria import BY_LABELS, reads_labels, wants_inputs
 from pruneport.compress.options import CompressOptions
 from pruneport.compress.prune import Pruned, Pruner, prune
 from pruneport.compress.records import Recovered
 from pruneport.compress.recovery.imitate import Effort
 from pruneport.compress.recovery.recover import choose_recovery, recover
-from pruneport.compress.structure import refuse_compiled
+from pruneport.compress.structure import check_keep, refuse_compiled, refuse_random
 from pruneport.errors import ImageFolderError
+from pruneport.models.options import refuse_idle
 from pruneport.models.outputs import read_outputs, takes_several
 from pruneport.models.preparation.resolve import prepared
 from pruneport.models.record import Source
@@ -47,17 +48,21 @@ def check_inputs(
     *,
     calibrated: bool = False,
     origin: Origin | None = None,
+    int8: bool = False,
 ) -> None:
     """Check, without any work, that the options can be met by the images that are given, or by none.
 
     ``calibrated``: there are inputs besides a folder that the options name. ``origin``: as in ``compress_to``.
+    ``int8``: inputs calibrate int8, whatever pruning and recovery do without.
 
     Raises:
+        InputError: An option is given that nothing would read, or a pattern to keep matches nothing.
         ImageFolderError: Images are needed and none are given, or the folder cannot be used.
-        ModelError: Parts of the network are compiled.
+        ModelError: Parts of the network are compiled, or its forward is random.
         PruningError: Synthetic inputs are needed, and there are no BatchNorm statistics to make them from.
     """
     refuse_compiled(dense)
+    check_keep(dense, options.keep)
     source = prepared(source, options)
     if options.calibration is not None:
         list_images(options, source.image_shape, source.preprocessing)
@@ -65,8 +70,23 @@ def check_inputs(
     find_device(options.accelerator)
     choose_recovery(options, dense, _trained(source, origin), calibrated=calibrated)
     given = calibrated or options.calibration is not None
-    if wants_inputs(options, given) and not given:
+    wanted = wants_inputs(options, given)
+    if wanted and not given:
         check_synthetic(options, _reference(dense, origin), source)
+    _refuse_idle(options, given, runs=given or wanted or options.recover != "none" or int8)
+    refuse_random(dense, source)
+
+
+def _refuse_idle(options: CompressOptions, given: bool, runs: bool) -> None:
+    """Refuse what changes nothing, as none are ``given``, or the network ``runs`` on none, not even synthetic ones."""
+    if not given:
+        refuse_idle(options, ["skip_unreadable"], *FOR_IMAGES)
+    if not reads_labels(options, given):
+        why = f"for criteria that read labels, {', '.join(BY_LABELS)}, and `criterion` names none of them"
+        refuse_idle(options, ["calibration_labels"], why, "Choose one of these")
+    if not runs:
+        why = "for calibration inputs, of which `recover=none` and the criterion and ranking asked for use none"
+        refuse_idle(options, ["calibration_images", "accelerator"], why, "Give `calibration=FOLDER`")
 
 
 def compress_network(

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pruneport.compress.allocation.cost import Cost, count_macs_by_module
+from pruneport.compress.allocation.cost import Cost, count_macs_by_module, run_once
 from pruneport.compress.allocation.cost_model import CostModel
 from pruneport.compress.allocation.target import why_dense
 from pruneport.compress.graph.branches import Branch, droppable_branches
@@ -19,10 +19,21 @@ from pruneport.compress.graph.groups import Group
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import ModelError, TargetError
 from pruneport.models.inputs import ExampleInputs
+from pruneport.models.outputs import tensor_leaves
 from pruneport.models.record import Source
 from pruneport.progress import Progress, silent
 
-__all__ = ["Structure", "example_inputs", "find_structure", "reasons_with", "refuse_compiled"]
+__all__ = [
+    "Structure",
+    "check_keep",
+    "example_inputs",
+    "find_structure",
+    "reasons_with",
+    "refuse_compiled",
+    "refuse_random",
+]
+
+_ATOL, _RTOL = 1e-5, 1e-4  # parity's: kernels differ in the order of their sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +114,19 @@ def reasons_with(network: nn.Module, structure: Structure, options: PruneOptions
 
 def _dense_reasons(network: nn.Module, groups: Sequence[Group], options: PruneOptions) -> list[str]:
     """Why each group is left dense, or an empty string; every pattern to keep must match a module."""
+    check_keep(network, options.keep)
+    return [why_dense(group, options, _kept_by(group, options.keep)) for group in groups]
+
+
+def check_keep(network: nn.Module, patterns: Sequence[str]) -> None:
+    """Raise a ``TargetError`` where a pattern to keep matches no module."""
     names = [name for name, _ in network.named_modules() if name]
-    unmatched = [pattern for pattern in options.keep if not fnmatch.filter(names, pattern)]
-    if unmatched:
+    if unmatched := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
         shown = ", ".join(names[:6])
         raise TargetError(
             f"`keep` {', '.join(unmatched)} matches no module; names look like {shown}, … (shell patterns, "
             "such as 'layer4.*'). `pruneport inspect` lists them."
         )
-    return [why_dense(group, options, _kept_by(group, options.keep)) for group in groups]
 
 
 def _kept_by(group: Group, patterns: Sequence[str]) -> str | None:
@@ -137,6 +152,41 @@ def refuse_compiled(network: nn.Module) -> None:
             f"compiled modules cannot be pruned: {', '.join(parts[:10])}. Give the network as it is before "
             "torch.compile, torch.jit.script and torch.jit.trace, and compile the pruned one."
         )
+
+
+def refuse_random(network: nn.Module, source: Source) -> None:
+    """Refuse a network that gives other outputs when it is run again on the same inputs: nothing of it can be proved.
+
+    Whole numbers, such as the class that was found, may differ: noise may decide them that the scores do not show.
+
+    Raises:
+        ModelError: It is one, or it refuses the input.
+    """
+    first, second = (  # drawn twice, since a forward may write into its input, or return what it keeps
+        [leaf.clone() for leaf in tensor_leaves(run_once(network, source.takes, example_inputs(source, 1)))]
+        for _ in range(2)
+    )
+    if all(map(_same, first, second)) and len(first) == len(second):
+        return
+    active = [name for name, module in network.named_modules() if name and module.training]
+    hint = f" These modules are in training mode: {', '.join(active[:10])}." if active else ""
+    raise ModelError(
+        "the network gives other outputs when it is run again on the same inputs: its forward draws random numbers, or "
+        f"keeps what it computed before. Nothing can be proved of such a network.{hint} Take the noise out of its "
+        "forward in eval mode: dropout with training=self.training, torch.rand under if self.training, or drawn "
+        "from a generator that the forward seeds each time."
+    )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two outputs differ by no more than the order of sums does."""
+    if one.shape != other.shape:
+        return False
+    if not (one.is_floating_point() or one.is_complex()):
+        return True
+    one, other = one.nan_to_num(), other.nan_to_num()
+    reach = float(one.abs().max()) if one.numel() else 0.0
+    return torch.allclose(one, other, rtol=0.0, atol=_ATOL + _RTOL * reach)
 
 
 def _is_compiled(module: nn.Module) -> bool:

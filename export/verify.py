@@ -31,11 +31,24 @@ from pruneport.export.precisions.verifying import PrecisionInputs, VerifiedPreci
 from pruneport.export.verification import Check, DenseSeen, Verification
 from pruneport.models.images.images import ImageSet, open_images
 from pruneport.models.inputs import InputShape, inputs_of, run_on
-from pruneport.models.preparation.resolve import differences, given_names
+from pruneport.models.options import PREPARATION, refuse_idle
+from pruneport.models.preparation.resolve import differences
 from pruneport.models.record import Preprocessing
 from pruneport.progress import Note, Progress, silent
 
-__all__ = ["open_parity_images", "require_same_normalisation", "verify_files"]
+__all__ = ["check_prepared", "open_parity_images", "require_same_normalisation", "verify_files"]
+
+_FOR_IMAGES = ("for `images`, and there are none", "Give `images=FOLDER`")
+
+
+def check_prepared(options: ParityOptions) -> None:
+    """Refuse what is said of how images are prepared where there are none, and no plan is made that would keep it.
+
+    Raises:
+        InputError: Names what was given.
+    """
+    if options.images is None:
+        refuse_idle(options, PREPARATION, *_FOR_IMAGES)
 
 
 def open_parity_images(
@@ -53,10 +66,12 @@ def open_parity_images(
         preprocessing: Of the images; the options have the last word.
 
     Raises:
-        InputError: A batch size is below 1, or is not the fixed one.
+        InputError: A batch size is below 1, or is not the fixed one; or there are options of images and no images.
         ImageFolderError: The images cannot be used.
     """
     fitting_batches(options, fixed)
+    if options.images is None:
+        refuse_idle(options, ["images_limit"], *_FOR_IMAGES)
     takes = inputs_of(shape)
     if takes.image_shape is not None:
         return open_images(options, takes.image_shape, preprocessing)
@@ -178,11 +193,9 @@ def _preparation(
     progress: Progress,
 ) -> Iterator[Check]:
     """Say where images are prepared otherwise than the plan says, which is no fault, but another measurement."""
-    if images is None:
-        if given := given_names(options):
-            progress(Note(f"{', '.join(f'`{name}`' for name in given)}: for `images`, and there are none"))
-    elif (
-        known is not None
+    if (
+        images is not None
+        and known is not None
         and (size := inputs_of(shape).image_shape)
         and (found := differences(known, images.preprocessing, size))
     ):

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-__all__ = ["AugmentName", "ImageOptions", "InterpolationName", "PreparationOptions", "SourceOptions"]
+from pruneport.errors import InputError
+
+__all__ = [
+    "PREPARATION",
+    "AugmentName",
+    "ImageOptions",
+    "InterpolationName",
+    "PreparationOptions",
+    "SourceOptions",
+    "given_of",
+    "refuse_idle",
+]
 
 AugmentName = Literal["none", "crop", "crop-flip"]
 InterpolationName = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -53,6 +65,10 @@ class PreparationOptions:
     says, else ImageNet's."""
 
 
+PREPARATION = tuple(field.name for field in fields(PreparationOptions))
+"""Names of the options that say how images become inputs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions(PreparationOptions):
     """A folder of images (one folder a class where labelled) and how they are prepared."""
@@ -61,3 +77,24 @@ class ImageOptions(PreparationOptions):
     """Images for parity and accuracy: FOLDER/CLASS/*.png; classes in sorted order are the labels."""
     images_limit: int | None = None
     """Use at most this many images, taken evenly from the whole folder."""
+
+
+def given_of(options: object, names: Iterable[str]) -> list[str]:
+    """Those of the options that a user gave, which is to say that are not as by default, as messages name them."""
+    return [f"`{name}`" for name in names if getattr(options, name) != getattr(type(options), name)]
+
+
+def refuse_idle(options: object, names: Iterable[str], why: str, instead: str) -> None:
+    """Refuse options that were given and that nothing would read.
+
+    Args:
+        options: Have all of the names.
+        names: Of those that nothing reads, together with the others.
+        why: What they are for, and what is missing.
+        instead: What would let them be read.
+
+    Raises:
+        InputError: Names them.
+    """
+    if given := given_of(options, names):
+        raise InputError(f"{', '.join(given)}: {why}. {instead}, or leave {', '.join(given)} out.")

@@ -37,6 +37,7 @@ from pruneport.bench.devices import describe_device, latency_versions
 from pruneport.bench.experiments.accuracy import CASES, count_right
 from pruneport.bench.experiments.networks.training import STARTS, Asked, make_start
 from pruneport.bench.experiments.plots.training import curves, draw_training, interval, needed
+from pruneport.bench.options import ProviderName
 from pruneport.compress.devices import find_device
 from pruneport.compress.finetune.state import TrainState, read_state, write_state
 from pruneport.compress.finetune.training import Job, train
@@ -133,7 +134,7 @@ class _Experiment:
             recovery_steps=arguments.recovery_steps,
             accelerator=arguments.accelerator,
         )
-        self._on_gpu = find_device(arguments.accelerator).type == "cuda"
+        self._device = find_device(arguments.accelerator)
         self._states: dict[str, TrainState] = {}
         self._content = _read(arguments.out, {name: getattr(arguments, name) for name in _SETTINGS})
 
@@ -187,7 +188,7 @@ class _Experiment:
             "flops": done.flops,
             "loss": round(event.loss, 4),
             "train_s": round(done.seconds, 1),
-            "device": torch.cuda.get_device_name() if self._on_gpu else "cpu",
+            "device": torch.cuda.get_device_name() if self._device.type == "cuda" else "cpu",
         }
         self._add(start, epochs, seed, 1 - event.error, took, file)
 
@@ -208,7 +209,7 @@ class _Experiment:
             write_state(file, replace(self._states[start], config=config))
         workers = given.workers
         if workers is None:
-            workers = min(_WORKERS, len(os.sched_getaffinity(0))) if self._on_gpu else 0
+            workers = min(_WORKERS, len(os.sched_getaffinity(0))) if self._device.type == "cuda" else 0
         options = TrainOptions(
             task=given.data / _TASK,
             epochs=epochs,
@@ -250,7 +251,8 @@ class _Experiment:
         """Write the file; then a training that is done needs its state no more."""
         content = self._content
         content["needed"] = needed(curves(content["rows"]), self._spent(), self._given.reach)
-        content |= {"versions": latency_versions(), "device": describe_device("cpu", 0)}
+        provider: ProviderName = "cuda" if self._device.type == "cuda" else "cpu"
+        content |= {"versions": latency_versions(), "device": describe_device(provider, self._device.index or 0)}
         write_whole(self._given.out, json.dumps(content, indent=1) + "\n")
         if done is not None:
             done.unlink()

@@ -19,6 +19,7 @@ from pruneport.compress.options import CriterionName, RankingName, RecoverName, 
 from pruneport.errors import InputError
 from pruneport.models.digits.tasks import DIGITS_TASKS
 from pruneport.models.inputs import check_seed
+from pruneport.models.options import refuse_idle
 
 __all__ = ["DENSE", "DIGITS", "Trial", "check_study", "identity", "names", "train_options", "trials"]
 
@@ -76,6 +77,8 @@ def check_study(options: StudyOptions) -> None:
         raise InputError(f"`jobs` is {options.jobs}; expected at least 1.")
     if not 0 < options.memory < math.inf:
         raise InputError(f"`memory` is {options.memory:g}; expected GiB above 0, such as 3.")
+    if options.executor != "ray":
+        refuse_idle(options, ["address"], "for `executor=ray`", "Give that")
     check_training(train_options(options, Path(), options.budgets[0]))
     for task in options.tasks:
         if task.startswith(DIGITS):

@@ -24,6 +24,7 @@ from pruneport.text import escaped
 
 __all__ = [
     "BATCH",
+    "FOR_IMAGES",
     "LEAST_HELD_OUT",
     "Batches",
     "Calibration",
@@ -40,6 +41,8 @@ __all__ = [
 BATCH = 32
 LEAST_HELD_OUT = 16  # and as many must be left
 _PART = 8  # inputs in a batch that is divided
+FOR_IMAGES = ("for the images of `calibration`, and there are none", "Give `calibration=FOLDER`")
+"""Why options of images are refused without a folder, and what would let them be read: see ``refuse_idle``."""
 Batches = Sequence[Callable[[], ExampleInputs]]
 """Inputs, such as images (B, C, H, W), each loaded when it is called for; the same every time."""
 

@@ -19,7 +19,7 @@ from pruneport.compress.group_records import Cost
 from pruneport.compress.hooks import hooks_restored
 from pruneport.compress.sizes.size_queries import QUERIES
 from pruneport.errors import ModelError
-from pruneport.models.inputs import InputShape, inputs_of, run_on, tensors_in
+from pruneport.models.inputs import ExampleInputs, InputShape, inputs_of, run_on, tensors_in
 from pruneport.models.outputs import TensorsOnly
 
 with warnings.catch_warnings():  # fvcore decorates with torch.jit.script, which torch calls deprecated
@@ -38,18 +38,18 @@ def count_cost(network: nn.Module, shape: InputShape) -> Cost:
     return Cost(macs=count_macs_by_module(network, shape)[""], params=count_params(network))
 
 
-def run_once(network: nn.Module, shape: InputShape) -> Any:
-    """What the network returns for one empty input.
+def run_once(network: nn.Module, shape: InputShape, example: ExampleInputs | None = None) -> Any:
+    """What the network returns for one empty input, or for the ``example`` in its place.
 
     Raises:
         InputError: The input takes more memory than is free.
         ModelError: The network refuses an input of this shape.
     """
     takes = inputs_of(shape)
-    empty = takes.filled()
+    given = takes.filled() if example is None else example
     try:
         with torch.no_grad():  # not inference_mode: some keep tensors of their first pass, which autograd reads
-            return run_on(network, empty)
+            return run_on(network, given)
     except Exception as error:
         if takes.image_shape is None:
             raise ModelError(

@@ -9,6 +9,7 @@ import torch
 from pruneport.compress.options import PruneOptions, TrainOptions
 from pruneport.compress.surgery.plan import Plan
 from pruneport.errors import InputError, TrainingError
+from pruneport.models.options import refuse_idle
 
 __all__ = ["check_representation", "check_training"]
 
@@ -46,6 +47,9 @@ def check_training(options: TrainOptions) -> None:
             f"`batch_size` is {options.batch_size} on {options.devices} device(s); expected at least 2 on each, "
             "since BatchNorm needs two."
         )
+    if options.keep_head:
+        why = "for a new output layer, and `keep_head` keeps the one that is there"
+        refuse_idle(options, ["head_rate"], why, "Leave out `keep_head`")
     gpus = torch.cuda.device_count()
     if (options.accelerator == "cuda" or (options.accelerator == "auto" and gpus)) and gpus < options.devices:
         raise InputError(

@@ -36,10 +36,12 @@ from pruneport.models.inputs import InputShape
 from pruneport.progress import Progress, silent
 
 __all__ = [
+    "BY_LABELS",
     "CRITERIA",
     "Criterion",
     "criterion_of",
     "name_of",
+    "reads_labels",
     "resolve_auto",
     "runs_on_inputs",
     "score_groups",
@@ -90,6 +92,11 @@ def wants_inputs(options: PruneOptions, calibrated: bool) -> bool:
             f"{without}."
         )
     return criterion.needs != "weights" or options.ranking == "sensitivity"
+
+
+def reads_labels(options: PruneOptions, calibrated: bool) -> bool:
+    """Whether the criterion has a loss, for which images have labels."""
+    return criterion_of(resolve_auto(options, calibrated).criterion).needs == "images"
 
 
 def runs_on_inputs(criterion: str | Importance) -> bool:
@@ -202,3 +209,5 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
         **{f"{_OTHERS}{kind.__name__}": _importance(kind, kind) for kind in IMPORTANCES},
     }
 )
+BY_LABELS = tuple(name for name, entry in CRITERIA.items() if entry.needs == "images")
+"""Names of those that have a loss."""

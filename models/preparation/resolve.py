@@ -6,12 +6,10 @@ import math
 from dataclasses import replace
 
 from pruneport.errors import ImageFolderError
-from pruneport.models.options import PreparationOptions
+from pruneport.models.options import PREPARATION, PreparationOptions
 from pruneport.models.record import Preprocessing, Source
 
-__all__ = ["describe", "differences", "given_names", "is_guess", "prepared", "resolve"]
-
-_NAMES = ("resize", "interpolation", "mean", "std")
+__all__ = ["describe", "differences", "is_guess", "prepared", "resolve"]
 
 _DEFAULT, _GIVEN = "ImageNet's", "; given: "
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision documents them
@@ -38,7 +36,7 @@ def resolve(
         )
     largest = max(height, width)
     known = known or Preprocessing(resize=largest, interpolation="bilinear", mean=_MEAN, std=_STD, origin=_DEFAULT)
-    given = given_names(options)
+    given = _given_names(options)
     _check_given(options)
     both = {name: _per_channel(name, options, known, channels) for name in ("mean", "std")}
     resize = known.resize if options.resize is None else options.resize
@@ -61,7 +59,7 @@ def prepared(source: Source, options: PreparationOptions) -> Source:
     Raises:
         ImageFolderError: See ``resolve``.
     """
-    if not given_names(options) and (source.inputs is not None or source.image_shape[0] not in (1, 3)):
+    if not _given_names(options) and (source.inputs is not None or source.image_shape[0] not in (1, 3)):
         return source
     return replace(source, preprocessing=resolve(options, source.image_shape, source.preprocessing))
 
@@ -77,7 +75,7 @@ def differences(known: Preprocessing, used: Preprocessing, shape: tuple[int, int
     usual = resolve(PreparationOptions(), shape, known)
     found = [
         f"`{name}` {_number(getattr(used, name))} in place of {_number(getattr(usual, name))}"
-        for name in _NAMES
+        for name in PREPARATION
         if getattr(used, name) != getattr(usual, name)
     ]
     if used.squash != usual.squash:
@@ -86,9 +84,9 @@ def differences(known: Preprocessing, used: Preprocessing, shape: tuple[int, int
     return found
 
 
-def given_names(options: PreparationOptions) -> list[str]:
+def _given_names(options: PreparationOptions) -> list[str]:
     """Names of the options that a user gave."""
-    return [name for name in _NAMES if getattr(options, name) is not None]
+    return [name for name in PREPARATION if getattr(options, name) is not None]
 
 
 def describe(preprocessing: Preprocessing, shape: tuple[int, int, int]) -> str:

@@ -98,8 +98,6 @@ def test_verify_says_where_images_are_prepared_otherwise_than_the_plan_says(
         done = run("verify", bundle, *images, *same)
         assert done.code == 0, done.err
         assert "otherwise" not in done.out + done.err
-    done = run("verify", bundle, "--parity-batches", 1, "--mean", 0.25)
-    assert "--mean: for --images, and there are none" in done.err
 
 
 def test_the_manifest_records_who_made_it(shipped: Path) -> None:

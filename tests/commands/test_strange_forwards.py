@@ -218,3 +218,51 @@ def test_a_file_for_the_examples_batch_alone_is_met_before_any_work(run: Any, tm
     assert "choosing widths" not in done.err
     fixed = run("ship", *asked, *QUICK, "--batch-size-fixed", "2", "--batches", "2", "--out", tmp_path / "out")
     assert fixed.code == 0, fixed.err
+
+
+RANDOM = """
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Noisy(nn.Module):
+    def __init__(self, kind="rand"):
+        super().__init__()
+        self.kind, self.runs = kind, 0
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.scores = nn.Linear(16, 4)
+
+    def forward(self, images):
+        features = torch.relu(self.second(torch.relu(self.first(images)))).mean((2, 3))
+        if self.kind == "rand":
+            features = features + torch.rand_like(features)
+        if self.kind == "dropout":
+            features = functional.dropout(features, 0.5, training=True)
+        if self.kind == "state":
+            self.runs += 1
+            features = features * self.runs
+        if self.kind == "rounding":
+            features = features * (1 + 1e-7 * torch.rand_like(features))
+        scores = self.scores(features)
+        if self.kind == "noisy choice":
+            return scores, (scores + torch.rand_like(scores)).argmax(1)
+        return scores
+"""
+
+
+@pytest.mark.parametrize("kind", ["rand", "dropout", "state", "rounding", "noisy choice"])
+def test_a_forward_that_is_random_is_said_before_pruning(kind: str, run: Any, tmp_path: Path) -> None:
+    source = tmp_path / "users_noisy.py"
+    source.write_text(RANDOM)
+    given = (f"{source}:Noisy", "--model-arg", f"kind={kind}", "--input-shape", "3", "8", "8")
+    done = run("compress", *given, *PLAIN, "--out", tmp_path / "out")
+    if kind in ("rounding", "noisy choice"):  # which nothing that is compared depends on
+        assert done.code == 0, done.err
+        return
+    assert (done.code, done.out) == (2, "")
+    said = done.err[done.err.index("error: ") :]
+    assert "gives other outputs when it is run again on the same inputs" in said
+    assert "Take the noise out of its forward in eval mode" in said
+    assert "scoring" not in done.err
+    assert not (tmp_path / "out").exists()

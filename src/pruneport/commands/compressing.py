@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from pruneport.bench.latency.measure import preflight
 from pruneport.bench.options import BenchOptions
@@ -22,14 +22,14 @@ from pruneport.commands.starting import BundleStart, Start, check_composed, open
 from pruneport.commands.timing.asked import check_latency, is_latency, refuse_latency
 from pruneport.commands.timing.loop import LatencyPruner
 from pruneport.commands.timing.tables import check_given
-from pruneport.compress.activations.calibration import Calibration
+from pruneport.compress.activations.calibration import FOR_IMAGES, Calibration
 from pruneport.compress.allocation.cost import Cost, run_once
 from pruneport.compress.allocation.target import check_round_to, target_of
 from pruneport.compress.assessment import GroupView, describe_groups
 from pruneport.compress.calibration_inputs import calibration_inputs
 from pruneport.compress.devices import find_device, in_full_precision, with_smaller_batches
 from pruneport.compress.further import check_below
-from pruneport.compress.options import CompressOptions, PruneOptions
+from pruneport.compress.options import CalibrationImages, CompressOptions, PruneOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.pipeline import check_inputs, compress_network
 from pruneport.compress.prune import Pruned
@@ -45,6 +45,7 @@ from pruneport.export.options import DEFAULTS, ExportOptions, ParityOptions
 from pruneport.export.precisions.writing import check_int8_inputs, check_kind
 from pruneport.export.verify import open_parity_images
 from pruneport.files import check_file, write_whole
+from pruneport.models.options import PREPARATION, refuse_idle
 from pruneport.models.outputs import main_output
 from pruneport.models.preparation.resolve import prepared
 from pruneport.progress import Note, Progress, Stage, numbered, silent
@@ -63,6 +64,7 @@ def inspect(config: InspectConfig, progress: Progress = silent, opened: Start | 
             written.
     """
     check_round_to(config.round_to)
+    _refuse_idle(config)
     device = find_device(config.accelerator)
     if config.sensitivity:
         check_file(config.plot, "plot", (".svg",))
@@ -104,6 +106,15 @@ def inspect(config: InspectConfig, progress: Progress = silent, opened: Start | 
     if config.sensitivity:
         write_whole(config.plot, sensitivity_plot(result.to_dict()["groups"]))
     return result
+
+
+def _refuse_idle(config: InspectConfig) -> None:
+    """Refuse what is said of the curves, and of the images behind them, where there are none."""
+    if not config.sensitivity:
+        names = ("plot", *(field.name for field in fields(CalibrationImages)))
+        refuse_idle(config, names, "for the curves of `sensitivity`", "Give `sensitivity`")
+    elif config.calibration is None:
+        refuse_idle(config, (*PREPARATION, "skip_unreadable"), *FOR_IMAGES)
 
 
 def compress(config: CompressConfig, progress: Progress = silent, command: str = "") -> CompressResult:
@@ -203,7 +214,7 @@ def open_dense(
         source = replace(source, class_names=source.class_names or images.classes)
     if max_drop is not None:
         check_labelled(images)
-    check_inputs(asked, start.network, source, origin=origin)
+    check_inputs(asked, start.network, source, origin=origin, int8="int8" in form.precisions)
     check_kind(form, network, source.takes)
     check_int8_inputs(form, asked, network)
     return OpenedDense(network=network, source=source, start=start, origin=origin)

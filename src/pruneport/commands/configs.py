@@ -13,7 +13,6 @@ from pruneport.bench.transfer.options import StudyOptions
 from pruneport.compress.options import (
     AttentionName,
     CalibrationImages,
-    CalibrationOptions,
     ChoiceOptions,
     CompressOptions,
     DepthName,
@@ -56,7 +55,7 @@ class StartOptions(SourceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectConfig(CalibrationOptions, StartOptions):
+class InspectConfig(CalibrationImages, StartOptions):
     """Show the coupled groups of a network: what must be pruned together, and what hangs on it."""
 
     sensitivity: bool = False

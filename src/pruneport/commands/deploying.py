@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from pruneport.bench.latency.checks import check_required
 from pruneport.bench.latency.measure import measure
@@ -24,8 +24,9 @@ from pruneport.commands.records import (
     with_earlier,
 )
 from pruneport.commands.results import BenchResult, ExportResult, VerifyResult
-from pruneport.compress.activations.calibration import Batches, Calibration
+from pruneport.compress.activations.calibration import FOR_IMAGES, Batches, Calibration
 from pruneport.compress.calibration_inputs import calibration_inputs
+from pruneport.compress.options import CalibrationImages
 from pruneport.compress.surgery.plan import preprocessing_of
 from pruneport.errors import BundleError, CheckpointError, OutputError, SourceError
 from pruneport.export.bundle.bundle import (
@@ -48,7 +49,8 @@ from pruneport.export.onnx.form import check_form
 from pruneport.export.precisions.providers import check_precisions
 from pruneport.export.precisions.writing import check_int8_inputs, check_kind
 from pruneport.export.verification import Check, require_parity
-from pruneport.export.verify import require_same_normalisation, verify_files
+from pruneport.export.verify import check_prepared, require_same_normalisation, verify_files
+from pruneport.models.options import PREPARATION, refuse_idle
 from pruneport.models.preparation.resolve import resolve
 from pruneport.models.record import Factory
 from pruneport.progress import Note, Progress, Stage, numbered, silent
@@ -73,6 +75,7 @@ def export(
     """
     check_form(config, one_input=False)
     check_precisions(config.precisions, config.provider, calibrated=config.calibration is not None)
+    _refuse_idle(config)
     progress = numbered(progress, 3)
     progress(Stage("opening the bundle"))
     bundle, pruned, factory = open_networks(config, progress, factory)
@@ -122,6 +125,15 @@ def export(
     return ExportResult(folder=bundle.folder, files=sizes)
 
 
+def _refuse_idle(config: ExportConfig) -> None:
+    """Refuse what is said of int8, and of the images that calibrate it, where there is none, or are none."""
+    if "int8" not in config.precisions:
+        names = ("provider", *(field.name for field in fields(CalibrationImages)))
+        refuse_idle(config, names, "for int8", "Add int8 to `precisions`")
+    elif config.calibration is None:
+        refuse_idle(config, (*PREPARATION, "skip_unreadable"), *FOR_IMAGES)
+
+
 def verify(
     config: VerifyConfig,
     progress: Progress = silent,
@@ -139,6 +151,7 @@ def verify(
         InputError: The bundle is damaged, or was not exported yet, or the checkpoint that was given cannot be used.
         ParityError: The outputs differ by more than the tolerance; verify.json says so.
     """
+    check_prepared(config)
     progress = numbered(progress, 4)
     progress(Stage("opening the bundle"))
     bundle, pruned, factory = open_networks(config, progress, factory)

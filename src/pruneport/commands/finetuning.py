@@ -28,6 +28,7 @@ from pruneport.export.bundle.writing import check_output, new_bundle
 from pruneport.files import beside, held, made_folder
 from pruneport.models.factories import load_factory
 from pruneport.models.images.tasks import open_task
+from pruneport.models.options import given_of
 from pruneport.models.preparation.class_names import named
 from pruneport.models.preparation.resolve import prepared
 from pruneport.models.record import Factory
@@ -115,8 +116,7 @@ def _check_schedule(config: FinetuneConfig) -> None:
     """Raise where pruning is asked for without a schedule, or a schedule has another target than compute."""
     if config.schedule == "none":
         names = (*(field.name for field in fields(PruneOptions)), "cuts")
-        given = [f"`{name}`" for name in names if getattr(config, name) != getattr(FinetuneConfig, name)]
-        if given:
+        if given := given_of(config, names):
             raise TargetError(
                 f"{', '.join(given)} without `schedule`: add `schedule=loss` to prune while training, or prune first "
                 "with pruneport compress and train that bundle."

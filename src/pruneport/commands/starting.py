@@ -21,7 +21,7 @@ from pruneport.export.hub import is_on_hub
 from pruneport.models.factories import load_factory
 from pruneport.models.inputs import check_seed, run_on
 from pruneport.models.names import not_a_source
-from pruneport.models.options import SourceOptions
+from pruneport.models.options import given_of
 from pruneport.models.outputs import read_outputs, takes_several
 from pruneport.models.preparation.class_names import named
 from pruneport.models.record import Factory, Source
@@ -80,7 +80,7 @@ def open_start(options: StartOptions, progress: Progress, *, moved: bool = False
     if not is_on_hub(options.source) and not is_bundle(Path(options.source)):
         return _from_source(options)
     names = ("weights", "model_arg", "input_shape", *(() if moved else ("checkpoint",)))
-    if given := [f"`{name}`" for name in names if getattr(options, name) != getattr(SourceOptions, name)]:
+    if given := given_of(options, names):
         raise SourceError(f"{options.source} is a bundle, which knows its own source: leave out {', '.join(given)}.")
     start = start_at(options.source, load_factory(options.factory) if options.factory else None, progress, options.seed)
     if options.class_names is None:

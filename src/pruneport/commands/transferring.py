@@ -27,6 +27,7 @@ from pruneport.errors import CheckFailed, InputError
 from pruneport.files import write_whole
 from pruneport.models.factories import did_you_mean
 from pruneport.models.files import not_a_file
+from pruneport.models.options import given_of
 from pruneport.progress import Progress, Stage, numbered, silent
 
 __all__ = ["read_study", "transfer"]
@@ -54,12 +55,13 @@ def transfer(config: TransferConfig, progress: Progress = silent, command: str =
             "there is no study, and no `out` to keep one in; give a study, as in: pruneport transfer study.yaml."
         )
     if config.advise:
+        if config.report:
+            raise InputError("`advise` and `report` are two ways to read a study; give one of them.")
         if config.budget is None:
             raise InputError("`advise` needs `budget`: the training FLOPs you can spend, such as 1e12.")
         with open_store(folder, None) as store:
             return AdviceResult(advice=advise(store.finished(), config.budget, config.task, config.network))
-    given = [f"`{name}`" for name in ("budget", "task", "network") if getattr(config, name) is not None]
-    if given:
+    if given := given_of(config, ("budget", "task", "network")):
         raise InputError(f"{', '.join(given)} without `advise`; a study takes lists: `budgets`, `tasks`, `networks`.")
     finished = _finished(config, folder) if config.report else run_study(config, folder, numbered(progress, STUDY))
     progress(Stage("writing the report"))

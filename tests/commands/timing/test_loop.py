@@ -228,7 +228,10 @@ def test_a_timer_that_cannot_tell_asks_for_more(
         ({"latency_ms": float("inf")}, "`latency_ms` is inf"),
         ({"latency": 0.5, "macs": 0.5}, "given: `macs` and `latency`"),
         ({"latency": 0.5, "latency_batch": 0}, "`latency_batch` is 0; expected at least 1"),
-        ({"macs": 0.5, "latency_batch": 4}, "`latency_batch` without a latency as the target, which is `macs`: give"),
+        (
+            {"macs": 0.5, "latency_batch": 4},
+            "`latency_batch` and `repeats` and `threads` without a latency as the target, which is `macs`: give",
+        ),
         (
             {"latency": 0.5, "latency_precision": "int8", "provider": "cuda"},
             "`latency_precision` is int8, and `provider` is cuda: .* no int8 kernels",

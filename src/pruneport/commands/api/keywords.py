@@ -61,7 +61,6 @@ class _ChoiceKeywords(TypedDict, total=False):
 
 class _CalibrationKeywords(_PreparationKeywords, total=False):
     calibration_images: int
-    calibration_labels: LabelsName
     skip_unreadable: bool
     accelerator: str
 
@@ -78,6 +77,7 @@ class _StartKeywords(TypedDict, total=False):
 class PruneKeywords(_ChoiceKeywords, _CalibrationKeywords, total=False):
     """Fields of ``CompressOptions``, but for the target and the calibration."""
 
+    calibration_labels: LabelsName
     recover: RecoverName
     recovery_minutes: float | None
     recovery_steps: int | None

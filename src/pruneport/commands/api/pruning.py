@@ -30,14 +30,13 @@ from pruneport.models.inputs import ExampleInputs, InputShape
 from pruneport.models.live.copying import as_factory, copy_network
 from pruneport.models.live.example import read_example
 from pruneport.models.live.identity import live_source, state_sha256
+from pruneport.models.options import PREPARATION
 from pruneport.models.outputs import main_output, read_outputs
 from pruneport.models.preparation.known import infer_preprocessing
 from pruneport.models.record import Factory
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
 __all__ = ["prune"]
-
-_PREPARATION = ("resize", "mean", "std", "skip_unreadable")
 
 
 def prune(
@@ -169,7 +168,8 @@ def _options(
     named: dict[str, Any] = {**targets, "calibration": folder}
     options = options_from(MemoryOptions, "prune", {**given, **named})
     target_of(options)
-    if calibration is not None and folder is None and (idle := [name for name in _PREPARATION if name in given]):
+    idle = [name for name in (*PREPARATION, "skip_unreadable") if name in given]
+    if calibration is not None and folder is None and idle:
         raise ImageFolderError(
             f"{', '.join(f'`{name}`' for name in idle)}: for a folder of images; tensors in `calibration` are taken as "
             "they are. Leave it out, and give tensors as the network takes them."

@@ -37,6 +37,7 @@ from pruneport.export.accuracy import check_max_drop
 from pruneport.export.bundle.bundle import open_bundle
 from pruneport.export.precisions.providers import check_precisions
 from pruneport.files import write_whole
+from pruneport.models.options import refuse_idle
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
@@ -116,6 +117,8 @@ def _check(config: SweepConfig) -> tuple[str, tuple[float, ...]]:
     check_precisions(config.precisions, config.provider)
     if config.executor == "ray":
         check_spread(config, target)
+    else:
+        refuse_idle(config, ["address", "memory"], "for `executor=ray`", "Give that")
     check_latency(config, config, target)
     preflight(config, config.batch_size_fixed)
     return target, values

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TypeVar
 
 from torch import nn
 
-from pruneport.bench.options import LatencyOptions, TimedPrecision
+from pruneport.bench.options import BenchOptions, LatencyOptions, RuntimeOptions, TimedPrecision
 from pruneport.commands.configs import ShipConfig, SweepConfig
 from pruneport.commands.timing.measuring import check_place
 from pruneport.commands.timing.tables import read_given
@@ -17,10 +17,13 @@ from pruneport.compress.allocation.target import target_of
 from pruneport.compress.options import LatencyTarget
 from pruneport.errors import InputError, TargetError
 from pruneport.export.options import ExportOptions
+from pruneport.models.options import given_of, refuse_idle
 
 __all__ = ["at_latency_batch", "check_latency", "is_latency", "refuse_latency", "timed_in"]
 
-_MEANING = ("latency_batch", "latency_precision", "latency_table")  # of a latency target, and of nothing else
+_RUNTIME = tuple(field.name for field in fields(RuntimeOptions))
+_MEANING = tuple(field.name for field in fields(LatencyOptions) if field.name not in _RUNTIME)
+"""What a latency target means, which is said of nothing else."""
 _Shipped = TypeVar("_Shipped", ShipConfig, SweepConfig)
 
 
@@ -84,14 +87,17 @@ def check_latency(options: LatencyOptions, form: ExportOptions, target: str) -> 
         InputError: An option is out of range or has no meaning, or the table is of another place.
         ProviderError: The provider is not there or does not start.
     """
+    times = isinstance(options, BenchOptions)  # whatever the target: the finished network
     if target not in LATENCIES:
-        if given := [f"`{name}`" for name in _MEANING if getattr(options, name) != getattr(LatencyOptions, name)]:
+        if given := given_of(options, _MEANING if times else (*_MEANING, *_RUNTIME)):
             raise InputError(
                 f"{' and '.join(given)} without a latency as the target, which is `{target}`: give `latency` in its "
                 f"place, or leave {' and '.join(given)} out."
             )
     elif options.latency_table is not None:
         read_given(options)
+        why = "for timings that are made here, and `latency_table` brings them"
+        refuse_idle(options, ["latency_cache"], why, "Leave out `latency_table`")
     else:
         _check_cache(options.latency_cache)
         check_place(timed_in(options, form), form)
