@@ -107,9 +107,6 @@ def _option_faults(options: BenchOptions) -> list[str]:
         f"device is a GPU's index, and the provider is 'cpu'; got {options.device}": (
             options.provider != "cpu" or options.device <= 0
         ),
-        f"threads belong to the provider 'cpu'; got '{options.provider}'": (
-            options.provider == "cpu" or options.threads is None
-        ),
         f"confidence must be inside (0, 1), such as 0.95; got {options.confidence}": 0 < options.confidence < 1,
         f"require_speedup must be above 0; got {options.require_speedup}": (
             options.require_speedup is None or options.require_speedup > 0

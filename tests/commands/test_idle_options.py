@@ -33,7 +33,6 @@ _TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     "a cache": (_half("ship", "--latency-cache", "cache"), f"--latency-cache {_LATENCY} --flops"),
     "a cache of a sweep": (_half("sweep", "--latency-cache", "cache"), f"--latency-cache {_LATENCY} --flops"),
     "a GPU's index": (_half("ship", "--device", "1"), "device is a GPU's index, and the provider is 'cpu'; got 1"),
-    "threads of a GPU": (_half("ship", "--provider", "cuda", "--threads", "2"), "threads belong to the provider 'cpu'"),
     # calibration inputs, where there are none
     "labels": (
         _half("compress", "--calibration-labels", "folder"),
