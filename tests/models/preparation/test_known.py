@@ -137,7 +137,7 @@ def test_one_channel_takes_the_average() -> None:
 
 def test_a_checkpoint_is_known_by_its_digest() -> None:
     data = os.environ.get("PRUNEPORT_TEST_DATA")
-    if data is None:
+    if not data:
         pytest.skip("PRUNEPORT_TEST_DATA is not set")
     file = Path(data) / "weights" / "mobilenet_v2-b0353104.pth"
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
