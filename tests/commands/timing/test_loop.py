@@ -219,6 +219,22 @@ def test_a_timer_that_cannot_tell_asks_for_more(
     assert asked[-1] == 9 * asked[-3]
 
 
+def test_a_timer_that_tells_less_than_it_should_is_believed_and_said(
+    network: nn.Module, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time: Callable[..., TimedShare] = loop.DenseTimer.time
+
+    def shaky(timer: Any, path: Path, rounds: int) -> TimedShare:
+        return replace(time(timer, path, 2), share=0.6, low=0.58, high=0.62, rounds=rounds)
+
+    monkeypatch.setattr(loop.DenseTimer, "time", shaky)
+    pruned = pruneport.prune(network, latency=0.6, latency_cache=cache, **QUICK)
+    assert pruned.plan.latency_kept == 0.6
+    assert "measured 0.6000 (0.5800 to 0.6200)" in pruned.plan.note
+    assert "the machine is too noisy to tell more" in pruned.plan.note
+    assert "multiples" not in pruned.plan.note, "the target is met, as far as can be told"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

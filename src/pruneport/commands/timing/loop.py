@@ -166,9 +166,14 @@ def _said(reached: LatencyReached) -> str:
             f"the latency is {best.predicted:.3f} of dense as predicted for {reached.where}{error}, and was not "
             "measured: export the bundle and time it there with pruneport bench."
         )
-    if abs(best.measured / reached.asked - 1) <= CLOSE:
+    faults = []
+    if abs(best.measured / reached.asked - 1) > CLOSE:
+        faults.append(f"widths are multiples of {reached.step}")
+    if (best.high - best.low) / 2 > CLOSE * best.measured:
+        faults.append("the machine is too noisy to tell more: time it again on an idle one with pruneport bench")
+    if not faults:
         return ""
     return (
         f"asked for {reached.asked:.4g} of the dense latency, measured {best.measured:.4f} ({best.low:.4f} to "
-        f"{best.high:.4f}) in the best of {len(reached.rounds)} rounds: widths are multiples of {reached.step}."
+        f"{best.high:.4f}) in the best of {len(reached.rounds)} rounds: {'; '.join(faults)}."
     )

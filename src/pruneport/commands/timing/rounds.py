@@ -21,11 +21,13 @@ from pruneport.errors import TargetError
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.progress import Progress
 
-__all__ = ["CLOSE", "Round", "choose", "solve_rounds", "time_exported", "time_surely"]
+__all__ = ["CLOSE", "STILL_TOLD", "Round", "choose", "solve_rounds", "time_exported", "time_surely"]
 
 _ROUNDS = 3
 CLOSE = 0.02
 """How far from the target, as a share of it, is met."""
+STILL_TOLD = 0.05
+"""Half of an interval, as a share of what is measured, beyond which a timing says too little to go on with."""
 _WEIGHT = 4.0  # of a timing near the target, in the fit
 _TRIES = 3  # each with three times as many runs
 _MORE = 3
@@ -104,10 +106,10 @@ def time_exported(dense: DenseFile, timer: DenseTimer, network: nn.Module, progr
 
 
 def time_surely(timer: DenseTimer, path: Path, progress: Progress) -> TimedShare:
-    """Time a network, by its file, more often where the interval is too wide to tell.
+    """Time a network, by its file, more often where the interval is too wide to tell whether a target is met.
 
     Raises:
-        TargetError: It stays too wide.
+        TargetError: It stays too wide to say anything (see ``STILL_TOLD``).
     """
     repeats = timer.options.repeats
     rounds = max(repeats, rounds_for(timer.time(path, 2).dense_ms, repeats))
@@ -117,6 +119,8 @@ def time_surely(timer: DenseTimer, path: Path, progress: Progress) -> TimedShare
         if timed.spread <= CLOSE:
             return timed
         rounds *= _MORE
+    if timed.spread <= STILL_TOLD:
+        return timed
     hint = (
         ""
         if timer.clock == "thread-cpu" or timer.options.provider != "cpu"
@@ -125,8 +129,8 @@ def time_surely(timer: DenseTimer, path: Path, progress: Progress) -> TimedShare
     raise TargetError(
         f"the timer is too noisy to tell whether the latency target is met: after {timed.rounds} rounds the share of "
         f"the dense latency is {timed.share:.3f}, with a 95 % interval from {timed.low:.3f} to {timed.high:.3f}; "
-        f"expected {CLOSE:.0%} to either side at most. Leave the machine alone meanwhile, or repeat more often with "
-        f"`repeats`{hint}."
+        f"expected {CLOSE:.0%} to either side, and {STILL_TOLD:.0%} at most. Leave the machine alone meanwhile, or "
+        f"repeat more often with `repeats`{hint}."
     )
 
 
