@@ -8,4 +8,5 @@
 - ``carried``: what it computed up to there, in memory or in files
 - ``memory``: how much of it activations may take, and how it is used again
 - ``least_squares``: least squares in a residual stream
+- ``row_weights``: what each row of it counts
 """

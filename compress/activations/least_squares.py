@@ -50,34 +50,47 @@ class Equations:
 
     def __init__(self, inputs: int, outputs: int, device: torch.device | None = None) -> None:
         self.rows = 0
+        self._total = 0.0  # of the rows' weights
         self._device = float64_device(device or torch.device("cpu"))
         self._gram, self._cross, self._input_sum, self._target_sum = (
             torch.zeros(sizes, dtype=torch.float64, device=self._device)
             for sizes in ((inputs, inputs), (inputs, outputs), (inputs,), (outputs,))
         )
 
-    def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """Add equations: inputs (rows, inputs), targets (rows, outputs)."""
-        inputs, targets = inputs.to(self._device), targets.to(self._device)
-        parts = zip(torch.split(inputs, _PART), torch.split(targets, _PART), strict=True)
-        for part, wanted in parts:
+    def add(self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
+        """Add equations: inputs (rows, inputs), targets (rows, outputs); what each counts (rows,), else one."""
+        inputs = inputs.to(self._device)
+        weighted = _weighted(inputs, weights)
+        for part, counted in zip(torch.split(inputs, _PART), torch.split(weighted, _PART), strict=True):
             for start in range(0, inputs.shape[1], _COLUMNS):  # on and below the diagonal; the rest is the same
                 end = start + _COLUMNS
-                self._gram[start:end, :end] += part[:, start:end].T @ part[:, :end]
-            self._cross += part.T @ wanted
-        self._input_sum += inputs.sum(0, dtype=torch.float64)
-        self._target_sum += targets.sum(0, dtype=torch.float64)
+                self._gram[start:end, :end] += counted[:, start:end].T @ part[:, :end]
+        self._input_sum += weighted.sum(0, dtype=torch.float64)
+        self._total += len(inputs) if weights is None else float(weights.sum(dtype=torch.float64))
         self.rows += len(inputs)
+        self.add_targets(inputs, targets, weights)
+
+    def add_targets(self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
+        """Add the right-hand sides alone, after ``forget_targets``; all that was added must be added again."""
+        inputs, targets = inputs.to(self._device), _weighted(targets.to(self._device), weights)
+        for part, wanted in zip(torch.split(inputs, _PART), torch.split(targets, _PART), strict=True):
+            self._cross += part.T @ wanted
+        self._target_sum += targets.sum(0, dtype=torch.float64)
+
+    def forget_targets(self) -> None:
+        """Keep the left-hand sides only."""
+        self._cross.zero_()
+        self._target_sum.zero_()
 
     def moments(self, centred: bool = True) -> tuple[Tensor, Tensor]:
         """Covariance (inputs, inputs) and mean (inputs,) of the inputs, float64; about zero where not ``centred``."""
-        mean = self._input_sum / self.rows * centred
-        gram = self._gram.tril() / self.rows
+        mean = self._input_sum / self._total * centred
+        gram = self._gram.tril() / self._total
         gram += gram.tril(-1).T
         return gram.addr_(mean, mean, alpha=-1), mean
 
     def solve(self, start: Tensor, ridge: float, centred: bool = True) -> tuple[Tensor, Tensor]:
-        """Minimise the mean squared error plus ``ridge`` times the squared distance to ``start``.
+        """Minimise the weighted mean squared error plus ``ridge`` times the squared distance to ``start``.
 
         Args:
             start: Weights (inputs, outputs) to stay near to where the data say little.
@@ -88,11 +101,15 @@ class Equations:
             Weight (inputs, outputs) and intercept (outputs,), float64.
         """
         gram, mean_in = self.moments(centred)
-        mean_out = self._target_sum / self.rows * centred
-        cross = (self._cross / self.rows).addr_(mean_in, mean_out, alpha=-1)
+        mean_out = self._target_sum / self._total * centred
+        cross = (self._cross / self._total).addr_(mean_in, mean_out, alpha=-1)
         strength = add_ridge(gram, ridge)
         weight = torch.cholesky_solve(cross + strength[:, None] * start.to(cross), torch.linalg.cholesky(gram))
         return weight, mean_out - mean_in @ weight
+
+
+def _weighted(rows: Tensor, weights: Tensor | None) -> Tensor:
+    return rows if weights is None else rows * weights.to(rows)[:, None]
 
 
 def add_ridge(covariance: Tensor, ridge: float) -> Tensor:

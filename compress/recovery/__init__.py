@@ -3,6 +3,7 @@
 - ``recover``: which way, and what it brought
 - ``statistics``: BatchNorm statistics estimated anew
 - ``reconstruct``: weights solved anew, layer by layer
+- ``clipping``: what activations such as ReLU leave open
 - ``rows_seen``: what passes show of the layers that are solved
 - ``imitate``: all weights trained to compute the dense network's features
 - ``features``: what imitation compares

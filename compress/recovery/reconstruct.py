@@ -3,7 +3,9 @@
 In order through the network, each layer is given the inputs that the pruned network really produces and is
 fitted by least squares to the dense network's outputs (as in He et al. 2017, arXiv 1707.06168, where only
 consumers are). We define: where a branch ends in an addition, the target is corrected by the error that already
-lies on what it is added to, so that the sum, and not the branch, is fitted.
+lies lies on what it is added to, so that the sum, and not the branch, is fitted. Rows count by how much the outputs
+depend on their place (see ``RowWeights``), and where a ReLU is behind, it is its outputs that are fitted (see
+``open_targets``).
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +22,9 @@ from torch import Tensor, nn
 from pruneport.compress.activations.calibration import Batches
 from pruneport.compress.activations.least_squares import Equations, is_plain, ridge_of
 from pruneport.compress.activations.replay import Replay, find_cuts
+from pruneport.compress.activations.row_weights import RowWeights
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
+from pruneport.compress.recovery.clipping import Clip, Scale, clips_recorded, open_targets
 from pruneport.compress.recovery.rows_seen import Given, Wanted, Watch
 from pruneport.compress.surgery.dropping import Absent
 from pruneport.errors import ImageFolderError
@@ -31,6 +36,7 @@ __all__ = ["reconstruct", "solvable_layers"]
 _ROWS = 150_000  # equations a layer at most; with 20,000 a ResNet-20 lost 0.25 points of top-1
 _ROWS_OF_EXTRA = 2  # equations an unknown
 _LEAST_GAIN = 0.05  # of the median: a channel that its norm nearly silences is not fitted at any price
+_CLIPPED = 3  # solves with targets that an activation leaves open
 _MOST_BYTES = 2**30  # of the dense network's outputs that are held together
 
 
@@ -88,6 +94,8 @@ def reconstruct(
         torch.no_grad(),
     ):
         run_on(pruned, changed(example, Tensor.clone))
+    with clips_recorded(pruned, norms) as clips, torch.no_grad():
+        run_on(pruned, changed(example, Tensor.clone))
     modules = dict(pruned.named_modules())
     starts = (index for index, name in enumerate(order) if "in" in kept.get(name, {}))
     dropped = next((index for index, name in enumerate(order) if isinstance(modules[name], Absent)), len(order))
@@ -95,6 +103,8 @@ def reconstruct(
     adding = {name for name in order[dropped:] if name not in wanted and _may_add(modules[name])}
     layers = [name for name in order[start:] if name in wanted | adding and order.count(name) == 1]
     cuts = find_cuts(dense, example)
+    progress("weighing the places of the layers' outputs")
+    weights = RowWeights(dense, layers, batches)
     solved = []
     with Replay(pruned, cuts, batches) as ours, Replay(dense, cuts, batches) as theirs:
         sizes = [_bytes_of(dense.get_submodule(name), rows[name] * images) for name in layers]
@@ -109,7 +119,10 @@ def reconstruct(
                 done, extra = layers.index(name), name in adding
                 progress(Step(f"solving layer {done + 1} of {len(layers)}: {name}", done, len(layers)))
                 ours.advance(name)
-                if _solve(ours, name, targets.pop(name), norms.get(name), ridge, strict and not extra, extra=extra):
+                layer = _Layer(
+                    name=name, wanted=targets.pop(name), norm=norms.get(name), clip=clips.get(name), weights=weights
+                )
+                if _solve(ours, layer, ridge, strict and not extra, extra=extra):
                     solved.append(name)
     return solved
 
@@ -144,48 +157,104 @@ def _may_add(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) and is_plain(layer) and "weight" in layer._parameters
 
 
-def _solve(
-    ours: Replay, name: str, wanted: Wanted, norm: Any, ridge: float, strict: bool, *, extra: bool = False
-) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """One layer to solve: what is wanted of it, and what is behind it."""
+
+    name: str
+    wanted: Wanted
+    norm: Any
+    clip: Clip | None
+    weights: RowWeights
+
+
+class _Row(NamedTuple):
+    """The equations of one batch, and what is added to their left-hand sides in the pruned network."""
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor | None
+    added: Tensor | None
+
+
+@dataclass
+class _Passes:
+    """The rows of a layer, batch by batch; after a pass: of how many inputs, and whether all ended in an addition."""
+
+    ours: Replay
+    layer: _Layer
+    extra: bool
+    images: int = 0
+    summed: bool = True
+
+    def __iter__(self) -> Iterator[_Row]:
+        wanted, norm = self.layer.wanted, self.layer.norm
+        given = Given(wanted, summed=self.extra or bool(wanted.added))
+        self.images, self.summed = 0, True
+        with Watch(self.ours.network, {self.layer.name: given}, self.ours.stop) as watch:
+            for _ in self.ours.passes():
+                rows, added = wanted.rows[given.batch], wanted.added.get(given.batch)
+                targets = rows.targets
+                self.summed = self.summed and given.summed
+                if added is not None and given.added is not None:
+                    error = added - given.added
+                    targets = targets + (error if norm is None else error / _gain(norm))
+                weights = self.layer.weights.of(self.layer.name, given.batch, rows.places)
+                yield _Row(given.inputs, targets, weights, given.added)
+                self.images += given.images
+                watch.renew()
+
+
+def _solve(ours: Replay, layer: _Layer, ridge: float, strict: bool, *, extra: bool = False) -> bool:
     """Solve one layer anew; False where the inputs are too few and that is allowed.
 
     An ``extra`` layer is one whose inputs are all there, behind a dropped branch: with few more equations than unknowns
     it would learn the inputs by heart, unless it ends in an addition, where it is what makes up for the branch.
     """
-    layer: Any = ours.network.get_submodule(name)
-    start = layer.weight.detach().flatten(1).T
-    equations = Equations(start.shape[0], start.shape[1], layer.weight.device)
-    images, summed = 0, True
-    given = Given(wanted, summed=extra or bool(wanted.added))
-    with Watch(ours.network, {name: given}, ours.stop) as watch:
-        for _ in ours.passes():
-            target, added = wanted.rows[given.batch].targets, wanted.added.get(given.batch)
-            summed = summed and given.summed
-            if added is not None and given.added is not None:
-                error = added - given.added
-                target = target + (error if norm is None else error / _gain(norm))
-            equations.add(given.inputs, target)
-            images += given.images
-            watch.renew()
+    module: Any = ours.network.get_submodule(layer.name)
+    start = module.weight.detach().flatten(1).T
+    equations = Equations(start.shape[0], start.shape[1], module.weight.device)
+    passes = _Passes(ours, layer, extra)
+    for row in passes:
+        equations.add(row.inputs, row.targets, row.weights)
     unknowns = len(start)
-    if extra and not summed and equations.rows < _ROWS_OF_EXTRA * unknowns:
+    if extra and not passes.summed and equations.rows < _ROWS_OF_EXTRA * unknowns:
         return False
     if equations.rows < unknowns:
         if not strict:
             return False
-        needed = -(-unknowns * images // equations.rows)
+        needed = -(-unknowns * passes.images // equations.rows)
         raise ImageFolderError(
-            f"{images} calibration images are too few to solve {name}: they give {equations.rows} equations for "
-            f"{unknowns} unknowns. Give at least {needed} images to solve with, beside those held out to measure on (a "
-            "tenth as many, at least 16), or choose `recover=bn`."
+            f"{passes.images} calibration images are too few to solve {layer.name}: they give {equations.rows} "
+            f"equations for {unknowns} unknowns. Give at least {needed} images to solve with, beside those held out to "
+            "measure on (a tenth as many, at least 16), or choose `recover=bn`."
         )
-    weight, intercept = equations.solve(start, ridge, centred=layer.bias is not None or norm is not None)
-    layer.weight.data = weight.T.reshape(layer.weight.shape).to(layer.weight)
-    if layer.bias is not None:
-        layer.bias.data = intercept.to(layer.bias)
-    elif norm is not None:
-        norm.running_mean -= intercept.to(norm.running_mean)  # the norm subtracts its mean: this adds
+    centred = module.bias is not None or layer.norm is not None
+    weight, intercept = equations.solve(start, ridge, centred=centred)
+    if layer.clip is not None:
+        scale = _scale(layer.norm)
+        for _ in range(_CLIPPED):
+            equations.forget_targets()
+            for row in passes:
+                outputs = torch.addmm(intercept.to(row.inputs), row.inputs, weight.to(row.inputs))
+                targets = open_targets(layer.clip, scale, row.targets, outputs, row.added)
+                equations.add_targets(row.inputs, targets, row.weights)
+            weight, intercept = equations.solve(start, ridge, centred=centred)
+    module.weight.data = weight.T.reshape(module.weight.shape).to(module.weight)
+    if module.bias is not None:
+        module.bias.data = intercept.to(module.bias)
+    elif layer.norm is not None:
+        layer.norm.running_mean -= intercept.to(layer.norm.running_mean)  # the norm subtracts its mean: this adds
     return True
+
+
+def _scale(norm: Any) -> Scale:
+    """What the norm behind a layer does; channels that it nearly silences have no gain."""
+    if norm is None:
+        return Scale(torch.ones(()), torch.zeros(()))
+    true = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+    gain = torch.where(true == _gain(norm), true, 0)
+    return Scale(gain, norm.bias.detach() - gain * norm.running_mean)
 
 
 def _gain(norm: Any) -> Tensor:

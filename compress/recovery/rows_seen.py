@@ -13,18 +13,11 @@ from torch.overrides import TorchFunctionMode
 
 from pruneport.compress.activations.least_squares import chosen_places, input_rows, output_rows
 from pruneport.compress.activations.replay import Stopped
+from pruneport.compress.recovery.clipping import ADDITIONS
 
 __all__ = ["Given", "Wanted", "Watch"]
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
-_ADDITIONS = {
-    torch.add,
-    Tensor.add,
-    Tensor.add_,
-    Tensor.__add__,
-    Tensor.__iadd__,
-    Tensor.__radd__,
-}
 _TRANSPARENT = {F.batch_norm, torch.batch_norm, F.dropout}
 
 
@@ -193,7 +186,7 @@ class Watch(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         names = self._followed(args)
-        if names and function in _ADDITIONS:
+        if names and function in ADDITIONS:
             others = {name: args[1] if args[0] is self._branches[name] else args[0] for name in names}
             added = {name: other for name, other in others.items() if isinstance(other, Tensor)}
             for name, other in added.items():
