@@ -27,7 +27,7 @@ from pruneport.compress.prune import Pruned, Pruner, prune
 from pruneport.compress.records import Recovered
 from pruneport.compress.recovery.imitate import Effort
 from pruneport.compress.recovery.recover import choose_recovery, recover
-from pruneport.compress.structure import check_keep, refuse_compiled, refuse_random
+from pruneport.compress.structure import Structure, check_keep, refuse_compiled, refuse_random
 from pruneport.errors import ImageFolderError
 from pruneport.models.options import refuse_idle
 from pruneport.models.outputs import read_outputs, takes_several
@@ -96,13 +96,14 @@ def compress_network(
     progress: Progress = silent,
     origin: Origin | None = None,
     pruner: Pruner = prune,
+    structure: Structure | None = None,
 ) -> Pruned:
     """Prune a network and recover accuracy, as the options say; the dense network is left as it is.
 
     Raises:
         InputError: The target, the images or the network cannot be used.
     """
-    return next(compress_to([options], dense, source, progress, origin=origin, pruner=pruner))
+    return next(compress_to([options], dense, source, progress, origin=origin, pruner=pruner, structure=structure))
 
 
 def compress_to(
@@ -113,6 +114,7 @@ def compress_to(
     calibration: Calibration | None = None,
     origin: Origin | None = None,
     pruner: Pruner = prune,
+    structure: Structure | None = None,
 ) -> Iterator[Pruned]:
     """The same to several targets: options that differ in nothing else. The network is assessed once.
 
@@ -124,8 +126,9 @@ def compress_to(
         calibration: Inputs that are at hand, in the place of those that the options name.
         origin: Where ``dense`` came from, if it was compressed before; the plans are then of both compressions.
         pruner: Chooses widths and removes filters; a latency target needs one that times networks.
+        structure: As in ``assess``.
     """
-    ready = prepare(targets[0], dense, source, progress, calibration, origin)
+    ready = prepare(targets[0], dense, source, progress, calibration, origin, structure)
     for target in targets:
         yield ready.prune_to(target, progress, pruner)
 
@@ -189,6 +192,7 @@ def prepare(
     progress: Progress = silent,
     calibration: Calibration | None = None,
     origin: Origin | None = None,
+    structure: Structure | None = None,
 ) -> Ready:
     """Do once what every target needs: gather inputs, and assess the network; the options need no target yet.
 
@@ -222,7 +226,7 @@ def prepare(
     labels, device = options.calibration_labels, find_device(options.accelerator)
 
     def assessed(given: Calibration | None) -> Assessment:
-        return assess(dense, source, options, given, labels, progress, original, device)
+        return assess(dense, source, options, given, labels, progress, original, device, structure)
 
     if calibration is None:
         assessment = assessed(None)

@@ -64,7 +64,7 @@ def sweep(config: SweepConfig, progress: Progress = silent, command: str = "") -
         dense = open_dense(config, asked, progress, config.max_drop)
         if isinstance(dense.start, BundleStart):
             refuse_latency(target, config, dense.start.name, dense.origin.original if dense.origin else None)
-        check_given(dense.start.network, dense.source, asked, config)
+        dense.structure = check_given(dense.start.network, dense.source, asked, config, progress)
         identity = identity_of(config, dense.source, target)
         if earlier is not None:
             check_same(config.out, earlier.identity, identity)
