@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches
+from pruneport.compress.activations.cuts import find_cuts
 from pruneport.compress.activations.least_squares import Equations, is_plain, ridge_of
-from pruneport.compress.activations.replay import Replay, find_cuts
+from pruneport.compress.activations.replay import Replay
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
 from pruneport.compress.recovery.rows_seen import Given, Wanted, Watch
 from pruneport.compress.surgery.dropping import Absent
