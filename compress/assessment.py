@@ -69,6 +69,7 @@ def assess(
     progress: Progress = silent,
     original: Cost | None = None,
     device: torch.device = CPU,
+    structure: Structure | None = None,
 ) -> Assessment:
     """Find the groups, score their units, and measure the groups' sensitivity where the ranking needs it.
 
@@ -81,6 +82,7 @@ def assess(
         progress: Told what is being done.
         original: What the network that this one was pruned from costs, of which targets are then shares.
         device: Where scores are computed that need inputs, and sensitivities; the network stays where it is.
+        structure: What ``find_structure`` gave for the same, where that was traced before.
 
     Raises:
         ImageFolderError: Inputs are needed and none are given, or their labels do not fit the network.
@@ -93,7 +95,9 @@ def assess(
         raise ImageFolderError(
             f"criterion {name_of(options.criterion)} with ranking {options.ranking} needs inputs: give a calibration."
         )
-    structure = find_structure(network, source, options, progress, original)
+    if structure is None:
+        structure = find_structure(network, source, options, progress, original)
+    structure = replace(structure, options=options)
     groups = structure.groups
     free = [not reason for reason in structure.reasons]
     measured = options.ranking == "sensitivity"

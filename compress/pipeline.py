@@ -22,12 +22,13 @@ from pruneport.compress.calibration_inputs import (
 from pruneport.compress.devices import CPU, find_device, in_full_precision, with_smaller_batches
 from pruneport.compress.further import Origin
 from pruneport.compress.importance.criteria import BY_LABELS, reads_labels, wants_inputs
+from pruneport.compress.importance.gradients import check_labels
 from pruneport.compress.options import CompressOptions
 from pruneport.compress.prune import Pruned, Pruner, prune
 from pruneport.compress.records import Recovered
 from pruneport.compress.recovery.imitate import Effort
 from pruneport.compress.recovery.recover import choose_recovery, recover
-from pruneport.compress.structure import check_keep, refuse_compiled, refuse_random
+from pruneport.compress.structure import Structure, check_keep, refuse_compiled, refuse_random
 from pruneport.errors import ImageFolderError
 from pruneport.models.options import refuse_idle
 from pruneport.models.outputs import read_outputs, takes_several
@@ -57,24 +58,32 @@ def check_inputs(
 
     Raises:
         InputError: An option is given that nothing would read, or a pattern to keep matches nothing.
-        ImageFolderError: Images are needed and none are given, or the folder cannot be used.
-        ModelError: Parts of the network are compiled, or its forward is random.
+        ImageFolderError: Images are needed and none are given, the folder cannot be used, or its labels do not fit.
+        ModelError: Parts of the network are compiled, its forward is random, or its outputs have no error to measure.
         PruningError: Synthetic inputs are needed, and there are no BatchNorm statistics to make them from.
     """
     refuse_compiled(dense)
     check_keep(dense, options.keep)
     source = prepared(source, options)
+    images = None
     if options.calibration is not None:
-        list_images(options, source.image_shape, source.preprocessing)
+        images = list_images(options, source.image_shape, source.preprocessing)
     check_count(options.calibration_images)
     find_device(options.accelerator)
-    choose_recovery(options, dense, _trained(source, origin), calibrated=calibrated)
+    recovery = choose_recovery(options, dense, _trained(source, origin), calibrated=calibrated)
     given = calibrated or options.calibration is not None
     wanted = wants_inputs(options, given)
     if wanted and not given:
         check_synthetic(options, _reference(dense, origin), source)
     _refuse_idle(options, given, runs=given or wanted or options.recover != "none" or int8)
     refuse_random(dense, source)
+    if images is not None:
+        _check_imitable(recovery, min(options.calibration_images, len(images)))
+        outputs = read_outputs(run_once(dense, source.takes))
+        check_measurable(outputs)
+        if reads_labels(options, given):
+            classes = None if images.labels is None else len(images.classes)
+            check_labels(outputs.tensors[outputs.main], classes, options.calibration_labels)
 
 
 def _refuse_idle(options: CompressOptions, given: bool, runs: bool) -> None:
@@ -96,13 +105,14 @@ def compress_network(
     progress: Progress = silent,
     origin: Origin | None = None,
     pruner: Pruner = prune,
+    structure: Structure | None = None,
 ) -> Pruned:
     """Prune a network and recover accuracy, as the options say; the dense network is left as it is.
 
     Raises:
         InputError: The target, the images or the network cannot be used.
     """
-    return next(compress_to([options], dense, source, progress, origin=origin, pruner=pruner))
+    return next(compress_to([options], dense, source, progress, origin=origin, pruner=pruner, structure=structure))
 
 
 def compress_to(
@@ -113,6 +123,7 @@ def compress_to(
     calibration: Calibration | None = None,
     origin: Origin | None = None,
     pruner: Pruner = prune,
+    structure: Structure | None = None,
 ) -> Iterator[Pruned]:
     """The same to several targets: options that differ in nothing else. The network is assessed once.
 
@@ -124,8 +135,9 @@ def compress_to(
         calibration: Inputs that are at hand, in the place of those that the options name.
         origin: Where ``dense`` came from, if it was compressed before; the plans are then of both compressions.
         pruner: Chooses widths and removes filters; a latency target needs one that times networks.
+        structure: As in ``assess``.
     """
-    ready = prepare(targets[0], dense, source, progress, calibration, origin)
+    ready = prepare(targets[0], dense, source, progress, calibration, origin, structure)
     for target in targets:
         yield ready.prune_to(target, progress, pruner)
 
@@ -189,6 +201,7 @@ def prepare(
     progress: Progress = silent,
     calibration: Calibration | None = None,
     origin: Origin | None = None,
+    structure: Structure | None = None,
 ) -> Ready:
     """Do once what every target needs: gather inputs, and assess the network; the options need no target yet.
 
@@ -211,18 +224,14 @@ def prepare(
     elif options.calibration is not None or wants_inputs(options, calibrated=False) or name in ("data-free", "imitate"):
         check_measurable(outputs)
         calibration = calibration_inputs(options, reference, source, progress, hold_out=True)
-    if calibration is not None and name == "imitate" and calibration.record.count < 2 * LEAST_HELD_OUT:
-        raise ImageFolderError(
-            f"`recover=imitate` needs {2 * LEAST_HELD_OUT} calibration inputs at least, and has "
-            f"{calibration.record.count}: some are set aside to choose the learning rate with. Give more, or choose "
-            "`recover=reconstruct`."
-        )
+    if calibration is not None:
+        _check_imitable(name, calibration.record.count)
     progress(Stage("scoring filters and groups"))
     original = None if origin is None else origin.cost
     labels, device = options.calibration_labels, find_device(options.accelerator)
 
     def assessed(given: Calibration | None) -> Assessment:
-        return assess(dense, source, options, given, labels, progress, original, device)
+        return assess(dense, source, options, given, labels, progress, original, device, structure)
 
     if calibration is None:
         assessment = assessed(None)
@@ -238,6 +247,15 @@ def prepare(
         origin=origin,
         device=device,
     )
+
+
+def _check_imitable(recovery: str, inputs: int) -> None:
+    """Refuse imitation on so few inputs that none can be set aside."""
+    if recovery == "imitate" and inputs < 2 * LEAST_HELD_OUT:
+        raise ImageFolderError(
+            f"`recover=imitate` needs {2 * LEAST_HELD_OUT} calibration inputs at least, and has {inputs}: some are set "
+            "aside to choose the learning rate with. Give more, or choose `recover=reconstruct`."
+        )
 
 
 def _reference(dense: nn.Module, origin: Origin | None) -> nn.Module:

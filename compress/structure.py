@@ -19,7 +19,7 @@ from pruneport.compress.graph.groups import Group
 from pruneport.compress.options import PruneOptions
 from pruneport.errors import ModelError, TargetError
 from pruneport.models.inputs import ExampleInputs
-from pruneport.models.outputs import tensor_leaves
+from pruneport.models.outputs import FLOAT32, tensor_leaves
 from pruneport.models.record import Source
 from pruneport.progress import Progress, silent
 
@@ -32,8 +32,6 @@ __all__ = [
     "refuse_compiled",
     "refuse_random",
 ]
-
-_ATOL, _RTOL = 1e-5, 1e-4  # parity's: kernels differ in the order of their sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +184,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
         return True
     one, other = one.nan_to_num(), other.nan_to_num()
     reach = float(one.abs().max()) if one.numel() else 0.0
-    return torch.allclose(one, other, rtol=0.0, atol=_ATOL + _RTOL * reach)
+    return torch.allclose(one, other, rtol=0.0, atol=FLOAT32.allowed(reach))
 
 
 def _is_compiled(module: nn.Module) -> bool:

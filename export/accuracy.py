@@ -15,9 +15,9 @@ from pruneport.errors import AccuracyError, ImageFolderError, InputError
 from pruneport.export.compared import Compared
 from pruneport.export.cpu_session import filled, run_onnx
 from pruneport.export.onnx.embedding import Embedding
-from pruneport.export.parity import TOLERANCES, Parity, nearby, parity_of, run_torch
+from pruneport.export.parity import Parity, nearby, parity_of, run_torch
 from pruneport.models.images.images import ImageSet
-from pruneport.models.outputs import Outputs
+from pruneport.models.outputs import FLOAT32, Outputs
 from pruneport.progress import Progress, Step, silent
 
 __all__ = [
@@ -152,7 +152,7 @@ def check_images(
         ImageFolderError: An image is unreadable, or the folder's classes are not the network's.
     """
     size = fixed or _IMAGE_BATCH
-    compared = Compared(TOLERANCES["fp32"], names)
+    compared = Compared(FLOAT32, names)
     choices: list[AnyArray] = []
     done = 0
     known = {} if dense_choices is None else dense_choices

@@ -13,21 +13,13 @@ import numpy as np
 
 from pruneport.arrays import AnyArray
 from pruneport.export.detections import Detections, MatchedDetections, Matching
-from pruneport.models.outputs import Outputs, detections_in
+from pruneport.models.outputs import Outputs, Tolerance, detections_in
 
-__all__ = ["Compared", "Tolerance"]
+__all__ = ["Compared"]
 
 Nearby = Callable[[], Iterator[Outputs]]
 _UNDECIDED = 0.01  # most of an output's entries that may be undecided; one may be, of however few
 _LISTED = 6
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """Outputs may differ by ``atol`` plus ``rtol`` times the largest output."""
-
-    atol: float
-    rtol: float
 
 
 @dataclass
@@ -185,13 +177,13 @@ class Compared:
             if found.boxes.shape != (len(found.scores), 4) or found.labels.shape != found.scores.shape:
                 continue  # compared as any output, which names what differs
             if self._matching is None:
-                self._matching = Matching(self._tolerance.atol, self._tolerance.rtol)
+                self._matching = Matching(self._tolerance)
             self._matching.add(_detections(theirs, names), found, partial(_detections_near, nearby, names))
             matched |= set(names)
         return matched
 
     def _allowed(self, output: _Output) -> float:
-        return self._tolerance.atol + self._tolerance.rtol * output.scale
+        return self._tolerance.allowed(output.scale)
 
     def _fail(self, fault: str) -> None:
         self._faults[fault] = None

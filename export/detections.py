@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pruneport.arrays import AnyArray
+from pruneport.models.outputs import Tolerance
 
 __all__ = ["LEAST_IOU", "Detections", "MatchedDetections", "Matching", "box_iou"]
 
@@ -59,14 +60,13 @@ class Matching:
     """Comparison of detections, image by image and in both directions.
 
     Args:
-        atol: Scores may differ by this plus ``rtol`` times the largest score.
-        rtol: See ``atol``.
+        tolerance: Of the scores.
     """
 
-    def __init__(self, atol: float, rtol: float) -> None:
-        self._atol, self._rtol = atol, rtol
+    def __init__(self, tolerance: Tolerance) -> None:
+        self._tolerance = tolerance
         self._torch = self._onnx = self._unmatched = self._undecided = self._of_equals = 0
-        self._tolerance = self._atol
+        self._widest = tolerance.atol
         self._ious: list[float] = []
         self._errors: list[float] = []
         self._first: Detections | None = None
@@ -81,8 +81,8 @@ class Matching:
             ours: The other runtime's.
             nearby: Gives torch's for inputs that are nearly the same; called where some are not matched.
         """
-        tolerance = self._atol + self._rtol * float(np.abs(theirs.scores).max(initial=0))
-        self._tolerance = max(self._tolerance, tolerance)
+        tolerance = self._tolerance.allowed(float(np.abs(theirs.scores).max(initial=0)))
+        self._widest = max(self._widest, tolerance)
         self._torch, self._onnx = self._torch + len(theirs.boxes), self._onnx + len(ours.boxes)
         same, iou = _same(theirs, ours, tolerance)
         for row in np.flatnonzero(same.any(1)):
@@ -128,7 +128,7 @@ class Matching:
             unmatched=self._unmatched,
             undecided=self.undecided,
             least_iou=LEAST_IOU,
-            score_tolerance=self._tolerance,
+            score_tolerance=self._widest,
             lowest_iou=min(self._ious) if self._ious else None,
             max_score_error=max(self._errors) if self._errors else None,
         )
@@ -143,7 +143,7 @@ class Matching:
             faults.append(
                 f"{wrong} of {total} detections ({self._torch} in torch, {self._onnx} in ONNX Runtime) have none of "
                 f"the same label in the other with an IoU of at least {LEAST_IOU:g} and a score within "
-                f"{self._tolerance:.1e}"
+                f"{self._widest:.1e}"
             )
         if self._undecided > max(1, _UNDECIDED * total):
             faults.append(

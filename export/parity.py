@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.errors import ExportError, PruneportError
-from pruneport.export.compared import Compared, Tolerance
+from pruneport.export.compared import Compared
 from pruneport.export.cpu_session import open_cpu_session, open_size, output_names, run_onnx
 from pruneport.export.detections import MatchedDetections
 from pruneport.export.onnx.capture import onnx_outputs
@@ -22,12 +22,10 @@ from pruneport.export.onnx.form import other_size
 from pruneport.export.onnx.onnx_network import OnnxNetwork
 from pruneport.export.options import OnnxPrecision
 from pruneport.models.inputs import INPUT_NAME, ExampleInputs, InputShape, InputSpec, changed, inputs_of, run_on
-from pruneport.models.outputs import Outputs
+from pruneport.models.outputs import FLOAT32, Outputs, Tolerance
 
 __all__ = [
-    "TOLERANCES",
     "Parity",
-    "Tolerance",
     "check_other_batches",
     "check_seeded",
     "nearby",
@@ -39,10 +37,6 @@ _DRAWS = 3  # inputs that a detector is compared on at each batch size: what it 
 _SEED_STEP = 1000  # between their seeds; the first is the batch size
 _NEARBY = 8  # other inputs near those compared
 _NEAR: Mapping[OnnxPrecision, float] = {"fp32": 1e-5, "fp16": 2.0**-11}  # how near: shares of their deviation
-
-TOLERANCES: Mapping[str, Tolerance] = {"fp32": Tolerance(atol=1e-5, rtol=1e-4)}
-"""float32 kernels differ in the order of their sums, by about 1e-6 of the largest output. Of fp16 each network has its
-own (see ``half_tolerance``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +91,7 @@ def check_seeded(
     size: tuple[int, int] | None = None,
     embedding: Embedding | None = None,
     precision: OnnxPrecision = "fp32",
-    tolerance: Tolerance = TOLERANCES["fp32"],
+    tolerance: Tolerance = FLOAT32,
 ) -> list[Parity]:
     """Compare on inputs seeded by the batch size, images of normal values or of uniform pixels, at every batch size.
 
@@ -233,7 +227,7 @@ def parity_of(
     inputs: str,
     batch: int,
     precision: OnnxPrecision = "fp32",
-    tolerance: Tolerance = TOLERANCES["fp32"],
+    tolerance: Tolerance = FLOAT32,
 ) -> Parity:
     """The record of one comparison."""
     return Parity(

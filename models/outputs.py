@@ -15,8 +15,10 @@ from pruneport.models.inputs import InputShape, inputs_of, run_on
 
 __all__ = [
     "DETECTION_PARTS",
+    "FLOAT32",
     "Outputs",
     "TensorsOnly",
+    "Tolerance",
     "detections_in",
     "main_output",
     "read_outputs",
@@ -51,6 +53,22 @@ class Outputs:
         """Name of the output that errors and accuracy are measured on."""
         main = main_output(self.tensors)
         return next(name for name, leaf in self.tensors.items() if leaf is main)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """Outputs may differ by ``atol`` plus ``rtol`` times the largest output."""
+
+    atol: float
+    rtol: float
+
+    def allowed(self, largest: float) -> float:
+        """How far outputs may differ of which the largest is so large."""
+        return self.atol + self.rtol * largest
+
+
+FLOAT32 = Tolerance(atol=1e-5, rtol=1e-4)
+"""float32 kernels differ in the order of their sums, by about 1e-6 of the largest output."""
 
 
 def tensor_leaves(value: Any) -> list[Tensor]:

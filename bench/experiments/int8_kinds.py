@@ -22,7 +22,6 @@ from torch import Tensor
 
 from pruneport.bench.experiments.accuracy import CASES, Case, read_images
 from pruneport.compress.activations.calibration import Calibration
-from pruneport.export.compared import Tolerance
 from pruneport.export.cpu_session import open_cpu_session
 from pruneport.export.onnx.exporter import export_network
 from pruneport.export.precisions.comparison import Part, compare
@@ -33,6 +32,7 @@ from pruneport.export.precisions.quantiser import left_in_float
 from pruneport.export.precisions.weights_check import check_weights
 from pruneport.files import write_whole
 from pruneport.models.options import SourceOptions
+from pruneport.models.outputs import Tolerance
 from pruneport.models.source import open_source
 
 __all__ = ["main"]

@@ -19,7 +19,7 @@ from pruneport.bench.devices import (
 from pruneport.bench.gpu_state import gpu_library_versions
 from pruneport.bench.latency.checks import check_files, check_options
 from pruneport.bench.latency.probe import probe
-from pruneport.bench.latency.records import BatchTimes, Measured, PrecisionTimes
+from pruneport.bench.latency.records import BatchTimes, Measured, PrecisionTimes, Speedup
 from pruneport.bench.latency.sessions import open_session
 from pruneport.bench.latency.stats import paired_speedup, summarise
 from pruneport.bench.latency.timer import MEASURED_S, SEED, WARM_UP_S, take_turns, warm_up
@@ -170,19 +170,19 @@ def _measure_batch(
     device["cpu_in_use_by_others"] = watch.share()
     samples_ms = {name: [sample.wall_ms for sample in samples] for name, samples in turns.samples.items()}
     times = {name: summarise(samples, batch) for name, samples in samples_ms.items()}
-    speedups = {
-        name: paired_speedup(
-            samples_ms["dense"],
-            samples,
+
+    def times_as_fast(pruned: str, dense: str) -> Speedup:
+        """As one file in the place of another."""
+        return paired_speedup(
+            samples_ms[dense],
+            samples_ms[pruned],
             confidence=options.confidence,
             resamples=_RESAMPLES,
             seed=SEED,
             block=turns.block,
         )
-        for name, samples in samples_ms.items()
-        if name != "dense"
-    }
-    speedup = speedups["pruned"]
+
+    speedup = times_as_fast("pruned", "dense")
     progress(f"batch {batch}: {speedup.ratio:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})")
     measured = BatchTimes(
         batch=batch,
@@ -195,8 +195,9 @@ def _measure_batch(
                 precision=precision,
                 dense=times[f"dense {precision}"],
                 pruned=times[f"pruned {precision}"],
-                dense_speedup=speedups[f"dense {precision}"],
-                pruned_speedup=speedups[f"pruned {precision}"],
+                dense_speedup=times_as_fast(f"dense {precision}", "dense"),
+                pruned_speedup=times_as_fast(f"pruned {precision}", "dense"),
+                speedup=times_as_fast(f"pruned {precision}", f"dense {precision}"),
             )
             for precision in others
         ),

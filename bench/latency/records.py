@@ -51,6 +51,7 @@ class PrecisionTimes:
         pruned: Times of the pruned network.
         dense_speedup: Of this dense network over the dense one in fp32.
         pruned_speedup: Of this pruned network over the dense one in fp32: pruning and precision together.
+        speedup: Of this pruned network over this dense one; None in files from before that was measured.
     """
 
     precision: OnnxPrecision
@@ -58,6 +59,7 @@ class PrecisionTimes:
     pruned: Latency
     dense_speedup: Speedup
     pruned_speedup: Speedup
+    speedup: Speedup | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ A worker that dies is replaced, and its trial run again.
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import threading
@@ -19,9 +20,11 @@ import psutil
 import torch
 
 from pruneport.bench.devices import available_cores
+from pruneport.bench.options import ExecutorOptions
 from pruneport.errors import InputError, PruneportError
+from pruneport.models.options import refuse_idle
 
-__all__ = ["Outcome", "run_local", "run_ray", "workers_that_fit"]
+__all__ = ["Outcome", "check_executor", "run_local", "run_ray", "workers_that_fit"]
 
 _ATTEMPTS = 3
 Work = Callable[[Any], Any]
@@ -35,6 +38,22 @@ class Outcome(NamedTuple):
     error: str | None
     wall_s: float
     host: str
+
+
+def check_executor(options: ExecutorOptions, of_ray: Sequence[str]) -> None:
+    """Check where the work is done, before any of it.
+
+    Args:
+        options: Say where.
+        of_ray: Names of those that only Ray reads.
+
+    Raises:
+        InputError: One of these is given without Ray, or memory is no amount.
+    """
+    if options.executor != "ray":
+        refuse_idle(options, of_ray, "for `executor=ray`", "Give that")
+    if not 0 < options.memory < math.inf:
+        raise InputError(f"`memory` is {options.memory:g}; expected GiB above 0, such as 3.")
 
 
 def workers_that_fit(memory: float, jobs: int | None) -> int:

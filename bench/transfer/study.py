@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from pruneport.bench.transfer.executors import check_executor
 from pruneport.bench.transfer.options import StudyOptions
 from pruneport.compress.activations.calibration import check_count
 from pruneport.compress.allocation.target import check_round_to
@@ -19,7 +20,6 @@ from pruneport.compress.options import CriterionName, RankingName, RecoverName, 
 from pruneport.errors import InputError
 from pruneport.models.digits.tasks import DIGITS_TASKS
 from pruneport.models.inputs import check_seed
-from pruneport.models.options import refuse_idle
 
 __all__ = ["DENSE", "DIGITS", "Trial", "check_study", "identity", "names", "train_options", "trials"]
 
@@ -75,10 +75,7 @@ def check_study(options: StudyOptions) -> None:
         raise InputError(f"no calibration folder {options.calibration}; expected images, in folders or not.")
     if options.jobs is not None and options.jobs < 1:
         raise InputError(f"`jobs` is {options.jobs}; expected at least 1.")
-    if not 0 < options.memory < math.inf:
-        raise InputError(f"`memory` is {options.memory:g}; expected GiB above 0, such as 3.")
-    if options.executor != "ray":
-        refuse_idle(options, ["address"], "for `executor=ray`", "Give that")
+    check_executor(options, ["address"])
     check_training(train_options(options, Path(), options.budgets[0]))
     for task in options.tasks:
         if task.startswith(DIGITS):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches
+from pruneport.compress.activations.cuts import find_cuts
 from pruneport.compress.activations.least_squares import (
     Equations,
     add_ridge,
@@ -29,7 +30,7 @@ from pruneport.compress.activations.least_squares import (
     is_plain,
     ridge_of,
 )
-from pruneport.compress.activations.replay import Replay, find_cuts
+from pruneport.compress.activations.replay import Replay
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.group_records import Member
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded

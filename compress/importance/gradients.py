@@ -21,6 +21,7 @@ from pruneport.models.inputs import ExampleInputs, InputShape, changed, inputs_o
 from pruneport.models.outputs import main_output, tensor_leaves
 
 __all__ = [
+    "check_labels",
     "fisher",
     "grasp",
     "labels_for",
@@ -47,21 +48,37 @@ def labels_for(network: nn.Module, calibration: Calibration, wanted: str) -> lis
     Raises:
         ImageFolderError: The folder has no classes, or not as many as the network.
     """
-    if wanted == "folder" and calibration.labels is None:
+    with torch.no_grad():  # not inference_mode, whose tensors no loss can be differentiated with
+        first = main_output(run_on(network, calibration.batches[0]()))
+        check_labels(first, None if calibration.labels is None else calibration.classes, wanted)
+        if calibration.labels is not None and wanted != "predicted":
+            return list(calibration.labels)
+        return [_logits(network, load()).argmax(1).cpu() for load in calibration.batches]
+
+
+def check_labels(output: Tensor, classes: int | None, wanted: str) -> None:
+    """Check that a loss can be taken of the main output, with the labels that are wanted.
+
+    Args:
+        output: Of any inputs.
+        classes: How many class folders there are; None where images carry no labels.
+        wanted: As in ``labels_for``.
+
+    Raises:
+        ImageFolderError: The folder has no classes, or not as many as the network.
+        PruningError: The output is none of which a loss can be taken.
+    """
+    if wanted == "folder" and classes is None:
         raise ImageFolderError(
             "`calibration_labels=folder` needs FOLDER/CLASS/IMAGE; this folder has no class folders. "
             "Use `calibration_labels=predicted`."
         )
-    with torch.no_grad():  # not inference_mode, whose tensors no loss can be differentiated with
-        if calibration.labels is None or wanted == "predicted":
-            return [_logits(network, load()).argmax(1).cpu() for load in calibration.batches]
-        outputs = _logits(network, calibration.batches[0]()).shape[1]
-    if outputs != calibration.classes:
+    outputs = _as_logits(output).shape[1]
+    if classes is not None and wanted != "predicted" and outputs != classes:
         raise ImageFolderError(
-            f"the calibration folder has {calibration.classes} classes, the network's head {outputs}; expected as "
-            "many, in sorted order. Use `calibration_labels=predicted` to take the dense network's own answers."
+            f"the calibration folder has {classes} classes, the network's head {outputs}; expected as many, in sorted "
+            "order. Use `calibration_labels=predicted` to take the dense network's own answers."
         )
-    return list(calibration.labels)
 
 
 def taylor(network: nn.Module, groups: Sequence[Group], batches: Batches, labels: Labels) -> list[Tensor]:
@@ -198,7 +215,11 @@ def _reduced(shadow: nn.Module, group: Group) -> Tensor:
 
 def _logits(network: nn.Module, inputs: ExampleInputs) -> Tensor:
     """The network's main output, which must be one that a loss can be taken of."""
-    logits = main_output(run_on(network, inputs))
+    return _as_logits(main_output(run_on(network, inputs)))
+
+
+def _as_logits(logits: Tensor) -> Tensor:
+    """The same, once it is one that a loss can be taken of."""
     if logits.ndim < 2 or not logits.is_floating_point():
         raise PruningError(
             f"the network's main output has shape {tuple(logits.shape)}; a criterion with a loss expects logits "

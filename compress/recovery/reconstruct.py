@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches
+from pruneport.compress.activations.cuts import find_cuts
 from pruneport.compress.activations.least_squares import Equations, is_plain, ridge_of
-from pruneport.compress.activations.replay import Replay, find_cuts
+from pruneport.compress.activations.replay import Replay
 from pruneport.compress.activations.row_weights import RowWeights
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
 from pruneport.compress.recovery.clipping import Clip, Scale, clips_recorded, open_targets

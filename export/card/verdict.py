@@ -9,7 +9,7 @@ from pruneport.export.accuracy import ROUNDING
 from pruneport.export.card.intervals import change_interval, change_p_value
 from pruneport.export.card.precisions import precision_warnings
 from pruneport.export.card.provenance import dense_onnx_cost, fine_tuned, reference_of
-from pruneport.export.card.words import clean, milliseconds, percent, speedup_claim
+from pruneport.export.card.words import clean, milliseconds, percent, speedup_claim, surely_slower
 
 __all__ = ["load_warnings", "maybe_chance", "points", "points_lost", "times_as_fast", "verdict", "warnings_for"]
 
@@ -19,7 +19,6 @@ _LEAST_AGREEMENT = 0.9
 _UNLIKELY = 0.05  # a change as large would be seen by chance less often, where nothing changed
 _AGAIN = "Its figures are rough: time again on an idle machine (pruneport bench)."
 _SLOWED = ("thermal_slowdown", "hardware_slowdown", "hardware_thermal_slowdown", "hardware_power_brake")
-_SLOWER = 0.95  # of the dense network's speed, at the upper end of the interval
 _HELPS = "What helps: a latency target (`latency=0.75`), which prunes by what was measured here."
 _HELPS_ON_GPU = (
     "A GPU is slower at some widths than at others. What may help: wider multiples (`round_to=64`), another layout "
@@ -178,21 +177,23 @@ def _slower_warnings(bench: Json | None) -> list[str]:
     """Where the pruned network is surely slower than the dense one in the same precision."""
     slower: dict[str, list[str]] = {}
     for entry in bench["batches"] if bench else ():
-        sides = [("fp32", entry, entry["speedup"]["high"], 1.0)]
-        sides += [
-            (times["precision"], times, times["pruned_speedup"]["high"], times["dense_speedup"]["low"])
-            for times in entry.get("precisions", ())
-        ]
-        for precision, times, highest, dense in sides:
-            if highest < _SLOWER * dense:
+        for times in ({"precision": "fp32"} | entry, *entry.get("precisions", ())):
+            if _is_slower(times):
                 medians = [milliseconds(times[network]["p50_ms"]) for network in ("pruned", "dense")]
                 found = f"{medians[0]} ms against {medians[1]} at batch {entry['batch']}"
-                slower.setdefault(precision, []).append(found)
+                slower.setdefault(times["precision"], []).append(found)
     helps = _HELPS_ON_GPU if (bench or {}).get("provider", "cpu") != "cpu" else _HELPS
     return [
         f"In {precision} the pruned network is slower than the dense one: {', '.join(found)}. {helps}"
         for precision, found in slower.items()
     ]
+
+
+def _is_slower(times: Json) -> bool:
+    """Whether the pruned network is surely slower than the dense one, both in the precision of the times."""
+    if times.get("speedup") is not None:
+        return surely_slower(times["speedup"])
+    return bool(times["pruned_speedup"]["high"] < times["dense_speedup"]["low"])  # over fp32 is all that files had
 
 
 def _fall(accuracy: Json | None) -> float | None:

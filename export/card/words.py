@@ -6,7 +6,7 @@ import unicodedata
 
 from pruneport.documents import Json
 
-__all__ = ["clean", "matched", "milliseconds", "p_value", "percent", "shorten", "speedup_claim"]
+__all__ = ["clean", "matched", "milliseconds", "p_value", "percent", "shorten", "speedup_claim", "surely_slower"]
 
 
 def clean(text: object) -> str:
@@ -33,12 +33,17 @@ def milliseconds(value: float) -> str:
 
 def speedup_claim(speedup: Json, faster: str, slower: str) -> str:
     """Return a speed-up before the word for it; a claim only where the whole interval lies on one side of 1."""
-    ratio, low, high = (float(speedup[key]) for key in ("ratio", "low", "high"))
-    if low > 1:
+    ratio = float(speedup["ratio"])
+    if speedup["low"] > 1:
         return f"{ratio:.2f}{faster}"
-    if high < 1:
+    if surely_slower(speedup):
         return f"{1 / ratio:.2f}{slower}"
     return "no clear speed-up"
+
+
+def surely_slower(speedup: Json) -> bool:
+    """Whether the whole interval of a speed-up says that the pruned network is slower."""
+    return bool(speedup["high"] < 1)
 
 
 def matched(detections: Json) -> str:

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from pruneport.arrays import AnyArray
 from pruneport.compress.activations.calibration import Batches
-from pruneport.export.compared import Compared, Tolerance
+from pruneport.export.compared import Compared
 from pruneport.export.cpu_session import filled, output_names, run_onnx
 from pruneport.export.onnx.embedding import Embedding
 from pruneport.export.options import OnnxPrecision
 from pruneport.export.precisions.calibration_reader import as_taken
 from pruneport.models.images.images import ImageSet
 from pruneport.models.inputs import tensors_in
-from pruneport.models.outputs import Outputs
+from pruneport.models.outputs import Outputs, Tolerance
 from pruneport.progress import Progress, Step, silent
 
 __all__ = ["PART", "InputsName", "Part", "Precision", "calibration_parts", "compare", "image_parts"]

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from pruneport.compress.activations.calibration import Calibration
 from pruneport.export.bundle.bundle import DATA
-from pruneport.export.compared import Tolerance
 from pruneport.export.cpu_session import fixed_batch, open_cpu_session
 from pruneport.export.onnx.embedding import Embedding
 from pruneport.export.onnx.onnx_reader import read_onnx
@@ -26,6 +25,7 @@ from pruneport.export.precisions.comparison import Part, Precision, calibration_
 from pruneport.export.precisions.float_layers import FloatLayers, counted_layers, matching
 from pruneport.export.precisions.providers import Int8Provider
 from pruneport.export.precisions.quantiser import MOVES, Ranges, known_operators, quantised
+from pruneport.models.outputs import Tolerance
 from pruneport.progress import Progress, Step, silent
 
 __all__ = ["FloatChooser", "layers_of"]

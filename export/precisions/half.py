@@ -11,17 +11,15 @@ import torch
 from torch import nn
 
 from pruneport.errors import ExportError
-from pruneport.export.compared import Tolerance
 from pruneport.export.onnx.onnx_reader import read_onnx
 from pruneport.models.inputs import ExampleInputs, run_on
-from pruneport.models.outputs import tensor_leaves
+from pruneport.models.outputs import FLOAT32, Tolerance, tensor_leaves
 
 __all__ = ["check_half", "half_tolerance", "rounding_steps"]
 
 _LARGEST = 65504.0  # of IEEE 754 binary16
 _UNIT = 2.0**-11  # its unit roundoff: half of the distance from 1 to the next number
 _DEVIATIONS = 4  # of a normal error: what one in 16,000 exceeds
-_SMALLEST_ERROR = 1e-5  # as for fp32
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _EXACT = {
     *("Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "MaxPool"),
@@ -88,7 +86,7 @@ def half_tolerance(path: Path) -> Tolerance:
     on the longest way through the network, and of thousands of outputs the worst is some four deviations off:
     4 x 2^-11 x sqrt(n) of the largest output.
     """
-    return Tolerance(atol=_SMALLEST_ERROR, rtol=_DEVIATIONS * _UNIT * math.sqrt(rounding_steps(path)))
+    return Tolerance(atol=FLOAT32.atol, rtol=_DEVIATIONS * _UNIT * math.sqrt(rounding_steps(path)))
 
 
 def rounding_steps(path: Path) -> int:

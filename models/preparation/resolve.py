@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from pruneport.errors import ImageFolderError
-from pruneport.models.options import PREPARATION, PreparationOptions
+from pruneport.models.options import PREPARATION, PreparationOptions, given_of
 from pruneport.models.record import Preprocessing, Source
 
 __all__ = ["describe", "differences", "is_guess", "prepared", "resolve"]
@@ -36,14 +36,14 @@ def resolve(
         )
     largest = max(height, width)
     known = known or Preprocessing(resize=largest, interpolation="bilinear", mean=_MEAN, std=_STD, origin=_DEFAULT)
-    given = _given_names(options)
+    given = given_of(options, PREPARATION)
     _check_given(options)
     both = {name: _per_channel(name, options, known, channels) for name in ("mean", "std")}
     resize = known.resize if options.resize is None else options.resize
     if resize < largest:
         raise ImageFolderError(f"`resize={resize}` is smaller than the input of {height} x {width} pixels.")
     origin, _, before = known.origin.partition(_GIVEN)
-    listed = ", ".join(dict.fromkeys([*before.split(", "), *(f"`{name}`" for name in given)])).removeprefix(", ")
+    listed = ", ".join(dict.fromkeys([*before.split(", "), *given])).removeprefix(", ")
     return Preprocessing(
         resize=resize,
         interpolation=options.interpolation or known.interpolation,
@@ -59,7 +59,7 @@ def prepared(source: Source, options: PreparationOptions) -> Source:
     Raises:
         ImageFolderError: See ``resolve``.
     """
-    if not _given_names(options) and (source.inputs is not None or source.image_shape[0] not in (1, 3)):
+    if not given_of(options, PREPARATION) and (source.inputs is not None or source.image_shape[0] not in (1, 3)):
         return source
     return replace(source, preprocessing=resolve(options, source.image_shape, source.preprocessing))
 
@@ -82,11 +82,6 @@ def differences(known: Preprocessing, used: Preprocessing, shape: tuple[int, int
         sides = {True: "both sides", False: "the shorter side"}
         found.append(f"{sides[used.squash]} resized in place of {sides[usual.squash]}")
     return found
-
-
-def _given_names(options: PreparationOptions) -> list[str]:
-    """Names of the options that a user gave."""
-    return [name for name in PREPARATION if getattr(options, name) is not None]
 
 
 def describe(preprocessing: Preprocessing, shape: tuple[int, int, int]) -> str:

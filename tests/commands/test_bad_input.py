@@ -313,6 +313,11 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("whole.pth is not writable", "choose a folder"),
     ),
     "not writable": (("compress", _DIGITS, "--flops", "0.5", "--out", "/proc/out"), ("/proc/out cannot be written",)),
+    # a cluster
+    "memory without end": (
+        ("sweep", _DIGITS, "--flops", "0.5", "--executor", "ray", "--memory", "inf", "--out", "out"),
+        ("--memory is inf; expected GiB above 0", "such as 3"),
+    ),
     # ship's own
     "no images there": ((*_SHIP, "--images", "nowhere"), ("no image folder nowhere", "FOLDER/CLASS/IMAGE")),
     "no images in it": ((*_SHIP, "--images", "no_images"), ("no images in no_images", ".png")),

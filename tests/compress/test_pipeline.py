@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pruneport.compress.options import CompressOptions
-from pruneport.compress.pipeline import compress_network
+from pruneport.compress.pipeline import check_inputs, compress_network
 from pruneport.compress.prune import Pruned
 from pruneport.compress.surgery.plan import parse_plan
 from pruneport.errors import ImageFolderError, ModelError, PruningError
@@ -183,3 +183,33 @@ def test_imitation_on_too_few_images_is_refused_before_any_work(photos: Path) ->
     with pytest.raises(ImageFolderError, match="needs 32 calibration inputs at least, and has 31"):
         compress_network(dense, source, options, said.append)
     assert not any("scoring" in str(line) for line in said)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "said"),
+    [
+        ("plain", {"criterion": "taylor"}, "the calibration folder has 2 classes, the network's head 5"),
+        ("plain", {"criterion": "taylor", "calibration": "zero"}, None),  # no class folders
+        ("plain", {"criterion": "taylor", "calibration": "zero", "calibration_labels": "folder"}, "no class folders"),
+        ("plain", {"criterion": "taylor", "calibration_labels": "predicted"}, None),
+        ("plain", {"criterion": "l1"}, None),  # which reads no labels
+        ("single", {"criterion": "taylor", "calibration_labels": "predicted"}, None),
+        ("single classes", {"criterion": "l1"}, "hold no floating point numbers for each image"),
+        ("plain", {"recover": "imitate"}, "needs 32 calibration inputs at least, and has 8"),
+    ],
+)
+def test_images_that_do_not_fit_are_met_before_any_work(
+    shape: str, options: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    for place in range(8):
+        file = tmp_path / ("zero" if place % 2 else "one") / f"{place}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.new("L", SHAPE[1:], 30 * place).save(file)
+    folder = tmp_path / options.pop("calibration", "")
+    asked = CompressOptions(flops=0.6, calibration=folder, **options)
+    dense, source = Network(SHAPES[shape]).eval(), Source(spec="x:y", model_args={}, input_shape=SHAPE)
+    if said is None:
+        check_inputs(asked, dense, source)
+        return
+    with pytest.raises((ImageFolderError, ModelError), match=said):
+        check_inputs(asked, dense, source)

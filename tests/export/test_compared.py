@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from pruneport.export.compared import Compared
-from pruneport.export.parity import TOLERANCES
-from pruneport.models.outputs import Outputs
-
-TOLERANCE = TOLERANCES["fp32"]
+from pruneport.models.outputs import FLOAT32, Outputs
 
 
 def never() -> Iterator[Outputs]:
@@ -22,7 +19,7 @@ def never() -> Iterator[Outputs]:
 
 
 def compared(theirs: dict[str, Tensor], ours: dict[str, Any], nearby: Any = never, named: bool = True) -> Compared:
-    found = Compared(TOLERANCE, tuple(ours) if named else None)
+    found = Compared(FLOAT32, tuple(ours) if named else None)
     found.add(Outputs(theirs, {}), list(ours.values()), nearby)
     return found
 
@@ -136,7 +133,7 @@ def test_too_many_open_ones_say_nothing() -> None:
 
 
 def test_batches_add_up() -> None:
-    found = Compared(TOLERANCE)
+    found = Compared(FLOAT32)
     found.add(Outputs({"x": SCORES}, {}), [SCORES.numpy() + np.float32(2e-4)], never)
     assert found.faults() == []
     found.add(Outputs({"x": SCORES * 100}, {}), [(SCORES * 100).numpy()[:, ::-1]], never)
@@ -172,7 +169,7 @@ def test_outputs_that_are_the_same_whatever_is_given(theirs: dict[str, Tensor], 
 
 
 def test_a_single_input_after_another_is_one_of_two() -> None:
-    found = Compared(TOLERANCE)
+    found = Compared(FLOAT32)
     for value in (1.0, 2.0):
         found.add(Outputs({"x": torch.full((1, 3), value)}, {}), [np.full((1, 3), value, np.float32)], never)
     assert not found.constant

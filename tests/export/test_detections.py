@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pruneport.export.compared import Compared, Tolerance
+from pruneport.export.compared import Compared
 from pruneport.export.detections import Detections, Matching, box_iou
-from pruneport.models.outputs import Outputs
-
-TOLERANCE = (1e-5, 1e-4)
+from pruneport.models.outputs import FLOAT32, Outputs
 
 
 def _found(*rows: tuple[float, ...]) -> Detections:
@@ -27,7 +25,7 @@ A, B, C = (10, 10, 50, 40, 0.9, 1), (12, 10, 50, 40, 0.8, 2), (70, 20, 30, 30, 0
 
 
 def _compare(theirs: Detections, ours: Detections, *near: Detections) -> Matching:
-    matching = Matching(*TOLERANCE)
+    matching = Matching(FLOAT32)
 
     def nearby() -> Iterator[Detections]:
         yield from near or (theirs,)
@@ -112,7 +110,7 @@ def test_equal_scores_that_change_places() -> None:
 
 def test_the_same_in_every_image_proves_nothing() -> None:
     for images, constant in (((A, A), True), (((A, B), (A, B)), False), (((), ()), True)):
-        matching = Matching(*TOLERANCE)
+        matching = Matching(FLOAT32)
         for rows in images:
             found = _found(rows) if rows == A else _found(*rows)
             matching.add(found, found, lambda: iter(()))
@@ -127,7 +125,7 @@ def test_other_outputs_beside_them_are_compared_as_ever() -> None:
         return {**parts, "features": np.asarray(features, np.float32)}
 
     def compare(ours: dict[str, Any]) -> Compared:
-        compared = Compared(Tolerance(*TOLERANCE), list(ours))
+        compared = Compared(FLOAT32, list(ours))
         theirs = outputs(_found(A, B, C), [[1.0, 2.0]])
         tensors = {name: torch.from_numpy(part) for name, part in theirs.items()}
         compared.add(Outputs(tensors, {}), list(ours.values()), lambda: iter(()))

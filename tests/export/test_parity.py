@@ -19,10 +19,11 @@ from pruneport.export.accuracy import check_images
 from pruneport.export.cpu_session import fitting_batches, fixed_batch, open_cpu_session, output_names
 from pruneport.export.onnx.onnx_file import write_onnx
 from pruneport.export.options import ExportOptions, ParityOptions
-from pruneport.export.parity import TOLERANCES, check_seeded
+from pruneport.export.parity import check_seeded
 from pruneport.export.verification import Verification, require_parity
 from pruneport.export.verify import verify_files
 from pruneport.models.images.images import open_images
+from pruneport.models.outputs import FLOAT32
 
 
 class _Stub:
@@ -78,7 +79,7 @@ def test_the_dense_network_is_not_the_pruned_one(digits: Any, digits_onnx: Path)
 
 @pytest.mark.parametrize(("share", "ok"), [(0.9, True), (1.1, False)])
 def test_the_tolerance_is_atol_and_a_share_of_the_largest_output(share: float, ok: bool) -> None:
-    tolerance = TOLERANCES["fp32"]
+    tolerance = FLOAT32
 
     def change(outputs: Any) -> Any:
         allowed = tolerance.atol + tolerance.rtol * float(np.abs(outputs).max())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruneport.compress.graph.dependency.channel_graph import ChannelGraph
+from pruneport.compress.graph.groups import Group
 from pruneport.compress.graph.module_attributes import rescale_keys
 from pruneport.compress.group_records import GroupPlan
 from pruneport.compress.surgery.apply import apply_plan
@@ -29,7 +30,7 @@ def plans_of(graph: ChannelGraph) -> list[GroupPlan]:
             role=group.role,
             width=group.width,
             asked=0,
-            kept=None if len(graph.shrinking.kept_of(group)) == group.width else graph.shrinking.kept_of(group),
+            kept=None if len(_kept_of(graph, group)) == group.width else _kept_of(graph, group),
             reason="",
             macs=0,
             params=0,
@@ -39,6 +40,11 @@ def plans_of(graph: ChannelGraph) -> list[GroupPlan]:
     ]
 
 
+def _kept_of(graph: ChannelGraph, group: Group) -> tuple[int, ...]:
+    """The units that a group has left, by their place in it."""
+    return tuple(place for place, unit in enumerate(group.units) if unit not in graph.shrinking.axes.removed)
+
+
 def check_removal(dense: nn.Module, graph: ChannelGraph, exact: bool = True, inputs: Tensor = X) -> None:
     """The shrunk network computes what zeroing does, and is what the plan makes of the dense one, bit for bit.
 
@@ -46,7 +52,7 @@ def check_removal(dense: nn.Module, graph: ChannelGraph, exact: bool = True, inp
     """
     plans = plans_of(graph)
     lost = {unit for group in graph.groups for unit in group.units} - {
-        group.units[place] for group in graph.groups for place in graph.shrinking.kept_of(group)
+        group.units[place] for group in graph.groups for place in _kept_of(graph, group)
     }
     assert lost
     error = check_against_masked(dense, graph.model, plans, inputs, graph.coupling, lost)

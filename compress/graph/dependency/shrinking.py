@@ -46,10 +46,6 @@ class Shrinking:
         for unit in units:
             self._group_of.pop(unit, None)
 
-    def kept_of(self, group: Group) -> tuple[int, ...]:
-        """The units that one of ``groups`` has left, by their place in it."""
-        return tuple(place for place, unit in enumerate(group.units) if unit not in self.axes.removed)
-
     def why_dense(self, unit: int) -> str:
         """Why a unit can never be removed, or an empty string."""
         if unit not in self._group_of:

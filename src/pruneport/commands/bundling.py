@@ -16,6 +16,7 @@ from pruneport.commands.starting import BundleStart, Start, check_composed
 from pruneport.compress.calibration_inputs import calibration_inputs
 from pruneport.compress.further import Origin
 from pruneport.compress.prune import Pruned
+from pruneport.compress.structure import Structure
 from pruneport.export.bundle.bundle import BENCH, DENSE_ONNX, MODEL_ONNX, VERIFY, onnx_name, plan_hash
 from pruneport.export.bundle.weights import check_reload, write_network
 from pruneport.export.card.verdict import warnings_for
@@ -43,6 +44,7 @@ class OpenedDense:
         origin: Where that came from, if it was compressed before.
         exported: ``network`` as ONNX, once it is.
         seen: What its verification found.
+        structure: What was traced of ``start`` for a check, where it was.
     """
 
     network: nn.Module
@@ -51,6 +53,7 @@ class OpenedDense:
     origin: Origin | None = None
     exported: Exported | None = None
     seen: DenseSeen = field(default_factory=DenseSeen)
+    structure: Structure | None = None
 
     def said_of(self, pruned: Pruned) -> Pruned:
         """A pruned network whose plan says which network its dense.onnx is."""

@@ -159,7 +159,7 @@ def prune_source(
     if isinstance(start, BundleStart):
         refuse_latency(target, config, start.name, origin.original if origin else None)
         check_below(config, start.plan, start.name)
-    check_given(start.network, dense.source, config, config)
+    dense.structure = check_given(start.network, dense.source, config, config, progress)
     exported = None
     if config.dry_export:
         progress(Stage("exporting the dense network"))
@@ -172,7 +172,7 @@ def prune_source(
         exported=exported.fp32 if exported else None,
         original=origin.original if origin else None,
     )
-    pruned = compress_network(start.network, dense.source, config, progress, origin, pruner)
+    pruned = compress_network(start.network, dense.source, config, progress, origin, pruner, dense.structure)
     return dense, dense.said_of(pruned) if isinstance(config, ExportOptions) else pruned
 
 

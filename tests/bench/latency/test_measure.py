@@ -120,6 +120,7 @@ def test_other_precisions_are_timed_in_the_same_rounds(
     (int8,) = entry.precisions
     assert (int8.precision, int8.dense.p50_ms, int8.pruned.p50_ms) == ("int8", 1.0, 0.5)
     assert (entry.speedup.ratio, int8.dense_speedup.ratio, int8.pruned_speedup.ratio) == (2.0, 4.0, 8.0)
+    assert int8.speedup == Speedup(ratio=2.0, low=2.0, high=2.0, confidence=0.95)  # of int8 over int8
     content = json.dumps(bench.to_dict()).encode()
     assert read_measured(content, "bench.json", "")["batches"][0]["precisions"][0]["pruned"]["p50_ms"] == 0.5
     earlier = json.loads(content)

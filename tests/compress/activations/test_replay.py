@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruneport.compress.activations import carried
 from pruneport.compress.activations.carried import Carried
-from pruneport.compress.activations.replay import Replay, find_cuts
+from pruneport.compress.activations.cuts import find_cuts
+from pruneport.compress.activations.replay import Replay
 from recovery_cases import batches_of, images, network
 
 

@@ -173,3 +173,25 @@ def test_a_pruned_network_that_is_slower_than_dense_in_its_own_precision_is_name
     assert warnings_for(plan, None, bench) == []
     entry["speedup"] |= slow
     assert warnings_for(plan, None, bench)[0].startswith("In fp32 the pruned network is slower")
+
+
+@pytest.mark.parametrize(
+    ("high", "slower"),
+    [(0.959, True), (0.999, True), (1.0, False), (1.04, False)],
+    ids=["as a ResNet-50 in fp16 on a GPU", "barely", "at one", "beyond one"],
+)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_slower_is_said_wherever_the_whole_interval_says_so(
+    precision: str, high: float, slower: bool, plan: Any, bench: Any
+) -> None:
+    entry, found = bench["batches"][0], {"ratio": 0.957, "low": 0.955, "high": high, "confidence": 0.95}
+    wide = {"ratio": 2.0, "low": 1.0, "high": 3.0, "confidence": 0.95}  # of two precisions: says nothing of one
+    times = {name: entry[name] for name in ("dense", "pruned")}
+    entry["precisions"] = [
+        {"precision": "fp16", **times, "dense_speedup": wide, "pruned_speedup": wide, "speedup": entry["speedup"]}
+    ]
+    (entry if precision == "fp32" else entry["precisions"][0])["speedup"] = found
+    said = warnings_for(plan, None, bench)
+    assert [sentence.partition(" the pruned network is slower")[0] for sentence in said] == [f"In {precision}"] * slower
+    if precision == "fp32":
+        assert ("1.04 times as slow" in verdict(plan, None, bench)) == slower

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from pruneport.export.compared import Tolerance
 from pruneport.export.cpu_session import open_cpu_session, run_onnx
 from pruneport.export.precisions.comparison import calibration_parts, compare, image_parts
 from pruneport.export.precisions.quantise import quantise
 from pruneport.models.digits.train import write_images
 from pruneport.models.images.images import list_folder
+from pruneport.models.outputs import Tolerance
 from pruneport.models.record import Preprocessing
 
 

@@ -128,9 +128,9 @@ def prune(
         if calibration is not None and chosen.calibration is None:
             given = gather_tensors(calibration, chosen, dense, shape, main_output(outputs.tensors), seed)
         check_inputs(chosen, dense, source, calibrated=given is not None, origin=origin)
-        check_given(dense, source, chosen, chosen)
+        structure = check_given(dense, source, chosen, chosen, progress)
         pruner = LatencyPruner(where=chosen, original=origin.original if origin else None)
-        pruned = next(compress_to([chosen], dense, source, progress, given, origin, pruner))
+        pruned = next(compress_to([chosen], dense, source, progress, given, origin, pruner, structure))
     plan = pruned.plan
     if unhooked:
         said = f"hooks of the network that was given are not in this one: those on {', '.join(unhooked[:10])}."

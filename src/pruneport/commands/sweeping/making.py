@@ -85,7 +85,14 @@ class Maker:
             self._dense.exported = export_dense(self._dense.network, self._dense.source, self._options, self._progress)
         if self._ready is None:
             start, origin = self._dense.start, self._dense.origin
-            self._ready = prepare(self._asked, start.network, self._dense.source, self._progress, origin=origin)
+            self._ready = prepare(
+                self._asked,
+                start.network,
+                self._dense.source,
+                self._progress,
+                origin=origin,
+                structure=self._dense.structure,
+            )
         moved: dict[str, Any] = {target: value}
         asked = replace(self._asked, **moved)
         origin = self._dense.origin

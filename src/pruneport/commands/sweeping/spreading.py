@@ -20,25 +20,23 @@ from pruneport.commands.sweeping.making import Maker, labelled, without_target
 from pruneport.errors import ExportError, InputError, ModelError, PruningError, SweepError, TargetError
 from pruneport.progress import Note, Progress, Stage, Step, silent
 
-__all__ = ["UNREACHABLE", "check_spread", "make_spread", "time_bundle"]
+__all__ = ["UNREACHABLE", "make_spread", "refuse_timed", "time_bundle"]
 
 UNREACHABLE = (TargetError, PruningError, ModelError, ExportError)
 """Errors of one point alone: the others go on."""
 
 
-def check_spread(config: SweepConfig, target: str) -> None:
-    """Refuse what cannot be spread, before any work.
+def refuse_timed(target: str) -> None:
+    """Refuse a target that cannot be met over Ray, before any work.
 
     Raises:
-        InputError: The target is a latency, or memory is no amount.
+        InputError: It is a latency.
     """
     if target == "latency":
         raise InputError(
             "`executor=ray` makes points side by side, and a `latency` target is met by timing while it is made; use "
             "`executor=local`, or `flops`."
         )
-    if not config.memory > 0:
-        raise InputError(f"`memory` is {config.memory:g}; expected more than 0 GiB, such as 3.")
 
 
 def make_spread(

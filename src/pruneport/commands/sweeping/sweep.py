@@ -13,6 +13,7 @@ from pruneport.bench.sweep.picks import best_within, next_kept, pareto_front
 from pruneport.bench.sweep.records import Limit, Pick, Point, Sweep
 from pruneport.bench.sweep.report import render_sweep
 from pruneport.bench.sweep.words import remark_on_pick, said_of_pick
+from pruneport.bench.transfer.executors import check_executor
 from pruneport.commands.compressing import open_dense
 from pruneport.commands.configs import SweepConfig
 from pruneport.commands.starting import BundleStart
@@ -28,7 +29,7 @@ from pruneport.commands.sweeping.folder import (
     untimed,
 )
 from pruneport.commands.sweeping.making import EACH, ONCE, TARGETS, Maker, without_target
-from pruneport.commands.sweeping.spreading import UNREACHABLE, check_spread, make_spread, time_bundle
+from pruneport.commands.sweeping.spreading import UNREACHABLE, make_spread, refuse_timed, time_bundle
 from pruneport.commands.timing.asked import at_latency_batch, check_latency, refuse_latency
 from pruneport.commands.timing.tables import check_given
 from pruneport.compress.allocation.target import target_of
@@ -37,7 +38,6 @@ from pruneport.export.accuracy import check_max_drop
 from pruneport.export.bundle.bundle import open_bundle
 from pruneport.export.precisions.providers import check_precisions
 from pruneport.files import write_whole
-from pruneport.models.options import refuse_idle
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
@@ -64,7 +64,7 @@ def sweep(config: SweepConfig, progress: Progress = silent, command: str = "") -
         dense = open_dense(config, asked, progress, config.max_drop)
         if isinstance(dense.start, BundleStart):
             refuse_latency(target, config, dense.start.name, dense.origin.original if dense.origin else None)
-        check_given(dense.start.network, dense.source, asked, config)
+        dense.structure = check_given(dense.start.network, dense.source, asked, config, progress)
         identity = identity_of(config, dense.source, target)
         if earlier is not None:
             check_same(config.out, earlier.identity, identity)
@@ -115,10 +115,9 @@ def _check(config: SweepConfig) -> tuple[str, tuple[float, ...]]:
     if config.require_speedup is not None:
         raise InputError("`require_speedup` is for one network; in a sweep, `min_speedup` says how fast it must be.")
     check_precisions(config.precisions, config.provider)
+    check_executor(config, ["address", "memory"])
     if config.executor == "ray":
-        check_spread(config, target)
-    else:
-        refuse_idle(config, ["address", "memory"], "for `executor=ray`", "Give that")
+        refuse_timed(target)
     check_latency(config, config, target)
     preflight(config, config.batch_size_fixed)
     return target, values

@@ -19,7 +19,7 @@ from pruneport.compress.allocation.latency_model import LatencyForm, Timing
 from pruneport.compress.assessment import Assessment
 from pruneport.compress.graph.groups import Group
 from pruneport.compress.options import PruneOptions
-from pruneport.compress.structure import find_structure
+from pruneport.compress.structure import Structure, find_structure
 from pruneport.errors import BundleError, InputError, ProviderError
 from pruneport.models.record import Source
 from pruneport.progress import Note, Progress
@@ -97,7 +97,9 @@ def read_given(options: LatencyOptions) -> LatencyTable:
     return table
 
 
-def check_given(network: nn.Module, source: Source, options: PruneOptions, where: LatencyOptions) -> None:
+def check_given(
+    network: nn.Module, source: Source, options: PruneOptions, where: LatencyOptions, progress: Progress
+) -> Structure | None:
     """Check that a table, where one is given, is of the network and of what may go, before any of it is measured.
 
     Args:
@@ -105,14 +107,20 @@ def check_given(network: nn.Module, source: Source, options: PruneOptions, where
         source: Where it came from.
         options: What may go.
         where: Names the table.
+        progress: Told what is being done.
+
+    Returns:
+        What was traced of the network for that, for ``assess``; None where no table is given.
 
     Raises:
         InputError: It is of another network, or was made without varying all that may go.
         PruningError: The network cannot be traced.
     """
-    if where.latency_table is not None:
-        structure = find_structure(network, source, options)
-        _check_network(read_given(where), where.latency_table, fingerprint(structure, source), varied(structure))
+    if where.latency_table is None:
+        return None
+    structure = find_structure(network, source, options, progress)
+    _check_network(read_given(where), where.latency_table, fingerprint(structure, source), varied(structure))
+    return structure
 
 
 def form_on(staircase: Staircase, assessed: Assessment, network: nn.Module) -> LatencyForm:
