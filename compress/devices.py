@@ -7,6 +7,8 @@ they are a pass or two of one or two inputs, and the proof's tolerance is that o
 from __future__ import annotations
 
 import copy
+import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +16,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing import ProcessRaisedException
 
 from pruneport.compress.activations.calibration import Batches, Calibration, halved
 from pruneport.compress.activations.memory import room_on
@@ -23,16 +26,22 @@ from pruneport.progress import Note, Progress
 
 __all__ = [
     "CPU",
+    "check_memory_bound",
     "find_device",
     "in_batches_that_fit",
     "in_full_precision",
     "in_tf32",
     "loaded_on",
     "network_on",
+    "ran_out_of_memory",
+    "random_state_kept",
+    "seed_device",
     "with_smaller_batches",
 ]
 
 CPU = torch.device("cpu")
+# Not every backend raises torch.OutOfMemoryError, and cuBLAS and cuDNN say in their own words what they cannot have.
+_NO_MEMORY = re.compile(r"out of memory|ALLOC(ATION)?_FAILED")
 _Given = TypeVar("_Given")
 _Result = TypeVar("_Result")
 
@@ -59,6 +68,45 @@ def find_device(name: str) -> torch.device:
             "build of torch and a driver that see others."
         )
     return device
+
+
+def check_memory_bound(most_gib: float | None) -> None:
+    """Raise an ``InputError`` where a bound of memory is none."""
+    if most_gib is not None and not 0 < most_gib < math.inf:
+        raise InputError(f"`memory` is {most_gib:g}; expected GiB above 0, such as 8.")
+
+
+def seed_device(device: torch.device, seed: int) -> None:
+    """Let what is drawn next on the CPU and on a device follow from a seed.
+
+    ``torch.manual_seed`` would ask every kind of device, for a millisecond each time.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        getattr(module, "manual_seed_all", module.manual_seed)(seed)  # not of the current one alone
+
+
+@contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """Give the generators of the CPU and of a device their state back at the end."""
+    with torch.random.fork_rng(devices=[]):
+        if device.type == "cpu":
+            yield
+            return
+        module = torch.get_device_module(device)
+        state = module.get_rng_state(device)
+        try:
+            yield
+        finally:
+            module.set_rng_state(state, device)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the accelerator's memory does not hold what was asked of it."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError | ProcessRaisedException) and _NO_MEMORY.search(str(error)) is not None
+    )
 
 
 def network_on(device: torch.device, network: nn.Module) -> nn.Module:
@@ -143,12 +191,14 @@ def _until_it_fits(
     while True:
         try:
             return run(given), given
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
             size = size_of(given)
             if size == 1:
                 raise PruningError(
-                    "the accelerator's memory does not hold the network with one input. Free some of it, or choose "
-                    "`accelerator=cpu`."
+                    "the accelerator's memory does not hold the network with one input. Free some of it, give more "
+                    "`memory` where that is bounded, or choose `accelerator=cpu`."
                 ) from error
         # What is held for nothing can be given back now that the error is gone, which held what was computed.
         half = -(-size // 2)

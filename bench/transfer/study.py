@@ -14,6 +14,7 @@ from typing import Any, get_args
 from pruneport.bench.transfer.options import StudyOptions
 from pruneport.compress.activations.calibration import check_count
 from pruneport.compress.allocation.target import check_round_to
+from pruneport.compress.devices import check_memory_bound
 from pruneport.compress.finetune.checks import check_training
 from pruneport.compress.options import CriterionName, RankingName, RecoverName, TrainOptions
 from pruneport.errors import InputError
@@ -75,8 +76,7 @@ def check_study(options: StudyOptions) -> None:
         raise InputError(f"no calibration folder {options.calibration}; expected images, in folders or not.")
     if options.jobs is not None and options.jobs < 1:
         raise InputError(f"`jobs` is {options.jobs}; expected at least 1.")
-    if not 0 < options.memory < math.inf:
-        raise InputError(f"`memory` is {options.memory:g}; expected GiB above 0, such as 3.")
+    check_memory_bound(options.memory)
     if options.executor != "ray":
         refuse_idle(options, ["address"], "for `executor=ray`", "Give that")
     check_training(train_options(options, Path(), options.budgets[0]))

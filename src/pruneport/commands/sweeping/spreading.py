@@ -30,15 +30,13 @@ def check_spread(config: SweepConfig, target: str) -> None:
     """Refuse what cannot be spread, before any work.
 
     Raises:
-        InputError: The target is a latency, or memory is no amount.
+        InputError: The target is a latency.
     """
     if target == "latency":
         raise InputError(
             "`executor=ray` makes points side by side, and a `latency` target is met by timing while it is made; use "
             "`executor=local`, or `flops`."
         )
-    if not config.memory > 0:
-        raise InputError(f"`memory` is {config.memory:g}; expected more than 0 GiB, such as 3.")
 
 
 def make_spread(
@@ -55,7 +53,7 @@ def make_spread(
     progress(Stage(f"making {len(values)} points over Ray"))
     work = partial(_make, config=config, target=target, command=command)
     failed: list[str] = []
-    for number, outcome in enumerate(run_ray(work, values, config.memory, config.address), start=1):
+    for number, outcome in enumerate(run_ray(work, values, config.expected_gib, config.address), start=1):
         name = f"{target}-{outcome.todo:g}"
         if outcome.error is not None:
             failed.append(f"{name}: {outcome.error}")

@@ -118,7 +118,7 @@ def _check(config: SweepConfig) -> tuple[str, tuple[float, ...]]:
     if config.executor == "ray":
         check_spread(config, target)
     else:
-        refuse_idle(config, ["address", "memory"], "for `executor=ray`", "Give that")
+        refuse_idle(config, ["address"], "for `executor=ray`", "Give that")
     check_latency(config, config, target)
     preflight(config, config.batch_size_fixed)
     return target, values
