@@ -12,11 +12,11 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from pruneport.compress.activations.calibration import Batches, Calibration, halved
 from pruneport.compress.activations.memory import room_on
@@ -141,20 +141,53 @@ def in_tf32() -> Iterator[None]:
 
     A step of gradient descent does not miss the bits that are lost. On an H200 one of ResNet-50 took 30 ms, not 73.
     """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    with _arithmetic(tf32=True):
+        yield
+
+
+@contextmanager
+def in_full_precision() -> Iterator[None]:
+    """Convolutions and matrix products of float32 are that on a GPU, too, and the same every time.
+
+    cuDNN takes TF32 by itself, and the process may have asked for less than float32 in matrix products, on the CPU too.
+    """
+    with _arithmetic(tf32=False):
+        yield
+
+
+@contextmanager
+def _arithmetic(*, tf32: bool) -> Iterator[None]:
+    """Of float32, in convolutions and matrix products, by algorithms that give the same every time."""
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
+        before, _ = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # it was set in torch's newer way, operator by operator, which the older one cannot say
+        with _arithmetic_by_operator("tf32" if tf32 else "ieee"):
+            yield
+        return
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32):
             yield
     finally:
         torch.set_float32_matmul_precision(before)
 
 
 @contextmanager
-def in_full_precision() -> Iterator[None]:
-    """Convolutions of float32 are that on a GPU, too, and the same every time: cuDNN takes TF32 by itself."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+def _arithmetic_by_operator(precision: str) -> Iterator[None]:
+    """The same where the process has chosen the precision of single operators."""
+    cudnn: Any = torch.backends.cudnn
+    places: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    before = [place.fp32_precision for place in places]
+    flags = cudnn.benchmark, cudnn.deterministic
+    try:
+        for place in places:
+            place.fp32_precision = precision
+        cudnn.benchmark, cudnn.deterministic = False, True
         yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = flags
+        for place, each in zip(places, before, strict=True):
+            place.fp32_precision = each
 
 
 def with_smaller_batches(

@@ -39,7 +39,7 @@ def memory_bounded(most_gib: float | None, device: torch.device) -> Iterator[Non
     if most_gib is None:
         yield
         return
-    token = _MOST.set(most_gib * _GIB)
+    token = _MOST.set(min(_MOST.get(), most_gib * _GIB))
     try:
         with _allocator_bounded(most_gib * _GIB, device):
             yield
@@ -54,13 +54,13 @@ def _allocator_bounded(most: float, device: torch.device) -> Iterator[None]:
     if not hasattr(allocator, "get_per_process_memory_fraction"):
         yield
         return
-    before = allocator.get_per_process_memory_fraction(device)
+    before = allocator.get_per_process_memory_fraction(device.index)  # of a device without an index it is refused
     _, total = torch.accelerator.get_memory_info(device)
-    allocator.set_per_process_memory_fraction(min(before, most / total), device)
+    allocator.set_per_process_memory_fraction(min(before, most / total), device.index)
     try:
         yield
     finally:
-        allocator.set_per_process_memory_fraction(before, device)
+        allocator.set_per_process_memory_fraction(before, device.index)
 
 
 def room_on(device: torch.device) -> float:

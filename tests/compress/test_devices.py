@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -222,10 +224,12 @@ class _Allocator:
     def __init__(self) -> None:
         self.fraction, self.allocated = 1.0, 2 * 2**30
 
-    def get_per_process_memory_fraction(self, device: torch.device) -> float:
+    def get_per_process_memory_fraction(self, index: int | None) -> float:
+        assert not isinstance(index, torch.device), "torch.cuda refuses one without an index, as auto finds"
         return self.fraction
 
-    def set_per_process_memory_fraction(self, fraction: float, device: torch.device) -> None:
+    def set_per_process_memory_fraction(self, fraction: float, index: int | None) -> None:
+        assert not isinstance(index, torch.device)
         self.fraction = fraction
 
     def installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +251,7 @@ def test_the_memory_of_a_device_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         assert room_on(DEVICE) == 0
         with memory_bounded(99, DEVICE):
             assert allocator.fraction == 0.25, "what bounds it already holds"
+            assert room_on(DEVICE) == 0
     assert allocator.fraction == 1
     with memory_bounded(None, DEVICE):
         assert allocator.fraction == 1
@@ -332,10 +337,40 @@ def test_arithmetic_is_that_of_before_when_it_was_another_for_a_while() -> None:
         cudnn = torch.backends.cudnn
         return torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.deterministic
 
-    before = now()
-    with in_full_precision():
-        assert now() == (before[0], False, True)
-        with in_tf32():
-            assert now() == ("high", True, True)
-        assert now() == (before[0], False, True)
-    assert now() == before
+    start = now()
+    torch.set_float32_matmul_precision("medium")  # as a training loop may: on the CPU that is bfloat16
+    try:
+        before = now()
+        with in_full_precision():
+            assert now() == ("highest", False, True)
+            with in_tf32():
+                assert now() == ("high", True, True)
+            assert now() == ("highest", False, True)
+        assert now() == before
+    finally:
+        torch.set_float32_matmul_precision(start[0])
+
+
+_BY_OPERATOR = """
+import torch
+from pruneport.compress.devices import in_full_precision, in_tf32
+
+def now():
+    backends = torch.backends
+    return backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision, backends.cudnn.deterministic
+
+torch.backends.fp32_precision = "tf32"
+torch.backends.cuda.matmul.fp32_precision = "ieee"
+before = now()
+with in_full_precision():
+    assert now() == ("ieee", "ieee", True), now()
+    with in_tf32():
+        assert now() == ("tf32", "tf32", True), now()
+    assert now() == ("ieee", "ieee", True), now()
+assert now() == before, now()
+"""
+
+
+def test_arithmetic_that_was_chosen_operator_by_operator_comes_back() -> None:
+    """In a process of its own: torch does not go back from its newer way to the older one."""
+    subprocess.run([sys.executable, "-c", _BY_OPERATOR], check=True)

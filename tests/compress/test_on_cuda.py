@@ -184,7 +184,7 @@ def test_memory_that_a_batch_does_not_fit_is_met_by_smaller_ones() -> None:
 
 def test_the_memory_of_a_gpu_is_bounded() -> None:
     torch.cuda.empty_cache()
-    with memory_bounded(1, CUDA):
+    with memory_bounded(1, find_device("auto")), memory_bounded(2, CUDA):
         assert room_on(CUDA) <= 2**29
         with pytest.raises(torch.OutOfMemoryError):
             torch.empty(2**31, dtype=torch.uint8, device=CUDA)
