@@ -21,6 +21,7 @@ __all__ = [
 ProviderName = Literal["cpu", "cuda", "tensorrt"]
 ExecutorName = Literal["local", "ray"]
 TimedPrecision = Literal["fp32", "fp16", "int8"]
+_EXPECTED_GIB = 3.0
 SWITCHES = ("tf32", "nhwc", "fuse_conv_bias", "small_workspace", "cuda_graph")
 """Options of ``RuntimeOptions`` that are on or off, and change latencies on a GPU."""
 
@@ -34,8 +35,13 @@ class ExecutorOptions:
     under the same paths."""
     address: str | None = None
     """Of the Ray cluster; default: one is started on this machine."""
-    memory: float = 3
-    """GiB that one piece of work is expected to need."""
+    memory: float | None = None
+    """GiB that one piece of work is expected to need; default: 3."""
+
+    @property
+    def expected_gib(self) -> float:
+        """What one piece of work is expected to need."""
+        return _EXPECTED_GIB if self.memory is None else self.memory
 
 
 @dataclass(frozen=True, kw_only=True)

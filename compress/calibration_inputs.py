@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pruneport.compress.activations.calibration import BATCH, Calibration, held_out_count, open_calibration
-from pruneport.compress.activations.memory import freed_memory_kept
+from pruneport.compress.activations.memory import freed_memory_kept, memory_bounded
 from pruneport.compress.activations.synthetic import ENOUGH, WITHOUT_INPUTS, require_statistics, synthesise
 from pruneport.compress.devices import find_device, in_batches_that_fit, in_full_precision
 from pruneport.compress.options import CalibrationImages, ChoiceOptions
@@ -68,7 +68,7 @@ def calibration_inputs(
                 f"or choose {WITHOUT_INPUTS}."
             ) from error
 
-    with in_full_precision(), freed_memory_kept():
+    with in_full_precision(), freed_memory_kept(), memory_bounded(options.memory, device):
         return in_batches_that_fit(synthetic, BATCH, progress)
 
 

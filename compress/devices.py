@@ -7,13 +7,16 @@ they are a pass or two of one or two inputs, and the proof's tolerance is that o
 from __future__ import annotations
 
 import copy
+import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from pruneport.compress.activations.calibration import Batches, Calibration, halved
 from pruneport.compress.activations.memory import room_on
@@ -23,16 +26,22 @@ from pruneport.progress import Note, Progress
 
 __all__ = [
     "CPU",
+    "check_memory_bound",
     "find_device",
     "in_batches_that_fit",
     "in_full_precision",
     "in_tf32",
     "loaded_on",
     "network_on",
+    "ran_out_of_memory",
+    "random_state_kept",
+    "seed_device",
     "with_smaller_batches",
 ]
 
 CPU = torch.device("cpu")
+# Not every backend raises torch.OutOfMemoryError, and cuBLAS and cuDNN say in their own words what they cannot have.
+_NO_MEMORY = re.compile(r"out of memory|ALLOC(ATION)?_FAILED")
 _Given = TypeVar("_Given")
 _Result = TypeVar("_Result")
 
@@ -59,6 +68,45 @@ def find_device(name: str) -> torch.device:
             "build of torch and a driver that see others."
         )
     return device
+
+
+def check_memory_bound(most_gib: float | None) -> None:
+    """Raise an ``InputError`` where a bound of memory is none."""
+    if most_gib is not None and not 0 < most_gib < math.inf:
+        raise InputError(f"`memory` is {most_gib:g}; expected GiB above 0, such as 8.")
+
+
+def seed_device(device: torch.device, seed: int) -> None:
+    """Let what is drawn next on the CPU and on a device follow from a seed.
+
+    ``torch.manual_seed`` would ask every kind of device, for a millisecond each time.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        getattr(module, "manual_seed_all", module.manual_seed)(seed)  # not of the current one alone
+
+
+@contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """Give the generators of the CPU and of a device their state back at the end."""
+    with torch.random.fork_rng(devices=[]):
+        if device.type == "cpu":
+            yield
+            return
+        module = torch.get_device_module(device)
+        state = module.get_rng_state(device)
+        try:
+            yield
+        finally:
+            module.set_rng_state(state, device)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the accelerator's memory does not hold what was asked of it."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError | ProcessRaisedException) and _NO_MEMORY.search(str(error)) is not None
+    )
 
 
 def network_on(device: torch.device, network: nn.Module) -> nn.Module:
@@ -93,20 +141,53 @@ def in_tf32() -> Iterator[None]:
 
     A step of gradient descent does not miss the bits that are lost. On an H200 one of ResNet-50 took 30 ms, not 73.
     """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    with _arithmetic(tf32=True):
+        yield
+
+
+@contextmanager
+def in_full_precision() -> Iterator[None]:
+    """Convolutions and matrix products of float32 are that on a GPU, too, and the same every time.
+
+    cuDNN takes TF32 by itself, and the process may have asked for less than float32 in matrix products, on the CPU too.
+    """
+    with _arithmetic(tf32=False):
+        yield
+
+
+@contextmanager
+def _arithmetic(*, tf32: bool) -> Iterator[None]:
+    """Of float32, in convolutions and matrix products, by algorithms that give the same every time."""
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
+        before, _ = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # it was set in torch's newer way, operator by operator, which the older one cannot say
+        with _arithmetic_by_operator("tf32" if tf32 else "ieee"):
+            yield
+        return
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32):
             yield
     finally:
         torch.set_float32_matmul_precision(before)
 
 
 @contextmanager
-def in_full_precision() -> Iterator[None]:
-    """Convolutions of float32 are that on a GPU, too, and the same every time: cuDNN takes TF32 by itself."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+def _arithmetic_by_operator(precision: str) -> Iterator[None]:
+    """The same where the process has chosen the precision of single operators."""
+    cudnn: Any = torch.backends.cudnn
+    places: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    before = [place.fp32_precision for place in places]
+    flags = cudnn.benchmark, cudnn.deterministic
+    try:
+        for place in places:
+            place.fp32_precision = precision
+        cudnn.benchmark, cudnn.deterministic = False, True
         yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = flags
+        for place, each in zip(places, before, strict=True):
+            place.fp32_precision = each
 
 
 def with_smaller_batches(
@@ -143,12 +224,14 @@ def _until_it_fits(
     while True:
         try:
             return run(given), given
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
             size = size_of(given)
             if size == 1:
                 raise PruningError(
-                    "the accelerator's memory does not hold the network with one input. Free some of it, or choose "
-                    "`accelerator=cpu`."
+                    "the accelerator's memory does not hold the network with one input. Free some of it, give more "
+                    "`memory` where that is bounded, or choose `accelerator=cpu`."
                 ) from error
         # What is held for nothing can be given back now that the error is gone, which held what was computed.
         half = -(-size // 2)

@@ -72,7 +72,7 @@ RecoverName = Literal["auto", "none", "bn", "reconstruct", "data-free", "imitate
 LabelsName = Literal["auto", "folder", "predicted"]
 OptimizerName = Literal["sgd", "adamw"]
 PrecisionName = Literal["auto", "32", "bf16"]
-AcceleratorName = Literal["auto", "cpu", "cuda"]
+AcceleratorName = Literal["auto", "cpu", "cuda", "mps"]
 ScheduleName = Literal["none", "loss"]
 
 
@@ -150,6 +150,9 @@ class CalibrationImages(PreparationOptions):
     accelerator: str = "auto"
     """Where groups are scored and measured, synthetic inputs are made and accuracy is won back: cpu, cuda, or another
     device that torch knows, such as cuda:1, xpu or mps. auto: an accelerator where torch sees one, else the CPU."""
+    memory: float | None = None
+    """GiB of the accelerator's memory, on the CPU of the process's, that all this may use; default: what is free. What
+    is kept for later waits in files beyond, and on cuda and xpu batches become smaller where one does not fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +223,8 @@ class TrainOptions(PreparationOptions):
     precision: PrecisionName = "auto"
     """auto: bf16 mixed precision on GPUs, float32 elsewhere."""
     accelerator: AcceleratorName = "auto"
-    """Where to train."""
+    """Where to train. auto: on a GPU where torch sees one, else the CPU. cuda: also AMD's GPUs, which torch's build for
+    ROCm names so; mps: Apple's."""
     devices: int = 1
     """How many GPUs, or processes on the CPU; each takes its share of every batch."""
     workers: int = 0

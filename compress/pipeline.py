@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pruneport.compress.activations.calibration import FOR_IMAGES, LEAST_HELD_OUT, Calibration, check_count, list_images
-from pruneport.compress.activations.memory import freed_memory_kept
+from pruneport.compress.activations.memory import freed_memory_kept, memory_bounded
 from pruneport.compress.allocation.cost import run_once
 from pruneport.compress.assessment import Assessment, assess
 from pruneport.compress.calibration_inputs import (
@@ -19,7 +19,7 @@ from pruneport.compress.calibration_inputs import (
     is_measurable,
     solvable,
 )
-from pruneport.compress.devices import CPU, find_device, in_full_precision, with_smaller_batches
+from pruneport.compress.devices import CPU, check_memory_bound, find_device, in_full_precision, with_smaller_batches
 from pruneport.compress.further import Origin
 from pruneport.compress.importance.criteria import BY_LABELS, reads_labels, wants_inputs
 from pruneport.compress.importance.gradients import check_labels
@@ -70,6 +70,7 @@ def check_inputs(
         images = list_images(options, source.image_shape, source.preprocessing)
     check_count(options.calibration_images)
     find_device(options.accelerator)
+    check_memory_bound(options.memory)
     recovery = choose_recovery(options, dense, _trained(source, origin), calibrated=calibrated)
     given = calibrated or options.calibration is not None
     wanted = wants_inputs(options, given)
@@ -95,7 +96,7 @@ def _refuse_idle(options: CompressOptions, given: bool, runs: bool) -> None:
         refuse_idle(options, ["calibration_labels"], why, "Choose one of these")
     if not runs:
         why = "for calibration inputs, of which `recover=none` and the criterion and ranking asked for use none"
-        refuse_idle(options, ["calibration_images", "accelerator"], why, "Give `calibration=FOLDER`")
+        refuse_idle(options, ["calibration_images", "accelerator", "memory"], why, "Give `calibration=FOLDER`")
 
 
 def compress_network(
@@ -184,7 +185,8 @@ class Ready:
                 batches, heldout = given.batches, given.heldout
                 return recover(self.recovery, reference, network, gone, batches, progress, heldout, effort, self.device)
 
-            with in_full_precision(), solvable(), freed_memory_kept():
+            bounded = memory_bounded(target.memory, self.device)
+            with in_full_precision(), solvable(), freed_memory_kept(), bounded:
                 done, _ = with_smaller_batches(won_back, inputs, progress)
             if origin and origin.reference is None:
                 done = replace(done, reference="start")
@@ -236,7 +238,7 @@ def prepare(
     if calibration is None:
         assessment = assessed(None)
     else:
-        with in_full_precision(), freed_memory_kept():
+        with in_full_precision(), freed_memory_kept(), memory_bounded(options.memory, device):
             assessment, calibration = with_smaller_batches(assessed, calibration, progress)
     return Ready(
         dense=dense,

@@ -3,9 +3,10 @@
 ``python -m pruneport.bench.experiments.gpu --networks resnet50 --out bench/results/gpu.json`` writes the networks as
 files beside ``--out`` and times them on CUDA and TensorRT at batches 1 and 64, in fp32, TF32 and fp16, with and without
 a CUDA graph. All networks of a row run in the same rounds. A row that was timed already is not timed again, so the
-same command goes on where it was stopped: ``--minutes`` ends it in time, before a row that would take longer. TF32 and
-fp32 run in processes of their own, since a process keeps what it started CUDA with. ``--only-write`` writes the files
-and times nothing. ``--provider cpu --networks digits`` tries the script without a GPU.
+same command goes on where it was stopped: ``--minutes`` ends it in time, before a row that would take longer. With
+``--again`` rows are timed anew that lack a share, or were timed with other options of the provider than today's. TF32
+and fp32 run in processes of their own, since a process keeps what it started CUDA with. ``--only-write`` writes the
+files and times nothing. ``--provider cpu --networks digits`` tries the script without a GPU.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pruneport.bench.devices import (
 from pruneport.bench.experiments.networks.gpu import DENSE, NETWORKS, Entry, files_of, write_networks
 from pruneport.bench.gpu_state import gpu_library_versions
 from pruneport.bench.latency.measure import preflight
+from pruneport.bench.latency.providers import provider_options
 from pruneport.bench.latency.sessions import Session, open_session
 from pruneport.bench.latency.stats import paired_speedup, summarise
 from pruneport.bench.latency.timer import SEED, Turns, take_turns, warm_up
@@ -82,6 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--nhwc", action="store_true")
     parser.add_argument("--fuse-conv-bias", action="store_true")
     parser.add_argument("--minutes", type=float, default=9.0, help="after which no row is begun")
+    parser.add_argument("--again", action="store_true", help="what is there of other shares or options")
     parser.add_argument("--only-write", action="store_true", help="the networks' files")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--end", type=float, default=0.0, help=argparse.SUPPRESS)
@@ -121,7 +124,10 @@ def _time_rows(arguments: argparse.Namespace, end: float) -> None:
         }
         rows = _rows(arguments.out)
         same = [there for there in rows if all(row[key] == there.get(key) for key in (*_KEY, "recipe"))]
-        if any("failed" not in there for there in same):
+        if any(
+            "failed" not in there and not (arguments.again and _is_stale(there, options, arguments.shares))
+            for there in same
+        ):
             continue
         rows = [there for there in rows if there not in same]
         start = time.time()
@@ -146,6 +152,18 @@ def _rows(out: Path) -> list[dict[str, Any]]:
     """Rows that are there."""
     rows: list[dict[str, Any]] = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.is_file() else []
     return rows
+
+
+def _is_stale(row: dict[str, Any], options: BenchOptions, shares: list[float]) -> bool:
+    """Whether a row lacks a share, or was timed with other options of the provider than it would be now."""
+    if not {f"pruneport {share:g}" for share in shares} <= {*row["networks"], *row["left_out"]}:
+        return True
+    types = frozenset({"float16"}) if row["precision"] == "fp16" else frozenset[str]()
+    used = row["settings"]["provider_options"]
+    # A folder of a process that has ended is another each time.
+    return any(
+        used.get(name) != value for name, value in provider_options(options, types).items() if "path" not in name
+    )
 
 
 def _timed(folder: Path, options: BenchOptions, precision: str, batch: int) -> dict[str, Any]:

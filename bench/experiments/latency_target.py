@@ -4,7 +4,8 @@
 the checkpoints and images that the tests marked ``real`` use. For each network and target: ``latency`` is asked for,
 and then the ``flops`` that come to the same measured latency are sought by timing. Both are recovered by reconstruction
 and tested on the same images. Rows of kind ``held-out`` say how far the model is off on networks it was not fitted to.
-Run it on a quiet machine. A row that is in the file already is not measured again.
+Run it on a quiet machine. A row that is in the file already is not measured again. ``--provider cuda``, alone or with
+``--precision fp16``, times on a GPU, into a file of its own; ``--networks resnet20`` tries the script.
 """
 
 from __future__ import annotations
@@ -17,10 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from pruneport.bench.devices import cpu_in_use_by_others, describe_device, latency_versions
+from pruneport.bench.devices import cpu_in_use_by_others
 from pruneport.bench.experiments.accuracy import CASES, Case
-from pruneport.bench.experiments.networks.timed import TimedNetwork, open_timed
+from pruneport.bench.experiments.networks.timed import (
+    Row,
+    TimedNetwork,
+    add_place,
+    open_timed,
+    place_of,
+    read_rows,
+    write_rows,
+)
 from pruneport.bench.experiments.plots.latency import draw_latency
 from pruneport.bench.latency.timer import TimedShare
 from pruneport.bench.options import LatencyOptions
@@ -29,14 +39,14 @@ from pruneport.commands.timing.loop import LatencyPruner
 from pruneport.commands.timing.measuring import width_step_on
 from pruneport.commands.timing.tables import form_on, timings_for
 from pruneport.compress.allocation.latency_model import fit_latency
+from pruneport.compress.devices import find_device
 from pruneport.compress.graph.widths import possible_widths
 from pruneport.compress.options import CompressOptions, PruneOptions
 from pruneport.compress.prune import Pruned, prune
-from pruneport.files import write_whole
 
 __all__ = ["main"]
 
-_NETWORKS = {name: CASES[name] for name in ("resnet50_v1", "mobilenet_v2", "efficientnet_lite0")}
+_NETWORKS = ("resnet50_v1", "mobilenet_v2", "efficientnet_lite0")
 _SEARCHES = 6  # timings for the MACs target of the same latency
 _CLOSE = 0.01  # of the latency
 
@@ -46,35 +56,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Latency as a target against multiply-accumulates as one.")
     parser.add_argument("--data", type=Path, required=True, help="holds weights/ and data/")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, required=True, help="keeps the timings that models are fitted to")
-    parser.add_argument("--networks", nargs="+", choices=list(_NETWORKS), default=list(_NETWORKS))
+    add_place(parser)
+    parser.add_argument("--networks", nargs="+", choices=list(CASES), default=list(_NETWORKS))
     parser.add_argument("--targets", nargs="*", type=float, default=[0.75, 0.5])
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--ranking", default="sensitivity", choices=["sensitivity", "uniform"])
     parser.add_argument("--calibration-images", type=int, default=256)
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    if arguments.out.is_file():
-        rows = json.loads(arguments.out.read_text(encoding="utf-8"))["rows"]
-    where = LatencyOptions(threads=arguments.threads, latency_batch=arguments.batch, latency_cache=arguments.cache)
+    where, device = place_of(arguments, arguments.batch), find_device(arguments.accelerator)
+    rows = read_rows(arguments.out, where)
     for name in arguments.networks:
-        case = replace(_NETWORKS[name], calibration=arguments.calibration_images)
+        case = replace(CASES[name], calibration=arguments.calibration_images)
         done = {(row["kind"], row["target"]) for row in rows if row["network"] == name}
-        for row in _measure(case, arguments.targets, arguments.ranking, arguments.data, where, done):
+        for row in _measure(case, arguments.targets, arguments.ranking, arguments.data, where, device, done):
             rows.append({"network": name, "threads": arguments.threads, "batch": arguments.batch, **row})
             print(json.dumps(rows[-1]), flush=True)
-            content = {"rows": rows, "versions": latency_versions(), "device": describe_device("cpu", 0)}
-            write_whole(arguments.out, json.dumps(content, indent=1) + "\n")
+            write_rows(arguments.out, rows, where)
     draw_latency(rows, arguments.out.with_suffix(".svg"))
 
 
 def _measure(
-    case: Case, targets: list[float], ranking: Any, data: Path, where: LatencyOptions, done: set[Any]
-) -> Iterator[dict[str, Any]]:
+    case: Case,
+    targets: list[float],
+    ranking: Any,
+    data: Path,
+    where: LatencyOptions,
+    device: torch.device,
+    done: set[Any],
+) -> Iterator[Row]:
     """Yield one row for the model, and two for every target that is not measured yet."""
     options = CompressOptions(flops=0.5, criterion="block-hessian", ranking=ranking)
-    with open_timed(case, data, options, where, [where.latency_batch]) as timed:
+    with open_timed(case, data, options, where, [where.latency_batch], device) as timed:
         if ("held-out", None) not in done:
             yield {"kind": "held-out", "target": None, **_held_out(timed)}
         for target in targets:
@@ -108,7 +120,7 @@ def _measure(
             }
 
 
-def _held_out(network: TimedNetwork) -> dict[str, Any]:
+def _held_out(network: TimedNetwork) -> Row:
     """How far the model is off on networks that it was not fitted to."""
     dense, assessed = network.dense, network.assessed
     timings = timings_for(dense, assessed, network.where, print)

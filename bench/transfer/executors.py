@@ -6,7 +6,6 @@ A worker that dies is replaced, and its trial run again.
 from __future__ import annotations
 
 import logging
-import math
 import multiprocessing
 import os
 import threading
@@ -21,6 +20,7 @@ import torch
 
 from pruneport.bench.devices import available_cores
 from pruneport.bench.options import ExecutorOptions
+from pruneport.compress.devices import check_memory_bound
 from pruneport.errors import InputError, PruneportError
 from pruneport.models.options import refuse_idle
 
@@ -40,20 +40,15 @@ class Outcome(NamedTuple):
     host: str
 
 
-def check_executor(options: ExecutorOptions, of_ray: Sequence[str]) -> None:
+def check_executor(options: ExecutorOptions) -> None:
     """Check where the work is done, before any of it.
 
-    Args:
-        options: Say where.
-        of_ray: Names of those that only Ray reads.
-
     Raises:
-        InputError: One of these is given without Ray, or memory is no amount.
+        InputError: An address is given without Ray, or memory is no amount.
     """
     if options.executor != "ray":
-        refuse_idle(options, of_ray, "for `executor=ray`", "Give that")
-    if not 0 < options.memory < math.inf:
-        raise InputError(f"`memory` is {options.memory:g}; expected GiB above 0, such as 3.")
+        refuse_idle(options, ["address"], "for `executor=ray`", "Give that")
+    check_memory_bound(options.memory)
 
 
 def workers_that_fit(memory: float, jobs: int | None) -> int:

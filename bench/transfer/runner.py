@@ -125,9 +125,9 @@ def _run(options: StudyOptions, folder: Path, missing: Sequence[Trial], store: S
 
 def _outcomes(options: StudyOptions, work: Any, missing: Sequence[Trial]) -> Iterator[Outcome]:
     if options.executor == "ray":
-        return run_ray(work, missing, options.memory, options.address)
+        return run_ray(work, missing, options.expected_gib, options.address)
     return run_local(work, missing, _workers(options, len(missing)))
 
 
 def _workers(options: StudyOptions, todo: int) -> int:
-    return max(1, min(todo, workers_that_fit(options.memory, options.jobs)))
+    return max(1, min(todo, workers_that_fit(options.expected_gib, options.jobs)))

@@ -75,7 +75,7 @@ def check_study(options: StudyOptions) -> None:
         raise InputError(f"no calibration folder {options.calibration}; expected images, in folders or not.")
     if options.jobs is not None and options.jobs < 1:
         raise InputError(f"`jobs` is {options.jobs}; expected at least 1.")
-    check_executor(options, ["address"])
+    check_executor(options)
     check_training(train_options(options, Path(), options.budgets[0]))
     for task in options.tasks:
         if task.startswith(DIGITS):

@@ -32,7 +32,10 @@ _COLUMNS = 512  # of the matrix of normal equations that are made at once
 
 def float64_device(device: torch.device) -> torch.device:
     """Where float64 is computed for what lies on a device: there, or on the CPU where the device has none."""
-    return torch.device("cpu") if device.type == "mps" else device
+    has_none = device.type == "mps" or (
+        device.type == "xpu" and not torch.xpu.get_device_properties(device).has_fp64  # of Intel's Arc boards
+    )
+    return torch.device("cpu") if has_none else device
 
 
 class Equations:

@@ -1,37 +1,85 @@
-"""Memory: how much of it activations may take, and what is freed kept for the next of them."""
+"""Memory: how much of it may be used, how much of that activations may take, and what is freed kept for the next."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
-__all__ = ["freed_memory_kept", "room_on"]
+__all__ = ["freed_memory_kept", "memory_bounded", "room_on"]
 
 _SHARE = 0.5  # of what is free; passes and solves need the rest
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # version 2 and 1
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
 _MOST_MMAP_THRESHOLD, _MOST_MMAPS = 32 * 2**20, 65_536  # what glibc's own thresholds rise to, and its default
+_GIB = 2**30
+_MOST: ContextVar[float] = ContextVar("bytes that may be used", default=math.inf)
+
+
+@contextmanager
+def memory_bounded(most_gib: float | None, device: torch.device) -> Iterator[None]:
+    """Use no more than so much memory of a device.
+
+    What is kept for later stays below, and waits in files beyond. Where torch's allocator has a bound of its own, as on
+    CUDA and XPU, it holds for everything, and a batch that does not fit raises ``torch.OutOfMemoryError``.
+
+    Args:
+        most_gib: GiB; on the CPU of the whole process. None: all that is free.
+        device: Whose memory.
+    """
+    if most_gib is None:
+        yield
+        return
+    token = _MOST.set(min(_MOST.get(), most_gib * _GIB))
+    try:
+        with _allocator_bounded(most_gib * _GIB, device):
+            yield
+    finally:
+        _MOST.reset(token)
+
+
+@contextmanager
+def _allocator_bounded(most: float, device: torch.device) -> Iterator[None]:
+    """Let torch's allocator of a device refuse what is beyond so many bytes, where it can."""
+    allocator: Any = None if device.type == "cpu" else torch.get_device_module(device)
+    if not hasattr(allocator, "get_per_process_memory_fraction"):
+        yield
+        return
+    before = allocator.get_per_process_memory_fraction(device.index)  # of a device without an index it is refused
+    _, total = torch.accelerator.get_memory_info(device)
+    allocator.set_per_process_memory_fraction(min(before, most / total), device.index)
+    try:
+        yield
+    finally:
+        allocator.set_per_process_memory_fraction(before, device.index)
 
 
 def room_on(device: torch.device) -> float:
     """Bytes of a device in which things may be kept; none where nothing says how many are free."""
+    most = _MOST.get()
     if device.type == "cpu":
-        return _SHARE * _free_bytes()
+        free = _free_bytes()
+        if most < math.inf:
+            free = min(free, most - psutil.Process().memory_info().rss)
+        return _SHARE * max(free, 0)
     if not torch.accelerator.is_available():
         return 0
     try:
         free, _ = torch.accelerator.get_memory_info(device)
-        unused = torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
+        allocated = torch.accelerator.memory_allocated(device)
+        unused = torch.accelerator.memory_reserved(device) - allocated
     except (NotImplementedError, RuntimeError):  # not all backends count
         return 0
-    return _SHARE * (free + unused)
+    return _SHARE * max(min(free + unused, most - allocated), 0)
 
 
 def _free_bytes() -> float:

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from pruneport.compress.options import PruneOptions, TrainOptions
+from pruneport.compress.options import AcceleratorName, PruneOptions, TrainOptions
 from pruneport.compress.surgery.plan import Plan
 from pruneport.errors import InputError, TrainingError
 from pruneport.models.options import refuse_idle
@@ -50,12 +50,20 @@ def check_training(options: TrainOptions) -> None:
     if options.keep_head:
         why = "for a new output layer, and `keep_head` keeps the one that is there"
         refuse_idle(options, ["head_rate"], why, "Leave out `keep_head`")
-    gpus = torch.cuda.device_count()
-    if (options.accelerator == "cuda" or (options.accelerator == "auto" and gpus)) and gpus < options.devices:
+    gpus = _gpus(options.accelerator)
+    if options.accelerator != "cpu" and (gpus or options.accelerator != "auto") and gpus < options.devices:
         raise InputError(
             f"`accelerator={options.accelerator}` `devices={options.devices}`: torch sees {gpus} GPU(s). Use fewer, "
             "`accelerator=cpu`, or a torch build and driver that see them."
         )
+
+
+def _gpus(accelerator: AcceleratorName) -> int:
+    """How many GPUs of a kind torch sees; of ``auto`` those of the kind that Fabric takes."""
+    apples = int(torch.backends.mps.is_available())
+    if accelerator == "mps" or (accelerator == "auto" and apples):
+        return apples
+    return torch.cuda.device_count()
 
 
 def check_representation(plan: Plan, pruning: PruneOptions | None) -> None:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import BATCH, Calibration, in_memory
-from pruneport.compress.assessment import assess
+from pruneport.compress.assessment import Assessment, assess
+from pruneport.compress.devices import CPU, in_full_precision, with_smaller_batches
 from pruneport.compress.finetune.state import TrainState
 from pruneport.compress.importance.criteria import resolve_auto, wants_inputs
 from pruneport.compress.options import PruneOptions
@@ -67,6 +68,7 @@ def cut(
     share: float,
     images: ImageSet,
     progress: Progress = silent,
+    device: torch.device = CPU,
 ) -> tuple[nn.Module, Plan, dict[str, Tensor]]:
     """Prune a network in training to a share of its present compute.
 
@@ -77,6 +79,7 @@ def cut(
         share: Of the present multiply-accumulates.
         images: Labelled ones, for criteria that look at data.
         progress: Told what is being done.
+        device: Where it is scored and measured.
 
     Returns:
         The smaller network, the plan of all that was cut so far, and the momenta without what is gone.
@@ -87,7 +90,15 @@ def cut(
     dense = copy.deepcopy(network).eval()
     source, options = state.plan.source, resolve_auto(replace(options, flops=share), calibrated=False)
     calibration = _calibration(images) if wants_inputs(options, calibrated=True) else None
-    assessment = assess(dense, source, options, calibration, progress=progress)
+
+    def assessed(given: Calibration | None) -> Assessment:
+        return assess(dense, source, options, given, progress=progress, device=device)
+
+    with in_full_precision():
+        if calibration is None:
+            assessment = assessed(None)
+        else:
+            assessment, _ = with_smaller_batches(assessed, calibration, progress)
     further = prune(dense, source, options, progress, assessment)
     momenta: dict[str, Tensor] = {}
     for quantity in dict.fromkeys(key.partition("/")[0] for key in state.momenta):
@@ -123,7 +134,7 @@ def cut_by_the_first(
     made: tuple[nn.Module, Plan, dict[str, Tensor]] | Exception | None = None
     if fabric.global_rank == 0:
         try:
-            made = cut(network.cpu(), state, options, share, images, progress)
+            made = cut(network.cpu(), state, options, share, images, progress, fabric.device)
         except (TargetError, PruningError) as error:
             made = error
     if fabric.world_size > 1:

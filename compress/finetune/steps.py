@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.devices import seed_device
 from pruneport.compress.finetune.optimizers import learning_rate_at
 from pruneport.compress.finetune.state import restore_optimizer
 from pruneport.compress.options import AcceleratorName, PrecisionName
@@ -40,6 +41,7 @@ class Stepper:
         network: In the mode that it is trained in; it is changed in place.
         optimizer: Its parameter groups remember their highest learning rates as ``highest``.
         momenta: What the optimizer has gathered so far.
+        placed: The network is on its device already, which may be one that Fabric does not know.
 
     Attributes:
         network: As it was given, on its device.
@@ -48,11 +50,18 @@ class Stepper:
     """
 
     def __init__(
-        self, fabric: Any, network: nn.Module, optimizer: torch.optim.Optimizer, momenta: Mapping[str, Tensor]
+        self,
+        fabric: Any,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        momenta: Mapping[str, Tensor],
+        *,
+        placed: bool = False,
     ) -> None:
         self._fabric = fabric
         self.network, self.optimizer = network.to(memory_format=torch.channels_last), optimizer
-        self.model, self._wrapped = fabric.setup(self.network, optimizer)
+        self.model, self._wrapped = fabric.setup(self.network, optimizer, move_to_device=not placed)
+        self._device = next(self.network.parameters()).device
         restore_optimizer(self.network, optimizer, momenta)
 
     def step(self, loss_of: Callable[[nn.Module], Tensor], share: float, warmup: float, seed: int) -> float:
@@ -67,9 +76,7 @@ class Stepper:
         Returns:
             The loss before the step, over all processes; it may be no finite number.
         """
-        torch.default_generator.manual_seed(seed)
-        if self._fabric.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        seed_device(self._device, seed)
         for group in self.optimizer.param_groups:
             group["lr"] = group["highest"] * learning_rate_at(share, warmup)
         loss = loss_of(self.model)

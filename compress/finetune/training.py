@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from pruneport.compress.allocation.cost import count_cost
+from pruneport.compress.devices import ran_out_of_memory
 from pruneport.compress.finetune.checks import check_representation, check_training
 from pruneport.compress.finetune.deterministic import deterministic
 from pruneport.compress.finetune.distill import Teacher
@@ -79,16 +81,25 @@ def train(job: Job, progress: Progress = silent) -> TrainState:
         The last state, which is also on disk.
 
     Raises:
-        TrainingError: The budget is below one step, or the loss is not finite; the state on disk is the last saved.
+        TrainingError: The budget is below one step, the loss is not finite, or the accelerator's memory does not hold a
+            step; the state on disk is the last saved.
     """
     options = job.options
     check_training(options)
     fabric = open_fabric(options.accelerator, options.devices, options.precision)
-    if options.devices == 1:
-        with deterministic(fabric.device, progress):
-            _Training(fabric, job, progress).run()
-    elif (failed := fabric.launch(partial(_train, job=job))) is not None:
-        raise TrainingError(failed)
+    try:
+        if options.devices == 1:
+            with deterministic(fabric.device, progress):
+                _Training(fabric, job, progress).run()
+        elif (failed := fabric.launch(partial(_train, job=job))) is not None:
+            raise TrainingError(failed)
+    except (RuntimeError, ProcessRaisedException) as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"the accelerator's memory does not hold a step of {options.batch_size // options.devices} images. Lower "
+            "`batch_size`, train on more `devices`, or free some of it."
+        ) from error
     return read_state(job.state)
 
 

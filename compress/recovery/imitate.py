@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches
-from pruneport.compress.devices import in_tf32
+from pruneport.compress.devices import CPU, in_tf32, ran_out_of_memory, random_state_kept
 from pruneport.compress.finetune.optimizers import relative_rates
 from pruneport.compress.finetune.steps import Stepper, open_fabric
 from pruneport.compress.records import Imitated
@@ -82,7 +82,7 @@ def imitate(
         PruningError: The pruned network cannot be trained.
     """
     parameter = next(pruned.parameters(), torch.zeros(()))
-    with torch.random.fork_rng([parameter.device] if parameter.device.type == "cuda" else []):
+    with random_state_kept(parameter.device):
         return _Imitation(dense, pruned, batches, tuning, effort, progress, parameter.device).run()
 
 
@@ -117,7 +117,7 @@ class _Imitation:
         self._dense, self._pruned, self._batches, self._effort = dense, pruned, batches, effort
         self._progress, self._started = progress, time.monotonic()
         self._device = device
-        self._fabric = open_fabric("cuda" if self._device.type == "cuda" else "cpu", 1, "32")
+        self._fabric = open_fabric("cpu", 1, "32")  # the networks are placed, on whatever device
         self._place = feature_place(dense, pruned, rows_of_inputs(self._moved(batches[0]()), slice(2)))
         self._tuning = [self._moved(load()) for load in tuning]
         self._wanted = [self._teach(inputs) for inputs in self._tuning]
@@ -192,7 +192,7 @@ class _Imitation:
         network = copy.deepcopy(self._pruned).eval()
         for parameter in network.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        return Stepper(self._fabric, network, relative_rates(network, rate, self._device), {})
+        return Stepper(self._fabric, network, relative_rates(network, rate, self._device), {}, placed=True)
 
     def _step(self, stepper: Stepper, inputs: ExampleInputs, step: int, steps: int) -> float:
         seed = mix(self._effort.seed, step)
@@ -206,6 +206,8 @@ class _Imitation:
                 wanted = self._teach(shown)
                 return stepper.step(loss_of, (step + 0.5) / steps, _WARMUP, seed)
         except RuntimeError as error:
+            if ran_out_of_memory(error):
+                raise
             raise PruningError(
                 f"the pruned network cannot be trained to imitate the dense one ({error}); choose "
                 "`recover=reconstruct`."
@@ -215,7 +217,7 @@ class _Imitation:
         """Steps for which there is time, by one that is not kept; less is left for the tries than they take."""
         minutes = self._effort.minutes
         if minutes is None:
-            if self._device.type == "cuda":
+            if self._device != CPU:
                 return _MOST_STEPS
             minutes = _MINUTES
         stepper, batches = self._begun(0.0), self._shuffled()
@@ -228,7 +230,7 @@ class _Imitation:
 
     def _late(self) -> bool:
         minutes = self._effort.minutes
-        if self._effort.steps or (minutes is None and self._device.type == "cuda"):
+        if self._effort.steps or (minutes is None and self._device != CPU):
             return False
         return time.monotonic() - self._started > _OVERTIME * 60 * (minutes or _MINUTES)
 

@@ -54,7 +54,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     # a cluster
     "an address": (
         _half("sweep", "--address", "here", "--memory", "9"),
-        "--address, --memory: for --executor ray. Give",
+        "--address: for --executor ray. Give",
     ),
     "an address of a study": ((*_STUDY, "--address", "here"), "--address: for --executor ray. Give"),
     "advice and a report": (

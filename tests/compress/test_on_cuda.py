@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Calibration, in_memory
 from pruneport.compress.activations.carried import Carried
+from pruneport.compress.activations.memory import memory_bounded, room_on
 from pruneport.compress.activations.synthetic import synthesise
 from pruneport.compress.assessment import assess
 from pruneport.compress.devices import CPU, find_device, in_full_precision, loaded_on, network_on, with_smaller_batches
@@ -178,6 +179,16 @@ def test_memory_that_a_batch_does_not_fit_is_met_by_smaller_ones() -> None:
     sizes, _ = with_smaller_batches(run, calibration(), lambda event: notes.append(str(event)))
     assert sizes == [16] * 6
     assert any("holds no batch of 32" in note for note in notes)
+    torch.cuda.empty_cache()
+
+
+def test_the_memory_of_a_gpu_is_bounded() -> None:
+    torch.cuda.empty_cache()
+    with memory_bounded(1, find_device("auto")), memory_bounded(2, CUDA):
+        assert room_on(CUDA) <= 2**29
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(2**31, dtype=torch.uint8, device=CUDA)
+    torch.empty(2**31, dtype=torch.uint8, device=CUDA)
     torch.cuda.empty_cache()
 
 

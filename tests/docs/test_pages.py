@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import importlib
 import importlib.util
 import json
 import os
 import re
+import shlex
+import sys
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +20,7 @@ from typing import Any
 import pytest
 
 import pruneport
-from pruneport.commands.arguments.flags import VERBS
+from pruneport.commands.arguments.flags import VERBS, parse
 
 _ROOT = Path(__file__).parents[2]
 _DOCS = _ROOT / "docs"
@@ -149,6 +153,31 @@ def _gpu_cell(networks: dict[str, Any], share: str) -> str:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]|v1$", "", name.lower())
+
+
+def test_commands_that_wait_for_a_gpu_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of its minutes is lost to a flag that a script no longer has."""
+
+    class Parsed(Exception):
+        pass
+
+    def parsed(parser: argparse.ArgumentParser) -> None:
+        _, unknown = parser.parse_known_args()
+        assert not unknown
+        raise Parsed
+
+    page = (_DOCS / "latency.md").read_text(encoding="utf-8").split("### What waits for a GPU")[1].split("\n#")[0]
+    commands = re.findall(r"`((?:M\.|pruneport )[^`]+)`", page)
+    assert len(commands) > 10
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
+    for program, *words in map(shlex.split, commands):
+        if program == "pruneport":
+            parse(words[0], words[1:])
+            continue
+        script = importlib.import_module(f"pruneport.bench.experiments.{program.removeprefix('M.')}")
+        monkeypatch.setattr(sys, "argv", [program, *words])
+        with pytest.raises(Parsed):
+            script.main()
 
 
 def test_links_in_the_readme_lead_somewhere() -> None:

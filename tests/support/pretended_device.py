@@ -2,6 +2,7 @@
 
 What torch does with a GPU's tensors, on the CPU: whatever is computed of a marked tensor is marked, an operator refuses
 marked and unmarked ones together (a single number, and indices, may come from the CPU), and numpy sees no marked one.
+A device of the type mps has no float64.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ _READ = {Tensor.numpy, Tensor.__array__}
 
 
 class PretendedDevice(TorchFunctionMode):
-    """Enter it, and ``.to(DEVICE)`` marks; ``count`` says how many calls were of marked tensors."""
+    """Enter it, and ``.to(device)`` marks; ``count`` says how many calls were of marked tensors."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = DEVICE) -> None:
         super().__init__()
+        self._device = device
         self._marked: dict[int, StorageWeakRef] = {}
         self.count = 0
 
@@ -42,13 +44,13 @@ class PretendedDevice(TorchFunctionMode):
         given = list(_tensors((counted, kwargs)))
         here = [tensor for tensor in given if self.holds(tensor)]
         if name == "__get__" and function == Tensor.device.__get__:
-            return DEVICE if here else torch.device("cpu")
+            return self._device if here else torch.device("cpu")
         if function in (Tensor.to, Tensor.cpu, nn.Module.to):
             return self._moved(function, args, kwargs)
         if name == "__set__":  # of data, which may lie anywhere
             return function(*args, **kwargs)
         if here and function in _READ:
-            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+            raise TypeError("can't convert a device's type tensor to numpy")
         if here and function not in _MIXED and any(not self.holds(tensor) and tensor.ndim for tensor in given):
             raise RuntimeError(f"{name}: expected all tensors to be on the same device")
         wanted = torch.device(kwargs.pop("device")) if kwargs.get("device") is not None else None
@@ -56,7 +58,7 @@ class PretendedDevice(TorchFunctionMode):
             del kwargs["device"]
         result = function(*args, **kwargs)
         self.count += bool(here)
-        self._mark((result,), wanted == DEVICE if wanted is not None else bool(here))
+        self._mark((result,), wanted == self._device if wanted is not None else bool(here))
         return result
 
     def _moved(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
@@ -65,13 +67,13 @@ class PretendedDevice(TorchFunctionMode):
         target = torch.device("cpu") if function is Tensor.cpu else None
         for place, value in enumerate(rest):
             if isinstance(value, Tensor):
-                target, rest[place] = DEVICE if self.holds(value) else torch.device("cpu"), value.dtype
+                target, rest[place] = self._device if self.holds(value) else torch.device("cpu"), value.dtype
             elif isinstance(value, torch.device | str):
                 target = torch.device(value)
                 rest[place] = "cpu"
         if kwargs.get("device") is not None:
             target = torch.device(kwargs.pop("device"))
-        there = self.holds(tensor) if target is None else target == DEVICE
+        there = self.holds(tensor) if target is None else target == self._device
         result = tensor if function is Tensor.cpu else tensor.to(*rest, **kwargs)
         if result is tensor and there != self.holds(tensor):
             result = tensor.clone()
@@ -82,6 +84,8 @@ class PretendedDevice(TorchFunctionMode):
         for tensor in _tensors(values):
             memory = StorageWeakRef(tensor.untyped_storage())
             if marked:
+                if tensor.dtype == torch.float64 and self._device.type == "mps":
+                    raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
                 self._marked[memory.cdata] = memory
             else:
                 self._marked.pop(memory.cdata, None)

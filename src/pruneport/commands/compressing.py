@@ -23,11 +23,12 @@ from pruneport.commands.timing.asked import check_latency, is_latency, refuse_la
 from pruneport.commands.timing.loop import LatencyPruner
 from pruneport.commands.timing.tables import check_given
 from pruneport.compress.activations.calibration import FOR_IMAGES, Calibration
+from pruneport.compress.activations.memory import memory_bounded
 from pruneport.compress.allocation.cost import Cost, run_once
 from pruneport.compress.allocation.target import check_round_to, target_of
 from pruneport.compress.assessment import GroupView, describe_groups
 from pruneport.compress.calibration_inputs import calibration_inputs
-from pruneport.compress.devices import find_device, in_full_precision, with_smaller_batches
+from pruneport.compress.devices import check_memory_bound, find_device, in_full_precision, with_smaller_batches
 from pruneport.compress.further import check_below
 from pruneport.compress.options import CalibrationImages, CompressOptions, PruneOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION
@@ -66,6 +67,7 @@ def inspect(config: InspectConfig, progress: Progress = silent, opened: Start | 
     check_round_to(config.round_to)
     _refuse_idle(config)
     device = find_device(config.accelerator)
+    check_memory_bound(config.memory)
     if config.sensitivity:
         check_file(config.plot, "plot", (".svg",))
     if config.graph is not None:
@@ -90,7 +92,7 @@ def inspect(config: InspectConfig, progress: Progress = silent, opened: Start | 
     def described(given: Calibration | None) -> tuple[Cost, list[GroupView]]:
         return describe_groups(network, source, options, given, progress, device)
 
-    with in_full_precision():
+    with in_full_precision(), memory_bounded(config.memory, device):
         dense, views = described(None) if inputs is None else with_smaller_batches(described, inputs, progress)[0]
     result = InspectResult(
         source=start.name if isinstance(start, BundleStart) else source.spec,

@@ -209,6 +209,9 @@ class SweepConfig(ExecutorOptions, DeployOptions, LatencyOptions, RecoveryOption
     min_speedup: float | None = None
     """Pick the most accurate network that is surely as many times as fast as the dense one, such as 1.5; between the
     points it is searched for."""
+    memory: float | None = None
+    """GiB of the accelerator's memory, on the CPU of the process's, that pruning and recovery may use; default: what is
+    free. With `executor=ray` also what one point is expected to need of a machine's memory; default: 3."""
     out: Path
     """The sweep's folder: a bundle for each point, sweep.json and report.html. One that is there goes on."""
 

@@ -12,6 +12,7 @@ from gpu_stand_ins import GpuRuntime
 from pruneport.bench.experiments import gpu
 from pruneport.bench.experiments.networks import gpu as gpu_networks
 from pruneport.bench.experiments.networks.gpu import files_of, write_networks
+from pruneport.bench.options import BenchOptions
 from pruneport.compress.options import PruneOptions
 
 
@@ -59,6 +60,33 @@ def test_a_row_that_failed_is_tried_again(folder: Path, tmp_path: Path, monkeypa
     (row,) = _run(monkeypatch, tmp_path, "--end", "1e12", "--batches", "1")
     assert "failed" not in row
     json.dumps(row)
+
+
+def test_rows_of_other_options_are_timed_again_where_that_is_asked_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows-networks").symlink_to(folder / "rows-networks")
+    words = ("--end", "1e12", "--batches", "1", "--shares", "0.6", "0.01")
+    (first,) = _run(monkeypatch, tmp_path, *words)
+    assert _run(monkeypatch, tmp_path, *words, "--again") == [first]
+    assert gpu._is_stale(first, BenchOptions(), [0.6, 0.3])  # type: ignore[arg-type]
+    monkeypatch.setattr(gpu, "provider_options", lambda *_: {"use_tf32": "1"})
+    assert _run(monkeypatch, tmp_path, *words) == [first]
+    (second,) = _run(monkeypatch, tmp_path, *words, "--again")
+    assert second["networks"] != first["networks"]
+
+
+def test_the_options_of_rows_that_were_measured_are_known() -> None:
+    """Of the table, only rows in fp16 that were timed without tensor cores for convolutions are out of date."""
+    rows = json.loads((Path(gpu.__file__).parents[1] / "results" / "gpu.json").read_text(encoding="utf-8"))["rows"]
+    stale = set()
+    for row in rows:
+        switches = {name: row["recipe"][name] for name in ("nhwc", "fuse_conv_bias")}
+        switches |= {"tf32": row["precision"] == "tf32", "cuda_graph": row["cuda_graph"]}
+        options = BenchOptions(provider=row["provider"], **switches)
+        if gpu._is_stale(row, options, []):
+            stale.add((row["network"], row["precision"]))
+    assert stale == {("vit_b_16", "fp16"), ("convnext_tiny", "fp16")}
 
 
 def test_files_are_written_once(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -19,8 +20,9 @@ import torch
 
 from pruneport.bench.devices import describe_device
 from pruneport.bench.latency.measure import measure, preflight
-from pruneport.bench.latency.providers import TF32
+from pruneport.bench.latency.providers import TF32, provider_options
 from pruneport.bench.latency.sessions import open_session
+from pruneport.bench.latency.timed_form import TimedForm
 from pruneport.bench.latency.timer import DenseTimer
 from pruneport.bench.options import BenchOptions
 from pruneport.compress.options import PruneOptions
@@ -38,6 +40,8 @@ pytestmark = [
 ]
 
 CUDA = BenchOptions(provider="cuda", batches=(1, 16), repeats=3, warmup=2)
+TENSORRT = replace(CUDA, provider="tensorrt")
+with_tensorrt = pytest.mark.skipif(importlib.util.find_spec("tensorrt") is None, reason="TensorRT is not installed")
 FULL, HALF = 1e-5, 1e-2  # of the norm of the outputs: sums in another order, and numbers of 11 bits
 
 
@@ -79,6 +83,42 @@ def test_outputs_are_those_of_the_cpu(networks: dict[str, Path], switches: dict[
         wanted = outputs(networks[name.replace("fp16", "fp32")], BenchOptions(), values)
         got = outputs(networks[name], options, values)
         assert np.linalg.norm(got - wanted) < tolerance * np.linalg.norm(wanted), name
+
+
+@with_tensorrt
+@pytest.mark.parametrize("cuda_graph", [False, True])
+@pytest.mark.parametrize("batch", [1, 16])
+def test_tensorrt_gives_the_outputs_of_the_cpu(networks: dict[str, Path], cuda_graph: bool, batch: int) -> None:
+    """Without TF32, in the precision that the file has; each engine after the first finds the timings of the others."""
+    options, values = replace(TENSORRT, cuda_graph=cuda_graph), images(batch)
+    for name, tolerance in (("pruned fp32", FULL), ("pruned fp16", HALF)):
+        wanted = outputs(networks[name.replace("fp16", "fp32")], BenchOptions(), values)
+        got = outputs(networks[name], options, values)
+        assert np.linalg.norm(got - wanted) < tolerance * np.linalg.norm(wanted), name
+    cache = provider_options(options)["trt_timing_cache_path"]
+    assert list(Path(cache).iterdir())
+
+
+@with_tensorrt
+def test_tensorrt_runs_a_quantised_file_as_the_cpu_does(networks: dict[str, Path]) -> None:
+    path, values = TimedForm("tensorrt", "int8")(networks["pruned fp32"]), images(16)
+    session = open_session(path, TENSORRT, batch=16)
+    assert session.settings["provider_options"]["trt_int8_enable"] == "1"
+    wanted, got = outputs(path, BenchOptions(), values), outputs(path, TENSORRT, values)
+    assert np.linalg.norm(got - wanted) < 0.1 * np.linalg.norm(wanted)
+
+
+@with_tensorrt
+def test_tensorrt_runs_every_node_and_a_graph_of_one_batch(networks: dict[str, Path]) -> None:
+    preflight(TENSORRT)
+    session = open_session(networks["pruned fp32"], replace(TENSORRT, cuda_graph=True), batch=2)
+    assert set(session.placement) == {"TensorrtExecutionProvider"}
+    assert session.settings["provider_options"]["trt_builder_optimization_level"] == "3"
+    session.bind(images(2))
+    with pytest.raises(ProviderError, match="has captured a CUDA graph"):
+        session.bind(images(2))
+    done = measure(networks["dense fp32"], networks["pruned fp32"], replace(TENSORRT, batches=(1,)))
+    assert {"cuda", "cudnn", "tensorrt"} <= set(done.versions)
 
 
 def test_a_session_runs_every_node_on_the_gpu(networks: dict[str, Path]) -> None:

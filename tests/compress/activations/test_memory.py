@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pruneport.compress.activations import memory
-from pruneport.compress.activations.memory import freed_memory_kept, room_on
+from pruneport.compress.activations.memory import freed_memory_kept, memory_bounded, room_on
 
 _ELEMENTS = 16 * 2**20  # 64 MB, which glibc by itself gives back when it is freed
 _glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
@@ -41,6 +41,14 @@ def test_freed_memory_is_used_again_and_given_back_at_the_end(error: bool) -> No
 def test_half_of_free_memory_has_room_for_activations() -> None:
     half = psutil.virtual_memory().available / 2
     assert 0.5 * half < room_on(torch.device("cpu")) < 1.5 * half
+
+
+def test_a_bound_is_of_what_the_process_has() -> None:
+    cpu, has = torch.device("cpu"), psutil.Process().memory_info().rss
+    with memory_bounded((has + 2**26) / 2**30, cpu):
+        assert 0 < room_on(cpu) < 2**26
+    with memory_bounded(2**-10, cpu):
+        assert room_on(cpu) == 0
 
 
 @pytest.mark.parametrize(

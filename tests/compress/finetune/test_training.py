@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from pretended_device import DEVICE, PretendedDevice
 from torch import nn
 
 from pruneport.compress.allocation.cost import count_cost
@@ -295,6 +296,52 @@ def test_two_processes_train_as_one(job: Callable[..., Job], tmp_path: Path, fol
     one, two = results
     assert not torch.equal(one["3.weight"], network.state_dict()["3.weight"])
     assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
+
+
+_CROWDED = """
+import torch
+from torch import nn
+
+
+class Crowded(nn.Sequential):
+    def forward(self, inputs):
+        if self.training and len(inputs) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(inputs)
+
+
+def build():
+    return Crowded(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_memory_that_does_not_hold_a_step_is_named(job: Callable[..., Job], tmp_path: Path, devices: int) -> None:
+    """The state that was saved stays, for a run with smaller steps."""
+    (tmp_path / "crowded.py").write_text(_CROWDED)
+    options = SourceOptions(source=f"{tmp_path / 'crowded.py'}:build", input_shape=(1, 8, 8))
+    network, source = open_source(options)
+    plan = dense_plan(network, replace(source, output_layers={"1": 10}))
+    begun = job(steps=3, devices=devices, accelerator="cpu", keep_head=True)
+    write_state(begun.state, TrainState(plan=plan, weights=network.state_dict(), config={}))
+    with pytest.raises(TrainingError, match=rf"memory does not hold a step of {32 // devices} images\. Lower `batch_"):
+        train(begun)
+    smaller = replace(begun, options=replace(begun.options, batch_size=8 * devices, steps=1))
+    assert train(smaller).step == 1
+
+
+def test_a_cut_is_scored_where_the_training_runs(job: Callable[..., Job]) -> None:
+    state = read_state(job().state)
+    network = rebuild_network(state.plan, state.weights)
+    options, images = PruneOptions(criterion="block-hessian", ranking="sensitivity"), job().task.train
+    plans = []
+    for device in (torch.device("cpu"), DEVICE):
+        pretended = PretendedDevice()
+        with pretended:
+            _, plan, _ = cut(network, state, options, 0.6, images, device=device)
+        assert (pretended.count > 100) == (device == DEVICE)
+        plans.append(plan)
+    assert [group.kept for group in plans[0].groups] == [group.kept for group in plans[1].groups]
 
 
 _TWO_CUTS = """

@@ -108,6 +108,22 @@ def test_time_gives_the_number_of_steps() -> None:
     assert (done.planned, done.steps) == (1, 1)
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), RuntimeError("CUDA error: out of memory")])
+def test_memory_that_runs_out_in_a_step_is_no_fault_of_the_network(error: Exception) -> None:
+    """Who runs it goes on with smaller batches."""
+
+    def crowded(*_: object) -> None:
+        if torch.is_grad_enabled():
+            raise error
+
+    dense = network()
+    pruned = pruned_from(dense, flops=0.5).network
+    pruned.register_forward_pre_hook(crowded)
+    with pytest.raises(type(error)) as raised:
+        imitate(dense, pruned, batches_of(images(64), 32), batches_of(_unseen(), 32), Effort(steps=3))
+    assert raised.value is error
+
+
 def test_a_network_that_lets_no_gradient_through_is_named() -> None:
     class Frozen(nn.Module):
         def __init__(self) -> None:

@@ -63,6 +63,7 @@ class _CalibrationKeywords(_PreparationKeywords, total=False):
     calibration_images: int
     skip_unreadable: bool
     accelerator: str
+    memory: float | None
 
 
 class _StartKeywords(TypedDict, total=False):
@@ -208,4 +209,3 @@ class SweepKeywords(PruneKeywords, _StartKeywords, _LatencyKeywords, _DeployKeyw
     input_shape: tuple[int, int, int] | None
     executor: ExecutorName
     address: str | None
-    memory: float

@@ -96,7 +96,10 @@ _GROUPS: dict[type[Any], tuple[str, dict[str, str]]] = {
     configs.InspectConfig: ("output", {"choice": "scope round_to keep", "sensitivity": "sensitivity plot"}),
     configs.CompressConfig: ("output", {}),
     configs.ShipConfig: ("output", {"target": "max_drop"}),
-    configs.SweepConfig: ("output", {"target": "flops params ratio latency max_drop min_speedup"}),
+    configs.SweepConfig: (
+        "output",
+        {"target": "flops params ratio latency max_drop min_speedup", "calibration and recovery": "memory"},
+    ),
     configs.LatencyConfig: (
         "output",
         {"choice": "scope prune_representation attention max_pruning_ratio round_to keep"},

@@ -53,7 +53,7 @@ def make_spread(
     progress(Stage(f"making {len(values)} points over Ray"))
     work = partial(_make, config=config, target=target, command=command)
     failed: list[str] = []
-    for number, outcome in enumerate(run_ray(work, values, config.memory, config.address), start=1):
+    for number, outcome in enumerate(run_ray(work, values, config.expected_gib, config.address), start=1):
         name = f"{target}-{outcome.todo:g}"
         if outcome.error is not None:
             failed.append(f"{name}: {outcome.error}")

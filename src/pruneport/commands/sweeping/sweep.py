@@ -115,7 +115,7 @@ def _check(config: SweepConfig) -> tuple[str, tuple[float, ...]]:
     if config.require_speedup is not None:
         raise InputError("`require_speedup` is for one network; in a sweep, `min_speedup` says how fast it must be.")
     check_precisions(config.precisions, config.provider)
-    check_executor(config, ["address", "memory"])
+    check_executor(config)
     if config.executor == "ray":
         refuse_timed(target)
     check_latency(config, config, target)
