@@ -13,6 +13,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from PIL import Image
 from safetensors.torch import load_file
 
 import pruneport
@@ -280,40 +281,58 @@ def test_ship_from_python(tmp_path: Path) -> None:
 def test_calibration_images_win_accuracy_back(tmp_path: Path, run: Any) -> None:
     test = write_images(tmp_path / "test")
     train = write_images(tmp_path / "train", trained_on=True)
+    given = ("--calibration", train, "--mean", "0.5", "--std", "0.5")
     top1 = {}
-    given = ("--calibration", train)
     for name, extra in {
         "plain": ("--recover", "none"),
-        "data-free": (),
         "bn": ("--recover", "bn", *given),
-        "auto": given,
         "best": (*given, "--criterion", "block-hessian", "--ranking", "sensitivity"),
     }.items():
-        out = tmp_path / name
-        options = ("--images", test, "--mean", "0.5", "--std", "0.5", "--parity-batches", "1", *QUICK, "--out", out)
-        assert run("ship", *DIGITS[:5], *options, *extra).code == 0
-        accuracy = read_json(out / "verify.json")["accuracy"]
-        assert accuracy["pruned_onnx"] == accuracy["pruned_torch"]
-        top1[name] = accuracy["pruned_onnx"]
-        plan, page = read_json(out / "plan.json"), (out / "report.html").read_text(encoding="utf-8")
-        recovery, inputs = plan["recovery"], plan["calibration"]
+        assert run("compress", *DIGITS[:5], *extra, "--out", tmp_path / name).code == 0
+        top1[name] = _top1(tmp_path / name, test)
         if name == "plain":
-            assert recovery is inputs is None
-            continue
-        count, kind = (256, "synthetic") if name == "data-free" else (256, "images")
-        assert recovery["name"] == {"bn": "bn", "data-free": "data-free"}.get(name, "reconstruct")
-        assert (recovery["images"], inputs["count"], inputs["inputs"]) == (count, count, kind)
-        assert recovery["error_after"] < recovery["error_before"]
-        assert recovery["heldout"] == (16 if name == "data-free" else 26)
-        assert recovery["heldout_error_after"] < recovery["heldout_error_before"]
-        assert recovery["heldout_agreement"] > recovery["heldout_agreement_before"]
-        assert f"On {recovery['heldout']} held-out inputs" in page
+            plan = read_json(tmp_path / name / "plan.json")
+            assert plan["recovery"] is plan["calibration"] is None
+        else:
+            _check_recovery(tmp_path / name, "bn" if name == "bn" else "reconstruct", "images", (256, 26))
+    for name, extra, told in (
+        ("data-free", ("--mean", "0.5", "--std", "0.5"), ("data-free", "synthetic", (256, 16))),
+        ("auto", given, ("reconstruct", "images", (256, 26))),
+    ):
+        out = tmp_path / name
+        asked = ("ship", *DIGITS[:5], "--images", test, "--parity-batches", "1", *QUICK, "--out", out, *extra)
+        assert run(*asked).code == 0
+        accuracy = read_json(out / "verify.json")["accuracy"]
+        assert accuracy["pruned_onnx"] == accuracy["pruned_torch"] == pytest.approx(_top1(out, test))
+        top1[name] = accuracy["pruned_onnx"]
+        _check_recovery(out, *told)
+        page, (count, heldout) = (out / "report.html").read_text(encoding="utf-8"), told[2]
+        assert f"On {heldout} held-out inputs" in page
         assert f"{count} unlabelled inputs" in page
         assert f"{count} {'synthetic inputs that match' if name == 'data-free' else 'images'}" in page
         assert run("verify", out).code == 0
     assert min(top1["best"], top1["auto"]) > top1["bn"] > top1["plain"]
     assert top1["data-free"] > top1["plain"]
     assert top1["auto"] > 0.9
+
+
+def _top1(bundle: Path, images: Path) -> float:
+    """Counted apart from pruneport: pixels scaled by hand, classes by their folders."""
+    files = sorted(images.rglob("*.png"))
+    pixels = np.stack([np.asarray(Image.open(file), dtype=np.float32)[None] / 255 for file in files])
+    with torch.inference_mode():
+        found = pruneport.load(bundle)(torch.from_numpy(pixels) * 2 - 1).argmax(1).tolist()
+    return float(np.mean([choice == int(file.parent.name) for choice, file in zip(found, files, strict=True)]))
+
+
+def _check_recovery(bundle: Path, name: str, inputs: str, counts: tuple[int, int]) -> None:
+    plan = read_json(bundle / "plan.json")
+    recovery, given = plan["recovery"], plan["calibration"]
+    assert (recovery["name"], recovery["images"], given["count"], given["inputs"]) == (name, *counts[:1] * 2, inputs)
+    assert recovery["error_after"] < recovery["error_before"]
+    assert recovery["heldout"] == counts[1]
+    assert recovery["heldout_error_after"] < recovery["heldout_error_before"]
+    assert recovery["heldout_agreement"] > recovery["heldout_agreement_before"]
 
 
 def test_inspect_measures_and_draws_sensitivity(tmp_path: Path, run: Any) -> None:

@@ -91,19 +91,17 @@ def test_detectors_of_fixed_shapes(name: str, outputs: list[str], run: Any, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "size", "gain", "boxes"),
+    ("name", "size", "scope"),
     [
-        ("ssdlite320_mobilenet_v3_large", 320, 1.0, 0.5),
-        ("retinanet_resnet18_fpn", 96, 0.3, 0.1),  # more, and float32 itself is 0.01 pixels off float64
-        ("fcos_resnet50_fpn", 96, 1.0, 0.5),
-        ("fasterrcnn_mobilenet_v3_large_320_fpn", 96, 1.0, 0.5),
+        ("ssdlite", 320, "filters"),
+        ("retinanet", 64, "filters"),
+        ("fcos", 64, "channels"),
+        ("two_stages", 64, "filters"),
     ],
 )
-def test_torchvisions_detectors(name: str, size: int, gain: float, boxes: float, run: Any, tmp_path: Path) -> None:
+def test_torchvisions_detectors(name: str, size: int, scope: str, run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = {"name": name, "size": size, "resize": size != 320, "gain": gain, "boxes": boxes}
-    given = [word for key, value in arguments.items() for word in ("--model-arg", f"{key}={value}")]
-    source = (f"{OWN}:torchvision_detector", *given, "--input-shape", 3, size, size)
+    source = (f"{OWN}:{name}", "--input-shape", 3, size, size, "--scope", scope, "--round-to", 2)
     ran = run("ship", *source, "--flops", 0.7, *QUICK, "--out", out)
     assert ran.code == 0, ran.err
     plan, verified = read_json(out / "plan.json"), read_json(out / "verify.json")
@@ -116,18 +114,11 @@ def test_torchvisions_detectors(name: str, size: int, gain: float, boxes: float,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "outputs"),
-    [
-        ("deeplabv3_mobilenet_v3_large", ["out"]),
-        ("fcn_resnet50", ["out", "aux"]),
-    ],
-)
+@pytest.mark.parametrize(("name", "outputs"), [("deeplab", ["out"]), ("fcn", ["out", "aux"])])
 def test_torchvisions_segmenters(name: str, outputs: list[str], run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    given = ["--model-arg", "aux_loss=True"] if len(outputs) > 1 else []
-    source = (f"torchvision:{name}", *given, "--model-arg", "num_classes=5", "--input-shape", 3, 64, 64)
-    ran = run("ship", *source, "--flops", 0.7, *QUICK, "--batches", 1, "--parity-batches", 1, 2, "--out", out)
+    source = (f"{OWN}:{name}", "--input-shape", 3, 64, 64, "--flops", 0.7, "--scope", "channels")
+    ran = run("ship", *source, *QUICK, "--batches", 1, "--parity-batches", 1, 2, "--out", out)
     assert ran.code == 0, ran.err
     session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == outputs

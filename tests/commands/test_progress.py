@@ -100,6 +100,8 @@ def test_a_log_has_plain_lines_and_a_table(run: Any, tmp_path: Path) -> None:
     assert lines[:2] == ["loading torch", "[1/11] building pruneport:digits_resnet"]
     assert lines[lines.index("[2/11] exporting the dense network") + 1] == "exporting dense.onnx"
     assert lines[lines.index("[8/11] exporting to ONNX") + 1] == "exporting model.onnx"
+    assert lines.count("exporting dense.onnx") == 1
+    assert lines.index("exporting dense.onnx") < lines.index("finding coupled groups")
     assert re.fullmatch(r"\[11/11\] writing the report +[\d.]+ s +\d+%", lines[-2])
     assert re.fullmatch(r"all +[\d.]+ s *", lines[-1])
 

@@ -174,16 +174,6 @@ def test_exporting_first_is_left_out_on_request(source: Path, run: Any, tmp_path
     assert run("compress", *_asked(source, "by value"), "--out", tmp_path / "out").code == 0
 
 
-@pytest.mark.slow
-def test_the_dense_network_is_exported_once(source: Path, run: Any, tmp_path: Path) -> None:
-    ran = run("ship", *_asked(source, "plain"), *QUICK, "--batches", "1", "--out", tmp_path / "out")
-    assert ran.code == 0
-    assert ran.err.count("exporting dense.onnx") == 1
-    assert ran.err.index("exporting dense.onnx") < ran.err.index("finding coupled groups")
-    plan = read_json(tmp_path / "out/manifest.json")["files"]["plan.json"]["sha256"]
-    assert read_metadata(tmp_path / "out/dense.onnx")["plan_sha256"] == plan
-
-
 _WINDOWS = """
 from torch import nn
 

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import get_model
-from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead, DeepLabV3
+from torchvision.models.segmentation.fcn import FCN, FCNHead
 from torchvision.ops import MultiScaleRoIAlign, batched_nms
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 SIZE = 64
 _SCORES = (".cls", "ctrness", "classification_head.module_list")
@@ -171,28 +174,44 @@ def detr() -> nn.Module:
     return Detr().eval()
 
 
-def torchvision_detector(
-    name: str, size: int = 96, classes: int = 4, gain: float = 2.0, resize: bool = True, boxes: float = 0.5
-) -> nn.Module:
-    """One of torchvision's, for small images; ``resize``: it is told the size.
+def ssdlite() -> nn.Module:
+    """torchvision's, whole."""
+    return settled(
+        get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=4), 320, 1.0
+    )
 
-    ``retinanet_resnet18_fpn`` is made as torchvision's with a ResNet-50 is, which takes longer.
-    """
+
+def retinanet() -> nn.Module:
+    """torchvision's on a ResNet-18 and its feature pyramid, of two levels and one that is pooled from them."""
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"min_size": size, "max_size": size} if resize else {}
-    if name != "retinanet_resnet18_fpn":
-        network = get_model(name, weights=None, weights_backbone=None, num_classes=classes, **sizes)
-    else:
-        trunk = resnet_fpn_backbone(
-            backbone_name="resnet18",
-            weights=None,
-            norm_layer=nn.BatchNorm2d,
-            trainable_layers=5,
-            returned_layers=[2, 3, 4],
-            extra_blocks=LastLevelP6P7(256, 256),
-        )
-        network = RetinaNet(trunk, classes, **sizes)
-    return settled(network, size, gain, boxes)
+    resnet: dict[str, Any] = {"backbone_name": "resnet18", "weights": None, "norm_layer": nn.BatchNorm2d}
+    trunk = resnet_fpn_backbone(**resnet, trainable_layers=5, returned_layers=[3, 4])
+    anchors = AnchorGenerator(((16, 24), (32, 48), (64, 80)), ((0.5, 1.0, 2.0),) * 3)
+    sizes = {"min_size": SIZE, "max_size": SIZE}
+    # Its boxes are spread less: float32 itself is 0.01 pixels off float64.
+    return settled(RetinaNet(trunk, 4, anchor_generator=anchors, **sizes), SIZE, 0.3, 0.1)
+
+
+def fcos() -> nn.Module:
+    """torchvision's on a small trunk."""
+    torch.manual_seed(0)
+    anchors = AnchorGenerator(((8,), (16,)), ((1.0,),) * 2)
+    return settled(FCOS(Trunk(), 4, min_size=SIZE, max_size=SIZE, anchor_generator=anchors), SIZE, 1.0)
+
+
+def deeplab() -> nn.Module:
+    """torchvision's on a ResNet of one block a stage, the last two dilated."""
+    return DeepLabV3(_dilated("layer4"), DeepLabHead(2048, 5))
+
+
+def fcn() -> nn.Module:
+    """torchvision's on such a ResNet, with an auxiliary output."""
+    return FCN(_dilated("layer3", "layer4"), FCNHead(2048, 5), FCNHead(1024, 5))
+
+
+def _dilated(*layers: str) -> nn.Module:
+    resnet = ResNet(Bottleneck, [1, 1, 1, 1], replace_stride_with_dilation=[False, True, True])
+    return IntermediateLayerGetter(resnet, dict(zip(reversed(layers), ("out", "aux"), strict=False)))
 
 
 @torch.no_grad()

@@ -378,7 +378,7 @@ def cut_one(fabric, job):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     jobs, folder = pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2])
-    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn")
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_fork")  # both have imported torch then
     fabric.launch(partial(cut, jobs=jobs, folder=folder))
 """
 

@@ -60,18 +60,6 @@ def test_a_file_that_suppresses_otherwise_is_found_out(exported: tuple[nn.Module
     assert "have none of the same label in the other with an IoU of at least 0.99" in found.fault
 
 
-@pytest.mark.slow
-def test_two_stages(tmp_path: Path) -> None:
-    """Proposals, regions pooled from two levels, boxes for each class."""
-    network = detection_networks.two_stages()
-    path = tmp_path / "model.onnx"
-    export_network(network, SHAPE, ExportOptions(batch_size_fixed=1)).save(path, {})
-    found = _compare(network, path, 1)
-    assert (found.ok, found.constant) == (True, False), found.fault
-    assert found.detections is not None
-    assert found.detections.torch > 100
-
-
 def test_what_is_replaced_comes_back(exported: tuple[nn.Module, Path]) -> None:
     def of_torchvision() -> list[object]:
         pooling = torchvision.ops.poolers._multiscale_roi_align
