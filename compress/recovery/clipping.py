@@ -68,12 +68,16 @@ def open_targets(clip: Clip, scale: Scale, targets: Tensor, outputs: Tensor, add
     """
     if added is None and clip.summed:
         return targets
-    offset = scale.offset.to(targets) if added is None else scale.offset.to(targets) + added
     gain = scale.gain.to(targets)
-    wanted, given = gain * targets + offset, gain * outputs + offset
-    low, high = given.clamp_max(clip.low), given.clamp_min(clip.high)
-    moved = torch.where(wanted <= clip.low, low, torch.where(wanted >= clip.high, high, wanted))
-    return torch.where(gain == 0, targets, targets + (moved - wanted) / gain)
+    nothing = scale.offset.to(targets) if added is None else added + scale.offset.to(targets)
+    wanted = torch.addcmul(nothing, targets, gain)
+    change = (outputs - targets).mul_(gain)  # of what is clipped, were the targets to move as far as the outputs
+    slack = clip.low - wanted
+    moved = torch.minimum(change, slack).mul_(slack >= 0)
+    if not math.isinf(clip.high):
+        slack = clip.high - wanted
+        moved += torch.maximum(change, slack).mul_(slack <= 0)
+    return torch.addcmul(targets, moved, torch.where(gain == 0, 0, 1 / gain))
 
 
 @contextmanager

@@ -38,6 +38,7 @@ _ROWS = 150_000  # equations a layer at most; with 20,000 a ResNet-20 lost 0.25 
 _ROWS_OF_EXTRA = 2  # equations an unknown
 _LEAST_GAIN = 0.05  # of the median: a channel that its norm nearly silences is not fitted at any price
 _CLIPPED = 3  # solves with targets that an activation leaves open
+_PART = 1024  # rows
 _RELAXED = 1.7  # steps a solve goes: below 2 each still lowers the error, and fewer are needed than of 1
 _MOST_BYTES = 2**30  # of the dense network's outputs that are held together
 
@@ -178,6 +179,12 @@ class _Row(NamedTuple):
     weights: Tensor | None
     added: Tensor | None
 
+    def parts(self) -> Iterator[_Row]:
+        """The same in parts that a processor's caches hold."""
+        whole = range(0, len(self.inputs), _PART)
+        sides = (itertools.repeat(None) if side is None else torch.split(side, _PART) for side in self)
+        return (_Row(*part) for _, *part in zip(whole, *sides, strict=False))
+
 
 @dataclass
 class _Passes:
@@ -238,9 +245,10 @@ def _solve(ours: Replay, layer: _Layer, ridge: float, strict: bool, *, extra: bo
         for _ in range(_CLIPPED):
             equations.forget_targets()
             for row in passes:
-                outputs = torch.addmm(intercept.to(row.inputs), row.inputs, weight.to(row.inputs))
-                targets = open_targets(layer.clip, scale, row.targets, outputs, row.added)
-                equations.add_targets(row.inputs, targets, row.weights)
+                for part in row.parts():
+                    outputs = torch.addmm(intercept.to(part.inputs), part.inputs, weight.to(part.inputs))
+                    targets = open_targets(layer.clip, scale, part.targets, outputs, part.added)
+                    equations.add_targets(part.inputs, targets, part.weights)
             further = equations.solve(start, ridge, centred=centred)
             weight, intercept = weight.lerp(further[0], _RELAXED), intercept.lerp(further[1], _RELAXED)
     module.weight.data = weight.T.reshape(module.weight.shape).to(module.weight)

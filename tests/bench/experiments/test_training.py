@@ -96,7 +96,9 @@ def test_every_start_is_trained_with_its_own_best_rate(run: Any, tmp_path: Path)
         assert row["top1_low"] <= row["top1"] <= row["top1_high"]
         assert (row["test_images"], row["train_images"]) == (24, 48)
     took = content["starts"]["imitated"]
-    steps, images = 2 + 4, 28  # two and four tries of one; 4 of 32 images are set aside
+    made = took["imitation"]
+    assert (made["steps"], 1 <= made["trial_steps"] <= 4) == (2, True), "one step for each rate that was tried"
+    steps, images = made["steps"] + made["trial_steps"], 28  # 4 of 32 images are set aside
     assert took["imitation_flops"] == steps * images * 2 * (3 * took["macs"] + took["dense_macs"])
     assert content["starts"]["plain"]["imitation_flops"] == 0
     assert (tmp_path / "rows.svg").is_file()
