@@ -41,9 +41,9 @@ def float64_device(device: torch.device) -> torch.device:
 class Equations:
     """Normal equations of ``inputs @ weight + intercept = targets``, summed in float64.
 
-    Rows of float32, and their products, are summed over at most 4096 rows in float32. Relative to the product of two columns' norms
-    the error of an entry is then at most 4096 x 2^-24 = 2.4e-4 in theory (Higham 2002, section 3.1), and some 1e-6 of
-    what is met. The ridges of what is solved are 1e-3.
+    Rows of float32, and their products, are summed over at most 4096 rows in float32. Relative to the product of two
+    columns' norms the error of an entry is then at most 4096 x 2^-24 = 2.4e-4 in theory (Higham 2002, section 3.1), and
+    some 1e-6 of what is met. The ridges of what is solved are 1e-3 and more.
 
     Args:
         inputs: Unknowns of one output.
