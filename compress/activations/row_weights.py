@@ -52,6 +52,11 @@ class RowWeights:
             self._squares.clear()
         self._means = {name: self._mean(name) for name in self._squares}
 
+    @property
+    def known(self) -> bool:
+        """Whether there are weights of any layer."""
+        return any(self._means.values())
+
     def of(self, layer: str, batch: int, places: Tensor) -> Tensor | None:
         """Weights of the rows of one batch, with a mean of one over all places of all batches; None: all the same.
 

@@ -30,7 +30,7 @@ from pruneport.compress.recovery.rows_seen import Given, Wanted, Watch
 from pruneport.compress.surgery.dropping import Absent
 from pruneport.errors import ImageFolderError
 from pruneport.models.inputs import batch_of, changed, rows_of_inputs, run_on
-from pruneport.progress import Progress, Step, silent
+from pruneport.progress import Note, Progress, Step, silent
 
 __all__ = ["reconstruct", "solvable_layers"]
 
@@ -108,6 +108,8 @@ def reconstruct(
     cuts = find_cuts(dense, example)
     progress("weighing the places of the layers' outputs")
     weights = RowWeights(dense, layers, batches)
+    if layers and not weights.known:
+        progress(Note("the network has no gradient to weigh places of outputs by: all of them count the same"))
     solved = []
     with Replay(pruned, cuts, batches) as ours, Replay(dense, cuts, batches) as theirs:
         sizes = [_bytes_of(dense.get_submodule(name), rows[name] * images) for name in layers]

@@ -316,7 +316,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # a cluster
     "memory without end": (
         ("sweep", _DIGITS, "--flops", "0.5", "--executor", "ray", "--memory", "inf", "--out", "out"),
-        ("--memory is inf; expected GiB above 0", "such as 3"),
+        ("--memory is inf; expected GiB above 0", "such as 8"),
     ),
     # ship's own
     "no images there": ((*_SHIP, "--images", "nowhere"), ("no image folder nowhere", "FOLDER/CLASS/IMAGE")),

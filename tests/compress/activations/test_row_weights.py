@@ -90,6 +90,7 @@ def test_without_a_gradient_all_rows_weigh_the_same(kind: str) -> None:
     batches = batches_of(torch.rand(16, 1, 8, 8), 8)
     weights = RowWeights(dense, ["inner.blocks.0.conv1"], batches)
     assert weights.of("inner.blocks.0.conv1", 0, torch.arange(3)) is None
+    assert not weights.known
 
 
 class _LeftHalf(nn.Module):
