@@ -96,7 +96,7 @@ def _refuse_idle(options: CompressOptions, given: bool, runs: bool) -> None:
         refuse_idle(options, ["calibration_labels"], why, "Choose one of these")
     if not runs:
         why = "for calibration inputs, of which `recover=none` and the criterion and ranking asked for use none"
-        refuse_idle(options, ["calibration_images", "accelerator", "memory"], why, "Give `calibration=FOLDER`")
+        refuse_idle(options, ["calibration_images", "accelerator"], why, "Give `calibration=FOLDER`")
 
 
 def compress_network(
