@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,10 +15,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import ProcessRaisedException
 
 from pruneport.compress.activations.calibration import Batches, Calibration, halved
-from pruneport.compress.activations.memory import room_on
+from pruneport.compress.activations.memory import ran_out_of_memory, room_on
 from pruneport.errors import InputError, PruningError
 from pruneport.models.inputs import ExampleInputs, batch_of, changed, tensors_in
 from pruneport.progress import Note, Progress
@@ -40,8 +38,6 @@ __all__ = [
 ]
 
 CPU = torch.device("cpu")
-# Not every backend raises torch.OutOfMemoryError, and cuBLAS and cuDNN say in their own words what they cannot have.
-_NO_MEMORY = re.compile(r"out of memory|ALLOC(ATION)?_FAILED")
 _Given = TypeVar("_Given")
 _Result = TypeVar("_Result")
 
@@ -100,13 +96,6 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
             yield
         finally:
             module.set_rng_state(state, device)
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the accelerator's memory does not hold what was asked of it."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError | ProcessRaisedException) and _NO_MEMORY.search(str(error)) is not None
-    )
 
 
 def network_on(device: torch.device, network: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@
 - ``cuts``: where in its middle a network can be run from
 - ``replay``: a network run from its middle
 - ``carried``: what it computed up to there, in memory or in files
-- ``memory``: how much of it may be used, by activations and in all, and how it is used again
+- ``memory``: how much of it may be used, by activations and in all, how it is used again, and errors where it ran out
 - ``least_squares``: least squares in a residual stream
 - ``row_weights``: what each row of it counts
 """

@@ -1,9 +1,10 @@
-"""Memory: how much of it may be used, how much of that activations may take, and what is freed kept for the next."""
+"""Memory: how much may be used, in all and by activations; which errors say that it ran out; what is freed kept."""
 
 from __future__ import annotations
 
 import ctypes
 import math
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ from typing import Any
 
 import psutil
 import torch
+from torch.multiprocessing.spawn import ProcessRaisedException
 
-__all__ = ["freed_memory_kept", "memory_bounded", "room_on"]
+__all__ = ["freed_memory_kept", "memory_bounded", "ran_out_of_memory", "room_on"]
 
 _SHARE = 0.5  # of what is free; passes and solves need the rest
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
@@ -22,6 +24,8 @@ _LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.u
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
 _MOST_MMAP_THRESHOLD, _MOST_MMAPS = 32 * 2**20, 65_536  # what glibc's own thresholds rise to, and its default
 _GIB = 2**30
+# Not every backend raises torch.OutOfMemoryError, and cuBLAS and cuDNN say in their own words what they cannot have.
+_NO_MEMORY = re.compile(r"out of memory|ALLOC(ATION)?_FAILED")
 _MOST: ContextVar[float] = ContextVar("bytes that may be used", default=math.inf)
 
 
@@ -80,6 +84,13 @@ def room_on(device: torch.device) -> float:
     except (NotImplementedError, RuntimeError):  # not all backends count
         return 0
     return _SHARE * max(min(free + unused, most - allocated), 0)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the accelerator's memory does not hold what was asked of it."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError | ProcessRaisedException) and _NO_MEMORY.search(str(error)) is not None
+    )
 
 
 def _free_bytes() -> float:

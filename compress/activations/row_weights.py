@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches
 from pruneport.compress.activations.least_squares import by_place
+from pruneport.compress.activations.memory import ran_out_of_memory
 from pruneport.compress.hooks import hooks_restored
 from pruneport.models.inputs import ExampleInputs, batch_of, changed, rows_of_inputs, run_on, tensors_in
 from pruneport.models.outputs import main_output
@@ -46,9 +47,9 @@ class RowWeights:
         try:
             for load in batches:
                 self._add(load())
-        except torch.OutOfMemoryError:
-            raise
-        except (NotImplementedError, RuntimeError):  # something in it cannot be differentiated
+        except (NotImplementedError, RuntimeError) as error:  # something in it cannot be differentiated
+            if ran_out_of_memory(error):
+                raise
             self._squares.clear()
         self._means = {name: self._mean(name) for name in self._squares}
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from pruneport.compress.activations.memory import ran_out_of_memory
 from pruneport.compress.allocation.cost import count_cost
-from pruneport.compress.devices import ran_out_of_memory
 from pruneport.compress.finetune.checks import check_representation, check_training
 from pruneport.compress.finetune.deterministic import deterministic
 from pruneport.compress.finetune.distill import Teacher

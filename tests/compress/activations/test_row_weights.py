@@ -93,6 +93,20 @@ def test_without_a_gradient_all_rows_weigh_the_same(kind: str) -> None:
     assert not weights.known
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), RuntimeError("MPS backend out of memory")])
+def test_memory_that_runs_out_does_not_say_that_there_is_no_gradient(error: Exception) -> None:
+    """Who runs it goes on with smaller batches."""
+
+    def crowded(*_: object) -> None:
+        raise error
+
+    dense = network()
+    dense.register_forward_pre_hook(crowded)
+    with pytest.raises(type(error)) as raised:
+        RowWeights(dense, ["blocks.0.conv1"], batches_of(torch.rand(16, 1, 8, 8), 8))
+    assert raised.value is error
+
+
 class _LeftHalf(nn.Module):
     """Answers by the left half of a picture alone."""
 
