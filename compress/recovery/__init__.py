@@ -4,6 +4,7 @@
 - ``statistics``: BatchNorm statistics estimated anew
 - ``reconstruct``: weights solved anew, layer by layer
 - ``clipping``: what activations such as ReLU leave open
+- ``layer_rows``: one layer of these, and the rows of its equations
 - ``rows_seen``: what passes show of the layers that are solved
 - ``imitate``: all weights trained to compute the dense network's features
 - ``features``: what imitation compares

@@ -3,7 +3,7 @@
 In order through the network, each layer is given the inputs that the pruned network really produces and is
 fitted by least squares to the dense network's outputs (as in He et al. 2017, arXiv 1707.06168, where only
 consumers are). We define: where a branch ends in an addition, the target is corrected by the error that already
-lies lies on what it is added to, so that the sum, and not the branch, is fitted. Rows count by how much the outputs
+lies on what it is added to, so that the sum, and not the branch, is fitted. Rows count by how much the outputs
 depend on their place (see ``RowWeights``), and where a ReLU is behind, it is its outputs that are fitted (see
 ``open_targets``).
 """
@@ -13,8 +13,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,9 @@ from pruneport.compress.activations.least_squares import Equations, is_plain, ri
 from pruneport.compress.activations.replay import Replay
 from pruneport.compress.activations.row_weights import RowWeights
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
-from pruneport.compress.recovery.clipping import Clip, Scale, clips_recorded, open_targets
-from pruneport.compress.recovery.rows_seen import Given, Wanted, Watch
+from pruneport.compress.recovery.clipping import clips_recorded
+from pruneport.compress.recovery.layer_rows import Layer, Passes
+from pruneport.compress.recovery.rows_seen import Wanted, Watch
 from pruneport.compress.surgery.dropping import Absent
 from pruneport.errors import ImageFolderError
 from pruneport.models.inputs import batch_of, changed, rows_of_inputs, run_on
@@ -36,9 +37,7 @@ __all__ = ["reconstruct", "solvable_layers"]
 
 _ROWS = 150_000  # equations a layer at most; with 20,000 a ResNet-20 lost 0.25 points of top-1
 _ROWS_OF_EXTRA = 2  # equations an unknown
-_LEAST_GAIN = 0.05  # of the median: a channel that its norm nearly silences is not fitted at any price
 _CLIPPED = 3  # solves with targets that an activation leaves open
-_PART = 1024  # rows
 _RELAXED = 1.7  # steps a solve goes: below 2 each still lowers the error, and fewer are needed than of 1
 _MOST_BYTES = 2**30  # of the dense network's outputs that are held together
 
@@ -121,13 +120,18 @@ def reconstruct(
                 for _ in theirs.passes(ahead=after[0] if after else "", seen=watch.seen):
                     watch.renew()
             for name in run:
-                done, extra = layers.index(name), name in adding
+                done = layers.index(name)
                 progress(Step(f"solving layer {done + 1} of {len(layers)}: {name}", done, len(layers)))
                 ours.advance(name)
-                layer = _Layer(
-                    name=name, wanted=targets.pop(name), norm=norms.get(name), clip=clips.get(name), weights=weights
+                layer = Layer(
+                    name=name,
+                    wanted=targets.pop(name),
+                    norm=norms.get(name),
+                    clip=clips.get(name),
+                    weights=weights,
+                    extra=name in adding,
                 )
-                if _solve(ours, layer, ridge, strict and not extra, extra=extra):
+                if _solve(ours, layer, ridge, strict):
                     solved.append(name)
     return solved
 
@@ -162,96 +166,25 @@ def _may_add(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) and is_plain(layer) and "weight" in layer._parameters
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Layer:
-    """One layer to solve: what is wanted of it, and what is behind it."""
-
-    name: str
-    wanted: Wanted
-    norm: Any
-    clip: Clip | None
-    weights: RowWeights
-
-
-class _Row(NamedTuple):
-    """The equations of one batch, and what is added to their left-hand sides in the pruned network."""
-
-    inputs: Tensor
-    targets: Tensor
-    weights: Tensor | None
-    added: Tensor | None
-
-    def parts(self) -> Iterator[_Row]:
-        """The same in parts that a processor's caches hold."""
-        whole = range(0, len(self.inputs), _PART)
-        sides = (itertools.repeat(None) if side is None else torch.split(side, _PART) for side in self)
-        return (_Row(*part) for _, *part in zip(whole, *sides, strict=False))
-
-
-@dataclass
-class _Passes:
-    """The rows of a layer, batch by batch; after a pass: of how many inputs, and whether all ended in an addition."""
-
-    ours: Replay
-    layer: _Layer
-    extra: bool
-    images: int = 0
-    summed: bool = True
-
-    def __iter__(self) -> Iterator[_Row]:
-        wanted, norm = self.layer.wanted, self.layer.norm
-        given = Given(wanted, summed=self.extra or bool(wanted.added))
-        self.images, self.summed = 0, True
-        with Watch(self.ours.network, {self.layer.name: given}, self.ours.stop) as watch:
-            for _ in self.ours.passes():
-                rows, added = wanted.rows[given.batch], wanted.added.get(given.batch)
-                targets = rows.targets
-                self.summed = self.summed and given.summed
-                if added is not None and given.added is not None:
-                    error = added - given.added
-                    targets = targets + (error if norm is None else error / _gain(norm))
-                weights = self.layer.weights.of(self.layer.name, given.batch, rows.places)
-                yield _Row(given.inputs, targets, weights, given.added)
-                self.images += given.images
-                watch.renew()
-
-
-def _solve(ours: Replay, layer: _Layer, ridge: float, strict: bool, *, extra: bool = False) -> bool:
-    """Solve one layer anew; False where the inputs are too few and that is allowed.
-
-    An ``extra`` layer is one whose inputs are all there, behind a dropped branch: with few more equations than unknowns
-    it would learn the inputs by heart, unless it ends in an addition, where it is what makes up for the branch.
-    """
+def _solve(ours: Replay, layer: Layer, ridge: float, strict: bool) -> bool:
+    """Solve one layer anew; False where the inputs are too few and that is allowed."""
     module: Any = ours.network.get_submodule(layer.name)
     start = module.weight.detach().flatten(1).T
-    equations = Equations(start.shape[0], start.shape[1], module.weight.device)
-    passes = _Passes(ours, layer, extra)
+    unknowns, outputs = start.shape
+    equations = Equations(unknowns, outputs, module.weight.device)
+    passes = Passes(ours, layer)
     for row in passes:
         equations.add(row.inputs, row.targets, row.weights)
-    unknowns = len(start)
-    if extra and not passes.summed and equations.rows < _ROWS_OF_EXTRA * unknowns:
+    if not _enough(equations.rows, unknowns, passes, strict):
         return False
-    if equations.rows < unknowns:
-        if not strict:
-            return False
-        needed = -(-unknowns * passes.images // equations.rows)
-        raise ImageFolderError(
-            f"{passes.images} calibration images are too few to solve {layer.name}: they give {equations.rows} "
-            f"equations for {unknowns} unknowns. Give at least {needed} images to solve with, beside those held out to "
-            "measure on (a tenth as many, at least 16), or choose `recover=bn`."
-        )
-    centred = module.bias is not None or layer.norm is not None
-    weight, intercept = equations.solve(start, ridge, centred=centred)
+    solve = partial(equations.solve, start, ridge, centred=module.bias is not None or layer.norm is not None)
+    weight, intercept = solve()
     if layer.clip is not None:
-        scale = _scale(layer.norm)
         for _ in range(_CLIPPED):
             equations.forget_targets()
-            for row in passes:
-                for part in row.parts():
-                    outputs = torch.addmm(intercept.to(part.inputs), part.inputs, weight.to(part.inputs))
-                    targets = open_targets(layer.clip, scale, part.targets, outputs, part.added)
-                    equations.add_targets(part.inputs, targets, part.weights)
-            further = equations.solve(start, ridge, centred=centred)
+            for part in passes.opened(layer.clip, weight, intercept):
+                equations.add_targets(part.inputs, part.targets, part.weights)
+            further = solve()
             weight, intercept = weight.lerp(further[0], _RELAXED), intercept.lerp(further[1], _RELAXED)
     module.weight.data = weight.T.reshape(module.weight.shape).to(module.weight)
     if module.bias is not None:
@@ -261,17 +194,19 @@ def _solve(ours: Replay, layer: _Layer, ridge: float, strict: bool, *, extra: bo
     return True
 
 
-def _scale(norm: Any) -> Scale:
-    """What the norm behind a layer does; channels that it nearly silences have no gain."""
-    if norm is None:
-        return Scale(torch.ones(()), torch.zeros(()))
-    true = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
-    gain = torch.where(true == _gain(norm), true, 0)
-    return Scale(gain, norm.bias.detach() - gain * norm.running_mean)
+def _enough(rows: int, unknowns: int, passes: Passes, strict: bool) -> bool:
+    """Whether a layer has enough equations, or raise where it must.
 
-
-def _gain(norm: Any) -> Tensor:
-    """What a BatchNorm multiplies its channels by, kept away from zero."""
-    gain: Tensor = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
-    least = _LEAST_GAIN * gain.abs().median().clamp_min(1e-6)
-    return torch.where(gain.abs() < least, torch.where(gain < 0, -least, least), gain)
+    With few more of them than unknowns an extra layer would learn the inputs by heart, unless it ends in an addition,
+    where it is what makes up for the branch.
+    """
+    extra = passes.layer.extra
+    enough = rows >= (_ROWS_OF_EXTRA if extra and not passes.summed else 1) * unknowns
+    if enough or extra or not strict:
+        return enough
+    needed = -(-unknowns * passes.images // rows)
+    raise ImageFolderError(
+        f"{passes.images} calibration images are too few to solve {passes.layer.name}: they give {rows} equations for "
+        f"{unknowns} unknowns. Give at least {needed} images to solve with, beside those held out to measure on (a "
+        "tenth as many, at least 16), or choose `recover=bn`."
+    )
