@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches
+from pruneport.compress.activations.row_weights import RowWeights
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import Pruned, prune
+from pruneport.compress.recovery.reconstruct import reconstruct
 from pruneport.compress.recovery.recover import recover
+from pruneport.compress.resize.layers import narrow
 from pruneport.compress.surgery.apply import positions_kept
 from pruneport.models.digits.network import digits_resnet
 from pruneport.models.record import Source
 from small_networks import randomise_norms
 
-__all__ = ["SHAPE", "batches_of", "images", "kept_of", "network", "output_error", "pruned_from"]
+__all__ = [
+    "SHAPE",
+    "batches_of",
+    "images",
+    "kept_of",
+    "network",
+    "output_error",
+    "pruned_from",
+    "solved_behind",
+    "weights_of_rows",
+]
 
 SHAPE = (1, 8, 8)
 
@@ -38,6 +54,22 @@ def batches_of(inputs: Tensor, size: int) -> Batches:
 def kept_of(pruned: Pruned) -> dict[str, dict[str, list[int]]]:
     groups = [group for group in pruned.plan.groups if group.kept is not None]
     return positions_kept([(member, group.kept or ()) for group in groups for member in group.members])
+
+
+def solved_behind(dense: nn.Module, first: str, second: str, keep: list[int], batches: Batches) -> Any:
+    """The network with these channels of one layer, and the layer that reads them solved anew."""
+    pruned, kept = copy.deepcopy(dense), {first: {"out": keep}, second: {"in": keep}}
+    for name, axes in kept.items():
+        narrow(pruned, name, axes)
+    assert reconstruct(dense, pruned, kept, batches, ridge=1e-9) == [second]
+    return pruned
+
+
+def weights_of_rows(dense: nn.Module, layer: str, batches: Batches, places: int) -> Any:
+    """What the rows of all batches count, as numpy's float64; of the first places of the layer's output."""
+    weights = RowWeights(dense, [layer], batches)
+    found = [weights.of(layer, batch, torch.arange(places)) for batch in range(len(batches))]
+    return torch.cat([part for part in found if part is not None]).double().numpy()
 
 
 def output_error(dense: nn.Module, pruned: nn.Module, batches: Batches) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,9 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruneport.compress.activations.row_weights import RowWeights
 from pruneport.compress.hooks import norms_recorded
 from pruneport.compress.recovery.clipping import Clip, Scale, clips_recorded, open_targets
-from pruneport.compress.recovery.reconstruct import reconstruct
-from pruneport.compress.resize.layers import narrow
-from recovery_cases import batches_of
+from recovery_cases import batches_of, solved_behind, weights_of_rows
 
 INF = float("inf")
 
@@ -120,19 +116,13 @@ def test_what_is_fitted_is_what_the_activation_gives() -> None:
         dense = nn.Sequential(nn.Conv2d(2, 8, 3), nn.Sigmoid(), nn.Conv2d(8, 1, 1), nn.ReLU()).eval()
         inputs = torch.randn(48, 2, 8, 8)
         dense[2].bias.data -= dense[:3](inputs).mean().item()  # about half of its outputs are below zero
-    pruned, keep = copy.deepcopy(dense), [0, 1, 2, 5]
-    narrow(pruned, "0", {"out": keep})
-    narrow(pruned, "2", {"in": keep})
-    kept = {"0": {"out": keep}, "2": {"in": keep}}
-    assert reconstruct(dense, pruned, kept, batches_of(inputs, 16), ridge=1e-9) == ["2"]
+    batches = batches_of(inputs, 16)
+    pruned = solved_behind(dense, "0", "2", [0, 1, 2, 5], batches)
     with torch.inference_mode():
         rows = pruned[:2](inputs).movedim(1, -1).flatten(0, -2).double().numpy()
         target = dense[:3](inputs).flatten().double().numpy()
     rows = np.hstack([rows, np.ones((len(rows), 1))])
-    batches = batches_of(inputs, 16)
-    weights = RowWeights(dense, ["2"], batches)
-    found = [weights.of("2", batch, torch.arange(36)) for batch in range(len(batches))]
-    counts = torch.cat([part for part in found if part is not None]).double().numpy()
+    counts = weights_of_rows(dense, "2", batches, 36)
 
     def error(weight: Any, counts: Any = counts) -> float:
         return float((counts * np.square(np.maximum(rows @ weight, 0) - np.maximum(target, 0))).mean())

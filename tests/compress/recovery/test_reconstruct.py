@@ -9,10 +9,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruneport.compress.activations.row_weights import RowWeights
 from pruneport.compress.recovery.reconstruct import reconstruct
 from pruneport.compress.resize.layers import narrow
-from recovery_cases import batches_of, images, kept_of, network, output_error, pruned_from
+from recovery_cases import (
+    batches_of,
+    images,
+    kept_of,
+    network,
+    output_error,
+    pruned_from,
+    solved_behind,
+    weights_of_rows,
+)
 from small_networks import same_state
 
 
@@ -91,10 +99,7 @@ def test_the_sum_with_the_shortcut_is_fitted_and_not_the_branch() -> None:
     rows = nn.functional.unfold(hidden, 3, padding=1).transpose(1, 2).flatten(0, 1).double().numpy()
     rows = np.hstack([rows, np.ones((len(rows), 1))])
     target = (wanted - x).flatten(2).transpose(1, 2).flatten(0, 1).double().numpy()
-    batches = batches_of(inputs, 64)
-    weights = RowWeights(dense, ["blocks.2.conv2"], batches)
-    found = [weights.of("blocks.2.conv2", number, torch.arange(16)) for number in range(len(batches))]
-    counts = torch.cat([part for part in found if part is not None]).double().numpy()[:, None]
+    counts = weights_of_rows(dense, "blocks.2.conv2", batches_of(inputs, 64), 16)[:, None]
     best = np.linalg.lstsq(rows * np.sqrt(counts), target * np.sqrt(counts), rcond=None)[0]
     shortcut, given, asked = (
         side.flatten(2).transpose(1, 2).flatten(0, 1).double().numpy() for side in (x, got, wanted)
@@ -111,17 +116,12 @@ def test_a_layer_with_nothing_for_an_intercept_is_fitted_by_its_weights_alone() 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         dense = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 1, bias=False), nn.Sigmoid()).eval()
-    pruned, keep, inputs = copy.deepcopy(dense), [0, 1, 2, 4, 7], images(64)
-    narrow(pruned, "0", {"out": keep})
-    narrow(pruned, "2", {"in": keep})
-    kept = {"0": {"out": keep}, "2": {"in": keep}}
-    assert reconstruct(dense, pruned, kept, batches_of(inputs, 32), ridge=1e-9) == ["2"]
+    inputs = images(64)
+    batches = batches_of(inputs, 32)
+    pruned = solved_behind(dense, "0", "2", [0, 1, 2, 4, 7], batches)
     with torch.inference_mode():
         rows = pruned[:2](inputs).transpose(0, 1).flatten(1).T.double().numpy()
         targets = dense[:3](inputs).transpose(0, 1).flatten(1).T.double().numpy()
-    batches = batches_of(inputs, 32)
-    weights = RowWeights(dense, ["2"], batches)
-    counts = [weights.of("2", number, torch.arange(targets.size // 6 // len(inputs))) for number in range(len(batches))]
-    root = torch.cat([part for part in counts if part is not None]).double().sqrt().numpy()[:, None]
+    root = np.sqrt(weights_of_rows(dense, "2", batches, len(targets) // len(inputs)))[:, None]
     fitted = np.linalg.lstsq(rows * root, targets * root, rcond=None)[0]
     np.testing.assert_allclose(pruned[2].weight.detach().flatten(1).T.numpy(), fitted, atol=1e-4)
