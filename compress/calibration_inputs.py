@@ -10,7 +10,7 @@ from torch import nn
 
 from pruneport.compress.activations.calibration import BATCH, Calibration, held_out_count, open_calibration
 from pruneport.compress.activations.memory import freed_memory_kept, memory_bounded
-from pruneport.compress.activations.synthetic import ENOUGH, WITHOUT_INPUTS, require_statistics, synthesise
+from pruneport.compress.activations.synthetic import WITHOUT_INPUTS, enough, require_statistics, synthesise
 from pruneport.compress.devices import find_device, in_batches_that_fit, in_full_precision
 from pruneport.compress.options import CalibrationImages, ChoiceOptions
 from pruneport.errors import ModelError, PruningError
@@ -50,9 +50,9 @@ def calibration_inputs(
     )
     if given is not None:
         return given
-    count = min(options.calibration_images, ENOUGH)
-    held_out = held_out_count(count) if hold_out else 0
     shape, device = source.image_shape, find_device(options.accelerator)
+    count = min(options.calibration_images, enough(shape))
+    held_out = held_out_count(count) if hold_out else 0
 
     def synthetic(size: int) -> Calibration:
         try:

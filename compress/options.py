@@ -142,9 +142,9 @@ class CalibrationImages(PreparationOptions):
     calibration: Path | None = None
     """A folder of images to score, measure and recover with, and to calibrate int8; recovery never reads labels."""
     calibration_images: int = 256
-    """Use at most this many of them, taken evenly from the whole folder; of synthetic inputs, at most 64 are made. A
-    tenth as many more, at least 16, are held out to measure the result on; of fewer images in all, a tenth of them, at
-    least 16, and of fewer than 32 none."""
+    """Use at most this many of them, taken evenly from the whole folder; of synthetic inputs, at most 64 are made, and
+    128 of less than 96 pixels a side. A tenth as many more, at least 16, are held out to measure the result on; of
+    fewer images in all, a tenth of them, at least 16, and of fewer than 32 none."""
     skip_unreadable: bool = False
     """Leave out images that cannot be read, instead of stopping; the plan names them."""
     accelerator: str = "auto"

@@ -19,20 +19,25 @@ from pruneport.compress.records import Calibrated
 from pruneport.errors import PruningError
 from pruneport.progress import Progress, Step, silent
 
-__all__ = ["ENOUGH", "WITHOUT_INPUTS", "dead_leaves", "has_statistics", "require_statistics", "synthesise"]
+__all__ = ["WITHOUT_INPUTS", "dead_leaves", "enough", "has_statistics", "require_statistics", "synthesise"]
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
-ENOUGH = 64  # inputs; each costs some tens of passes, and is shown in several views
+_ENOUGH = 64  # inputs; each costs some tens of passes, and is shown in several views
+_LARGE = 96  # pixels a side; smaller inputs have fewer places, and more are made
+_ENOUGH_SMALL = 128
 _VIEWS = ((False, 0, 0), (True, 13, 7), (False, 11, 21), (True, 5, 17))  # flipped or not, rolled down and right
 _LEAVES = 60
-_STEPS = 20  # a round
-_ROUNDS = 10
-_CLOSE = 0.12  # of the mismatch; 8 real photographs reach 0.10 on a ResNet-50, 32 reach 0.04
-_LEAST_PROGRESS = 0.2
+_STEPS = 30
 WITHOUT_INPUTS = "`criterion=l1` `ranking=uniform` `recover=none`"
 """Options that need no inputs."""
-_PIXEL_RATE, _COLOUR_RATE = 0.03, 0.1
+_PIXEL_RATE, _COLOUR_RATE = 0.07, 0.1
+_BETAS = (0.2, 0.9)  # of Adam, whose usual ones forget too slowly for so few steps; see docs/definitions.md
 _SHIFT = 2  # pixels that the inputs are rolled by, so that no pixel is fitted to one place
+
+
+def enough(shape: tuple[int, int, int]) -> int:
+    """How many inputs of a shape C, H, W to make."""
+    return _ENOUGH_SMALL if min(shape[1:]) < _LARGE else _ENOUGH
 
 
 def has_statistics(network: nn.Module) -> bool:
@@ -140,35 +145,23 @@ def _colour(channels: int, generator: torch.Generator) -> Tensor:
 
 
 def _matched(network: nn.Module, start: Tensor, generator: torch.Generator) -> Tensor:
-    """Descend in rounds until the statistics fit, or a round brings little."""
+    """Fit pixels and colours to the BatchNorm statistics by gradient descent."""
     pixels = start.clone(memory_format=torch.channels_last).requires_grad_()
     gain = torch.zeros(1, start.shape[1], 1, 1, requires_grad=True, device=start.device)
     offset = torch.zeros_like(gain, requires_grad=True)
-    reached = math.inf
-    for _ in range(_ROUNDS):
-        before, reached = reached, _descend(network, pixels, gain, offset, generator)
-        if reached < _CLOSE or reached > (1 - _LEAST_PROGRESS) * before:
-            break
-    return (pixels * gain.exp() + offset).detach()
-
-
-def _descend(network: nn.Module, pixels: Tensor, gain: Tensor, offset: Tensor, generator: torch.Generator) -> float:
-    """Fit pixels and colours to the BatchNorm statistics by gradient descent, in place; returns what is left."""
     rates = [{"params": [pixels], "lr": _PIXEL_RATE}, {"params": [gain, offset], "lr": _COLOUR_RATE}]
-    optimiser = torch.optim.Adam(rates)
+    optimiser = torch.optim.Adam(rates, betas=_BETAS)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _STEPS)
-    total = torch.zeros(())
     for step in range(_STEPS):
         shift = torch.randint(-_SHIFT, _SHIFT + 1, (2,), generator=generator).tolist()
         shown = (pixels * gain.exp() + offset).roll(shift, (2, 3))
         with _Mismatch(network) as mismatch:
             network(shown.flip(3) if step % 2 else shown)
-        total = mismatch.total()
         optimiser.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        mismatch.total().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-    return total.item()
+    return (pixels * gain.exp() + offset).detach()
 
 
 class _Mismatch:
