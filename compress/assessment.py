@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pruneport.compress.activations.calibration import Calibration
+from pruneport.compress.activations.statistics import seeing
 from pruneport.compress.allocation.cost import Cost
 from pruneport.compress.calibration_inputs import solvable
 from pruneport.compress.devices import CPU, loaded_on, network_on
@@ -102,6 +103,11 @@ def assess(
     free = [not reason for reason in structure.reasons]
     measured = options.ranking == "sensitivity"
     placed = None if calibration is None else replace(calibration, batches=loaded_on(device, calibration.batches))
+    subject = network
+    if placed is not None and (measured or runs_on_inputs(options.criterion)):
+        subject = network_on(device, network)
+        if placed.record.inputs == "synthetic":
+            subject = seeing(subject, placed.batches, progress)
     scores: list[Scores] | None = None
     curves: list[Curve | None] = [None] * len(groups)
     drop_damage: Mapping[str, float] = {}
@@ -110,7 +116,7 @@ def assess(
             units = sum(group.width for group in groups)
             progress(f"scoring {units} units in {len(groups)} groups by {name_of(options.criterion)}")
             scores = score_groups(
-                network_on(device, network) if runs_on_inputs(options.criterion) else network,
+                subject if runs_on_inputs(options.criterion) else network,
                 groups,
                 free,
                 options.criterion,
@@ -124,9 +130,9 @@ def assess(
         if measured:
             assert placed is not None
             widths = [possible_widths(group, options) if ok else None for group, ok in zip(groups, free, strict=True)]
-            moved, order = network_on(device, network), structure.coupling.order
-            scores, curves = measure_sensitivity(moved, groups, widths, placed.batches, scores, progress)
-            drop_damage = measure_drops(moved, groups, structure.branches, order, placed.batches, progress)
+            scores, curves = measure_sensitivity(subject, groups, widths, placed.batches, scores, progress)
+            order = structure.coupling.order
+            drop_damage = measure_drops(subject, groups, structure.branches, order, placed.batches, progress)
     assert scores is not None
     return Assessment(**vars(structure), scores=scores, curves=curves, drop_damage=drop_damage)
 

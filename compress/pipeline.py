@@ -182,8 +182,18 @@ class Ready:
             effort = Effort(minutes=target.recovery_minutes, steps=target.recovery_steps, seed=self.source.seed)
 
             def won_back(given: Calibration) -> Recovered:
-                batches, heldout = given.batches, given.heldout
-                return recover(self.recovery, reference, network, gone, batches, progress, heldout, effort, self.device)
+                return recover(
+                    self.recovery,
+                    reference,
+                    network,
+                    gone,
+                    given.batches,
+                    progress,
+                    given.heldout,
+                    effort,
+                    self.device,
+                    synthetic=given.record.inputs == "synthetic",
+                )
 
             bounded = memory_bounded(target.memory, self.device)
             with in_full_precision(), solvable(), freed_memory_kept(), bounded:

@@ -26,7 +26,7 @@ from pruneport.bench.experiments.plots.accuracy import draw_accuracy
 from pruneport.bench.options import ProviderName
 from pruneport.compress.activations.calibration import BATCH, Calibration, in_memory
 from pruneport.compress.activations.memory import freed_memory_kept
-from pruneport.compress.activations.synthetic import ENOUGH, synthesise
+from pruneport.compress.activations.synthetic import enough, synthesise
 from pruneport.compress.assessment import assess
 from pruneport.compress.devices import CPU, find_device, in_full_precision, loaded_on, network_on
 from pruneport.compress.importance.criteria import CRITERIA
@@ -196,8 +196,9 @@ def _measure(
         if inputs not in calibrations:
             start = time.monotonic()
             with in_full_precision():
-                calibrations[inputs] = synthesise(dense, case.shape, ENOUGH, source.seed, device=device)
-            print(f"{name}: {ENOUGH} synthetic inputs in {time.monotonic() - start:.0f} s", flush=True)
+                made = synthesise(dense, case.shape, enough(case.shape), source.seed, device=device)
+            calibrations[inputs] = made
+            print(f"{name}: {made.record.count} synthetic inputs in {time.monotonic() - start:.0f} s", flush=True)
         calibration, start = calibrations[inputs], time.monotonic()
         asked = PruneOptions(flops=0.5, round_to=case.round_to, criterion=criterion, ranking=ranking)  # type: ignore[arg-type]
         with in_full_precision(), freed_memory_kept():
@@ -212,7 +213,14 @@ def _measure(
                 groups = pruned.plan.groups
                 with in_full_precision(), freed_memory_kept():
                     recovered = recover(
-                        recovery, dense, network, groups, calibration.batches, effort=effort, device=device
+                        recovery,
+                        dense,
+                        network,
+                        groups,
+                        calibration.batches,
+                        effort=effort,
+                        device=device,
+                        synthetic=inputs == "synthetic",
                     )
                 did = recovered.imitation
             seconds = time.monotonic() - start

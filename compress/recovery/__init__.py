@@ -1,7 +1,6 @@
 """Accuracy won back without labels.
 
 - ``recover``: which way, and what it brought
-- ``statistics``: BatchNorm statistics estimated anew
 - ``reconstruct``: weights solved anew, layer by layer
 - ``clipping``: what activations such as ReLU leave open
 - ``layer_rows``: one layer of these, and the rows of its equations

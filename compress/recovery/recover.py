@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from pruneport.compress.activations.calibration import LEAST_HELD_OUT, Batches, set_aside
+from pruneport.compress.activations.statistics import as_seen, estimate_statistics
 from pruneport.compress.activations.synthetic import has_statistics, require_statistics
 from pruneport.compress.devices import CPU, loaded_on, network_on
 from pruneport.compress.importance.sensitivity import relative_error
@@ -18,7 +20,6 @@ from pruneport.compress.options import RecoveryOptions
 from pruneport.compress.records import Imitated, Recovered
 from pruneport.compress.recovery.imitate import Effort, imitate
 from pruneport.compress.recovery.reconstruct import reconstruct
-from pruneport.compress.recovery.statistics import estimate_statistics
 from pruneport.compress.surgery.apply import positions_kept
 from pruneport.compress.surgery.plan import GroupPlan
 from pruneport.errors import ImageFolderError, InputError, PruningError
@@ -93,6 +94,8 @@ def recover(
     heldout: Batches = (),
     effort: Effort = _EFFORT,
     device: torch.device = CPU,
+    *,
+    synthetic: bool = False,
 ) -> Recovered:
     """Change the weights or statistics of ``pruned`` in place so that it computes more of what ``dense`` does.
 
@@ -106,6 +109,7 @@ def recover(
         heldout: Inputs that were used for nothing else, to measure on.
         effort: How long imitation may take.
         device: Where both networks are run and layers are solved; they themselves stay where they are.
+        synthetic: Whether the inputs were made from the network's statistics: see ``as_seen``.
 
     Raises:
         ImageFolderError: There are too few images.
@@ -120,10 +124,12 @@ def recover(
     after, unseen_after = before, unseen_before
     imitated: Imitated | None = None
     if name != "none":
-        if name == "imitate":
-            imitated = _imitate(dense, pruned, kept, batches, effort, progress)
-        else:
-            RECOVERIES[name](dense, pruned, kept, batches, progress)
+        seeing = as_seen(dense, pruned, kept, batches, progress) if synthetic else nullcontext(dense)
+        with seeing as teacher:
+            if name == "imitate":
+                imitated = _imitate(teacher, pruned, kept, batches, effort, progress)
+            else:
+                RECOVERIES[name](teacher, pruned, kept, batches, progress)
         progress("measuring the output error")
         after, unseen_after = seen.compare(pruned), unseen.compare(pruned)
         if pruned is not given:
