@@ -163,6 +163,7 @@ def _always_dies(name: str) -> str:
     return name
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     todo = [tmp_path / name for name in ("a", "b", "c")]
     found = {outcome.todo: outcome.result for outcome in run_local(_dies_once, todo, 2)}

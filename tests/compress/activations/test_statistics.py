@@ -102,7 +102,7 @@ def test_weights_fitted_to_inputs_of_other_statistics_serve_better_so(name: str)
     errors = []
     for synthetic in (False, True):
         pruned = pruned_from(dense)
-        given, effort = batches_of(other(256), 64), Effort(steps=40)
+        given, effort = batches_of(other(256), 64), Effort(steps=15)
         recover(name, dense, pruned.network, pruned.plan.groups, given, effort=effort, synthetic=synthetic)
         errors.append(output_error(dense, pruned.network, unseen))
     assert errors[1] < 0.8 * errors[0], errors
