@@ -20,9 +20,15 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 def estimate_statistics(pruned: nn.Module, batches: Batches, progress: Progress) -> None:
-    """Measure the mean and variance of every BatchNorm anew, as the average over the batches."""
+    """Measure the mean and variance of every BatchNorm anew, as the average over the batches.
+
+    One that measures nothing, as an auxiliary output's that does not run, or one that stays frozen, keeps its own.
+    """
     norms = [*_norms(pruned).values()]
     momenta = [norm.momentum for norm in norms]
+    remembered = [
+        (norm.running_mean.clone(), norm.running_var.clone(), norm.num_batches_tracked.clone()) for norm in norms
+    ]
     try:
         for norm in norms:
             norm.reset_running_stats()
@@ -33,9 +39,14 @@ def estimate_statistics(pruned: nn.Module, batches: Batches, progress: Progress)
                 progress(Step(f"measuring statistics, batch {number} of {len(batches)}", number - 1, len(batches)))
                 run_on(pruned, load())
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, own in zip(norms, momenta, remembered, strict=True):
             norm.momentum = momentum
             norm.eval()
+            if not norm.num_batches_tracked:
+                for buffer, value in zip(
+                    (norm.running_mean, norm.running_var, norm.num_batches_tracked), own, strict=True
+                ):
+                    buffer.copy_(value)
 
 
 def seeing(network: nn.Module, batches: Batches, progress: Progress) -> nn.Module:

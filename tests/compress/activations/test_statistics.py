@@ -60,6 +60,23 @@ def test_every_norm_normalises_by_what_it_reads() -> None:
     assert all(torch.equal(value, before[name]) for name, value in dense.state_dict().items())
 
 
+def test_a_norm_that_measures_nothing_keeps_what_it_remembers() -> None:
+    class Frozen(nn.BatchNorm2d):
+        def train(self, mode: bool = True) -> Frozen:
+            return super().train(False)
+
+    frozen = Frozen(4).eval()
+    assert frozen.running_mean is not None
+    frozen.running_mean += 3
+    dense = nn.Sequential(nn.Conv2d(1, 4, 3), frozen, nn.BatchNorm2d(4)).eval()
+    dense.auxiliary = nn.BatchNorm2d(7).eval()
+    dense.forward = lambda x: dense[2](dense[1](dense[0](x)))  # type: ignore[method-assign]
+    before = copy.deepcopy(dense.state_dict())
+    estimate_statistics(dense, batches_of(images(8), 4), silent)
+    changed = {name for name, value in dense.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {f"2.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
+
+
 def test_single_inputs_have_no_statistics_to_normalise_by() -> None:
     dense = network()
     assert seeing(dense, batches_of(other(3), 1), silent) is dense
