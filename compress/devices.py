@@ -31,7 +31,6 @@ __all__ = [
     "in_tf32",
     "loaded_on",
     "network_on",
-    "ran_out_of_memory",
     "random_state_kept",
     "seed_device",
     "with_smaller_batches",

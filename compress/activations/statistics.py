@@ -14,7 +14,7 @@ from pruneport.compress.activations.calibration import Batches
 from pruneport.models.inputs import batch_of, run_on
 from pruneport.progress import Progress, Step
 
-__all__ = ["as_seen", "estimate_statistics", "seeing"]
+__all__ = ["as_seen", "estimate_statistics", "norms_of", "seeing"]
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -24,11 +24,9 @@ def estimate_statistics(pruned: nn.Module, batches: Batches, progress: Progress)
 
     One that measures nothing, as an auxiliary output's that does not run, or one that stays frozen, keeps its own.
     """
-    norms = [*_norms(pruned).values()]
+    norms = [*norms_of(pruned).values()]
     momenta = [norm.momentum for norm in norms]
-    remembered = [
-        (norm.running_mean.clone(), norm.running_var.clone(), norm.num_batches_tracked.clone()) for norm in norms
-    ]
+    remembered = [copy.deepcopy(norm.state_dict()) for norm in norms]
     try:
         for norm in norms:
             norm.reset_running_stats()
@@ -43,10 +41,7 @@ def estimate_statistics(pruned: nn.Module, batches: Batches, progress: Progress)
             norm.momentum = momentum
             norm.eval()
             if not norm.num_batches_tracked:
-                for buffer, value in zip(
-                    (norm.running_mean, norm.running_var, norm.num_batches_tracked), own, strict=True
-                ):
-                    buffer.copy_(value)
+                norm.load_state_dict(own)
 
 
 def seeing(network: nn.Module, batches: Batches, progress: Progress) -> nn.Module:
@@ -90,9 +85,9 @@ def as_seen(
         The dense network's copy.
     """
     teacher = seeing(dense, batches, progress)
-    seen = _norms(teacher)
+    seen = norms_of(teacher)
     before = []
-    for name, norm in _norms(pruned).items():
+    for name, norm in norms_of(pruned).items():
         if name in seen:
             places = [*next(iter(kept.get(name, {}).values()), range(seen[name].num_features))]
             mean, variance = (part[places] for part in (seen[name].running_mean, seen[name].running_var))
@@ -107,7 +102,7 @@ def as_seen(
             norm.running_var.copy_(variance)
 
 
-def _norms(network: nn.Module) -> dict[str, Any]:
+def norms_of(network: nn.Module) -> dict[str, Any]:
     """The BatchNorms that remember statistics, by name."""
     found = ((name, m) for name, m in network.named_modules() if isinstance(m, _BatchNorm))
     return {name: norm for name, norm in found if norm.running_mean is not None}

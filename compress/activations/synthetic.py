@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import BATCH, Calibration, in_memory
+from pruneport.compress.activations.statistics import norms_of
 from pruneport.compress.records import Calibrated
 from pruneport.errors import PruningError
 from pruneport.progress import Progress, Step, silent
 
 __all__ = ["WITHOUT_INPUTS", "dead_leaves", "enough", "has_statistics", "require_statistics", "synthesise"]
 
-_BatchNorm = nn.modules.batchnorm._BatchNorm
 _ENOUGH = 64  # inputs; each costs some tens of passes, and is shown in several views
 _LARGE = 96  # pixels a side; smaller inputs have fewer places, and more are made
 _ENOUGH_SMALL = 128
@@ -42,7 +42,7 @@ def enough(shape: tuple[int, int, int]) -> int:
 
 def has_statistics(network: nn.Module) -> bool:
     """Whether the network remembers what its training images looked like."""
-    return bool(_norms(network))
+    return bool(norms_of(network))
 
 
 def require_statistics(network: nn.Module, without: str = WITHOUT_INPUTS) -> None:
@@ -134,10 +134,6 @@ def dead_leaves(count: int, shape: tuple[int, int, int], generator: torch.Genera
     return (images - images.mean()) / images.std().clamp_min(1e-6)
 
 
-def _norms(network: nn.Module) -> list[Any]:
-    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-
-
 def _colour(channels: int, generator: torch.Generator) -> Tensor:
     """Mostly grey, as photographs are: one brightness, and a little of its own for every channel."""
     grey = torch.randn(1, generator=generator)
@@ -168,7 +164,7 @@ class _Mismatch:
     """How far a batch's statistics are from the remembered ones, averaged over the BatchNorms."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._norms = _norms(network)
+        self._norms = [*norms_of(network).values()]
         self._terms: list[Tensor] = []
 
     def __enter__(self) -> _Mismatch:

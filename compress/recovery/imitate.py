@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches
-from pruneport.compress.devices import CPU, in_tf32, ran_out_of_memory, random_state_kept
+from pruneport.compress.activations.memory import ran_out_of_memory
+from pruneport.compress.devices import CPU, in_tf32, random_state_kept
 from pruneport.compress.finetune.optimizers import relative_rates
 from pruneport.compress.finetune.steps import Stepper, open_fabric
 from pruneport.compress.records import Imitated
