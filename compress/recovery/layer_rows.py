@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ __all__ = ["Layer", "Passes"]
 
 _LEAST_GAIN = 0.05  # of the median: a channel that its norm nearly silences is not fitted at any price
 _PART = 1024  # rows
+_MOST_BYTES = 2**30  # of a layer's rows that are held from pass to pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,11 @@ class _Row(NamedTuple):
     weights: Tensor | None
     added: Tensor | None
 
+    @property
+    def bytes(self) -> int:
+        """Held by the row."""
+        return sum(side.nbytes for side in self if side is not None)
+
     def parts(self) -> Iterator[_Row]:
         """The same in parts that a processor's caches hold."""
         whole = range(0, len(self.inputs), _PART)
@@ -77,14 +83,30 @@ class _Row(NamedTuple):
 
 @dataclass
 class Passes:
-    """The rows of a layer, batch by batch; after a pass: of how many inputs, and whether all ended in an addition."""
+    """The rows of a layer, batch by batch; after a pass: of how many inputs, and whether all ended in an addition.
+
+    Where a layer is passed more than once, the rows are held, as far as there is room; else the network runs again.
+    """
 
     ours: Replay
     layer: Layer
     images: int = 0
     summed: bool = True
+    _held: list[_Row] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[_Row]:
+        if self._held:
+            yield from self._held
+            return
+        rows: list[_Row] = []
+        room = _MOST_BYTES if self.layer.clip is not None else 0
+        for row in self._run():
+            room -= row.bytes
+            rows = [*rows, row] if room >= 0 else []
+            yield row
+        self._held = rows
+
+    def _run(self) -> Iterator[_Row]:
         wanted = self.layer.wanted
         given = Given(wanted, summed=self.layer.extra or bool(wanted.added))
         self.images, self.summed = 0, True

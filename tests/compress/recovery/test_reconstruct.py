@@ -6,9 +6,11 @@ import copy
 from collections import Counter
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
+from pruneport.compress.recovery import layer_rows
 from pruneport.compress.recovery.reconstruct import reconstruct
 from pruneport.compress.resize.layers import narrow
 from recovery_cases import (
@@ -67,6 +69,29 @@ def test_the_dense_network_runs_once() -> None:
     solved = reconstruct(dense, pruned.network, kept_of(pruned), batches_of(images(), 32))
     assert len(solved) > 5
     assert calls == dict.fromkeys(layers, 3)  # batches
+
+
+@pytest.mark.parametrize(("room", "passes"), [(2**30, 1), (100_000, 4)])
+def test_rows_are_held_while_there_is_room_and_else_seen_again(
+    room: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each layer is solved four times; the solution is the same."""
+    dense = network()
+    pruned = pruned_from(dense)
+    whole = copy.deepcopy(pruned.network)
+    reconstruct(dense, whole, kept_of(pruned), batches_of(images(), 32))
+    monkeypatch.setattr(layer_rows, "_MOST_BYTES", room)
+    calls: Counter[str] = Counter()
+
+    def count(name: str, layer: nn.Module) -> None:
+        layer.register_forward_hook(lambda module, inputs, output: calls.update([name] * (len(inputs[0]) == 32)))
+
+    for name in ("blocks.1.conv1", "blocks.1.conv2"):
+        count(name, pruned.network.get_submodule(name))
+    reconstruct(dense, pruned.network, kept_of(pruned), batches_of(images(), 32))
+    assert same_state(pruned.network, whole)
+    # Both run in the passes of conv2 and of the shortcut, and once more to go on behind the block: of three batches.
+    assert calls == dict.fromkeys(("blocks.1.conv1", "blocks.1.conv2"), 3 * (2 * passes + 1))
 
 
 def test_the_batch_size_does_not_change_the_solution() -> None:
