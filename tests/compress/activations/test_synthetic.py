@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -100,7 +101,38 @@ def test_what_is_held_out_is_made_besides_and_is_no_view_of_the_others(trained: 
 
 
 def test_of_small_inputs_more_are_made() -> None:
-    assert [enough((3, side, 128)) for side in (32, 95, 96, 224)] == [128, 128, 64, 64]
+    assert [enough((3, side, 128)) for side in (32, 95, 96, 224)] == [256, 256, 64, 64]
+
+
+class _Sized(nn.Module):
+    """Takes inputs of these sides alone, and notes them."""
+
+    def __init__(self, network: nn.Module, *sides: int) -> None:
+        super().__init__()
+        self.network, self.sides, self.seen = network, sides, Counter[int]()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if inputs.shape[2] not in self.sides:
+            raise ValueError("another size")
+        self.seen[inputs.shape[2]] += len(inputs) == 3
+        outputs: Tensor = self.network(inputs)
+        return outputs
+
+    def __deepcopy__(self, memo: object) -> _Sized:
+        return self  # so that what the copy sees is noted here
+
+
+@pytest.mark.parametrize(("sides", "seen"), [((48, 96), {48: 20, 96: 15}), ((96,), {96: 35}), ((32,), {32: 60})])
+def test_large_inputs_are_fitted_at_half_their_size_first(
+    trained: nn.Module, sides: tuple[int, ...], seen: dict[int, int]
+) -> None:
+    network, shape = _Sized(copy.deepcopy(trained), *sides).eval(), (1, sides[-1], sides[-1])
+    (inputs,) = [load() for load in synthesise(network, shape, 3, seed=3).batches[:1]]
+    assert {side: count for side, count in network.seen.items() if count} == seen
+    assert inputs.shape == (3, *shape)
+    start = dead_leaves(3, shape, torch.Generator().manual_seed(3))
+    assert mismatch(trained, inputs) < 0.15 * mismatch(trained, start)
+    assert not inputs.requires_grad
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 12), (3, 16, 16), (4, 24, 20)])
