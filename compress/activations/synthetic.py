@@ -14,10 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pruneport.compress.activations.calibration import BATCH, Calibration, in_memory
-from pruneport.compress.activations.memory import ran_out_of_memory
 from pruneport.compress.activations.statistics import norms_of
 from pruneport.compress.records import Calibrated
 from pruneport.errors import PruningError
@@ -30,8 +28,7 @@ _LARGE = 96  # pixels a side; smaller inputs have fewer places, and more are mad
 _ENOUGH_SMALL = 256
 _VIEWS = ((False, 0, 0), (True, 13, 7), (False, 11, 21), (True, 5, 17))  # flipped or not, rolled down and right
 _LEAVES = 60
-_STEPS = 60
-_HALF_STEPS, _WHOLE_STEPS = 20, 15  # of large inputs, the first at half their size: they take a third of the time
+_STEPS, _STEPS_SMALL = 30, 60
 WITHOUT_INPUTS = "`criterion=l1` `ranking=uniform` `recover=none`"
 """Options that need no inputs."""
 _PIXEL_RATE, _COLOUR_RATE = 0.07, 0.1
@@ -44,7 +41,8 @@ def enough(shape: tuple[int, int, int]) -> int:
     return _ENOUGH if _is_large(shape) else _ENOUGH_SMALL
 
 
-def _is_large(shape: tuple[int, int, int]) -> bool:
+def _is_large(shape: Sequence[int]) -> bool:
+    """Whether inputs of a shape C, H, W take long."""
     return min(shape[1:]) >= _LARGE
 
 
@@ -93,13 +91,13 @@ def synthesise(
     """
     require_statistics(network)
     generator = torch.Generator().manual_seed(seed)
-    descent = _Descent(network, shape, generator, device or torch.device("cpu"))
+    fixed = copy.deepcopy(network).requires_grad_(False).to(device or "cpu")
     sizes, extra = _sizes(count, batch), _sizes(held_out, batch)
     inputs = []
     parts = len(sizes) + len(extra)
     for number, size in enumerate([*sizes, *extra]):
         progress(Step(f"making synthetic inputs, batch {number + 1} of {parts}", number, parts))
-        inputs.append(descent.matched(size).cpu())
+        inputs.append(_matched(fixed, dead_leaves(size, shape, generator).to(device or "cpu"), generator).cpu())
     views = [_view(part, *view) for view in _VIEWS for part in inputs[: len(sizes)]]
     return Calibration(
         batches=in_memory(views),
@@ -148,71 +146,25 @@ def _colour(channels: int, generator: torch.Generator) -> Tensor:
     return (grey + 0.4 * torch.randn(channels, generator=generator))[:, None, None]
 
 
-class _Descent:
-    """Fits pixels, and a gain and an offset for every colour, to the BatchNorm statistics by gradient descent.
-
-    Args:
-        network: A copy of it is run.
-        shape: C, H, W.
-        generator: Draws where each starts from, and shifts.
-        device: Where the network is run.
-    """
-
-    def __init__(
-        self, network: nn.Module, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device
-    ) -> None:
-        self._network = copy.deepcopy(network).requires_grad_(False).to(device)
-        self._generator, self._device = generator, device
-        self._stages = [(shape, _STEPS)]
-        if _is_large(shape):
-            half = (shape[0], shape[1] // 2, shape[2] // 2)
-            steps = [(half, _HALF_STEPS), (shape, _WHOLE_STEPS)]
-            self._stages = steps if self._takes(half) else [(shape, _HALF_STEPS + _WHOLE_STEPS)]
-
-    def matched(self, count: int) -> Tensor:
-        """So many inputs, (count, C, H, W)."""
-        pixels = dead_leaves(count, self._stages[0][0], self._generator).to(self._device)
-        gain = torch.zeros(1, len(pixels[0]), 1, 1, device=self._device)
-        offset = torch.zeros_like(gain)
-        total, done = sum(steps for _, steps in self._stages), 0
-        for shape, steps in self._stages:
-            if pixels.shape[1:] != shape:
-                pixels = F.interpolate(pixels, size=shape[1:], mode="bilinear", align_corners=False)
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-            self._descend(pixels, gain, offset, range(done, done + steps), total)
-            done += steps
-        return pixels * gain.exp() + offset
-
-    def _descend(self, pixels: Tensor, gain: Tensor, offset: Tensor, steps: range, total: int) -> None:
-        """Change all three in place, in these of so many steps."""
-        leaves = [part.requires_grad_() for part in (pixels, gain, offset)]
-        rates = [{"params": leaves[:1], "lr": _PIXEL_RATE}, {"params": leaves[1:], "lr": _COLOUR_RATE}]
-        optimiser = torch.optim.Adam(rates, betas=_BETAS)
-        fading = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda done: (1 + math.cos(math.pi * (steps.start + done) / total)) / 2
-        )
-        for step in steps:
-            shift = torch.randint(-_SHIFT, _SHIFT + 1, (2,), generator=self._generator).tolist()
-            shown = (pixels * gain.exp() + offset).roll(shift, (2, 3))
-            with _Mismatch(self._network) as mismatch:
-                self._network(shown.flip(3) if step % 2 else shown)
-            optimiser.zero_grad()
-            mismatch.total().backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            fading.step()
-        for leaf in leaves:
-            leaf.requires_grad_(False)
-
-    def _takes(self, shape: tuple[int, int, int]) -> bool:
-        """Whether the network takes inputs of another size than its own."""
-        try:
-            with torch.no_grad():
-                self._network(torch.zeros(2, *shape, device=self._device))
-        except Exception as error:  # whatever it raises
-            if ran_out_of_memory(error):
-                raise
-            return False
-        return True
+def _matched(network: nn.Module, start: Tensor, generator: torch.Generator) -> Tensor:
+    """Fit pixels and colours to the BatchNorm statistics by gradient descent."""
+    pixels = start.clone(memory_format=torch.channels_last).requires_grad_()
+    gain = torch.zeros(1, start.shape[1], 1, 1, requires_grad=True, device=start.device)
+    offset = torch.zeros_like(gain, requires_grad=True)
+    rates = [{"params": [pixels], "lr": _PIXEL_RATE}, {"params": [gain, offset], "lr": _COLOUR_RATE}]
+    optimiser = torch.optim.Adam(rates, betas=_BETAS)
+    steps = _STEPS if _is_large(start.shape[1:]) else _STEPS_SMALL
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for step in range(steps):
+        shift = torch.randint(-_SHIFT, _SHIFT + 1, (2,), generator=generator).tolist()
+        shown = (pixels * gain.exp() + offset).roll(shift, (2, 3))
+        with _Mismatch(network) as mismatch:
+            network(shown.flip(3) if step % 2 else shown)
+        optimiser.zero_grad()
+        mismatch.total().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+    return (pixels * gain.exp() + offset).detach()
 
 
 class _Mismatch:

@@ -260,7 +260,7 @@ def test_the_memory_of_a_device_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_bound_reaches_everything_that_runs_on_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Synthetic inputs, sensitivities and recovery."""
-    monkeypatch.setattr(synthetic, "_STEPS", 1)
+    monkeypatch.setattr(synthetic, "_STEPS_SMALL", 1)
     bounds: list[float] = []
     dense, source = open_source(SOURCE)
 
@@ -301,7 +301,7 @@ class _Crowded(nn.Module):
 
 
 def test_synthetic_inputs_are_made_in_batches_that_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "_STEPS", 2)
+    monkeypatch.setattr(synthetic, "_STEPS_SMALL", 2)
     said: list[str] = []
     network, source = _Crowded(10).eval(), open_source(SOURCE)[1]
     options = CompressOptions(flops=0.5, calibration_images=24)
