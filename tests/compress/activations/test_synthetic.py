@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pruneport.compress.activations import synthetic
 from pruneport.compress.activations.calibration import BATCH
 from pruneport.compress.activations.synthetic import _Moments, dead_leaves, enough, has_statistics, synthesise
 from pruneport.errors import PruningError
@@ -103,8 +104,9 @@ def test_of_small_inputs_more_are_made() -> None:
     assert [enough((3, side, 128)) for side in (32, 95, 96, 224)] == [256, 256, 64, 64]
 
 
-def test_small_inputs_are_cheap_and_get_more_steps(trained: nn.Module) -> None:
-    for side, steps in ((95, 60), (96, 30)):
+def test_small_inputs_are_cheap_and_get_more_steps(trained: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "_LARGE", 9)
+    for side, steps in ((8, 60), (9, 30)):
         calls: list[int] = []
         network = copy.deepcopy(trained)
         network.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))  # noqa: B023
