@@ -296,7 +296,7 @@ def test_calibration_images_win_accuracy_back(tmp_path: Path, run: Any) -> None:
         else:
             _check_recovery(tmp_path / name, "bn" if name == "bn" else "reconstruct", "images", (256, 26))
     for name, extra, told in (
-        ("data-free", ("--mean", "0.5", "--std", "0.5"), ("data-free", "synthetic", (1024, 16))),
+        ("data-free", ("--mean", "0.5", "--std", "0.5"), ("data-free", "synthetic", (1024, 26))),
         ("auto", given, ("reconstruct", "images", (256, 26))),
     ):
         out = tmp_path / name
