@@ -114,7 +114,7 @@ def test_any_callable_sees_the_text(tmp_path: Path) -> None:
     stages = [line for line in said if isinstance(line, Stage)]
     assert [(stage.number, stage.total) for stage in stages] == [(number, 6) for number in range(1, 7)]
     steps = [line for line in said if isinstance(line, Step)]
-    assert {"measuring group 1 of 3: blocks.0.conv1", "making synthetic inputs, batch 1 of 5"} <= set(steps)
+    assert {"measuring group 1 of 3: blocks.0.conv1", "making synthetic inputs, batch 1 of 9"} <= set(steps)
     assert all(0 <= step.done < step.total for step in steps)
     assert all(type(line) in (str, Stage, Step, Note) for line in said)
 
