@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pruneport.compress.activations.memory import room_on
 from pruneport.compress.activations.replay import Replay
 from pruneport.compress.activations.row_weights import RowWeights
 from pruneport.compress.recovery.clipping import Clip, Scale, open_targets
@@ -92,14 +93,14 @@ class Passes:
     layer: Layer
     images: int = 0
     summed: bool = True
-    _held: list[_Row] = field(default_factory=list)
+    _held: list[_Row] = field(default_factory=list, init=False)
 
     def __iter__(self) -> Iterator[_Row]:
         if self._held:
             yield from self._held
             return
         rows: list[_Row] = []
-        room = _MOST_BYTES if self.layer.clip is not None else 0
+        room = min(_MOST_BYTES, room_on(self.ours.device)) if self.layer.clip is not None else 0
         for row in self._run():
             room -= row.bytes
             rows = [*rows, row] if room >= 0 else []

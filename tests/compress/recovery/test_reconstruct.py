@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -24,6 +25,18 @@ from recovery_cases import (
     weights_of_rows,
 )
 from small_networks import same_state
+
+
+def calls_of(layers: Mapping[str, nn.Module]) -> Counter[str]:
+    """How often each runs from now on, on a batch of 32."""
+    calls: Counter[str] = Counter()
+
+    def count(name: str, layer: nn.Module) -> None:
+        layer.register_forward_hook(lambda module, inputs, output: calls.update([name] * (len(inputs[0]) == 32)))
+
+    for name, layer in layers.items():
+        count(name, layer)
+    return calls
 
 
 def test_removed_channels_that_were_copies_are_recovered_exactly() -> None:
@@ -57,15 +70,9 @@ def test_removed_channels_that_were_copies_are_recovered_exactly() -> None:
 def test_the_dense_network_runs_once() -> None:
     dense = network()
     pruned = pruned_from(dense)
-    calls: Counter[str] = Counter()
-
-    def count(name: str, layer: nn.Module) -> None:
-        layer.register_forward_hook(lambda module, inputs, output: calls.update([name] * (len(inputs[0]) == 32)))
-
     inside = dense.blocks.named_modules(prefix="blocks")  # no cuts, whose stand-ins call hooks, too
     layers = {name: layer for name, layer in inside if isinstance(layer, nn.Conv2d)}
-    for name, layer in layers.items():
-        count(name, layer)
+    calls = calls_of(layers)
     solved = reconstruct(dense, pruned.network, kept_of(pruned), batches_of(images(), 32))
     assert len(solved) > 5
     assert calls == dict.fromkeys(layers, 3)  # batches
@@ -81,13 +88,7 @@ def test_rows_are_held_while_there_is_room_and_else_seen_again(
     whole = copy.deepcopy(pruned.network)
     reconstruct(dense, whole, kept_of(pruned), batches_of(images(), 32))
     monkeypatch.setattr(layer_rows, "_MOST_BYTES", room)
-    calls: Counter[str] = Counter()
-
-    def count(name: str, layer: nn.Module) -> None:
-        layer.register_forward_hook(lambda module, inputs, output: calls.update([name] * (len(inputs[0]) == 32)))
-
-    for name in ("blocks.1.conv1", "blocks.1.conv2"):
-        count(name, pruned.network.get_submodule(name))
+    calls = calls_of({name: pruned.network.get_submodule(name) for name in ("blocks.1.conv1", "blocks.1.conv2")})
     reconstruct(dense, pruned.network, kept_of(pruned), batches_of(images(), 32))
     assert same_state(pruned.network, whole)
     # Both run in the passes of conv2 and of the shortcut, and once more to go on behind the block: of three batches.
