@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches
-from pruneport.compress.activations.least_squares import by_place
 from pruneport.compress.activations.memory import ran_out_of_memory
 from pruneport.compress.hooks import hooks_restored
 from pruneport.models.inputs import ExampleInputs, batch_of, changed, rows_of_inputs, run_on, tensors_in
@@ -62,7 +61,8 @@ class RowWeights:
 
         Args:
             layer: Its name.
-            batch: Its index.
+            batch: Its index. Behind the last, the same images follow mirrored: what counts in an image counts in its
+                mirror image. Of outputs that are no maps (B, C, H, W), all rows of a mirrored image count the same.
             places: Which places of the output; none of a linear layer, of which all rows are taken.
 
         Returns:
@@ -70,7 +70,12 @@ class RowWeights:
         """
         if not self._means.get(layer):
             return None
-        norms = self._squares[layer][batch].float().sqrt()
+        parts = self._squares[layer]
+        mirrored, batch = divmod(batch, len(parts))
+        norms = parts[batch].float().sqrt()
+        if mirrored:
+            norms = norms.flip(2) if norms.ndim == 3 else norms.mean(1, keepdim=True).expand_as(norms)
+        norms = norms.flatten(1)
         chosen = norms if not len(places) else norms.index_select(1, places.to(norms.device))
         return (chosen.flatten() / self._means[layer] + _LEAST) / (1 + _LEAST)
 
@@ -91,7 +96,7 @@ class RowWeights:
             self._squares[name].append(whole if len(whole) == size else whole[:0])
 
     def _chunk(self, inputs: ExampleInputs) -> dict[str, Tensor]:
-        """Squared norms (B, places) by layer, in bfloat16: range matters, digits do not."""
+        """Squared norms (B, H, W) or (B, places) by layer, in bfloat16: range matters, digits do not."""
         squares: dict[str, Tensor] = {}
         with torch.inference_mode(False), torch.enable_grad():
             leaves = changed(inputs, lambda part: part.detach().clone().requires_grad_(part.is_floating_point()))
@@ -114,7 +119,9 @@ class RowWeights:
 
         def hook(name: str) -> Callable[..., None]:
             def keep(layer: nn.Module, gradient: Tensor) -> None:
-                squares[name] = by_place(layer, gradient).square().sum(1).reshape(size, -1)
+                summed = gradient.square().sum(-1 if isinstance(layer, nn.Linear) else 1)
+                is_map = summed.ndim == 3 and len(summed) == size and not isinstance(layer, nn.Linear)
+                squares[name] = summed if is_map else summed.reshape(size, -1)
 
             def watch(layer: nn.Module, inputs: Any, output: Tensor) -> None:
                 # What does not have its inputs first has no norms. Registered now, a hook sees the gradient of what the

@@ -1,21 +1,30 @@
-"""Batches of images changed at random, so that a few images show a network more than themselves."""
+"""Images changed, so that a few of them show a network more than themselves: mirrored, or at random."""
 
 from __future__ import annotations
 
 import math
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pruneport.compress.activations.calibration import Batches
 from pruneport.models.inputs import ExampleInputs
 
-__all__ = ["augmented"]
+__all__ = ["augmented", "mirror_images"]
 
 _SHIFT = 1 / 8  # of the side, at most
 _LARGE = 96  # pixels a side: what is smaller shows too little when a part of it is enlarged
 _LEAST_AREA = 0.35  # of an image that is enlarged
 _ASPECT = 4 / 3
+
+
+def mirror_images(batches: Batches) -> Batches:
+    """The same images, left and right exchanged; none where the inputs are no images."""
+    if not _are_images(batches[0]()):
+        return ()
+    return [lambda load=load: load().flip(3) for load in batches]  # type: ignore[misc]
 
 
 def augmented(inputs: ExampleInputs, seed: int, mixed: float = 0.0) -> ExampleInputs:
@@ -32,7 +41,7 @@ def augmented(inputs: ExampleInputs, seed: int, mixed: float = 0.0) -> ExampleIn
         seed: The same seed gives the same images.
         mixed: Share of the images that are mixed.
     """
-    if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
+    if not _are_images(inputs):
         return inputs
     generator = torch.Generator().manual_seed(seed)
     count, _, height, width = inputs.shape
@@ -42,6 +51,11 @@ def augmented(inputs: ExampleInputs, seed: int, mixed: float = 0.0) -> ExampleIn
         other = torch.randperm(count, generator=generator).to(inputs.device)
         shown = own * shown + (1 - own) * shown[other]
     return shown
+
+
+def _are_images(inputs: ExampleInputs) -> TypeGuard[Tensor]:
+    """Whether it is one tensor (B, C, H, W) of numbers."""
+    return isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.is_floating_point()
 
 
 def _enlarged(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -35,6 +35,7 @@ class Layer:
         clip: The activation behind it, if it clips.
         weights: Of the rows.
         extra: Whether it stands behind a dropped branch, with inputs that are all there.
+        views: How often each input is shown: as it is, and mirrored.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Layer:
     clip: Clip | None
     weights: RowWeights
     extra: bool
+    views: int
 
     @cached_property
     def gain(self) -> Tensor:
@@ -112,7 +114,7 @@ class Passes:
         given = Given(wanted, summed=self.layer.extra or bool(wanted.added))
         self.images, self.summed = 0, True
         with Watch(self.ours.network, {self.layer.name: given}, self.ours.stop) as watch:
-            for _ in self.ours.passes():
+            for _ in self.ours.passes(len(wanted.rows)):
                 rows, added = wanted.rows[given.batch], wanted.added.get(given.batch)
                 targets = rows.targets
                 self.summed = self.summed and given.summed

@@ -25,6 +25,7 @@ from pruneport.compress.activations.least_squares import Equations, is_plain, ri
 from pruneport.compress.activations.replay import Replay
 from pruneport.compress.activations.row_weights import RowWeights
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
+from pruneport.compress.recovery.augment import mirror_images
 from pruneport.compress.recovery.clipping import clips_recorded
 from pruneport.compress.recovery.layer_rows import Layer, Passes
 from pruneport.compress.recovery.rows_seen import Wanted, Watch
@@ -63,6 +64,7 @@ def reconstruct(
     ridge: float | None = None,
     progress: Progress = silent,
     strict: bool = True,
+    mirrored: bool = False,
 ) -> list[str]:
     """Solve the layers of ``pruned`` behind its first pruned one or dropped branch, in order of execution and in place.
 
@@ -78,6 +80,7 @@ def reconstruct(
             the number of inputs.
         progress: Told which layer is being solved.
         strict: Raise where there are too few equations; else such a layer keeps its weights.
+        mirrored: Show each image mirrored, too: that is half of the equations then, and the ridge is no less.
 
     Returns:
         Names of the layers that were solved.
@@ -87,8 +90,9 @@ def reconstruct(
     """
     wanted = set(solvable_layers(pruned, kept))
     first = batches[0]()
-    example, images = rows_of_inputs(first, slice(2)), batch_of(first) * len(batches)
-    ridge = ridge_of(images) if ridge is None else ridge
+    example, batch = rows_of_inputs(first, slice(2)), batch_of(first)
+    ridge = ridge_of(batch * len(batches)) if ridge is None else ridge
+    shown = [*batches, *(mirror_images(batches) if mirrored else ())]
     with (
         calls_recorded(pruned) as order,
         norms_recorded(pruned) as norms,
@@ -110,12 +114,14 @@ def reconstruct(
     if layers and not weights.known:
         progress(Note("the network has no gradient to weigh places of outputs by: all of them count the same"))
     solved = []
-    with Replay(pruned, cuts, batches) as ours, Replay(dense, cuts, batches) as theirs:
-        sizes = [_bytes_of(dense.get_submodule(name), rows[name] * images) for name in layers]
+    with Replay(pruned, cuts, shown) as ours, Replay(dense, cuts, shown) as theirs:
+        # Where images alone give all the equations that are used, their mirror images are not looked at.
+        seen = {name: len(batches if rows[name] * batch * len(batches) >= _ROWS else shown) for name in layers}
+        sizes = [_bytes_of(dense.get_submodule(name), rows[name] * batch * seen[name]) for name in layers]
         runs = [[layers[place] for place in run] for run in theirs.runs(layers, sizes, _MOST_BYTES)]
         for run, after in itertools.zip_longest(runs, runs[1:]):
             theirs.advance(run[0])
-            targets = {name: Wanted(kept.get(name, {}).get("out"), _ROWS // len(theirs)) for name in run}
+            targets = {name: Wanted(kept.get(name, {}).get("out"), seen[name], _ROWS) for name in run}
             with Watch(dense, targets, theirs.stop) as watch:
                 for _ in theirs.passes(ahead=after[0] if after else "", seen=watch.seen):
                     watch.renew()
@@ -130,6 +136,7 @@ def reconstruct(
                     clip=clips.get(name),
                     weights=weights,
                     extra=name in adding,
+                    views=seen[name] // len(batches),
                 )
                 if _solve(ours, layer, ridge, strict):
                     solved.append(name)
@@ -198,15 +205,16 @@ def _enough(rows: int, unknowns: int, passes: Passes, strict: bool) -> bool:
     """Whether a layer has enough equations, or raise where it must.
 
     With few more of them than unknowns an extra layer would learn the inputs by heart, unless it ends in an addition,
-    where it is what makes up for the branch.
+    where it is what makes up for the branch. Mirror images are not counted: they say much of what the images do.
     """
-    extra = passes.layer.extra
+    extra, views = passes.layer.extra, passes.layer.views
+    rows, images = rows // views, passes.images // views
     enough = rows >= (_ROWS_OF_EXTRA if extra and not passes.summed else 1) * unknowns
     if enough or extra or not strict:
         return enough
-    needed = -(-unknowns * passes.images // rows)
+    needed = -(-unknowns * images // rows)
     raise ImageFolderError(
-        f"{passes.images} calibration images are too few to solve {passes.layer.name}: they give {rows} equations for "
+        f"{images} calibration images are too few to solve {passes.layer.name}: they give {rows} equations for "
         f"{unknowns} unknowns. Give at least {needed} images to solve with, beside those held out to measure on (a "
         "tenth as many, at least 16), or choose `recover=bn`."
     )

@@ -127,7 +127,7 @@ def recover(
         seeing = as_seen(dense, pruned, kept, batches, progress) if synthetic else nullcontext(dense)
         with seeing as teacher:
             if name == "imitate":
-                imitated = _imitate(teacher, pruned, kept, batches, effort, progress)
+                imitated = _imitate(teacher, pruned, kept, batches, effort, progress, mirrored=not synthetic)
             else:
                 RECOVERIES[name](teacher, pruned, kept, batches, progress)
         progress("measuring the output error")
@@ -201,19 +201,29 @@ def _estimate(dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches,
 
 
 def _reconstruct(dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Progress) -> None:
-    """Solve every layer behind the first pruned one by least squares; the statistics stay the dense network's."""
-    reconstruct(dense, pruned, kept, batches, progress=progress)
+    """Solve every layer behind the first pruned one by least squares, on images and their mirror images.
+
+    The statistics stay the dense network's.
+    """
+    reconstruct(dense, pruned, kept, batches, progress=progress, mirrored=True)
 
 
 def _reconstruct_data_free(
     dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, progress: Progress
 ) -> None:
-    """The same on synthetic inputs; a layer that they are too few for keeps its weights."""
+    """The same on synthetic inputs, half of which are mirrored already; what they are too few for keeps its weights."""
     reconstruct(dense, pruned, kept, batches, progress=progress, strict=False)
 
 
 def _imitate(
-    dense: nn.Module, pruned: nn.Module, kept: Kept, batches: Batches, effort: Effort, progress: Progress
+    dense: nn.Module,
+    pruned: nn.Module,
+    kept: Kept,
+    batches: Batches,
+    effort: Effort,
+    progress: Progress,
+    *,
+    mirrored: bool,
 ) -> Imitated:
     """Reconstruct and imitate, both without the inputs that say whether imitation helps."""
     fitted, tuning = set_aside(batches)
@@ -222,7 +232,7 @@ def _imitate(
             f"`recover=imitate` needs {2 * LEAST_HELD_OUT} calibration inputs at least, to set some aside; choose "
             "`recover=reconstruct`."
         )
-    reconstruct(dense, pruned, kept, fitted, progress=progress, strict=False)
+    reconstruct(dense, pruned, kept, fitted, progress=progress, strict=False, mirrored=mirrored)
     return imitate(dense, pruned, fitted, tuning, effort, progress)
 
 

@@ -56,18 +56,20 @@ class Rows:
 
 
 class Wanted:
-    """The rows of one layer of the dense network in all batches, and what is added to them.
+    """The rows of one layer of the dense network in the first batches, and what is added to them.
 
     Args:
         kept: The output channels that are left; None where all are.
-        limit: Rows of a batch, about.
+        batches: How many.
+        limit: Rows of all of them, about.
     """
 
-    def __init__(self, kept: Sequence[int] | None, limit: int) -> None:
+    def __init__(self, kept: Sequence[int] | None, batches: int, limit: int) -> None:
         self.rows: list[Rows] = []
         self.added: dict[int, Tensor | None] = {}
         self._kept = None if kept is None else torch.as_tensor(kept)
-        self._limit = limit
+        self._batches, self._limit = batches, limit // batches
+        self._runs = 0
         self._generator = torch.Generator().manual_seed(0)
 
     def reads(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -75,6 +77,9 @@ class Wanted:
 
     def gives(self, layer: nn.Module, output: Tensor) -> None:
         """Take the output."""
+        self._runs += 1
+        if self._runs > self._batches:
+            return
         places = chosen_places(layer, output, self._limit, self._generator)
         targets, shape = output_rows(layer, output, places), [*output.shape]
         if self._kept is not None:
@@ -84,7 +89,8 @@ class Wanted:
 
     def meets(self, other: Tensor) -> None:
         """Take what is added."""
-        self.added[len(self.rows) - 1] = self.rows[-1].of(other)
+        if self._runs <= self._batches:
+            self.added[self._runs - 1] = self.rows[-1].of(other)
 
 
 class Given:

@@ -58,6 +58,26 @@ def test_tokens_are_weighed_too() -> None:
     torch.testing.assert_close(found.double(), whole.flatten(), rtol=0.02, atol=1e-3)
 
 
+def test_a_mirror_image_has_the_weights_of_its_image() -> None:
+    """At mirrored places of maps; of tokens, whose order says nothing of places, each counts what all do on average."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        maps = nn.Sequential(nn.Conv2d(2, 5, 3), nn.Sigmoid(), nn.Flatten(2), nn.Linear(24, 4), nn.Flatten())
+        dense = nn.Sequential(*maps, nn.Linear(20, 1)).eval()
+        inputs = torch.randn(12, 2, 8, 6)
+    weights = RowWeights(dense, ["0", "3"], batches_of(inputs, 4))
+    every = torch.arange(24)
+    for batch in range(3):
+        image, mirrored = weights.of("0", batch, every), weights.of("0", 3 + batch, every)
+        assert image is not None
+        assert mirrored is not None
+        assert torch.equal(mirrored.reshape(4, 6, 4), image.reshape(4, 6, 4).flip(2))
+        tokens, alike = (weights.of("3", number, every[:0]) for number in (batch, 3 + batch))
+        assert tokens is not None
+        assert alike is not None
+        torch.testing.assert_close(alike.reshape(4, 5), tokens.reshape(4, 5).mean(1, keepdim=True).expand(4, 5))
+
+
 class _NoGradient(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:

@@ -11,10 +11,16 @@ import pytest
 import torch
 from torch import nn
 
+from pruneport.compress.activations.least_squares import ridge_of
+from pruneport.compress.activations.row_weights import RowWeights
 from pruneport.compress.recovery import layer_rows
+from pruneport.compress.recovery import reconstruct as reconstruct_module
+from pruneport.compress.recovery.augment import mirror_images
 from pruneport.compress.recovery.reconstruct import reconstruct
 from pruneport.compress.resize.layers import narrow
+from pruneport.errors import ImageFolderError
 from recovery_cases import (
+    SHAPE,
     batches_of,
     images,
     kept_of,
@@ -103,6 +109,56 @@ def test_the_batch_size_does_not_change_the_solution() -> None:
     reconstruct(dense, other, kept_of(pruned), batches_of(images(), 48))
     with torch.inference_mode():
         torch.testing.assert_close(pruned.network(images(8)), other(images(8)), atol=1e-3, rtol=1e-3)
+
+
+def test_mirrored_is_with_the_mirror_images_beside_and_a_ridge_for_the_images_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(RowWeights, "of", lambda *_: None)  # a mirror image's are taken from the image
+    dense = network()
+    pruned = pruned_from(dense)
+    beside = copy.deepcopy(pruned.network)
+    given = images(96)
+    both = batches_of(torch.cat([given, given.flip(3)]), 48)
+    reconstruct(dense, pruned.network, kept_of(pruned), batches_of(given, 48), mirrored=True)
+    reconstruct(dense, beside, kept_of(pruned), both, ridge=ridge_of(96))
+    assert same_state(pruned.network, beside)
+
+
+def test_mirror_images_are_left_out_where_the_images_give_enough_equations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstruct_module, "_ROWS", 96)
+    dense = network()
+    pruned = pruned_from(dense)
+    alone = copy.deepcopy(pruned.network)
+    reconstruct(dense, pruned.network, kept_of(pruned), batches_of(images(96), 48), mirrored=True, strict=False)
+    reconstruct(dense, alone, kept_of(pruned), batches_of(images(96), 48), strict=False)
+    assert same_state(pruned.network, alone)
+
+
+def test_few_images_bring_other_images_nearer_with_their_mirror_images() -> None:
+    dense = network()
+    pruned = pruned_from(dense)
+    alone = copy.deepcopy(pruned.network)
+    unseen = batches_of(torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(9)), 32)
+    reconstruct(dense, alone, kept_of(pruned), batches_of(images(64), 32))
+    reconstruct(dense, pruned.network, kept_of(pruned), batches_of(images(64), 32), mirrored=True)
+    assert output_error(dense, pruned.network, unseen) < 0.95 * output_error(dense, alone, unseen)
+
+
+def test_too_few_images_are_too_few_with_their_mirror_images_and_counted_without() -> None:
+    dense = network()
+    pruned = pruned_from(dense)
+    with pytest.raises(ImageFolderError) as alone:
+        reconstruct(dense, copy.deepcopy(pruned.network), kept_of(pruned), batches_of(images(1), 1))
+    with pytest.raises(ImageFolderError) as mirrored:
+        reconstruct(dense, pruned.network, kept_of(pruned), batches_of(images(1), 1), mirrored=True)
+    assert str(mirrored.value) == str(alone.value)
+
+
+def test_inputs_that_are_no_images_have_no_mirror_images() -> None:
+    assert len(mirror_images([lambda: torch.ones(2, 3, 4, 4)])) == 1
+    for inputs in (torch.ones(2, 3, 4), torch.ones(2, 3, 4, 4, dtype=torch.long), (torch.ones(2, 3, 4, 4),) * 2):
+        assert mirror_images([lambda inputs=inputs: inputs]) == ()  # type: ignore[misc]
 
 
 def test_the_sum_with_the_shortcut_is_fitted_and_not_the_branch() -> None:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.options import RecoveryOptions
+from pruneport.compress.recovery.reconstruct import reconstruct
 from pruneport.compress.recovery.recover import choose_recovery, recover
 from pruneport.errors import ImageFolderError, InputError, PruningError
-from recovery_cases import SHAPE, batches_of, images, network, output_error, pruned_from
+from recovery_cases import SHAPE, batches_of, images, kept_of, network, output_error, pruned_from
 from small_networks import same_state
 
 
@@ -55,6 +56,15 @@ def test_what_is_held_out_is_only_measured_on(name: str) -> None:
     assert (done.error_before == done.error_after) is (name == "none")
 
 
+@pytest.mark.parametrize(("name", "mirrored"), [("reconstruct", True), ("data-free", False)])
+def test_images_are_shown_mirrored_and_synthetic_inputs_have_been(name: str, mirrored: bool) -> None:
+    dense = network()
+    pruned, same = pruned_from(dense), pruned_from(dense)
+    recover(name, dense, pruned.network, pruned.plan.groups, batches_of(images(), 32))
+    reconstruct(dense, same.network, kept_of(same), batches_of(images(), 32), mirrored=mirrored)
+    assert same_state(pruned.network, same.network)
+
+
 def test_few_images_are_fitted_better_than_others() -> None:
     """So the in-sample figure is too good."""
     dense = network()
@@ -62,7 +72,7 @@ def test_few_images_are_fitted_better_than_others() -> None:
     unseen = batches_of(torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(9)), 32)
     done = recover("reconstruct", dense, pruned.network, pruned.plan.groups, batches_of(images(48), 24), heldout=unseen)
     assert done.heldout_error_after is not None
-    assert done.error_after < 0.7 * done.heldout_error_after
+    assert done.error_after < 0.85 * done.heldout_error_after
 
 
 def test_outputs_without_classes_have_an_error_and_no_agreement() -> None:
