@@ -37,6 +37,7 @@ from pruneport.progress import Note, Progress, Step, silent
 __all__ = ["reconstruct", "solvable_layers"]
 
 _ROWS = 150_000  # equations a layer at most; with 20,000 a ResNet-20 lost 0.25 points of top-1
+_FEW = 40_000  # equations a layer: with fewer from the images, their mirror images are added; to others they bring little
 _ROWS_OF_EXTRA = 2  # equations an unknown
 _CLIPPED = 3  # solves with targets that an activation leaves open
 _RELAXED = 1.7  # steps a solve goes: below 2 each still lowers the error, and fewer are needed than of 1
@@ -80,7 +81,7 @@ def reconstruct(
             the number of inputs.
         progress: Told which layer is being solved.
         strict: Raise where there are too few equations; else such a layer keeps its weights.
-        mirrored: Show each image mirrored, too: that is half of the equations then, and the ridge is no less.
+        mirrored: Show each image mirrored, too, to layers of which the images alone give less than 40,000 equations.
 
     Returns:
         Names of the layers that were solved.
@@ -115,8 +116,7 @@ def reconstruct(
         progress(Note("the network has no gradient to weigh places of outputs by: all of them count the same"))
     solved = []
     with Replay(pruned, cuts, shown) as ours, Replay(dense, cuts, shown) as theirs:
-        # Where images alone give all the equations that are used, their mirror images are not looked at.
-        seen = {name: len(batches if rows[name] * batch * len(batches) >= _ROWS else shown) for name in layers}
+        seen = {name: len(shown if rows[name] * batch * len(batches) < _FEW else batches) for name in layers}
         sizes = [_bytes_of(dense.get_submodule(name), rows[name] * batch * seen[name]) for name in layers]
         runs = [[layers[place] for place in run] for run in theirs.runs(layers, sizes, _MOST_BYTES)]
         for run, after in itertools.zip_longest(runs, runs[1:]):

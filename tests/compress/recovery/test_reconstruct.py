@@ -125,8 +125,8 @@ def test_mirrored_is_with_the_mirror_images_beside_and_a_ridge_for_the_images_al
     assert same_state(pruned.network, beside)
 
 
-def test_mirror_images_are_left_out_where_the_images_give_enough_equations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconstruct_module, "_ROWS", 96)
+def test_mirror_images_are_left_out_where_the_images_give_equations_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstruct_module, "_FEW", 96)
     dense = network()
     pruned = pruned_from(dense)
     alone = copy.deepcopy(pruned.network)
