@@ -37,7 +37,7 @@ from pruneport.progress import Note, Progress, Step, silent
 __all__ = ["reconstruct", "solvable_layers"]
 
 _ROWS = 150_000  # equations a layer at most; with 20,000 a ResNet-20 lost 0.25 points of top-1
-_FEW = 40_000  # equations a layer: with fewer from the images, their mirror images are added; to others they bring little
+_FEW = 40_000  # equations a layer; where images give fewer, their mirror images are added, which bring others little
 _ROWS_OF_EXTRA = 2  # equations an unknown
 _CLIPPED = 3  # solves with targets that an activation leaves open
 _RELAXED = 1.7  # steps a solve goes: below 2 each still lowers the error, and fewer are needed than of 1
