@@ -91,9 +91,8 @@ def reconstruct(
     """
     wanted = set(solvable_layers(pruned, kept))
     first = batches[0]()
-    example, batch = rows_of_inputs(first, slice(2)), batch_of(first)
-    ridge = ridge_of(batch * len(batches)) if ridge is None else ridge
-    shown = [*batches, *(mirror_images(batches) if mirrored else ())]
+    example, images = rows_of_inputs(first, slice(2)), batch_of(first) * len(batches)
+    ridge = ridge_of(images) if ridge is None else ridge
     with (
         calls_recorded(pruned) as order,
         norms_recorded(pruned) as norms,
@@ -114,14 +113,16 @@ def reconstruct(
     weights = RowWeights(dense, layers, batches)
     if layers and not weights.known:
         progress(Note("the network has no gradient to weigh places of outputs by: all of them count the same"))
+    few = {name for name in layers if rows[name] * images < _FEW} if mirrored else set()
+    shown = [*batches, *mirror_images(batches)] if few else batches
+    views = {name: len(shown) // len(batches) if name in few else 1 for name in layers}
     solved = []
     with Replay(pruned, cuts, shown) as ours, Replay(dense, cuts, shown) as theirs:
-        seen = {name: len(shown if rows[name] * batch * len(batches) < _FEW else batches) for name in layers}
-        sizes = [_bytes_of(dense.get_submodule(name), rows[name] * batch * seen[name]) for name in layers]
+        sizes = [_bytes_of(dense.get_submodule(name), rows[name] * images * views[name]) for name in layers]
         runs = [[layers[place] for place in run] for run in theirs.runs(layers, sizes, _MOST_BYTES)]
         for run, after in itertools.zip_longest(runs, runs[1:]):
             theirs.advance(run[0])
-            targets = {name: Wanted(kept.get(name, {}).get("out"), seen[name], _ROWS) for name in run}
+            targets = {name: Wanted(kept.get(name, {}).get("out"), views[name] * len(batches), _ROWS) for name in run}
             with Watch(dense, targets, theirs.stop) as watch:
                 for _ in theirs.passes(ahead=after[0] if after else "", seen=watch.seen):
                     watch.renew()
@@ -136,7 +137,7 @@ def reconstruct(
                     clip=clips.get(name),
                     weights=weights,
                     extra=name in adding,
-                    views=seen[name] // len(batches),
+                    views=views[name],
                 )
                 if _solve(ours, layer, ridge, strict):
                     solved.append(name)
