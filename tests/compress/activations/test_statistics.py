@@ -112,7 +112,7 @@ def test_an_error_meanwhile_leaves_what_was_remembered() -> None:
 
 @pytest.mark.parametrize("name", ["data-free", "imitate"])
 def test_weights_fitted_to_inputs_of_other_statistics_serve_better_so(name: str) -> None:
-    """On images that fit what the dense network remembers."""
+    """On images that fit what the dense network remembers; and less so after imitation, which shows images mirrored."""
     dense = network()
     estimate_statistics(dense, batches_of(images(512), 64), silent)
     unseen = batches_of(torch.randn(128, *SHAPE, generator=torch.Generator().manual_seed(9)), 64)
@@ -122,7 +122,7 @@ def test_weights_fitted_to_inputs_of_other_statistics_serve_better_so(name: str)
         given, effort = batches_of(other(256), 64), Effort(steps=15)
         recover(name, dense, pruned.network, pruned.plan.groups, given, effort=effort, synthetic=synthetic)
         errors.append(output_error(dense, pruned.network, unseen))
-    assert errors[1] < 0.8 * errors[0], errors
+    assert errors[1] < (0.9 if name == "imitate" else 0.8) * errors[0], errors
 
 
 def test_synthetic_inputs_are_scored_with_by_a_network_that_normalises_so() -> None:
