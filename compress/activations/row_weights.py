@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneport.compress.activations.calibration import Batches
+from pruneport.compress.activations.least_squares import by_place
 from pruneport.compress.activations.memory import ran_out_of_memory
 from pruneport.compress.hooks import hooks_restored
 from pruneport.models.inputs import ExampleInputs, batch_of, changed, rows_of_inputs, run_on, tensors_in
@@ -119,9 +120,9 @@ class RowWeights:
 
         def hook(name: str) -> Callable[..., None]:
             def keep(layer: nn.Module, gradient: Tensor) -> None:
-                summed = gradient.square().sum(-1 if isinstance(layer, nn.Linear) else 1)
-                is_map = summed.ndim == 3 and len(summed) == size and not isinstance(layer, nn.Linear)
-                squares[name] = summed if is_map else summed.reshape(size, -1)
+                is_map = gradient.ndim == 4 and len(gradient) == size and not isinstance(layer, nn.Linear)
+                places = gradient.shape[2:] if is_map else (-1,)
+                squares[name] = by_place(layer, gradient).square().sum(1).reshape(size, *places)
 
             def watch(layer: nn.Module, inputs: Any, output: Tensor) -> None:
                 # What does not have its inputs first has no norms. Registered now, a hook sees the gradient of what the

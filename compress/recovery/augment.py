@@ -20,9 +20,9 @@ _LEAST_AREA = 0.35  # of an image that is enlarged
 _ASPECT = 4 / 3
 
 
-def mirror_images(batches: Batches) -> Batches:
-    """The same images, left and right exchanged; none where the inputs are no images."""
-    if not _are_images(batches[0]()):
+def mirror_images(batches: Batches, example: ExampleInputs) -> Batches:
+    """The same images, left and right exchanged; none where the inputs, such as the example, are no images."""
+    if not _are_images(example):
         return ()
     return [lambda load=load: load().flip(3) for load in batches]  # type: ignore[misc]
 

@@ -114,7 +114,7 @@ def reconstruct(
     if layers and not weights.known:
         progress(Note("the network has no gradient to weigh places of outputs by: all of them count the same"))
     few = {name for name in layers if rows[name] * images < _FEW} if mirrored else set()
-    shown = [*batches, *mirror_images(batches)] if few else batches
+    shown = [*batches, *mirror_images(batches, example)] if few else batches
     views = {name: len(shown) // len(batches) if name in few else 1 for name in layers}
     solved = []
     with Replay(pruned, cuts, shown) as ours, Replay(dense, cuts, shown) as theirs:

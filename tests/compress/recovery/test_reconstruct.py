@@ -158,9 +158,10 @@ def test_too_few_images_are_too_few_with_their_mirror_images_and_counted_without
 
 
 def test_inputs_that_are_no_images_have_no_mirror_images() -> None:
-    assert len(mirror_images([lambda: torch.ones(2, 3, 4, 4)])) == 1
-    for inputs in (torch.ones(2, 3, 4), torch.ones(2, 3, 4, 4, dtype=torch.long), (torch.ones(2, 3, 4, 4),) * 2):
-        assert mirror_images([lambda inputs=inputs: inputs]) == ()  # type: ignore[misc]
+    pictures = torch.ones(2, 3, 4, 4)
+    assert len(mirror_images([lambda: pictures], pictures)) == 1
+    for inputs in (torch.ones(2, 3, 4), torch.ones(2, 3, 4, 4, dtype=torch.long), (pictures, pictures)):
+        assert mirror_images([lambda inputs=inputs: inputs], inputs) == ()  # type: ignore[misc]
 
 
 def test_the_sum_with_the_shortcut_is_fitted_and_not_the_branch() -> None:
