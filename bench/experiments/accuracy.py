@@ -254,10 +254,9 @@ def read_images(case: Case, data: Path) -> tuple[list[tuple[Tensor, Tensor]], di
     if case.shape[1] == 32:
         tests = _opened(ImageOptions(images=data / "data/tasks/cifar10/test"), case)
         given = _opened(ImageOptions(images=data / "data/tasks/cifar10/train", images_limit=case.calibration), case)
-    else:  # one image a class: every other one of classes 1, 3, 5, … calibrates, and all others are tested
+    else:  # one image a class
         both = _opened(ImageOptions(images=data / "data/imagenet-samples", resize=256), case)
-        odd = range(1, len(both), 2)
-        calibrating = odd[:: max(1, len(odd) // case.calibration)][: case.calibration]
+        calibrating = calibrating_classes(len(both), case.calibration)
         tests = both.part(sorted({*range(len(both))}.difference(calibrating)))
         given = both.part(calibrating)
     test = [
@@ -273,6 +272,15 @@ def read_images(case: Case, data: Path) -> tuple[list[tuple[Tensor, Tensor]], di
         record=Calibrated(inputs="images", count=len(given)),
     )
     return test, {"images": calibration}
+
+
+def calibrating_classes(classes: int, count: int) -> list[int]:
+    """So many of classes 1, 3, 5, …, taken evenly; all others are tested, of which every fourth never calibrates.
+
+    In sorted order ImageNet's first 398 classes are animals: the first 256 of these would hardly show anything else.
+    """
+    odd = range(1, classes, 2)
+    return [odd[place * len(odd) // count] for place in range(count)]
 
 
 def _opened(options: ImageOptions, case: Case) -> ImageSet:
