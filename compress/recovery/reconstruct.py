@@ -11,6 +11,7 @@ depend on their place (see ``RowWeights``), and where a ReLU is behind, it is it
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -27,6 +28,7 @@ from pruneport.compress.activations.row_weights import RowWeights
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
 from pruneport.compress.recovery.augment import mirror_images
 from pruneport.compress.recovery.clipping import clips_recorded
+from pruneport.compress.recovery.input_channels import InputChannels
 from pruneport.compress.recovery.layer_rows import Layer, Passes
 from pruneport.compress.recovery.rows_seen import Wanted, Watch
 from pruneport.compress.surgery.dropping import Absent
@@ -122,7 +124,7 @@ def reconstruct(
         runs = [[layers[place] for place in run] for run in theirs.runs(layers, sizes, _MOST_BYTES)]
         for run, after in itertools.zip_longest(runs, runs[1:]):
             theirs.advance(run[0])
-            targets = {name: Wanted(kept.get(name, {}).get("out"), views[name] * len(batches), _ROWS) for name in run}
+            targets = {name: _wanted(dense, name, kept.get(name, {}), views[name] * len(batches)) for name in run}
             with Watch(dense, targets, theirs.stop) as watch:
                 for _ in theirs.passes(ahead=after[0] if after else "", seen=watch.seen):
                     watch.renew()
@@ -163,10 +165,17 @@ def _rows_an_input(network: nn.Module) -> Iterator[dict[str, int]]:
 
 
 def _bytes_of(layer: Any, rows: int) -> int:
-    """Of what a layer of the dense network gives: outputs, and what they are added to."""
+    """Of what a layer of the dense network gives: outputs, and what they are added to; not of the few inputs."""
     most = rows if isinstance(layer, nn.Linear) else min(rows, _ROWS)
     weight: Tensor = layer.weight
     return 2 * most * len(weight) * weight.element_size()
+
+
+def _wanted(dense: nn.Module, name: str, kept: Mapping[str, Sequence[int]], batches: int) -> Wanted:
+    """What is wanted of a layer: its outputs, and of a kernel of several places with pruned inputs these, too."""
+    several = math.prod(getattr(dense.get_submodule(name), "kernel_size", ())) > 1
+    channels = InputChannels(kept["in"], batches) if several and "in" in kept else None
+    return Wanted(kept.get("out"), batches, _ROWS, channels)
 
 
 def _may_add(layer: nn.Module) -> bool:
@@ -177,14 +186,14 @@ def _may_add(layer: nn.Module) -> bool:
 def _solve(ours: Replay, layer: Layer, ridge: float, strict: bool) -> bool:
     """Solve one layer anew; False where the inputs are too few and that is allowed."""
     module: Any = ours.network.get_submodule(layer.name)
-    start = module.weight.detach().flatten(1).T
-    unknowns, outputs = start.shape
+    outputs, unknowns = module.weight.flatten(1).shape
     equations = Equations(unknowns, outputs, module.weight.device)
     passes = Passes(ours, layer)
     for row in passes:
         equations.add(row.inputs, row.targets, row.weights)
     if not _enough(equations.rows, unknowns, passes, strict):
         return False
+    start = layer.wanted.start(module, ridge).flatten(1).T
     solve = partial(equations.solve, start, ridge, centred=module.bias is not None or layer.norm is not None)
     weight, intercept = solve()
     if layer.clip is not None:

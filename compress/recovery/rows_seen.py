@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from pruneport.compress.activations.least_squares import chosen_places, input_rows, output_rows
 from pruneport.compress.activations.replay import Stopped
 from pruneport.compress.recovery.clipping import ADDITIONS
+from pruneport.compress.recovery.input_channels import InputChannels
 
 __all__ = ["Given", "Wanted", "Watch"]
 
@@ -62,18 +63,24 @@ class Wanted:
         kept: The output channels that are left; None where all are.
         batches: How many.
         limit: Rows of all of them, about.
+        channels: Take what the layer reads, where that is wanted.
     """
 
-    def __init__(self, kept: Sequence[int] | None, batches: int, limit: int) -> None:
+    def __init__(
+        self, kept: Sequence[int] | None, batches: int, limit: int, channels: InputChannels | None = None
+    ) -> None:
         self.rows: list[Rows] = []
         self.added: dict[int, Tensor | None] = {}
+        self.channels = channels
         self._kept = None if kept is None else torch.as_tensor(kept)
         self._batches, self._limit = batches, limit // batches
         self._runs = 0
         self._generator = torch.Generator().manual_seed(0)
 
     def reads(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Nothing is wanted of the inputs."""
+        """Take the inputs."""
+        if self.channels is not None:
+            self.channels.wanted(inputs[0])
 
     def gives(self, layer: nn.Module, output: Tensor) -> None:
         """Take the output."""
@@ -91,6 +98,15 @@ class Wanted:
         """Take what is added."""
         if self._runs <= self._batches:
             self.added[self._runs - 1] = self.rows[-1].of(other)
+
+    def start(self, layer: Any, ridge: float) -> Tensor:
+        """Weights (outputs, inputs, ...) of the pruned layer that its solve starts from and is held near to."""
+        weight: Tensor = layer.weight.detach()
+        if self.channels is None:
+            return weight
+        dense: Any = self.rows[0].layer
+        weight = dense.weight.detach()
+        return self.channels.read(weight if self._kept is None else weight[self._kept.to(weight.device)], ridge)
 
 
 class Given:
@@ -115,6 +131,8 @@ class Given:
         rows = self._wanted.rows[self.batch]
         self.images = len(inputs[0])
         self.inputs = input_rows(layer, inputs[0], rows.shape[2:], rows.places)
+        if self._wanted.channels is not None:
+            self._wanted.channels.given(self.batch, inputs[0])
         self.added, self.summed = None, False
         if not self._summed:
             raise Stopped
