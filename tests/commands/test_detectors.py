@@ -17,6 +17,7 @@ OWN = Path(__file__).parents[1] / "support" / "detection_networks.py"
 SMALL = ("--input-shape", 3, 64, 64, "--flops", 0.6, "--round-to", 2)
 
 
+@pytest.mark.slow
 def test_a_detector_shipped_exported_verified_timed(run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     ran = run("ship", f"{OWN}:ssd", *SMALL, *QUICK, "--out", out)

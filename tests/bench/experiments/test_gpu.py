@@ -15,6 +15,8 @@ from pruneport.bench.experiments.networks.gpu import files_of, write_networks
 from pruneport.bench.options import BenchOptions
 from pruneport.compress.options import PruneOptions
 
+pytestmark = pytest.mark.slow  # the networks' files take ten seconds to make
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -99,6 +99,7 @@ def test_measured_damage_is_solved_for_within_the_latency(network: nn.Module, ca
     assert pruned.plan.request.ranking == "sensitivity"
 
 
+@pytest.mark.slow
 def test_a_target_in_int8_is_met_by_files_in_int8(network: nn.Module, cache: Path, tmp_path: Path) -> None:
     pruned = pruneport.prune(network, latency=0.6, latency_precision="int8", latency_cache=tmp_path, **QUICK)
     reached = pruned.plan.latency
