@@ -46,7 +46,9 @@ def meant_by(name: str) -> str:
     for library, names in _offered():
         if wanted in names:
             return f" Did you mean {library}:{wanted}?"
-        near += [f"{library}:{close}" for close in difflib.get_close_matches(wanted, names, n=2, cutoff=0.7)]
+        close = difflib.get_close_matches(wanted, names, n=2, cutoff=0.7)
+        close = close or [name for name in names if wanted and name.startswith(f"{wanted}_")][:2]
+        near += [f"{library}:{name}" for name in close]
     return f" Did you mean {' or '.join(near[:3])}?" if near else ""
 
 

@@ -119,6 +119,7 @@ _DIGITS = ("compress", "pruneport:digits_resnet", "--out", "out")
         ((*_DIGITS, "--mean", "0.5;0.5"), ("--mean is '0.5;0.5'; expected numbers", "Did you mean --mean 0.5 0.5?")),
         (("compres", "x"), ("there is no verb 'compres'", "Did you mean compress?")),
         (("inspect", "resnet18"), ("'resnet18' is not understood", "Did you mean torchvision:resnet18?")),
+        (("inspect", "digits"), ("Did you mean pruneport:digits_resnet?",)),
         (("inspect", "ResNet-18"), ("torchvision:resnet18",)),
         (("inspect", "torchvision.resnet18"), ("Did you mean torchvision:resnet18?",)),
         (("inspect", "convnext_atto"), ("Did you mean timm:convnext_atto?",)),
