@@ -52,17 +52,18 @@ class InputChannels:
             self._equations = Equations(inputs.shape[1], wanted.shape[1], inputs.device)
         self._equations.add(_rows(inputs, places), wanted)
 
-    def read(self, weight: Tensor, ridge: float) -> Tensor:
+    def read(self, weight: Tensor, ridge: float, centred: bool = True) -> Tensor:
         """The dense weights (outputs, inputs, ...) as weights (outputs, kept inputs, ...), float64.
 
         Args:
             weight: Of the dense convolution.
             ridge: Pull of the map towards kept channels that tell of themselves alone; see ``Equations.solve``.
+            centred: Whether an intercept will make up for what the map adds to all places alike; else it adds nothing.
         """
         assert self._equations is not None
         itself = torch.zeros(len(self._kept), weight.shape[1], dtype=torch.float64)
         itself[torch.arange(len(self._kept)), self._kept] = 1
-        told, _ = self._equations.solve(itself, ridge)
+        told, _ = self._equations.solve(itself, ridge, centred)
         return torch.einsum("oa...,ka->ok...", weight.to(told), told)
 
 

@@ -193,8 +193,9 @@ def _solve(ours: Replay, layer: Layer, ridge: float, strict: bool) -> bool:
         equations.add(row.inputs, row.targets, row.weights)
     if not _enough(equations.rows, unknowns, passes, strict):
         return False
-    start = layer.wanted.start(module, ridge).flatten(1).T
-    solve = partial(equations.solve, start, ridge, centred=module.bias is not None or layer.norm is not None)
+    centred = module.bias is not None or layer.norm is not None
+    start = layer.wanted.start(module, ridge, centred).flatten(1).T
+    solve = partial(equations.solve, start, ridge, centred=centred)
     weight, intercept = solve()
     if layer.clip is not None:
         for _ in range(_CLIPPED):

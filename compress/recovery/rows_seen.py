@@ -99,14 +99,15 @@ class Wanted:
         if self._runs <= self._batches:
             self.added[self._runs - 1] = self.rows[-1].of(other)
 
-    def start(self, layer: Any, ridge: float) -> Tensor:
-        """Weights (outputs, inputs, ...) of the pruned layer that its solve starts from and is held near to."""
+    def start(self, layer: Any, ridge: float, centred: bool) -> Tensor:
+        """Weights (outputs, inputs, ...) of the pruned layer that its solve starts from, as ``InputChannels`` reads."""
         weight: Tensor = layer.weight.detach()
         if self.channels is None:
             return weight
         dense: Any = self.rows[0].layer
         weight = dense.weight.detach()
-        return self.channels.read(weight if self._kept is None else weight[self._kept.to(weight.device)], ridge)
+        weight = weight if self._kept is None else weight[self._kept.to(weight.device)]
+        return self.channels.read(weight, ridge, centred)
 
 
 class Given:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,19 @@ def test_channels_that_tell_of_nothing_leave_the_weights_as_they_are() -> None:
     channels.given(0, inputs[:, KEPT])
     weight = torch.randn(5, 7, 3, 3)
     torch.testing.assert_close(channels.read(weight, ridge=0.1).float(), weight[:, KEPT], rtol=0, atol=0.1)
+
+
+def test_without_an_intercept_the_map_is_fitted_about_zero() -> None:
+    channels = InputChannels(KEPT, batches=1)
+    inputs = 1 + torch.rand(8, 7, 6, 6, generator=torch.Generator().manual_seed(0))
+    channels.wanted(inputs)
+    channels.given(0, inputs[:, KEPT])
+    rows = inputs.movedim(1, -1).flatten(0, -2).double().numpy()
+    for centred in (True, False):
+        mean = rows.mean(0) * centred
+        told, *_ = np.linalg.lstsq((rows - mean)[:, KEPT], rows - mean, rcond=None)
+        found = channels.read(torch.eye(7)[:, :, None], ridge=1e-9, centred=centred)[..., 0]
+        torch.testing.assert_close(found, torch.from_numpy(told).T, rtol=0, atol=1e-4)
 
 
 def test_two_inputs_are_enough_where_the_kept_channels_tell_all() -> None:
