@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pruneport.compress.activations.least_squares import Equations
+from pruneport.compress.activations.least_squares import Equations, chosen_places, output_rows
 
 __all__ = ["InputChannels"]
 
@@ -34,15 +34,14 @@ class InputChannels:
         self._equations: Equations | None = None
         self._generator = torch.Generator().manual_seed(0)
 
-    def wanted(self, inputs: Tensor) -> None:
+    def wanted(self, layer: nn.Module, inputs: Tensor) -> None:
         """Take what the dense convolution reads in the next batch, (B, C, ...), at random places."""
         if len(self._dense) == self._batches:
             return
-        count = inputs.shape[2:].numel()
-        places = torch.randperm(count, generator=self._generator)[: max(1, self._limit // len(inputs))]
-        self._dense.append((places, _rows(inputs, places)))
+        places = chosen_places(layer, inputs, self._limit, self._generator)
+        self._dense.append((places, output_rows(layer, inputs, places)))
 
-    def given(self, batch: int, inputs: Tensor) -> None:
+    def given(self, layer: nn.Module, batch: int, inputs: Tensor) -> None:
         """Take what the pruned one reads in the batch of this index, the first time."""
         seen, self._dense[batch] = self._dense[batch], None
         if seen is None:
@@ -50,7 +49,7 @@ class InputChannels:
         places, wanted = seen
         if self._equations is None:
             self._equations = Equations(inputs.shape[1], wanted.shape[1], inputs.device)
-        self._equations.add(_rows(inputs, places), wanted)
+        self._equations.add(output_rows(layer, inputs, places), wanted)
 
     def read(self, weight: Tensor, ridge: float, centred: bool = True) -> Tensor:
         """The dense weights (outputs, inputs, ...) as weights (outputs, kept inputs, ...), float64.
@@ -65,8 +64,3 @@ class InputChannels:
         itself[torch.arange(len(self._kept)), self._kept] = 1
         told, _ = self._equations.solve(itself, ridge, centred)
         return torch.einsum("oa...,ka->ok...", weight.to(told), told)
-
-
-def _rows(inputs: Tensor, places: Tensor) -> Tensor:
-    """Channels at some places, (rows, C)."""
-    return inputs.flatten(2).transpose(1, 2).index_select(1, places.to(inputs.device)).flatten(0, 1)

@@ -80,7 +80,7 @@ class Wanted:
     def reads(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Take the inputs."""
         if self.channels is not None:
-            self.channels.wanted(inputs[0])
+            self.channels.wanted(layer, inputs[0])
 
     def gives(self, layer: nn.Module, output: Tensor) -> None:
         """Take the output."""
@@ -133,7 +133,7 @@ class Given:
         self.images = len(inputs[0])
         self.inputs = input_rows(layer, inputs[0], rows.shape[2:], rows.places)
         if self._wanted.channels is not None:
-            self._wanted.channels.given(self.batch, inputs[0])
+            self._wanted.channels.given(layer, self.batch, inputs[0])
         self.added, self.summed = None, False
         if not self._summed:
             raise Stopped

@@ -32,11 +32,11 @@ def test_a_kernel_reads_in_the_kept_channels_what_they_tell_of_the_others(
 ) -> None:
     channels = InputChannels(KEPT, batches=2)
     seen = [told_by_the_kept(*sizes, seed=1), told_by_the_kept(*sizes, seed=2)]
-    for inputs in seen:
-        channels.wanted(inputs)
-    for batch, inputs in enumerate(seen):
-        channels.given(batch, inputs[:, KEPT])
     dense, pruned = layer(7, 5, 3, padding=1, bias=False), layer(4, 5, 3, padding=1, bias=False)
+    for inputs in seen:
+        channels.wanted(dense, inputs)
+    for batch, inputs in enumerate(seen):
+        channels.given(pruned, batch, inputs[:, KEPT])
     pruned.weight.data = channels.read(dense.weight.detach(), ridge=1e-9).float()
     others = told_by_the_kept(*sizes, seed=3)
     torch.testing.assert_close(pruned(others[:, KEPT]), dense(others), rtol=1e-3, atol=1e-3)
@@ -45,8 +45,8 @@ def test_a_kernel_reads_in_the_kept_channels_what_they_tell_of_the_others(
 def test_channels_that_tell_of_nothing_leave_the_weights_as_they_are() -> None:
     channels = InputChannels(KEPT, batches=1)
     inputs = torch.randn(64, 7, 40, 40, generator=torch.Generator().manual_seed(0))
-    channels.wanted(inputs)
-    channels.given(0, inputs[:, KEPT])
+    channels.wanted(nn.Conv2d(7, 5, 3), inputs)
+    channels.given(nn.Conv2d(4, 5, 3), 0, inputs[:, KEPT])
     weight = torch.randn(5, 7, 3, 3)
     torch.testing.assert_close(channels.read(weight, ridge=0.1).float(), weight[:, KEPT], rtol=0, atol=0.1)
 
@@ -54,8 +54,8 @@ def test_channels_that_tell_of_nothing_leave_the_weights_as_they_are() -> None:
 def test_without_an_intercept_the_map_is_fitted_about_zero() -> None:
     channels = InputChannels(KEPT, batches=1)
     inputs = 1 + torch.rand(8, 7, 6, 6, generator=torch.Generator().manual_seed(0))
-    channels.wanted(inputs)
-    channels.given(0, inputs[:, KEPT])
+    channels.wanted(nn.Conv2d(7, 5, 3), inputs)
+    channels.given(nn.Conv2d(4, 5, 3), 0, inputs[:, KEPT])
     rows = inputs.movedim(1, -1).flatten(0, -2).double().numpy()
     for centred in (True, False):
         mean = rows.mean(0) * centred
