@@ -18,7 +18,7 @@ _MOST_MODULES = 13
 # From what is imported to what imports it; what stands in one line has no order. A module's place is its own name's or
 # that of the nearest folder named here.
 _ORDER = """
-errors files progress text documents arrays units versions
+errors files progress text documents arrays sequences units versions
 models.options models.record models.digits models models.preparation models.checkpoints models.images
 compress.options compress.group_records compress.records compress.hooks
 compress.sizes

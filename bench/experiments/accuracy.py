@@ -40,6 +40,7 @@ from pruneport.files import write_whole
 from pruneport.models.images.images import ImageSet, open_images
 from pruneport.models.options import ImageOptions, SourceOptions
 from pruneport.models.source import open_source
+from pruneport.sequences import evenly
 
 __all__ = ["CASES", "Case", "count_top1", "main", "read_images"]
 
@@ -279,8 +280,7 @@ def calibrating_classes(classes: int, count: int) -> list[int]:
 
     In sorted order ImageNet's first 398 classes are animals: the first 256 of these would hardly show anything else.
     """
-    odd = range(1, classes, 2)
-    return [odd[place * len(odd) // count] for place in range(count)]
+    return evenly(range(1, classes, 2), count)
 
 
 def _opened(options: ImageOptions, case: Case) -> ImageSet:

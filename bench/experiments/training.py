@@ -48,6 +48,7 @@ from pruneport.files import write_whole
 from pruneport.models.images.images import list_folder
 from pruneport.models.images.tasks import Task, open_task
 from pruneport.models.source import build_dense
+from pruneport.sequences import evenly
 
 __all__ = ["main"]
 
@@ -124,7 +125,7 @@ class _Experiment:
         task = open_task(options.task, options, case.shape)
         if arguments.images is not None:
             count = min(arguments.images, len(task.train))
-            task = replace(task, train=task.train.part([row * len(task.train) // count for row in range(count)]))
+            task = replace(task, train=task.train.part(evenly(range(len(task.train)), count)))
         self._task, self._tuning = task, _tuning(task, case.calibration)
         self._asked = Asked(
             case=case,
@@ -273,7 +274,7 @@ def _tuning(task: Task, calibration: int) -> Task:
     calibrated = set(list_folder(train.folder, train.shape, train.preprocessing, calibration).paths)
     spare = [row for row, path in enumerate(train.paths) if path not in calibrated]
     count = min(len(train) // _LEFT_OUT, len(spare))
-    left_out = [spare[place * len(spare) // count] for place in range(count)]
+    left_out = evenly(spare, count)
     others = sorted({*range(len(train))}.difference(left_out))
     return Task(name=f"{task.name}, tuning", train=train.part(others), test=train.part(left_out))
 

@@ -20,6 +20,7 @@ from pruneport.models.images.images import ImageSet, list_folder
 from pruneport.models.inputs import ExampleInputs, batch_of, changed, rows_of_inputs
 from pruneport.models.preparation.resolve import resolve
 from pruneport.models.record import Preprocessing
+from pruneport.sequences import evenly
 from pruneport.text import escaped
 
 __all__ = [
@@ -122,7 +123,7 @@ def open_calibration(
     if images is None:
         return None
     count = min(options.calibration_images, len(images))
-    rows = [index * len(images) // count for index in range(count)]
+    rows = evenly(range(len(images)), count)
     spare = sorted(set(range(len(images))).difference(rows)) if hold_out else []
     extra = _spread(spare, min(held_out_count(count), len(spare)), seed)
     taken = images.part([*rows, *extra])

@@ -22,6 +22,7 @@ from pruneport.compress.options import CalibrationOptions
 from pruneport.compress.records import Calibrated
 from pruneport.errors import ImageFolderError
 from pruneport.models.inputs import InputShape, batch_of, inputs_of, rows_of_inputs
+from pruneport.sequences import evenly
 
 __all__ = ["gather_calibration"]
 
@@ -106,12 +107,12 @@ def _taken(given: Any, wanted: int) -> Iterator[Any]:
         given = [given]
     if isinstance(given, DataLoader) and given.batch_size is not None and isinstance(given.sampler, SequentialSampler):
         if (count := len(given.dataset)) > wanted:  # type: ignore[arg-type]
-            part = Subset(given.dataset, [index * count // wanted for index in range(wanted)])
+            part = Subset(given.dataset, evenly(range(count), wanted))
             given = DataLoader(
                 part, batch_size=given.batch_size, collate_fn=given.collate_fn, num_workers=given.num_workers
             )
     elif isinstance(given, Sequence) and not isinstance(given, str) and len(given) > wanted:
-        given = [given[index * len(given) // wanted] for index in range(wanted)]
+        given = evenly(given, wanted)
     try:
         yield from iter(given)
     except TypeError as error:

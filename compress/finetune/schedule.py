@@ -29,6 +29,7 @@ from pruneport.errors import PruningError, TargetError
 from pruneport.models.images.images import ImageSet
 from pruneport.models.record import Factory
 from pruneport.progress import Progress, silent
+from pruneport.sequences import evenly
 
 __all__ = ["average_loss", "cut", "cut_by_the_first", "is_due"]
 
@@ -152,7 +153,7 @@ def cut_by_the_first(
 def _calibration(images: ImageSet) -> Calibration:
     """Training images for the scores, spread over the whole set."""
     count = min(_CALIBRATION, len(images))
-    parts = images.part([row * len(images) // count for row in range(count)]).spread(BATCH)
+    parts = images.part(evenly(range(len(images)), count)).spread(BATCH)
     loaded = [next(part.batches(len(part))) for part in parts]
     return Calibration(
         batches=in_memory([inputs for inputs, _ in loaded]),

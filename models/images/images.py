@@ -21,6 +21,7 @@ from pruneport.models.images.image_files import PIXELS, decode, find_images
 from pruneport.models.options import ImageOptions
 from pruneport.models.preparation.resolve import resolve
 from pruneport.models.record import Preprocessing
+from pruneport.sequences import evenly
 
 __all__ = ["ImageSet", "list_folder", "open_images"]
 
@@ -192,7 +193,7 @@ def list_folder(
     if limit is not None and limit < 1:
         raise ImageFolderError(f"`images_limit` is {limit}; expected at least 1.")
     count = min(limit or len(found), len(found))
-    paths = tuple(found[index * len(found) // count] for index in range(count))
+    paths = tuple(evenly(found, count))
     labels = None
     if classes:
         index = {name: position for position, name in enumerate(classes)}
