@@ -26,7 +26,7 @@ __all__ = [
 _MOST_UNKNOWNS = 8192  # a covariance of 0.5 GB
 _PART = 4096  # rows whose products are summed in float32
 _LEAST_VARIANCE = 1e-3  # of an input, relative to the mean
-_HELD = 24  # inputs whose equations the present weights are worth
+_HELD = 6  # of the ridge: equations an unknown that the weights of before are worth
 _COLUMNS = 512  # of the matrix of normal equations that are made at once
 
 
@@ -43,7 +43,7 @@ class Equations:
 
     Rows of float32, and their products, are summed over at most 4096 rows in float32. Relative to the product of two
     columns' norms the error of an entry is then at most 4096 x 2^-24 = 2.4e-4 in theory (Higham 2002, section 3.1), and
-    some 1e-6 of what is met. The ridges of what is solved are 1e-3 and more.
+    some 1e-6 of what is met. The ridges of what is solved are 1e-4 and more.
 
     Args:
         inputs: Unknowns of one output.
@@ -131,15 +131,18 @@ def add_ridge(covariance: Tensor, ridge: float) -> Tensor:
     return added
 
 
-def ridge_of(inputs: int) -> float:
-    """How strongly weights are held, the more the fewer inputs there are to solve them with: 24 over their number.
+def ridge_of(unknowns: int, equations: int) -> float:
+    """How strongly the weights of a layer are held: by six times its unknowns over its equations.
 
-    Places of one image are alike, so that equations are worth less than their number: with a ridge of 1e-3 and 192
-    images, MobileNetV2's features at 0.75 of the MACs were five times as far from the dense ones on other images as on
-    those. Of a few ridges tried, 0.1 was the best for 192 images (MobileNetV2, ResNet-50) and for 448 (ResNet-20), and
-    0.3 for 48 (ResNet-20).
+    The best ridge is that ratio times the noise over what the weights explain (Hoerl, Kennard & Baldwin 1975, Ridge
+    regression: some simulations). We take one number for both, found by trying; it also makes up for the places of one
+    image being alike, so that equations say less than their number.
+
+    Args:
+        unknowns: Inputs of one output.
+        equations: Their number; one image gives many.
     """
-    return min(1.0, _HELD / inputs)
+    return _HELD * unknowns / equations
 
 
 def patch_rows(

@@ -35,7 +35,7 @@ from pruneport.compress.graph.groups import Group
 from pruneport.compress.group_records import Member
 from pruneport.compress.hooks import calls_recorded, hooks_restored, norms_recorded
 from pruneport.compress.resize.layers import weight_by_channel
-from pruneport.models.inputs import batch_of, changed, rows_of_inputs, run_on
+from pruneport.models.inputs import changed, rows_of_inputs, run_on
 
 __all__ = ["Consumer", "unseen", "visit_consumers"]
 
@@ -108,9 +108,7 @@ def visit_consumers(
         The group's index, its consumers, as far as they are seen to run, and a replay of the network from before the
         first of them; where removal is ``unseen`` by them, from before the group is made.
     """
-    first_batch = batches[0]()
-    ridge = ridge_of(batch_of(first_batch) * len(batches))
-    example = rows_of_inputs(first_batch, slice(2))
+    example = rows_of_inputs(batches[0](), slice(2))
     with calls_recorded(network) as calls, norms_recorded(network) as norms, torch.no_grad():
         run_on(network, changed(example, Tensor.clone))
     place = {name: index for index, name in reversed(list(enumerate(calls)))}
@@ -136,9 +134,7 @@ def visit_consumers(
             members = [member for index in run for member in readers[index]]
             watched = _watch(replay, members, calls, ahead=first[after[0]].module if after else "")
             for done, index in enumerate(run, start=1):
-                consumers = [
-                    _consumer(network, m, watched[m.module], norms.get(m.module), ridge) for m in readers[index]
-                ]
+                consumers = [_consumer(network, m, watched[m.module], norms.get(m.module)) for m in readers[index]]
                 later = {member.module for other in run[done:] for member in readers[other]}
                 watched = {name: inputs for name, inputs in watched.items() if name in later}
                 yield index, consumers, replay
@@ -217,7 +213,7 @@ def _watch(replay: Replay, readers: Sequence[Member], calls: Sequence[str], ahea
     return watched
 
 
-def _consumer(network: nn.Module, member: Member, inputs: _Inputs, norm: Any, ridge: float) -> Consumer:
+def _consumer(network: nn.Module, member: Member, inputs: _Inputs, norm: Any) -> Consumer:
     """One consumer: weights, covariance and mean of its inputs, and what an error in its outputs counts."""
     covariance, mean = inputs.moments()
     positions = torch.from_numpy(member.positions)
@@ -230,7 +226,7 @@ def _consumer(network: nn.Module, member: Member, inputs: _Inputs, norm: Any, ri
         variance = ((covariance @ weight) * weight).sum(0)
         if inputs.layer.bias is None and norm is None:
             covariance, mean = covariance + within * mean.outer(mean), mean * 0
-        add_ridge(covariance, ridge)
+        add_ridge(covariance, ridge_of(inputs.layer.weight[0].numel(), inputs.equations.rows))
     else:
         by_channel = weight_by_channel(network, member.module, "in")
         assert by_channel is not None

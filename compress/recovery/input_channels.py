@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pruneport.compress.activations.least_squares import Equations, chosen_places, output_rows
+from pruneport.compress.activations.least_squares import Equations, chosen_places, output_rows, ridge_of
 
 __all__ = ["InputChannels"]
 
@@ -51,16 +51,18 @@ class InputChannels:
             self._equations = Equations(inputs.shape[1], wanted.shape[1], inputs.device)
         self._equations.add(output_rows(layer, inputs, places), wanted)
 
-    def read(self, weight: Tensor, ridge: float, centred: bool = True) -> Tensor:
+    def read(self, weight: Tensor, ridge: float | None = None, centred: bool = True) -> Tensor:
         """The dense weights (outputs, inputs, ...) as weights (outputs, kept inputs, ...), float64.
 
         Args:
             weight: Of the dense convolution.
-            ridge: Pull of the map towards kept channels that tell of themselves alone; see ``Equations.solve``.
+            ridge: Pull of the map towards kept channels that tell of themselves alone; see ``Equations.solve``. None:
+                ``ridge_of`` its unknowns and equations.
             centred: Whether an intercept will make up for what the map adds to all places alike; else it adds nothing.
         """
         assert self._equations is not None
         itself = torch.zeros(len(self._kept), weight.shape[1], dtype=torch.float64)
         itself[torch.arange(len(self._kept)), self._kept] = 1
+        ridge = ridge_of(len(itself), self._equations.rows) if ridge is None else ridge
         told, _ = self._equations.solve(itself, ridge, centred)
         return torch.einsum("oa...,ka->ok...", weight.to(told), told)

@@ -79,8 +79,8 @@ def reconstruct(
         pruned: The pruned one, with modules of the same names.
         kept: Positions kept by layer and axis, as ``positions_kept`` gives them.
         batches: Inputs; no labels are needed.
-        ridge: Pull towards the present weights, relative to the variance of each input of a layer; None: ``ridge_of``
-            the number of inputs.
+        ridge: Pull towards where a layer's solve starts, relative to the variance of each of its inputs; None:
+            ``ridge_of`` its unknowns and equations.
         progress: Told which layer is being solved.
         strict: Raise where there are too few equations; else such a layer keeps its weights.
         mirrored: Show each image mirrored, too, to layers of which the images alone give less than 40,000 equations.
@@ -94,7 +94,6 @@ def reconstruct(
     wanted = set(solvable_layers(pruned, kept))
     first = batches[0]()
     example, images = rows_of_inputs(first, slice(2)), batch_of(first) * len(batches)
-    ridge = ridge_of(images) if ridge is None else ridge
     with (
         calls_recorded(pruned) as order,
         norms_recorded(pruned) as norms,
@@ -183,7 +182,7 @@ def _may_add(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) and is_plain(layer) and "weight" in layer._parameters
 
 
-def _solve(ours: Replay, layer: Layer, ridge: float, strict: bool) -> bool:
+def _solve(ours: Replay, layer: Layer, ridge: float | None, strict: bool) -> bool:
     """Solve one layer anew; False where the inputs are too few and that is allowed."""
     module: Any = ours.network.get_submodule(layer.name)
     outputs, unknowns = module.weight.flatten(1).shape
@@ -195,7 +194,9 @@ def _solve(ours: Replay, layer: Layer, ridge: float, strict: bool) -> bool:
         return False
     centred = module.bias is not None or layer.norm is not None
     start = layer.wanted.start(module, ridge, centred).flatten(1).T
-    solve = partial(equations.solve, start, ridge, centred=centred)
+    # A mirror image says much of what the image does: what holds the weights is chosen for the images alone.
+    held = ridge_of(unknowns, equations.rows // layer.views) if ridge is None else ridge
+    solve = partial(equations.solve, start, held, centred=centred)
     weight, intercept = solve()
     if layer.clip is not None:
         for _ in range(_CLIPPED):

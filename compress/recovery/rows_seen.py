@@ -99,7 +99,7 @@ class Wanted:
         if self._runs <= self._batches:
             self.added[self._runs - 1] = self.rows[-1].of(other)
 
-    def start(self, layer: Any, ridge: float, centred: bool) -> Tensor:
+    def start(self, layer: Any, ridge: float | None, centred: bool) -> Tensor:
         """Weights (outputs, inputs, ...) of the pruned layer that its solve starts from, as ``InputChannels`` reads."""
         weight: Tensor = layer.weight.detach()
         if self.channels is None:

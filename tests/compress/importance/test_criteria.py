@@ -264,7 +264,7 @@ def test_activation_is_the_mean_of_what_consumers_read() -> None:
 def test_block_hessian_removes_what_least_squares_misses_least() -> None:
     """Against numpy: the error of the second convolution, refitted on the units that are left.
 
-    A ridge is equations more, one for each input: it may differ by a deviation, which counts as 24 images.
+    A ridge is equations more, one for each input: it may differ by a deviation, which counts as six equations an input.
     """
     network, given = chain(), calibration(images=70)
     with torch.inference_mode():
@@ -273,7 +273,7 @@ def test_block_hessian_removes_what_least_squares_misses_least() -> None:
     rows = (rows - rows.mean(0)).numpy()
     weight = network[2].weight.detach().flatten(1).T.double().numpy()
     variance, count = np.square(rows @ weight).mean(), len(rows)
-    rows = np.vstack([rows, np.diag(rows.std(0) * np.sqrt(24 / 70 * count))])
+    rows = np.vstack([rows, np.diag(rows.std(0) * np.sqrt(6 * rows.shape[1]))])
     targets = rows @ weight
 
     def error(removed: list[int]) -> float:

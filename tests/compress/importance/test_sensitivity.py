@@ -80,9 +80,9 @@ PLAIN = {
 }
 
 
-def with_ridge(rows: FloatArray, inputs: int) -> FloatArray:
-    """Equations more: each unknown may differ by its input's deviation, which counts as 24 of the inputs."""
-    return np.vstack([rows, np.diag(rows.std(0) * np.sqrt(24 / inputs * len(rows)))])
+def with_ridge(rows: FloatArray, unknowns: int) -> FloatArray:
+    """Equations more: each unknown may differ by its input's deviation, which counts as six equations an unknown."""
+    return np.vstack([rows, np.diag(rows.std(0) * np.sqrt(6 * unknowns))])
 
 
 @pytest.mark.parametrize("kind", list(PLAIN))
@@ -98,7 +98,7 @@ def test_a_consumer_makes_up_for_lost_inputs_as_least_squares_does(kind: str) ->
         hidden = network[1](network[0](inputs))  # type: ignore[index]
     rows = rows_of(hidden).transpose(1, 2).flatten(0, 1).double().numpy()
     rows = rows - rows.mean(0)
-    count, rows = len(rows), with_ridge(rows, len(inputs))
+    count, rows = len(rows), with_ridge(rows, layer.weight[0].numel())
     size = rows.shape[1] // 8
     runs = getattr(layer, "groups", 1)
     outputs = layer.weight.shape[0] // runs
@@ -162,7 +162,7 @@ def test_a_layer_without_a_bias_is_fitted_without_an_intercept() -> None:
         hidden = network[1](network[0](inputs))  # type: ignore[index]
     rows = hidden.transpose(0, 1).flatten(1).T.double().numpy()
     count = len(rows)
-    rows = np.vstack([rows, np.diag(np.sqrt(np.square(rows).mean(0) * 24 / len(inputs) * count))])
+    rows = np.vstack([rows, np.diag(np.sqrt(np.square(rows).mean(0) * 6 * rows.shape[1]))])
     weight = network[2].weight.detach().flatten(1).T.double().numpy()  # type: ignore[index]
     left = [0, 2, 3, 5, 7]
     targets = rows @ weight
@@ -219,7 +219,7 @@ def test_the_output_error_is_that_of_the_network_really_pruned() -> None:
     rows = nn.functional.unfold(hidden, 3, padding=1).transpose(1, 2).flatten(0, 1).double().numpy()
     wanted = targets.flatten(2).transpose(1, 2).flatten(0, 1).double().numpy()
     start = dense.conv2.weight[:, kept].detach().flatten(1).T.double().numpy()
-    held = with_ridge(rows - rows.mean(0), 96)
+    held = with_ridge(rows - rows.mean(0), dense.conv2.weight[0].numel())
     fitted = np.linalg.lstsq(held, np.vstack([wanted - wanted.mean(0), held[len(rows) :] @ start]), rcond=None)[0]
     intercept = wanted.mean(0) - rows.mean(0) @ fitted
     block.conv2.weight.data = torch.from_numpy(fitted.T).float().reshape(block.conv2.weight.shape)
@@ -310,7 +310,7 @@ def test_what_an_attention_loses_is_more_than_its_projection_sees(fused: bool) -
         read = seen[0].flatten(0, 1).double().numpy()
         left = [row for row in range(16) if row not in lost]
         wanted = read @ network.proj.weight.detach().double().numpy().T
-        held = with_ridge(read[:, left] - read[:, left].mean(0), 96)
+        held = with_ridge(read[:, left] - read[:, left].mean(0), network.proj.in_features)
         start = network.proj.weight[:, left].detach().double().numpy().T
         right = np.vstack([wanted - wanted.mean(0), held[len(read) :] @ start])
         fitted = np.linalg.lstsq(held, right, rcond=None)[0]

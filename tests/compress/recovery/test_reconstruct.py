@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,6 +112,33 @@ def test_the_batch_size_does_not_change_the_solution() -> None:
         torch.testing.assert_close(pruned.network(images(8)), other(images(8)), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_weights_are_held_by_six_times_unknowns_over_the_equations_of_the_images(
+    mirrored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against numpy: a ridge is equations more, one for each unknown."""
+    monkeypatch.setattr(RowWeights, "of", lambda *_: None)
+    torch.manual_seed(0)
+    dense: Any = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    pruned, keep = copy.deepcopy(dense), [0, 2, 3, 5, 7]
+    kept = {"0": {"out": keep}, "2": {"in": keep}}
+    for name, axes in kept.items():
+        narrow(pruned, name, axes)
+    given = torch.randn(6, 3, 8, 8)
+    shown = torch.cat([given, given.flip(3)]) if mirrored else given
+    with torch.inference_mode():
+        read, wanted = (tensor.movedim(1, -1).flatten(0, 2) for tensor in (dense[:2](shown), dense(shown)))
+    rows, targets = read[:, keep].double().numpy(), wanted.double().numpy()
+    rows, targets = rows - rows.mean(0), targets - targets.mean(0)
+    views = len(shown) // len(given)
+    held = np.diag(rows.std(0) * np.sqrt(6 * len(keep) * views))
+    start = pruned[2].weight.detach().flatten(1).T.double().numpy()
+    fitted, *_ = np.linalg.lstsq(np.vstack([rows, held]), np.vstack([targets, held @ start]), rcond=None)
+    assert np.abs(fitted - start).max() > 0.01
+    assert reconstruct(dense, pruned, kept, batches_of(given, 3), mirrored=mirrored) == ["2"]
+    np.testing.assert_allclose(pruned[2].weight.detach().flatten(1).T.numpy(), fitted, atol=1e-5)
+
+
 def test_mirrored_is_with_the_mirror_images_beside_and_a_ridge_for_the_images_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -121,7 +149,8 @@ def test_mirrored_is_with_the_mirror_images_beside_and_a_ridge_for_the_images_al
     given = images(96)
     both = batches_of(torch.cat([given, given.flip(3)]), 48)
     reconstruct(dense, pruned.network, kept_of(pruned), batches_of(given, 48), mirrored=True)
-    reconstruct(dense, beside, kept_of(pruned), both, ridge=ridge_of(96))
+    monkeypatch.setattr(reconstruct_module, "ridge_of", lambda unknowns, rows: ridge_of(unknowns, rows // 2))
+    reconstruct(dense, beside, kept_of(pruned), both)
     assert same_state(pruned.network, beside)
 
 

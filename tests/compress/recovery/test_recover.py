@@ -72,7 +72,7 @@ def test_few_images_are_fitted_better_than_others() -> None:
     unseen = batches_of(torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(9)), 32)
     done = recover("reconstruct", dense, pruned.network, pruned.plan.groups, batches_of(images(36), 18), heldout=unseen)
     assert done.heldout_error_after is not None
-    assert done.error_after < 0.9 * done.heldout_error_after
+    assert done.error_after < 0.95 * done.heldout_error_after
 
 
 def test_outputs_without_classes_have_an_error_and_no_agreement() -> None:
