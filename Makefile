@@ -56,10 +56,9 @@ wheel: $(INSTALLED)
 # checkout's; so beside it that is which files are carried, what starts processes, the verbs one after the other, and what
 # tells the user's modules from ours.
 PACKAGED := tests/test_package.py tests/test_versions.py tests/models/test_source.py tests/models/digits \
-	tests/commands/api/test_pruning.py tests/commands/test_chain.py tests/commands/test_earlier_versions.py \
-	tests/commands/test_help.py tests/commands/test_progress.py tests/commands/test_public_names.py \
-	tests/commands/test_study.py tests/commands/test_sweep.py tests/commands/test_user_projects.py \
-	tests/bench/transfer/test_runner.py tests/export/bundle/test_two_writers.py tests/export/bundle/test_unfinished.py
+	tests/commands/test_chain.py tests/commands/test_earlier_versions.py tests/commands/test_public_names.py \
+	tests/commands/test_study.py tests/commands/test_user_projects.py tests/bench/transfer/test_runner.py \
+	tests/export/bundle/test_two_writers.py tests/export/bundle/test_unfinished.py
 
 test-wheel: wheel
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --force-reinstall dist/*.whl

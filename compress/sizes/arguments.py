@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves
 
 __all__ = ["argument", "argument_at", "operator_name", "tensors_in"]
 
@@ -30,6 +30,4 @@ def operator_name(function: Any) -> str:
 
 def tensors_in(values: Any) -> list[Tensor]:
     """All tensors in nested arguments, in order."""
-    found: list[Tensor] = []
-    tree_map(lambda value: found.append(value) if isinstance(value, Tensor) else None, values)
-    return found
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,12 +49,12 @@ class OpCall:
         """``add_`` of aten.add_.Tensor."""
         return operator_name(self.function)
 
-    @property
+    @cached_property
     def inputs(self) -> list[Tensor]:
         """All tensors among the arguments, in order."""
         return tensors_in((self.args, self.kwargs))
 
-    @property
+    @cached_property
     def outputs(self) -> list[Tensor]:
         """All tensors that the call returned."""
         return tensors_in(self.output)
