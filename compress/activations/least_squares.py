@@ -140,9 +140,9 @@ def ridge_of(unknowns: int, equations: int) -> float:
 
     Args:
         unknowns: Inputs of one output.
-        equations: Their number; one image gives many.
+        equations: Their number; one image gives many. Of a layer that was given nothing there are none.
     """
-    return _HELD * unknowns / equations
+    return _HELD * unknowns / max(1, equations)
 
 
 def patch_rows(
