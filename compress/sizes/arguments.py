@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["argument", "argument_at", "operator_name", "tensors_in"]
+__all__ = ["argument", "argument_at", "nested_tensors", "operator_name"]
 
 
 def argument(function: Any, args: Any, kwargs: Any, name: str, default: Any = None) -> Any:
@@ -28,6 +28,6 @@ def operator_name(function: Any) -> str:
     return str(function).split(".")[1]
 
 
-def tensors_in(values: Any) -> list[Tensor]:
+def nested_tensors(values: Any) -> list[Tensor]:
     """All tensors in nested arguments, in order."""
     return [value for value in tree_leaves(values) if isinstance(value, Tensor)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruneport.compress.sizes.arguments import tensors_in
+from pruneport.compress.sizes.arguments import nested_tensors
 from pruneport.compress.sizes.call_sites import call_site
 from pruneport.compress.sizes.size_calls import SIZE_CALLS, SizeCall
 from pruneport.compress.sizes.size_queries import QUERIES, SizeQuery
@@ -127,7 +127,7 @@ class SizeTracer(TorchFunctionMode):
 
     def _note_used(self, call: SizeCall, name: str, number: str, args: Any, kwargs: Any, output: Any) -> None:
         """Note the sizes that a call was given, and which channels each counts."""
-        for part in call.measure(args, kwargs, output) if output is None or tensors_in(output) else ():
+        for part in call.measure(args, kwargs, output) if output is None or nested_tensors(output) else ():
             whole = not part.start and part.stop == part.tensor.shape[part.dim]
             if not isinstance(part.value, int) or (part.value < 0 and whole):  # torch computes it
                 continue

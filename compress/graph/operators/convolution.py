@@ -19,7 +19,7 @@ from pruneport.compress.graph.operators.layer_channels import (
 from pruneport.compress.graph.tracing.trace import Product
 from pruneport.compress.graph.tracing.tracer import OpCall, Tracer
 from pruneport.compress.resize.layer_types import removed_whole
-from pruneport.compress.sizes.arguments import tensors_in
+from pruneport.compress.sizes.arguments import nested_tensors
 
 __all__ = ["convolve"]
 
@@ -36,7 +36,7 @@ def convolve(tracer: Tracer, call: OpCall) -> None:
         else:
             _multiply_unwrapped(tracer, source)
             tracer.contract(call.output)
-            _weigh(tracer, tensors_in((weight, bias)), call.output)
+            _weigh(tracer, nested_tensors((weight, bias)), call.output)
         return
     layer: Any = tracer.modules[name]
     if bool(call.argument("transposed", False)) != layer.transposed:

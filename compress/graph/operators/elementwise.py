@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pruneport.compress.graph.tracing.channel_ids import ChannelLabels
 from pruneport.compress.graph.tracing.tracer import OpCall, Tracer
-from pruneport.compress.sizes.arguments import tensors_in
+from pruneport.compress.sizes.arguments import nested_tensors
 
 __all__ = ["MEETS_FIXED", "combine", "concatenate", "meeting", "put", "share", "stack", "write"]
 
@@ -102,7 +102,7 @@ def _meet(
 
 def concatenate(tracer: Tracer, call: OpCall) -> None:
     """Channels side by side stay what they are; all other dimensions are shared."""
-    parts = [part for part in tensors_in(call.args) if part.numel()]
+    parts = [part for part in nested_tensors(call.args) if part.numel()]
     dim = call.argument("dim", 0) % call.output.ndim
     tracer.give(call.output, [])
     if _only_unwrapped(tracer, parts, lambda ids: torch.cat(ids, dim), call.output):
@@ -121,7 +121,7 @@ def concatenate(tracer: Tracer, call: OpCall) -> None:
 
 def stack(tracer: Tracer, call: OpCall) -> None:
     """A new dimension; all others are shared."""
-    parts = tensors_in(call.args)
+    parts = nested_tensors(call.args)
     dim = call.argument("dim", 0) % call.output.ndim
     tracer.give(call.output, [])
     if not _only_unwrapped(tracer, parts, lambda ids: torch.stack(ids, dim), call.output):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pruneport.compress.graph.tracing.channel_ids import ChannelLabels
 from pruneport.compress.graph.tracing.tracer import OpCall, Tracer
-from pruneport.compress.sizes.arguments import tensors_in
+from pruneport.compress.sizes.arguments import nested_tensors
 
 __all__ = ["fold", "glu", "normalise", "order", "pool", "reduce", "sample"]
 
@@ -90,7 +90,7 @@ def sample(tracer: Tracer, call: OpCall) -> None:
     """Regions of an image, pooled: each channel by itself, at places that other values say."""
     source = call.args[0]
     tracer.give(call.output, [])
-    for other in tensors_in((call.args[1:], call.kwargs)):
+    for other in nested_tensors((call.args[1:], call.kwargs)):
         for labels in tracer.labels_of(other):
             if not labels.unwrapped:
                 tracer.lose([call.output], labels.compact())

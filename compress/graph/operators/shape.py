@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from pruneport.compress.graph.tracing.channel_ids import ChannelLabels
 from pruneport.compress.graph.tracing.tracer import OpCall, Tracer
 from pruneport.compress.resize.attention import attention_head_counts
-from pruneport.compress.sizes.arguments import operator_name, tensors_in
+from pruneport.compress.sizes.arguments import nested_tensors, operator_name
 
 __all__ = [
     "channel_shuffle",
@@ -74,7 +74,7 @@ def _moved(function: Any, args: Any, kwargs: Any, tensor: Tensor, labels: Tensor
         labels = labels.double()
         args, kwargs = tree_map(lambda value: labels if value is given else value, (args, kwargs))
         moved = call(*args, **kwargs)
-    return [part.long() for part in tensors_in(moved)]
+    return [part.long() for part in nested_tensors(moved)]
 
 
 def pad(tracer: Tracer, call: OpCall) -> None:

@@ -26,7 +26,7 @@ from pruneport.compress.graph.tracing.labels import Labels
 from pruneport.compress.graph.tracing.trace import Notes, Product, Trace
 from pruneport.compress.graph.tracing.weight_views import WeightViews
 from pruneport.compress.hooks import hooks_restored
-from pruneport.compress.sizes.arguments import argument, operator_name, tensors_in
+from pruneport.compress.sizes.arguments import argument, nested_tensors, operator_name
 from pruneport.compress.sizes.size_trace import SizeTracer
 from pruneport.compress.sizes.traced_sizes import attributes_traced
 from pruneport.models.inputs import ExampleInputs, run_on
@@ -52,12 +52,12 @@ class OpCall:
     @cached_property
     def inputs(self) -> list[Tensor]:
         """All tensors among the arguments, in order."""
-        return tensors_in((self.args, self.kwargs))
+        return nested_tensors((self.args, self.kwargs))
 
     @cached_property
     def outputs(self) -> list[Tensor]:
         """All tensors that the call returned."""
-        return tensors_in(self.output)
+        return nested_tensors(self.output)
 
     def argument(self, name: str, default: Any = None) -> Any:
         """An argument by its name, however it was given."""
@@ -118,7 +118,7 @@ class Tracer(Labels, WeightViews, TorchDispatchMode):  # type: ignore[no-untyped
     def run(self, example: ExampleInputs, forward: Callable[[nn.Module, ExampleInputs], Any] = run_on) -> Any:
         """The forward pass; returns what the network returns."""
         traced = attributes_traced(self.network, self.layers, self.sizes)
-        self._flow.started(tensors_in(example))
+        self._flow.started(nested_tensors(example))
         compiled = "torch._dynamo" in sys.modules  # else nothing of the network can be
         eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
         with self._watching(), traced, torch.no_grad(), eager, self, self.sizes:
