@@ -1,7 +1,7 @@
 # make demo    ship two networks and show the reports        make test      run the tests: minutes
 # make lint    ruff and mypy --strict                        make test-all  run the slow ones, too, and the wheel's
 # make docs    build the manual into site/                 make test-gpu  run what needs a CUDA GPU
-# make coverage  make test, and count the lines that it runs; make format, wheel, test-wheel, constraints
+# make coverage  test-all but the wheel, and count the lines; make format, wheel, test-wheel, constraints
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,13 +20,13 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py --out demo-out
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(COVERAGE)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-all: test test-rest
 
 # Apart from test-all, since counting takes the same tests two thirds longer: Python tells of every call in torch, too.
-coverage: COVERAGE := --cov --cov-report=term --cov-fail-under=95
-coverage: test
+coverage: $(INSTALLED)
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term --cov-fail-under=95
 
 # What make test leaves.
 test-rest: $(INSTALLED)

@@ -4,6 +4,7 @@ on who else is at work.
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import hashlib
@@ -33,14 +34,26 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _signatures_read_once() -> None:
-    """torch's exporter has onnxscript parse its 500 functions anew for each network, longer than a small one takes."""
+def _exporter_reads_its_tables_once() -> None:
+    """torch's exporter finds its functions and operators anew for each network: a fifth of a small one's time."""
+    import torch._export.utils
     from onnxscript.values import TracedOnnxFunction
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     if isinstance(read := getattr(TracedOnnxFunction, "function_ir", None), property):
         once = functools.cached_property(read.fget)
         once.__set_name__(TracedOnnxFunction, "function_ir")
         TracedOnnxFunction.function_ir = once
+    found = functools.cache(ONNXRegistry.from_torchlib)
+
+    def copied(*versions: int, **named: int) -> ONNXRegistry:
+        """Functions are added to those of an operator, or take their place."""
+        registry = copy.copy(found(*versions, **named))
+        registry.functions = {target: [*functions] for target, functions in registry.functions.items()}
+        return registry
+
+    ONNXRegistry.from_torchlib = staticmethod(copied)
+    torch._export.utils._materialize_cpp_cia_ops = functools.cache(torch._export.utils._materialize_cpp_cia_ops)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

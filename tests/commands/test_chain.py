@@ -242,7 +242,7 @@ def test_an_onnx_file_of_another_plan_is_refused(bundle: Path, run: Any, rehash:
     assert "was exported for another plan" in done.err
 
 
-@pytest.mark.parametrize("verb", ["bench", "ship"])
+@pytest.mark.parametrize("verb", ["bench", pytest.param("ship", marks=pytest.mark.slow)])
 def test_a_speedup_that_was_not_reached_fails(verb: str, bundle: Path, run: Any, tmp_path: Path) -> None:
     arguments = (bundle,) if verb == "bench" else (*DIGITS, "--out", tmp_path / "new", "--parity-batches", "1")
     done = run(verb, *arguments, *QUICK, "--require-speedup", "100")

@@ -58,6 +58,7 @@ def _absent(network: nn.Module) -> set[str]:
     return {name for name, module in network.named_modules() if isinstance(module, Absent)}
 
 
+@pytest.mark.slow
 def test_ship_drops_branches_and_the_bundle_verifies(run: Callable[..., Any], digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     alone = ("--depth", "auto", "--max-pruning-ratio", "0.001", "--flops", "0.75", "--recover", "reconstruct")
@@ -138,6 +139,7 @@ def test_a_network_that_nothing_can_be_measured_on_is_told_to_keep_its_branches(
     pruneport.prune(network, macs=0.7, recover="none", input_shape=(3, 8, 8))
 
 
+@pytest.mark.slow
 def test_it_is_fine_tuned_and_taught_by_the_dense_network(
     run: Callable[..., Any], shallow: Path, task: Path, tmp_path: Path
 ) -> None:
@@ -173,6 +175,7 @@ def test_a_schedule_drops_branches_while_it_trains(run: Callable[..., Any], task
     assert {name.rpartition(".")[0] for name in _absent(pruneport.load(out))} >= {"blocks.0", "blocks.2"}
 
 
+@pytest.mark.slow
 def test_it_is_compressed_further(run: Callable[..., Any], shallow: Path, tmp_path: Path) -> None:
     out, plan = tmp_path / "smaller", _plan(shallow)
     done = run("compress", shallow, *ALONE, "--flops", "0.4", "--calibration-images", "16", "--out", out)

@@ -50,6 +50,7 @@ def _check_form(folder: Path, form: str) -> None:
     assert sum(f"embedded as {form}" in detail for detail in details) == 2
 
 
+@pytest.mark.slow
 def test_shipped_files_take_photos_as_they_are(
     run: Any, shipped: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

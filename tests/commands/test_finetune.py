@@ -34,6 +34,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_bundle_is_trained_and_is_a_bundle_again(run: Any, bundle: Path, task: Path, tmp_path: Path) -> None:
     out = tmp_path / "trained"
     done = run("finetune", bundle, "--task", task, "--epochs", 1, *_PIXELS, "--out", out, "--json")

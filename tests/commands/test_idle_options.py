@@ -138,6 +138,7 @@ def test_a_keyword_that_nothing_reads(options: dict[str, Any], said: str) -> Non
         pruneport.prune(network, macs=0.5, input_shape=(3, 8, 8), **options)
 
 
+@pytest.mark.slow
 def test_what_is_read_in_another_combination(run: Callable[..., Any], digits: Path, tmp_path: Path) -> None:
     """The number of synthetic inputs that calibrate int8, and labels of a criterion that has a loss."""
     shipping = ("--repeats", "2", "--warmup", "1", "--batches", "1", "--parity-batches", "1", "--threads", "1")

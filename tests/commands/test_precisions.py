@@ -47,6 +47,7 @@ def precise(made: ShipResult, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made.folder, tmp_path / "precise"))
 
 
+@pytest.mark.slow
 def test_every_precision_is_made_and_compared_on_real_images(made: ShipResult) -> None:
     assert {path.name for path in made.folder.glob("*.onnx")} == FILES
     assert set(read_json(made.folder / "manifest.json")["files"]) >= FILES
@@ -231,6 +232,7 @@ def make():
 """One channel is so much larger than the others that int8 has no steps for these."""
 
 
+@pytest.mark.slow
 def test_ship_leaves_layers_in_float_where_int8_loses_more_than_max_drop(
     digits: Path, tmp_path: Path, run: Any
 ) -> None:
@@ -254,6 +256,7 @@ def test_ship_leaves_layers_in_float_where_int8_loses_more_than_max_drop(
         assert "layers in float" in text
 
 
+@pytest.mark.slow
 def test_layers_stay_in_float_by_their_names(run: Any, bundle: Path, digits: Path) -> None:
     asked = ("--precisions", "int8", "--calibration", digits, "--calibration-images", 32)
     ran = run("export", bundle, *asked, "--float-layers", "blocks.0", "stem*")

@@ -91,6 +91,7 @@ def test_something_is_said_before_anything_slow_is_imported(tmp_path: Path) -> N
     assert done.stderr.splitlines() == ["loading torch", "torch is imported"]
 
 
+@pytest.mark.slow
 def test_a_log_has_plain_lines_and_a_table(run: Any, tmp_path: Path) -> None:
     done = run(*_SHIP, *_QUICK, "--out", tmp_path / "out", "--json")
     assert done.code == 0

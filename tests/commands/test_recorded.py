@@ -174,6 +174,7 @@ def test_outputs_that_are_all_zero_prove_nothing(run: Any, tmp_path: Path, monke
         assert "proves nothing for the dense and the pruned network" in place
 
 
+@pytest.mark.slow
 def test_a_busy_machine_is_said_in_console_card_and_report(run: Any, bundle: Path) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]

@@ -38,6 +38,7 @@ def test_a_damaged_record_names_the_verb_that_writes_it(bundle: Path, run: Any, 
     assert run("bench", bundle, *QUICK).code == 0
 
 
+@pytest.mark.slow
 def test_where_both_are_damaged_exporting_helps(bundle: Path, run: Any, rehash: Any) -> None:
     for name in ("bench.json", "verify.json"):
         _damage(bundle, name, rehash)

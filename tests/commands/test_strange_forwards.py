@@ -78,6 +78,7 @@ def test_outputs_keep_their_names_all_the_way(source: Path, run: Any, tmp_path: 
     assert run("verify", out, "--factory", f"{source}:make").code == 0
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_all_the_way(source: Path, run: Any, tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / "photos").mkdir(exist_ok=True)

@@ -63,6 +63,7 @@ def _content(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_bundle_a_point_and_one_page(swept: Path) -> None:
     assert {path.name for path in swept.iterdir()} == {"flops-0.8", "flops-0.5", "sweep.json", "report.html"}
     record = read_json(swept / "sweep.json")

@@ -230,7 +230,9 @@ NETWORKS: dict[str, tuple[Any, int, int]] = {
 }
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize(
+    "name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name != "resnet18")]
+)
 @pytest.mark.parametrize("scope", ["filters", "channels"])
 def test_branches_of_known_architectures_go_beside_narrower_widths(name: str, scope: Any) -> None:
     """Every second branch; what is left is proven, costs what was predicted, and is made again from the plan alone."""

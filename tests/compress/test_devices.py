@@ -57,7 +57,13 @@ def calibration(count: int = 48, size: int = 24) -> Calibration:
 
 
 @pytest.mark.parametrize("elsewhere", [DEVICE, torch.device("mps")])
-@pytest.mark.parametrize("criterion", ["block-hessian", "activation", "taylor", "fisher", "l1"])
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        "block-hessian",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("activation", "taylor", "fisher", "l1")),
+    ],
+)
 def test_whatever_is_computed_on_a_device_meets_nothing_of_the_cpu(criterion: str, elsewhere: torch.device) -> None:
     """And it is what the CPU computes, also where there is no float64; the networks that were given stay."""
     dense, source = open_source(SOURCE)
@@ -109,6 +115,7 @@ class _Generators:
         self.state = state
 
 
+@pytest.mark.slow
 def test_imitation_trains_on_a_device_that_fabric_does_not_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second GPU, or one of another maker: the networks are there already, and drop-outs follow from the seed."""
     generators = _Generators()

@@ -45,6 +45,7 @@ def sizes(network: nn.Module) -> list[tuple[str, str]]:
 # Every network
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 100_000),
     norms=st.booleans(),

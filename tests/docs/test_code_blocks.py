@@ -90,10 +90,8 @@ def test_most_blocks_run() -> None:
     assert sum(block.left_out for block in python) <= 1
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, id=page.name, marks=[] if page.parent == _ROOT else [pytest.mark.slow]) for page in _PAGES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", _PAGES, ids=[page.name for page in _PAGES])
 def test_code_blocks(page: Path, place: Path) -> None:
     blocks = [block for block in _blocks(page) if not block.left_out]
     for block in blocks:

@@ -37,6 +37,7 @@ def command_line() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_flags_are_those_of_the_real_help(command_line: ModuleType) -> None:
     page = (_DOCS / "command-line.md").read_text(encoding="utf-8")
     assert page == command_line.written(page), "python docs/command_line.py writes the tables anew"

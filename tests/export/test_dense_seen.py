@@ -46,6 +46,7 @@ def test_a_dense_network_is_compared_once(digits: Any, exported: Path, tmp_path:
     assert alone == first == again
 
 
+@pytest.mark.slow
 def test_another_dense_file_is_compared_anew(digits: Any, exported: Path, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images")
     seen = DenseSeen()

@@ -15,6 +15,7 @@ from pruneport.bench.report.report import render_report
 _DATA = Path(__file__).parents[2] / "data"
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), reason="no browser")
 def test_a_picture_of_a_report(tmp_path: Path) -> None:

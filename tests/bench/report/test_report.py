@@ -277,6 +277,7 @@ def test_a_browser_shows_the_page(plan: Any, verify: Any, bench: Any, tmp_path: 
     assert by_colour[0x14, 0x68, 0x8C] > 20_000  # the kept bars of the groups' plot
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH")
 def test_nothing_scrolls_sideways_on_a_narrow_screen(plan: Any, verify: Any, bench: Any, tmp_path: Path) -> None:

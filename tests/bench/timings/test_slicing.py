@@ -76,7 +76,7 @@ def make(kind: type[nn.Module]) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("kind", [Mixed, Tokens])
+@pytest.mark.parametrize("kind", [pytest.param(Mixed, marks=pytest.mark.slow), Tokens])
 def test_a_sliced_file_says_what_the_exported_network_says(kind: type[nn.Module], tmp_path: Path) -> None:
     network = make(kind)
     images = torch.randn(2, *SHAPE)

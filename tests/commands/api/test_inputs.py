@@ -34,14 +34,6 @@ from pruneport.models.outputs import tensor_leaves
 from tests.support.input_networks import NETWORKS, Given
 
 QUICK: Mapping[str, Any] = {"criterion": "l1", "ranking": "uniform", "recover": "none", "round_to": 4}
-# Exports; what they show, others do, too.
-_LEFT_TO_TEST_ALL = (
-    "image and metadata",
-    "tokens",
-    "signal",
-    "pixels and truth values",
-    "volume",
-)
 all_networks = pytest.mark.parametrize("given", NETWORKS.values(), ids=NETWORKS)
 
 
@@ -87,7 +79,7 @@ def test_a_plan_keeps_what_they_take_and_the_bundle_comes_back_bit_for_bit(given
 @pytest.mark.parametrize(
     "given",
     [
-        pytest.param(NETWORKS[name], id=name, marks=[pytest.mark.slow] if name in _LEFT_TO_TEST_ALL else [])
+        pytest.param(NETWORKS[name], id=name, marks=[pytest.mark.slow] if name != "two images" else [])
         for name in NETWORKS
     ],
 )
@@ -123,6 +115,7 @@ def test_they_are_exported_verified_and_timed(given: Given, tmp_path: Path) -> N
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_card_says_what_they_take_and_its_lines_run(tmp_path: Path) -> None:
     given = NETWORKS["a dict with a single number"]
     prune(given).export(tmp_path / "half")

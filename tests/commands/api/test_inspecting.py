@@ -50,6 +50,7 @@ def test_a_network_in_memory_is_looked_at_and_left_as_it_is() -> None:
     assert found.dense == pruneport.prune(network, macs=0.5, input_shape=(1, 8, 8), recover="none").plan.dense
 
 
+@pytest.mark.slow
 def test_its_sensitivity_is_measured_and_drawn(tmp_path: Path) -> None:
     network = build()
     network(torch.randn(64, 1, 8, 8))  # which gives the norm statistics to make inputs from

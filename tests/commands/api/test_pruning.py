@@ -352,6 +352,7 @@ def test_a_wrapped_network_is_pruned_inside(wrap: Callable[[nn.Module], nn.Modul
     assert found.plan.source == pruned.plan.source
 
 
+@pytest.mark.slow
 def test_ship_by_keywords(tmp_path: Path) -> None:
     result = pruneport.ship(
         "pruneport:digits_resnet",
@@ -415,6 +416,7 @@ def test_the_example_runs() -> None:
     assert doctest.DocTestRunner().run(example) == (0, 5)
 
 
+@pytest.mark.slow
 def test_a_loaded_network_goes_on_from_its_bundle(half: Path, tmp_path: Path) -> None:
     network = pruneport.load(half, factory=build)
     again = pruneport.prune(network, macs=0.3, like=half, factory=build, **QUICK)

@@ -24,6 +24,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_source_becomes_a_trained_bundle_and_its_network(task: Path, tmp_path: Path) -> None:
     result = pruneport.finetune(
         "pruneport:digits_resnet",

@@ -66,6 +66,7 @@ def cache(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_loop_ends_with_a_recorded_measurement(network: nn.Module, cache: Path) -> None:
     said: list[str] = []
     pruned = pruneport.prune(network, latency=0.6, latency_cache=cache, progress=said.append, **QUICK)
@@ -121,6 +122,7 @@ def test_the_target_counts_in_int8_where_int8_is_shipped() -> None:
     assert timed_in(replace(where, latency_table=Path("t.json")), both).latency_precision is None, "the table's"
 
 
+@pytest.mark.slow
 def test_milliseconds_are_a_share_of_what_dense_takes(network: nn.Module, cache: Path) -> None:
     dense_ms = read_table(next(cache.glob("*.json"))).dense_ms
     pruned = pruneport.prune(network, latency_ms=0.7 * dense_ms, latency_cache=cache, **QUICK)
@@ -174,6 +176,7 @@ def test_the_table_of_another_device_predicts_and_says_so(network: nn.Module, ca
     assert "was not measured" in (pruned.plan.note or "")
 
 
+@pytest.mark.slow
 def test_a_table_of_this_device_closes_the_loop(network: nn.Module, cache: Path, tmp_path: Path) -> None:
     options = {**QUICK, "threads": None}  # the table says one
     pruned = pruneport.prune(network, latency=0.6, latency_table=edited(cache, tmp_path), **options)

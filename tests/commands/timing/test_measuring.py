@@ -31,6 +31,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_table_says_where_it_holds(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = read_table(table)
     assert (content.place.provider, content.place.threads, content.place.batch) == ("cpu", 1, 1)

@@ -110,7 +110,7 @@ def test_an_error_meanwhile_leaves_what_was_remembered() -> None:
         torch.testing.assert_close(value, before[name])
 
 
-@pytest.mark.parametrize("name", ["data-free", "imitate"])
+@pytest.mark.parametrize("name", ["data-free", pytest.param("imitate", marks=pytest.mark.slow)])
 def test_weights_fitted_to_inputs_of_other_statistics_serve_better_so(name: str) -> None:
     """On images that fit what the dense network remembers; and less so after imitation, which shows images mirrored."""
     dense = network()

@@ -86,6 +86,7 @@ def test_the_seed_decides_and_batches_repeat(trained: nn.Module) -> None:
     assert torch.equal(one(), same())
 
 
+@pytest.mark.slow
 def test_what_is_held_out_is_made_besides_and_is_no_view_of_the_others(trained: nn.Module) -> None:
     plain, found = synthesise(trained, SHAPE, 36, 1), synthesise(trained, SHAPE, 36, 1, held_out=16)
     assert plain.heldout == []

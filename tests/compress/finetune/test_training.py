@@ -162,6 +162,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(optimizer: str, job: Callable[..
     assert all(torch.equal(resumed.momenta[name], whole.momenta[name]) for name in whole.momenta)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_after_branches_were_dropped_goes_on_bit_for_bit(job: Callable[..., Job]) -> None:
     pruning = PruneOptions(flops=0.45, depth="auto", max_pruning_ratio=0.001)
     options = {"steps": 16, "save_every": 0.0, "evaluations": 4, "schedule": "loss", "cuts": 2, "distill": 0.5}

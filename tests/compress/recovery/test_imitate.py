@@ -78,6 +78,7 @@ def test_the_size_of_weights_does_not_matter_where_a_norm_makes_up_for_it() -> N
     assert done[1].learning_rate == done[0].learning_rate
 
 
+@pytest.mark.slow
 def test_rates_are_tried_from_the_highest_until_one_gains() -> None:
     dense, batches = network(), batches_of(images(64), 32)
     pruned = pruned_from(dense, flops=0.5).network

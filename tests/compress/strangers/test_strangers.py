@@ -33,15 +33,18 @@ from .returned import leaves
 _PARITY = (1e-5, 1e-4)  # absolute, and of the largest output
 
 
-def parameters(failing: Mapping[str, str], only: str = "") -> list[Any]:
-    """All strangers as parameters of a test, those that fail today marked so."""
+def parameters(failing: Mapping[str, str], only: str = "", quick: int = 1) -> list[Any]:
+    """All strangers as parameters of a test, those that fail today marked so, and all but each ``quick``-th as slow."""
     return [
         pytest.param(
             stranger,
             id=name.replace(" ", "-"),
-            marks=pytest.mark.xfail(strict=True, reason=failing[name]) if name in failing else (),
+            marks=[
+                *([pytest.mark.xfail(strict=True, reason=failing[name])] if name in failing else ()),
+                *([pytest.mark.slow] if position % quick else ()),
+            ],
         )
-        for name, stranger in STRANGERS.items()
+        for position, (name, stranger) in enumerate(STRANGERS.items())
         if not only or getattr(stranger, only)
     ]
 
@@ -53,7 +56,7 @@ def pruned_of(stranger: Stranger, dense: nn.Module) -> tuple[Assessment, Pruned]
     return assessment, prune(dense, source_of(stranger), options, assessment=assessment)
 
 
-@pytest.mark.parametrize("stranger", parameters(FAILING))
+@pytest.mark.parametrize("stranger", parameters(FAILING, quick=4))
 def test_stranger(stranger: Stranger) -> None:
     dense = stranger.build()
     before = copy.deepcopy(dense.state_dict())

@@ -37,6 +37,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]
     return network, path
 
 
+@pytest.mark.slow
 def test_a_detector_with_suppression_by_class(exported: tuple[nn.Module, Path]) -> None:
     network, path = exported
     found = _compare(network, path)

@@ -30,7 +30,7 @@ _NETWORKS: dict[str, tuple[Make, tuple[int, int, int]]] = {
 }
 
 
-_SLOW = [pytest.param(name, marks=[pytest.mark.slow] * (name == "mobilenet_v2")) for name in _NETWORKS]
+_SLOW = [pytest.param(name, marks=[pytest.mark.slow] * (name != "vit")) for name in _NETWORKS]
 
 
 @pytest.fixture(scope="session", params=["dense digits", "pruned digits", *_SLOW])
@@ -100,6 +100,7 @@ def test_onnx_runtime_optimises_it_as_a_transformer(file: Path, tmp_path: Path) 
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [18, 26])
 def test_so_it_is_in_the_oldest_opset_and_the_newest(opset: int, digits: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
