@@ -83,6 +83,7 @@ def test_preprocessing_and_class_names_travel(shipped: Path) -> None:
     assert "Classes: 10, from 0 to 9" in card
 
 
+@pytest.mark.slow
 def test_verify_says_where_images_are_prepared_otherwise_than_the_plan_says(
     bundle: Path, run: Any, tmp_path: Path
 ) -> None:
@@ -338,6 +339,7 @@ def _check_recovery(bundle: Path, name: str, inputs: str, counts: tuple[int, int
     assert recovery["heldout_agreement"] > recovery["heldout_agreement_before"]
 
 
+@pytest.mark.slow
 def test_inspect_measures_and_draws_sensitivity(tmp_path: Path, run: Any) -> None:
     train = write_images(tmp_path / "train", trained_on=True)
     plot = tmp_path / "curves.svg"

@@ -84,6 +84,7 @@ def test_ship_drops_branches_and_the_bundle_verifies(run: Callable[..., Any], di
     assert run("verify", out).code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [(), ("--recover", "none"), ("--recover", "none", "--criterion", "l1")])
 def test_it_is_measured_where_there_are_no_images(
     how: tuple[str, ...], run: Callable[..., Any], tmp_path: Path

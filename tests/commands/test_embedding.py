@@ -119,6 +119,7 @@ def test_a_file_that_holds_another_normalisation_than_its_plan_fails(run: Any, b
     assert (ran.code, "pruned fp32 on seeded inputs, batch 2" in one_line(ran.err)) == (1, True)
 
 
+@pytest.mark.slow
 def test_what_nobody_knows_is_asked_for(run: Any, tmp_path: Path) -> None:
     factory = tmp_path / "users_embedding.py"
     factory.write_text(

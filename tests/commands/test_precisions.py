@@ -75,6 +75,7 @@ def test_every_precision_is_made_and_compared_on_real_images(made: ShipResult) -
     assert all(len(times.pruned.samples_ms) == len(times.dense.samples_ms) == 2 for times in entry.precisions)
 
 
+@pytest.mark.slow
 def test_what_was_found_is_in_console_card_and_report(made: ShipResult, precise: Path, run: Any) -> None:
     read_verified((precise / "verify.json").read_bytes(), "verify.json", "")
     card = (precise / "README.md").read_text(encoding="utf-8")

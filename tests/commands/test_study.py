@@ -88,6 +88,7 @@ def test_advice_on_a_task_of_ones_own(run: Any, tmp_path: Path) -> None:
     assert plain["advice"]["measured"]["errors"] == {"0.5": 0.25, "1": 0.5}
 
 
+@pytest.mark.slow
 def test_a_study_that_has_not_ended_is_reported(run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with open_store(out, identity(StudyOptions())) as store:  # held open, as by the study that runs

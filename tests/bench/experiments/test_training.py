@@ -77,6 +77,7 @@ def run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
+@pytest.mark.slow
 def test_every_start_is_trained_with_its_own_best_rate(run: Any, tmp_path: Path) -> None:
     starts = ("plain", "imitated")
     content = run("--epochs", "1", "2", "--rates", "1e-6", "1e-2", "--starts", *starts)

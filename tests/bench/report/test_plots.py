@@ -102,6 +102,7 @@ def test_latency_of_less_than_a_millisecond_keeps_three_decimals(bench: dict[str
     assert "0.422 ms" in _texts(latency_plot(bench))
 
 
+@pytest.mark.slow
 def test_plots_are_deterministic_and_carry_no_date(plan: dict[str, Any], bench: dict[str, Any]) -> None:
     assert groups_plot(plan) == groups_plot(plan)
     assert latency_plot(bench) == latency_plot(bench)

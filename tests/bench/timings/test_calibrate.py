@@ -53,6 +53,7 @@ def test_fast_networks_are_timed_more_often(dense_ms: float, repeats: int, round
     assert rounds_for(dense_ms, repeats) == rounds
 
 
+@pytest.mark.slow
 def test_what_cannot_be_sliced_is_exported(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Flattened().eval()

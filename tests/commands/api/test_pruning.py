@@ -203,6 +203,7 @@ def test_a_factory_with_other_weights_exports_no_dense_network(
     assert same_state(pruneport.load(half, factory=Residual), pruneport.load(half, factory=build))
 
 
+@pytest.mark.slow
 def test_export_verify_and_bench_follow_each_other(pruned: Any, tmp_path: Path) -> None:
     folder = tmp_path / "half"
     exported = pruned.export(folder)  # saves it, too

@@ -205,6 +205,7 @@ def test_tables_that_do_not_fit(
         pruneport.prune(network, latency=0.6, latency_table=path, **{**QUICK, **options})
 
 
+@pytest.mark.slow
 def test_a_timer_that_cannot_tell_asks_for_more(
     network: nn.Module, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +268,7 @@ def test_targets_that_are_none(options: dict[str, Any], said: str, network: nn.M
         pruneport.prune(network, **{**QUICK, **options})
 
 
+@pytest.mark.slow
 def test_a_network_of_which_nothing_can_go_says_why(network: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"nothing can be pruned with these options:\n  body\.0 \(64\): kept by `keep`"

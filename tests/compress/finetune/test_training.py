@@ -331,6 +331,7 @@ def test_memory_that_does_not_hold_a_step_is_named(job: Callable[..., Job], tmp_
     assert train(smaller).step == 1
 
 
+@pytest.mark.slow
 def test_a_cut_is_scored_where_the_training_runs(job: Callable[..., Job]) -> None:
     state = read_state(job().state)
     network = rebuild_network(state.plan, state.weights)

@@ -58,7 +58,7 @@ def photos(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[int,
     return channels, folder
 
 
-@pytest.mark.parametrize("dynamic", ["batch", "batch,height,width"])
+@pytest.mark.parametrize("dynamic", ["batch", pytest.param("batch,height,width", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", FORMS)
 def test_images_give_what_numpy_and_torch_give_in_float64(
     form: Any, dynamic: Any, photos: tuple[int, Path], tmp_path: Path
@@ -85,6 +85,7 @@ def test_images_give_what_numpy_and_torch_give_in_float64(
     assert parity.ok, parity.fault
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_names_stay_and_only_what_is_embedded_comes_before(form: Any, tmp_path: Path) -> None:
     network = Network().eval()

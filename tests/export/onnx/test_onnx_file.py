@@ -137,6 +137,7 @@ class _Masked(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, :1] if self.rank == 5 else mask).flatten(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [3, 4, 5])
 def test_attention_with_a_mask_of_any_dimensions_is_exported(rank: int, tmp_path: Path) -> None:
     torch.manual_seed(0)

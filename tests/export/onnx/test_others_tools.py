@@ -33,7 +33,7 @@ _NETWORKS: dict[str, tuple[Make, tuple[int, int, int]]] = {
 _SLOW = [pytest.param(name, marks=[pytest.mark.slow] * (name != "vit")) for name in _NETWORKS]
 
 
-@pytest.fixture(scope="session", params=["dense digits", "pruned digits", *_SLOW])
+@pytest.fixture(scope="session", params=[pytest.param("dense digits", marks=pytest.mark.slow), "pruned digits", *_SLOW])
 def file(request: pytest.FixtureRequest, digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("file") / "model.onnx"
     if request.param in _NETWORKS:
