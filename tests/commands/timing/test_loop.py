@@ -125,7 +125,12 @@ def test_the_target_counts_in_int8_where_int8_is_shipped() -> None:
 @pytest.mark.slow
 def test_milliseconds_are_a_share_of_what_dense_takes(network: nn.Module, cache: Path) -> None:
     dense_ms = read_table(next(cache.glob("*.json"))).dense_ms
-    pruned = pruneport.prune(network, latency_ms=0.7 * dense_ms, latency_cache=cache, **QUICK)
+    try:
+        pruned = pruneport.prune(network, latency_ms=0.7 * dense_ms, latency_cache=cache, **QUICK)
+    except TargetError as error:
+        if "expected fewer milliseconds" in str(error):
+            pytest.skip(f"the machine is over 1.4 times as fast as when dense took {dense_ms:.3g} ms: {error}")
+        raise
     reached = pruned.plan.latency
     assert reached is not None
     assert reached.asked_ms == 0.7 * dense_ms
