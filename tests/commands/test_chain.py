@@ -84,6 +84,7 @@ def test_preprocessing_and_class_names_travel(shipped: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.wheel
 def test_verify_says_where_images_are_prepared_otherwise_than_the_plan_says(
     bundle: Path, run: Any, tmp_path: Path
 ) -> None:
@@ -243,7 +244,7 @@ def test_an_onnx_file_of_another_plan_is_refused(bundle: Path, run: Any, rehash:
     assert "was exported for another plan" in done.err
 
 
-@pytest.mark.parametrize("verb", ["bench", pytest.param("ship", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("verb", ["bench", pytest.param("ship", marks=[pytest.mark.slow, pytest.mark.wheel])])
 def test_a_speedup_that_was_not_reached_fails(verb: str, bundle: Path, run: Any, tmp_path: Path) -> None:
     arguments = (bundle,) if verb == "bench" else (*DIGITS, "--out", tmp_path / "new", "--parity-batches", "1")
     done = run(verb, *arguments, *QUICK, "--require-speedup", "100")
@@ -340,6 +341,7 @@ def _check_recovery(bundle: Path, name: str, inputs: str, counts: tuple[int, int
 
 
 @pytest.mark.slow
+@pytest.mark.wheel
 def test_inspect_measures_and_draws_sensitivity(tmp_path: Path, run: Any) -> None:
     train = write_images(tmp_path / "train", trained_on=True)
     plot = tmp_path / "curves.svg"

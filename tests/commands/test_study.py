@@ -89,6 +89,7 @@ def test_advice_on_a_task_of_ones_own(run: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.wheel
 def test_a_study_that_has_not_ended_is_reported(run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with open_store(out, identity(StudyOptions())) as store:  # held open, as by the study that runs

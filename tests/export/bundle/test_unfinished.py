@@ -44,7 +44,8 @@ def _write(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("job", "old"), [("update", 9), pytest.param("replace", 9, marks=pytest.mark.slow), ("reopen", 9)]
+    ("job", "old"),
+    [("update", 9), pytest.param("replace", 9, marks=[pytest.mark.slow, pytest.mark.wheel]), ("reopen", 9)],
 )
 def test_a_killed_write_leaves_the_old_bundle_or_the_new_one(job: str, old: int, killed: Path, tmp_path: Path) -> None:
     before, whole = _content(killed / "before/bundle"), _content(_states(killed / job)[-1] / "bundle")
