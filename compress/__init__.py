@@ -13,6 +13,7 @@
 - ``calibration_inputs``: which inputs networks are scored, measured and recovered on
 - ``importance/``: what makes a unit worth keeping
 - ``allocation/``: how many units each group keeps
+- ``state_file``: what unfinished work needs to go on, in one file
 - ``recovery/``: accuracy won back without training
 - ``structure``: what is known before units are scored
 - ``assessment``: what is known before a target is set

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
 from pruneport.compress.activations.calibration import FOR_IMAGES, LEAST_HELD_OUT, Calibration, check_count, list_images
@@ -19,7 +18,7 @@ from pruneport.compress.calibration_inputs import (
     is_measurable,
     solvable,
 )
-from pruneport.compress.devices import CPU, check_memory_bound, find_device, in_full_precision, with_smaller_batches
+from pruneport.compress.devices import check_memory_bound, find_device, in_full_precision, with_smaller_batches
 from pruneport.compress.further import Origin
 from pruneport.compress.importance.criteria import BY_LABELS, reads_labels, wants_inputs
 from pruneport.compress.importance.gradients import check_labels
@@ -27,8 +26,10 @@ from pruneport.compress.options import CompressOptions
 from pruneport.compress.prune import Pruned, Pruner, prune
 from pruneport.compress.records import Recovered
 from pruneport.compress.recovery.imitate import Effort
+from pruneport.compress.recovery.imitation_state import Unfinished, UnfinishedFile
 from pruneport.compress.recovery.recover import choose_recovery, recover
 from pruneport.compress.structure import Structure, check_keep, refuse_compiled, refuse_random
+from pruneport.compress.surgery.rebuild import pruned_copy
 from pruneport.errors import ImageFolderError
 from pruneport.models.options import refuse_idle
 from pruneport.models.outputs import read_outputs, takes_several
@@ -107,13 +108,24 @@ def compress_network(
     origin: Origin | None = None,
     pruner: Pruner = prune,
     structure: Structure | None = None,
+    saved: UnfinishedFile | None = None,
 ) -> Pruned:
     """Prune a network and recover accuracy, as the options say; the dense network is left as it is.
 
+    Args:
+        options: What is asked.
+        dense: As in ``compress_to``, as are the others.
+        source: Where it came from.
+        progress: Told what is being done.
+        origin: Where ``dense`` came from, if it was compressed before.
+        pruner: Chooses widths and removes filters.
+        structure: As in ``assess``.
+        saved: Where a recovery that imitates is saved meanwhile, and goes on from if it was stopped.
+
     Raises:
-        InputError: The target, the images or the network cannot be used.
+        InputError: The target, the images or the network cannot be used; or what was saved.
     """
-    return next(compress_to([options], dense, source, progress, origin=origin, pruner=pruner, structure=structure))
+    return prepare(options, dense, source, progress, None, origin, structure).prune_to(options, progress, pruner, saved)
 
 
 def compress_to(
@@ -143,41 +155,65 @@ def compress_to(
         yield ready.prune_to(target, progress, pruner)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Ready:
-    """A network that can be pruned to one target after the other: assessed, with what recovery needs at hand.
+    """A network that can be pruned to one target after the other, with what recovery needs at hand; assessed once.
 
     Attributes:
         dense: In eval mode; it is only read and run.
         source: Where it came from.
-        assessment: Its groups, scores and sensitivities.
+        options: How it is assessed.
         calibration: Inputs, where there are any.
         recovery: How accuracy is won back.
+        progress: Told how it is assessed.
         origin: Where ``dense`` came from, if it was compressed before.
-        device: Where it is recovered.
+        structure: As in ``assess``.
+        assessment: Its groups, scores and sensitivities, once a target needs them.
     """
 
     dense: nn.Module
     source: Source
-    assessment: Assessment
+    options: CompressOptions
     calibration: Calibration | None
     recovery: str
+    progress: Progress = silent
     origin: Origin | None = None
-    device: torch.device = CPU
+    structure: Structure | None = None
+    assessment: Assessment | None = None
 
-    def prune_to(self, target: CompressOptions, progress: Progress = silent, pruner: Pruner = prune) -> Pruned:
+    def prune_to(
+        self,
+        target: CompressOptions,
+        progress: Progress = silent,
+        pruner: Pruner = prune,
+        saved: UnfinishedFile | None = None,
+    ) -> Pruned:
         """Prune to a target and recover accuracy; its options differ in nothing else from those prepared for.
+
+        Args:
+            target: The options.
+            progress: Told what is being done.
+            pruner: Chooses widths and removes filters.
+            saved: As in ``compress_network``.
 
         Raises:
             TargetError: It is out of reach.
             PruningError: Nothing can be pruned.
+            CheckpointError: What was saved is damaged.
+            TrainingError: It is of other options.
         """
-        progress(Stage("choosing widths and removing filters"))
-        pruned = pruner(self.dense, self.source, target, progress, self.assessment)
+        unfinished = saved.read() if saved is not None else None
+        if unfinished is not None:
+            pruned = self._pruned_before(unfinished, progress)
+        else:
+            assessment = self._assessed()
+            progress(Stage("choosing widths and removing filters"))
+            pruned = pruner(self.dense, self.source, target, progress, assessment)
+            unfinished = None if saved is None else saved.begin(pruned.plan, pruned.network)
         plan, network, inputs, origin = pruned.plan, pruned.network, self.calibration, self.origin
         progress(Stage("recovering accuracy"))
         if inputs is not None:
-            reference = _reference(self.dense, origin)
+            reference, device = _reference(self.dense, origin), find_device(self.options.accelerator)
             gone = origin.groups(plan) if origin else plan.groups
             effort = Effort(minutes=target.recovery_minutes, steps=target.recovery_steps, seed=self.source.seed)
 
@@ -191,11 +227,12 @@ class Ready:
                     progress,
                     given.heldout,
                     effort,
-                    self.device,
+                    device,
                     synthetic=given.record.inputs == "synthetic",
+                    unfinished=unfinished,
                 )
 
-            bounded = memory_bounded(target.memory, self.device)
+            bounded = memory_bounded(target.memory, device)
             with in_full_precision(), solvable(), freed_memory_kept(), bounded:
                 done, _ = with_smaller_batches(won_back, inputs, progress)
             if origin and origin.reference is None:
@@ -204,6 +241,35 @@ class Ready:
         if origin:
             plan = replace(origin.composed(plan), source=self.source)
         return replace(pruned, plan=plan, calibration=inputs)
+
+    def _pruned_before(self, unfinished: Unfinished, progress: Progress) -> Pruned:
+        """The pruned network of a compression that was stopped, before recovery: nothing is measured again for it."""
+        if self.assessment is None:
+            progress(Stage(f"reading {unfinished.file.path}"))
+        progress(Stage("pruning as before, to go on with the imitation"))
+        network = pruned_copy(self.dense, unfinished.plan, unfinished.pruned)
+        return Pruned(network=network, plan=replace(unfinished.plan, source=self.source))
+
+    def _assessed(self) -> Assessment:
+        """Scores and sensitivities; measured with batches that fit, which the calibration has from then on."""
+        if self.assessment is not None:
+            return self.assessment
+        self.progress(Stage("scoring filters and groups"))
+        options, original = self.options, None if self.origin is None else self.origin.cost
+        labels, device = options.calibration_labels, find_device(options.accelerator)
+
+        def assessed(given: Calibration | None) -> Assessment:
+            return assess(
+                self.dense, self.source, options, given, labels, self.progress, original, device, self.structure
+            )
+
+        if self.calibration is None:
+            found = assessed(None)
+        else:
+            with in_full_precision(), freed_memory_kept(), memory_bounded(options.memory, device):
+                found, self.calibration = with_smaller_batches(assessed, self.calibration, self.progress)
+        self.assessment = found
+        return found
 
 
 def prepare(
@@ -215,7 +281,7 @@ def prepare(
     origin: Origin | None = None,
     structure: Structure | None = None,
 ) -> Ready:
-    """Do once what every target needs: gather inputs, and assess the network; the options need no target yet.
+    """Do once what every target needs: gather inputs; the network is assessed for the first. No target is needed yet.
 
     Raises:
         InputError: The images or the network cannot be used.
@@ -238,26 +304,15 @@ def prepare(
         calibration = calibration_inputs(options, reference, source, progress, hold_out=True)
     if calibration is not None:
         _check_imitable(name, calibration.record.count)
-    progress(Stage("scoring filters and groups"))
-    original = None if origin is None else origin.cost
-    labels, device = options.calibration_labels, find_device(options.accelerator)
-
-    def assessed(given: Calibration | None) -> Assessment:
-        return assess(dense, source, options, given, labels, progress, original, device, structure)
-
-    if calibration is None:
-        assessment = assessed(None)
-    else:
-        with in_full_precision(), freed_memory_kept(), memory_bounded(options.memory, device):
-            assessment, calibration = with_smaller_batches(assessed, calibration, progress)
     return Ready(
         dense=dense,
         source=source,
-        assessment=assessment,
+        options=options,
         calibration=calibration,
         recovery=name,
+        progress=progress,
         origin=origin,
-        device=device,
+        structure=structure,
     )
 
 

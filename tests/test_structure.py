@@ -35,7 +35,7 @@ compress.devices
 compress.calibration_inputs
 compress.importance
 compress.allocation
-compress.finetune.optimizers compress.finetune.state compress.finetune.steps
+compress.state_file compress.finetune.optimizers compress.finetune.state compress.finetune.steps
 compress.recovery
 compress.structure compress.assessment compress.removal compress.prune compress.further compress.pipeline
 compress.finetune

@@ -1,22 +1,17 @@
-"""What training needs to go on: one file that appears whole, without pickle."""
+"""What a training needs to go on, and its state file."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pruneport.compress.surgery.plan import Plan, parse_plan
-from pruneport.documents import check_format
-from pruneport.errors import CheckpointError
-from pruneport.files import replacing
+from pruneport.compress.state_file import open_state, write_state_file
+from pruneport.compress.surgery.plan import Plan
 
 __all__ = ["Event", "TrainState", "optimizer_tensors", "read_state", "restore_optimizer", "write_state"]
 
@@ -77,24 +72,15 @@ _PLAIN = ("config", "step", "flops", "seconds", "losses", "average", "level", "c
 
 
 def write_state(path: Path, state: TrainState) -> None:
-    """Write the state, whole or not at all; see ``files.replacing``.
+    """Write the state, whole or not at all.
 
     Raises:
         OSError: The disk is full or the folder cannot be written; what was there stays.
     """
     content = {name: getattr(state, name) for name in _PLAIN}
-    content |= {"format_version": _FORMAT_VERSION, "events": [asdict(event) for event in state.events]}
-    tensors = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
-    tensors |= {f"momenta/{name}": tensor for name, tensor in state.momenta.items()}
-    try:
-        with replacing(path) as staging:
-            save_file(
-                {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()},
-                staging,
-                metadata={"state": json.dumps(content), "plan": state.plan.to_json()},
-            )
-    except safetensors.SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
+    content["events"] = [asdict(event) for event in state.events]
+    tensors = {"weights": state.weights, "momenta": state.momenta}
+    write_state_file(path, _FORMAT_VERSION, state.plan, content, tensors)
 
 
 def read_state(path: Path) -> TrainState:
@@ -103,28 +89,14 @@ def read_state(path: Path) -> TrainState:
     Raises:
         CheckpointError: It is not one, or of a newer format.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        content = json.loads(metadata["state"])
-        check_format(
-            content["format_version"],
-            (_FORMAT_VERSION,),
-            path,
-            error=CheckpointError,
-            otherwise=", or delete the file to start anew",
-        )
-        weights = _below("weights/", tensors)
+    with open_state(path, "a training", _FORMAT_VERSION, "weights") as file:
         return TrainState(
-            plan=parse_plan(metadata["plan"], {name: tuple(tensor.shape) for name, tensor in weights.items()}),
-            weights=weights,
-            momenta=_below("momenta/", tensors),
-            events=[Event(**event) for event in content["events"]],
-            **{name: content[name] for name in _PLAIN},
+            plan=file.plan,
+            weights=file.tensors["weights"],
+            momenta=file.tensors.get("momenta", {}),
+            events=[Event(**event) for event in file.content["events"]],
+            **{name: file.content[name] for name in _PLAIN},
         )
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not the state of a training ({error}); delete it to start anew.") from error
 
 
 def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -149,7 +121,3 @@ def restore_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, mome
         parameter = parameters[name]
         counts = quantity == "step"  # kept on the CPU, whatever the parameter's device
         optimizer.state[parameter][quantity] = value if counts else torch.empty_like(parameter).copy_(value)
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -7,6 +7,7 @@
 - ``input_channels``: what inputs that are left say of those that are gone
 - ``rows_seen``: what passes show of the layers that are solved
 - ``imitate``: all weights trained to compute the dense network's features
+- ``imitation_state``: what it needs to go on
 - ``features``: what imitation compares
 - ``augment``: images changed at random
 """

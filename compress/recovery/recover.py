@@ -19,6 +19,7 @@ from pruneport.compress.importance.sensitivity import relative_error
 from pruneport.compress.options import RecoveryOptions
 from pruneport.compress.records import Imitated, Recovered
 from pruneport.compress.recovery.imitate import Effort, imitate
+from pruneport.compress.recovery.imitation_state import Unfinished
 from pruneport.compress.recovery.reconstruct import reconstruct
 from pruneport.compress.surgery.apply import positions_kept
 from pruneport.compress.surgery.plan import GroupPlan
@@ -27,7 +28,7 @@ from pruneport.models.inputs import run_on
 from pruneport.models.outputs import main_output
 from pruneport.progress import Progress, silent
 
-__all__ = ["RECOVERIES", "choose_recovery", "recover"]
+__all__ = ["RECOVERIES", "choose_recovery", "imitates", "recover"]
 
 _EFFORT = Effort()
 Kept = Mapping[str, Mapping[str, Sequence[int]]]
@@ -84,6 +85,12 @@ def choose_recovery(
     return options.recover
 
 
+def imitates(options: RecoveryOptions) -> bool:
+    """Whether the options ask for imitation, or for nothing that can be met."""
+    timed = options.recovery_minutes is not None or options.recovery_steps is not None
+    return options.recover == "imitate" or (options.recover == "auto" and timed)
+
+
 def recover(
     name: str,
     dense: nn.Module,
@@ -96,6 +103,7 @@ def recover(
     device: torch.device = CPU,
     *,
     synthetic: bool = False,
+    unfinished: Unfinished | None = None,
 ) -> Recovered:
     """Change the weights or statistics of ``pruned`` in place so that it computes more of what ``dense`` does.
 
@@ -110,8 +118,10 @@ def recover(
         effort: How long imitation may take.
         device: Where both networks are run and layers are solved; they themselves stay where they are.
         synthetic: Whether the inputs were made from the network's statistics: see ``as_seen``.
+        unfinished: Where imitation is saved meanwhile, and goes on from if it was stopped.
 
     Raises:
+        OSError: It cannot be saved.
         ImageFolderError: There are too few images.
         PruningError: The outputs of one of the networks are not numbers.
     """
@@ -127,7 +137,9 @@ def recover(
         seeing = as_seen(dense, pruned, kept, batches, progress) if synthetic else nullcontext(dense)
         with seeing as teacher:
             if name == "imitate":
-                imitated = _imitate(teacher, pruned, kept, batches, effort, progress, mirrored=not synthetic)
+                imitated = _imitate(
+                    teacher, pruned, kept, batches, effort, progress, unfinished, mirrored=not synthetic
+                )
             else:
                 RECOVERIES[name](teacher, pruned, kept, batches, progress)
         progress("measuring the output error")
@@ -222,18 +234,22 @@ def _imitate(
     batches: Batches,
     effort: Effort,
     progress: Progress,
+    unfinished: Unfinished | None,
     *,
     mirrored: bool,
 ) -> Imitated:
-    """Reconstruct and imitate, both without the inputs that say whether imitation helps."""
+    """Reconstruct, if that is not done yet, and imitate, both without the inputs that say whether imitation helps."""
     fitted, tuning = set_aside(batches)
     if not tuning:
         raise ImageFolderError(
             f"`recover=imitate` needs {2 * LEAST_HELD_OUT} calibration inputs at least, to set some aside; choose "
             "`recover=reconstruct`."
         )
-    reconstruct(dense, pruned, kept, fitted, progress=progress, strict=False, mirrored=mirrored)
-    return imitate(dense, pruned, fitted, tuning, effort, progress)
+    if unfinished is not None and unfinished.imitation is not None:
+        pruned.load_state_dict(unfinished.imitation.start)
+    else:
+        reconstruct(dense, pruned, kept, fitted, progress=progress, strict=False, mirrored=mirrored)
+    return imitate(dense, pruned, fitted, tuning, effort, progress, unfinished)
 
 
 def _check_effort(options: RecoveryOptions) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from contextlib import nullcontext
 
@@ -17,7 +18,7 @@ from pruneport.models.record import Factory
 from pruneport.models.size_limit import SizeLimit
 from pruneport.models.source import build
 
-__all__ = ["rebuild_network"]
+__all__ = ["pruned_copy", "rebuild_network"]
 
 _FREE, _MOST_GROWTH = 2**26, 256  # numbers that any network may have; how many times as many the dense one may
 
@@ -51,6 +52,19 @@ def rebuild_network(plan: Plan, weights: Mapping[str, Tensor], factory: Factory 
             )
     _take_values(network, weights)
     return network.eval()
+
+
+def pruned_copy(dense: nn.Module, plan: Plan, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The same from the dense network at hand, which is left as it is; ``weights`` are copied.
+
+    Raises:
+        BundleError: The plan does not fit the network.
+        RuntimeError: The weights do not fit it.
+    """
+    network = copy.deepcopy(dense)
+    apply_plan(network, plan.groups, plan.attributes, plan.sizes, plan.branches)
+    network.load_state_dict(with_versions(network, weights))
+    return network
 
 
 def _most_numbers(plan: Plan, shapes: Shapes) -> int:

@@ -17,6 +17,7 @@ from pruneport.commands.arguments.flags import VERBS, parse, root_help
 from pruneport.commands.terminal.console import SafeConsole
 from pruneport.commands.terminal.display import Display
 from pruneport.errors import CheckFailed, InputError, ModelError, PruneportError
+from pruneport.files import state_path
 
 __all__ = ["main"]
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pruneport {__version__}")
         return 0
     console = SafeConsole(file=sys.stderr, highlight=False)
-    verb = arguments[0] if arguments else ""
+    verb, config = arguments[0] if arguments else "", None
     try:
         if verb not in VERBS:
             root_help(arguments or ["--help"])
@@ -49,9 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"error: {reason}. Check the path and its permissions.", markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        console.print(f"interrupted; {'what was done is kept' if verb in _RESUMES else 'nothing was kept'}")
+        console.print(f"interrupted; {'what was done is kept' if _resumes(verb, config) else 'nothing was kept'}")
         return 130
     return 0
+
+
+def _resumes(verb: str, config: Any) -> bool:
+    """Whether the same command goes on where it was interrupted."""
+    out = getattr(config, "out", None)
+    return verb in _RESUMES or (out is not None and state_path(out, "imitation").exists())
 
 
 def _print(result: Any, as_json: bool) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "made_folder",
     "process_umask",
     "replacing",
+    "state_path",
     "write_whole",
 ]
 
@@ -36,6 +37,11 @@ _HOLDER = re.compile(r"pid \d+ on [\w.-]+")
 def beside(path: Path, suffix: str) -> Path:
     """The hidden path ``.NAME.SUFFIX`` in the same folder."""
     return path.parent / f".{path.name}.{suffix}"
+
+
+def state_path(out: Path, kind: str) -> Path:
+    """The visible path ``OUT.KIND`` in the same folder, where unfinished work towards ``out`` is saved."""
+    return out.absolute().with_name(f"{out.name}.{kind}")
 
 
 @contextmanager

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
+from pathlib import Path
 
 from pruneport.bench.latency.measure import preflight
 from pruneport.bench.options import BenchOptions
@@ -30,10 +33,14 @@ from pruneport.compress.assessment import GroupView, describe_groups
 from pruneport.compress.calibration_inputs import calibration_inputs
 from pruneport.compress.devices import check_memory_bound, find_device, in_full_precision, with_smaller_batches
 from pruneport.compress.further import check_below
+from pruneport.compress.importance.criteria import name_of
 from pruneport.compress.options import CalibrationImages, CompressOptions, PruneOptions
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.compress.pipeline import check_inputs, compress_network
 from pruneport.compress.prune import Pruned
+from pruneport.compress.recovery.imitation_state import UnfinishedFile
+from pruneport.compress.recovery.recover import imitates
+from pruneport.compress.state_file import plain_settings, state_place
 from pruneport.errors import OutputError
 from pruneport.export.accuracy import check_classes, check_labelled, check_max_drop
 from pruneport.export.bundle.weights import write_network
@@ -51,7 +58,10 @@ from pruneport.models.outputs import main_output
 from pruneport.models.preparation.resolve import prepared
 from pruneport.progress import Note, Progress, Stage, numbered, silent
 
-__all__ = ["compress", "inspect", "open_dense", "prune_source"]
+__all__ = ["compress", "inspect", "open_dense", "prune_source", "saved_beside"]
+
+_NO_SETTINGS = ("out", "overwrite", "dry_export", "latency_cache")
+"""What two runs of one compression may differ in."""
 
 
 def inspect(config: InspectConfig, progress: Progress = silent, opened: Start | None = None) -> InspectResult:
@@ -126,19 +136,53 @@ def compress(config: CompressConfig, progress: Progress = silent, command: str =
         InputError: Something that was given cannot be used; nothing is written.
     """
     progress = numbered(progress, 1 + config.dry_export + COMPRESSION + is_latency(config) + 1)
-    dense, pruned = prune_source(config, progress)
-    progress(Stage(f"writing {config.out}"))
-    with new_bundle(config.out, config.overwrite, command) as staging:
-        write_network(staging, pruned.network, pruned.plan)
-        if isinstance(dense.start, BundleStart):
-            check_composed(staging, pruned.network, pruned.plan, dense.start)
-        write_card(staging, pruned.plan)
+    check_output(config.out, config.overwrite)
+    with saved_beside(config.out, config, config) as saved:
+        dense, pruned = prune_source(config, progress, saved=saved)
+        progress(Stage(f"writing {config.out}"))
+        with new_bundle(config.out, config.overwrite, command) as staging:
+            write_network(staging, pruned.network, pruned.plan)
+            if isinstance(dense.start, BundleStart):
+                check_composed(staging, pruned.network, pruned.plan, dense.start)
+            write_card(staging, pruned.plan)
     warnings = warnings_for(json.loads(pruned.plan.to_json()), None, None)
     return CompressResult(folder=config.out, plan=pruned.plan, warnings=tuple(warnings))
 
 
+@contextmanager
+def saved_beside(out: Path, config: StartOptions, asked: CompressOptions) -> Iterator[UnfinishedFile | None]:
+    """Where a recovery that imitates is saved until the bundle is there, and goes on from if it was stopped.
+
+    Args:
+        out: The bundle; the state file is OUT.imitation beside it.
+        config: Where the network comes from, and how latency is timed.
+        asked: How it is pruned and recovered.
+
+    Yields:
+        None for recoveries that do not imitate: they are done in minutes.
+
+    Raises:
+        InUseError: Another process works towards the same bundle.
+    """
+    if not imitates(asked):
+        yield None
+        return
+    options = {
+        field.name: getattr(asked if hasattr(asked, field.name) else config, field.name)
+        for field in fields(CompressConfig)
+        if field.name not in _NO_SETTINGS
+    }
+    with state_place(out, "imitation") as path:
+        settings = plain_settings(options | {"criterion": name_of(asked.criterion)})
+        yield UnfinishedFile(path=path, settings=settings)
+        path.unlink(missing_ok=True)
+
+
 def prune_source(
-    config: CompressConfig, progress: Progress, max_drop: float | None = None
+    config: CompressConfig,
+    progress: Progress,
+    max_drop: float | None = None,
+    saved: UnfinishedFile | None = None,
 ) -> tuple[OpenedDense, Pruned]:
     """Open the source, prune it and recover accuracy; what can be checked before any work is.
 
@@ -146,12 +190,12 @@ def prune_source(
         config: The source, and how it is pruned.
         progress: Told what is being done.
         max_drop: The most points of top-1 to lose, which only labelled images can tell.
+        saved: Where a recovery that imitates is saved.
 
     Returns:
         The dense network, untouched, exported where the configuration is one that exports, and not only at the end; and
         the pruned one with its plan.
     """
-    check_output(config.out, config.overwrite)
     target, _ = target_of(config)
     form = config if isinstance(config, ExportOptions) else DEFAULTS
     check_form(form)
@@ -174,7 +218,7 @@ def prune_source(
         exported=exported.fp32 if exported else None,
         original=origin.original if origin else None,
     )
-    pruned = compress_network(start.network, dense.source, config, progress, origin, pruner, dense.structure)
+    pruned = compress_network(start.network, dense.source, config, progress, origin, pruner, dense.structure, saved)
     return dense, dense.said_of(pruned) if isinstance(config, ExportOptions) else pruned
 
 

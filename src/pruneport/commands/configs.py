@@ -86,7 +86,8 @@ class CompressConfig(LatencyOptions, CompressOptions, StartOptions):
     """
 
     out: Path
-    """The bundle's folder; it must not exist yet, or be empty."""
+    """The bundle's folder; it must not exist yet, or be empty. Beside it, OUT.imitation holds what an imitation that
+    was stopped needs to go on: give the same command again."""
     overwrite: bool = False
     """Replace the bundle that is there."""
     dry_export: bool = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from pruneport.compress.further import check_below
 from pruneport.compress.importance.criteria import resolve_auto
 from pruneport.compress.options import PruneOptions
 from pruneport.compress.prune import request_of
+from pruneport.compress.state_file import check_same_settings, plain_settings, state_place
 from pruneport.compress.surgery.rebuild import rebuild_network
-from pruneport.errors import InputError, TargetError, TrainingError
+from pruneport.errors import InputError, TargetError
 from pruneport.export.bundle.bundle import TRAINING
 from pruneport.export.bundle.weights import write_network
 from pruneport.export.bundle.writing import check_output, new_bundle
-from pruneport.files import beside, held, made_folder
 from pruneport.models.factories import load_factory
 from pruneport.models.images.tasks import open_task
 from pruneport.models.options import given_of
@@ -51,8 +50,7 @@ def finetune(config: FinetuneConfig, progress: Progress = silent, command: str =
     check_training(config)
     _check_schedule(config)
     factory = load_factory(config.factory) if config.factory else None
-    state_file = config.out.absolute().with_name(f"{config.out.name}.training")
-    with made_folder(state_file.parent), held(beside(state_file, "lock"), config.out):
+    with state_place(config.out, "training") as state_file:
         job = _begin_or_go_on(config, state_file, factory, progress)
         progress(Stage("training"))
         try:
@@ -82,7 +80,7 @@ def _begin_or_go_on(config: FinetuneConfig, state_file: Path, factory: Factory |
     network = None
     if state_file.exists():
         state = read_state(state_file)
-        _check_same(state, settings, state_file)
+        check_same_settings(state.config, settings, state_file, "a training")
         progress(Stage(f"going on at step {state.step} of {state_file}"))
         plan = state.plan
     else:
@@ -126,22 +124,6 @@ def _check_schedule(config: FinetuneConfig) -> None:
 
 
 def _settings(config: FinetuneConfig) -> dict[str, Any]:
-    """What makes two trainings the same one, as JSON would give it back."""
+    """What makes two trainings the same one."""
     free = {"out", "overwrite", "save_every", "workers"}
-    given = {name: value for name, value in asdict(config).items() if name not in free}
-    settings: dict[str, Any] = json.loads(json.dumps(given, default=str))
-    return settings
-
-
-def _check_same(state: TrainState, settings: dict[str, Any], file: Path) -> None:
-    """Raise where a state is of a training with other settings."""
-    changed = [
-        f"`{name}` ({state.config.get(name)}, now {value})"
-        for name, value in settings.items()
-        if state.config.get(name) != value
-    ]
-    if changed:
-        raise TrainingError(
-            f"{file} is the state of a training with other settings: {', '.join(changed)}. Give those again to go on, "
-            "delete the file to start anew, or choose another `out`."
-        )
+    return plain_settings({name: value for name, value in asdict(config).items() if name not in free})

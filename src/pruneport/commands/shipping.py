@@ -6,14 +6,14 @@ from pruneport.bench.latency.checks import check_required
 from pruneport.bench.latency.measure import preflight
 from pruneport.commands.bundling import STAGES as BUNDLING
 from pruneport.commands.bundling import Filled, fill_bundle
-from pruneport.commands.compressing import prune_source
+from pruneport.commands.compressing import prune_source, saved_beside
 from pruneport.commands.configs import ShipConfig
 from pruneport.commands.results import ShipResult
 from pruneport.commands.sweeping.search import has_target, search
 from pruneport.commands.timing.asked import at_latency_batch, is_latency
 from pruneport.compress.pipeline import STAGES as COMPRESSION
 from pruneport.export.accuracy import require_accuracy
-from pruneport.export.bundle.writing import new_bundle
+from pruneport.export.bundle.writing import check_output, new_bundle
 from pruneport.export.precisions.providers import check_precisions
 from pruneport.export.verification import require_parity
 from pruneport.progress import Progress, numbered, silent
@@ -45,9 +45,11 @@ def ship(config: ShipConfig, progress: Progress = silent, command: str = "") -> 
         pruned, filled = search(config, config.max_drop, progress, command)
     else:
         progress = numbered(progress, _STAGES + config.dry_export + latency)
-        dense, pruned = prune_source(config, progress, config.max_drop)
-        with new_bundle(config.out, config.overwrite, command) as staging:
-            filled = fill_bundle(staging, dense, pruned, config, progress, config.max_drop)
+        check_output(config.out, config.overwrite)
+        with saved_beside(config.out, config, config) as saved:
+            dense, pruned = prune_source(config, progress, config.max_drop, saved)
+            with new_bundle(config.out, config.overwrite, command) as staging:
+                filled = fill_bundle(staging, dense, pruned, config, progress, config.max_drop)
     _require(config, filled)
     return ShipResult(
         folder=config.out,

@@ -498,7 +498,7 @@ def test_states_are_read_back_or_refused(tmp_path: Path) -> None:
     path.write_bytes(content[:1000])
     with pytest.raises(CheckpointError, match="not the state of a training"):
         read_state(path)
-    path.write_bytes(content.replace(rb"\"format_version\": 1, \"events", rb"\"format_version\": 9, \"events"))
+    path.write_bytes(content.replace(rb"\"format_version\": 1}", rb"\"format_version\": 9}"))
     with pytest.raises(CheckpointError, match="format 9"):
         read_state(path)
 

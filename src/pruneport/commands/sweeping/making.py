@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pruneport.commands.artifacts import export_dense
 from pruneport.commands.bundling import STAGES as BUNDLING
 from pruneport.commands.bundling import Filled, OpenedDense, fill_bundle, fill_verified
+from pruneport.commands.compressing import saved_beside
 from pruneport.commands.configs import ShipConfig, SweepConfig
 from pruneport.commands.starting import BundleStart
 from pruneport.commands.timing.loop import LatencyPruner
@@ -105,9 +106,10 @@ class Maker:
             exported=self._dense.exported.fp32,
             original=origin.original if origin else None,
         )
-        pruned = self._dense.said_of(self._ready.prune_to(asked, progress, pruner))
-        with new_bundle(folder, overwrite=False, command=self._command) as staging:
-            found = fill(staging, self._dense, pruned, self._options, progress, self._max_drop)
+        with saved_beside(folder, self._options, asked) as saved:
+            pruned = self._dense.said_of(self._ready.prune_to(asked, progress, pruner, saved))
+            with new_bundle(folder, overwrite=False, command=self._command) as staging:
+                found = fill(staging, self._dense, pruned, self._options, progress, self._max_drop)
         return pruned, found
 
 
