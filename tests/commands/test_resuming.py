@@ -6,14 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
+from pruneport.cli import main
 from pruneport.commands.arguments.flag_names import with_flags
 from pruneport.compress.recovery import imitate
+from pruneport.compress.recovery.imitation_state import ImitationState, Unfinished
 from pruneport.files import held
 from tests.support.command_line import QUICK, read_json
 
@@ -32,12 +36,12 @@ saves, write = int(sys.argv[1]), Unfinished.save
 def save(self, imitation):
     global saves
     write(self, imitation)
-    saves -= self.file.path.name == sys.argv[2] + ".imitation"
+    saves -= 1
     if not saves:
         os.kill(os.getpid(), signal.SIGKILL)
 
 Unfinished.save, imitate._SAVE_EVERY_S = save, 0
-main(sys.argv[3:])
+main(sys.argv[2:])
 """
 
 
@@ -45,40 +49,75 @@ def _given(digits: Path) -> tuple[object, ...]:
     return (*_SOURCE, "--calibration", digits, "--calibration-images", 64, *_SHORT)
 
 
-def _killed_after(saves: int, name: str, *arguments: object) -> None:
-    """Run a command until the imitation of the bundle of this name has been saved so many times."""
-    given = [str(argument) for argument in (saves, name, *arguments)]
+def _killed_after(saves: int, *arguments: object) -> None:
+    """Run a command in a process of its own, which is killed once it has saved so many times."""
+    given = [str(argument) for argument in (saves, *arguments)]
     done = subprocess.run([sys.executable, "-c", _KILLED_AFTER, *given], capture_output=True, check=False)
     assert done.returncode == -9, done.stderr.decode()
 
 
-def _same_weights(one: Path, other: Path) -> bool:
+@contextmanager
+def _stopped_after(saves: int, name: str = "") -> Iterator[None]:
+    """The same in this process, as with Ctrl-C; where ``name`` is given, only this bundle's saves count."""
+    write = Unfinished.save
+
+    def save(self: Unfinished, imitation: ImitationState) -> None:
+        nonlocal saves
+        write(self, imitation)
+        saves -= name in ("", self.file.path.stem)
+        if not saves:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Unfinished, "save", save)
+        patched.setattr(imitate, "_SAVE_EVERY_S", 0)
+        yield
+
+
+def _check_same(one: Path, other: Path) -> None:
     ours, theirs = (load_file(folder / "weights.safetensors") for folder in (one, other))
-    return ours.keys() == theirs.keys() and all(tensor.equal(theirs[name]) for name, tensor in ours.items())
+    assert ours.keys() == theirs.keys()
+    assert all(tensor.equal(theirs[name]) for name, tensor in ours.items())
+    plans = [read_json(folder / "plan.json") | {"created": None} for folder in (one, other)]
+    assert plans[0] == plans[1]
 
 
-def _without_time(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "plan.json") | {"created": None}
+@pytest.fixture(scope="module")
+def whole(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a compression that nothing stopped."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert main([str(argument) for argument in ("compress", *_given(digits), *_HALF, "--out", out)]) == 0
+    return out
 
 
-@pytest.mark.parametrize(
-    "saves", [2, pytest.param(4, marks=pytest.mark.slow), pytest.param(12, marks=pytest.mark.slow)]
-)
-@pytest.mark.parametrize("images", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_killed_one_goes_on_bit_for_bit(images: bool, saves: int, run: Any, digits: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("saves", [2, 4, 12])
+def test_one_that_was_stopped_goes_on_bit_for_bit(
+    saves: int, run: Any, digits: Path, whole: Path, tmp_path: Path
+) -> None:
     """While a learning rate is tried, between that and the training, and in it."""
-    given = _given(digits) if images else (*_SOURCE, "--recover", "imitate", "--calibration-images", 32, *_SHORT)
-    command = ("compress", *given, *_HALF, "--out")
-    _killed_after(saves, "killed", *command, tmp_path / "killed")
-    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".lock") == ["killed.imitation"]
-    resumed = run(*command, tmp_path / "killed")
+    command = ("compress", *_given(digits), *_HALF, "--out", tmp_path / "out")
+    if saves == 12:
+        _killed_after(saves, *command)
+    else:
+        with _stopped_after(saves):
+            assert run(*command).code == 130
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == ["out.imitation"]
+    resumed = run(*command)
     assert resumed.code == 0, resumed.err
     assert "pruning as before, to go on with the imitation" in resumed.err
     assert "scoring filters" not in resumed.err
-    assert run(*command, tmp_path / "whole").code == 0
-    assert _same_weights(tmp_path / "killed", tmp_path / "whole")
-    assert _without_time(tmp_path / "killed") == _without_time(tmp_path / "whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
+    _check_same(tmp_path / "out", whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.slow
+def test_so_it_does_without_images(run: Any, tmp_path: Path) -> None:
+    command = ("compress", *_SOURCE, *_HALF, "--recover", "imitate", "--calibration-images", 32, *_SHORT, "--out")
+    with _stopped_after(12):
+        assert run(*command, tmp_path / "stopped").code == 130
+    for name in ("stopped", "whole"):
+        assert run(*command, tmp_path / name).code == 0
+    _check_same(tmp_path / "stopped", tmp_path / "whole")
 
 
 def _interrupted(*_: object) -> None:
@@ -106,7 +145,8 @@ def test_one_whose_training_has_ended_only_writes(
 @pytest.fixture(scope="module")
 def unfinished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("unfinished") / "out"
-    _killed_after(1, "out", "compress", *_given(digits), *_HALF, "--out", out)
+    with _stopped_after(1):
+        assert main([str(argument) for argument in ("compress", *_given(digits), *_HALF, "--out", out)]) == 130
     return out.with_name("out.imitation")
 
 
@@ -150,20 +190,22 @@ def test_two_towards_one_bundle_are_refused(run: Any, digits: Path, tmp_path: Pa
 def test_a_bundle_that_is_compressed_further_goes_on(run: Any, digits: Path, bundle: Path, tmp_path: Path) -> None:
     asked = ("--flops", 0.4, "--calibration", digits, "--calibration-images", 64, "--recovery-steps", _STEPS)
     command = ("ship", bundle, *asked, *QUICK, "--out")
-    _killed_after(9, "killed", *command, tmp_path / "killed")
-    resumed = run(*command, tmp_path / "killed")
+    with _stopped_after(9):
+        assert run(*command, tmp_path / "stopped").code == 130
+    resumed = run(*command, tmp_path / "stopped")
     assert resumed.code == 0, resumed.err
     assert "scoring filters" not in resumed.err
-    assert run(*command, tmp_path / "whole").code == 0
-    assert _same_weights(tmp_path / "killed", tmp_path / "whole")
+    assert run("compress", bundle, *asked, "--out", tmp_path / "whole").code == 0
+    _check_same(tmp_path / "stopped", tmp_path / "whole")
 
 
 @pytest.mark.slow
 def test_a_point_of_a_sweep_goes_on(run: Any, digits: Path, tmp_path: Path) -> None:
-    """The second, which was under way when the sweep was killed; the third is made as it would have been."""
+    """The second, which was under way when the sweep was stopped; the third is made as it would have been."""
     out = tmp_path / "points"
     command = ("sweep", *_given(digits), "--flops", 0.7, 0.6, 0.5, *QUICK, "--out", out)
-    _killed_after(5, "flops-0.6", *command)
+    with _stopped_after(5, "flops-0.6"):
+        assert run(*command).code == 130
     assert [path.name for path in out.glob("*.imitation")] == ["flops-0.6.imitation"]
     done = run(*command)
     assert done.code == 0, done.err
@@ -171,4 +213,4 @@ def test_a_point_of_a_sweep_goes_on(run: Any, digits: Path, tmp_path: Path) -> N
     assert "flops 0.5: pruning as before" not in done.err
     assert {path.name for path in out.iterdir()} == {"flops-0.7", "flops-0.6", "flops-0.5", "sweep.json", "report.html"}
     assert run("compress", *_given(digits), "--flops", 0.6, "--out", tmp_path / "alone").code == 0
-    assert _same_weights(out / "flops-0.6", tmp_path / "alone")
+    _check_same(out / "flops-0.6", tmp_path / "alone")
