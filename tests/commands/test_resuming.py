@@ -90,7 +90,9 @@ def whole(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("saves", [14, 24, 40])
+@pytest.mark.parametrize(
+    "saves", [pytest.param(14, marks=pytest.mark.slow), pytest.param(24, marks=pytest.mark.slow), 40]
+)
 def test_one_that_was_stopped_goes_on_bit_for_bit(
     saves: int, run: Any, digits: Path, whole: Path, tmp_path: Path
 ) -> None:

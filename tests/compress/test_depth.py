@@ -140,6 +140,7 @@ def test_the_plan_makes_the_network_again_and_survives_json() -> None:
         apply_plan(nn.Sequential(nn.Conv2d(3, 3, 1)), (), branches=plan.branches)
 
 
+@pytest.mark.slow
 def test_the_exported_file_has_no_node_of_it(tmp_path: Path) -> None:
     network = blocks(1.0, 1e-3, 1.0)
     pruned = prune(network, SOURCE, DEPTH, assessment=assessed(network)).network

@@ -139,6 +139,7 @@ def test_milliseconds_are_a_share_of_what_dense_takes(network: nn.Module, cache:
         pruneport.prune(network, latency_ms=1e6, latency_cache=cache, **QUICK)
 
 
+@pytest.mark.slow
 def test_a_target_out_of_reach_says_the_lowest_and_what_was_measured(network: nn.Module, cache: Path) -> None:
     with pytest.raises(
         TargetError, match=r"`latency=0\.01` cannot be reached: .* lowest is 0\.\d+ of dense, and 0\.\d+ was measured"
@@ -188,6 +189,7 @@ def test_a_table_of_this_device_closes_the_loop(network: nn.Module, cache: Path,
     assert pruned.plan.latency_kept is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "options", "said"),
     [

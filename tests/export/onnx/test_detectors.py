@@ -48,6 +48,7 @@ def test_a_detector_with_suppression_by_class(exported: tuple[nn.Module, Path]) 
     assert operators.count("NonMaxSuppression") == 2
 
 
+@pytest.mark.slow
 def test_a_file_that_suppresses_otherwise_is_found_out(exported: tuple[nn.Module, Path], tmp_path: Path) -> None:
     network, path = exported
     model = onnx.load(path)
