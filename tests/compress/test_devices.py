@@ -38,6 +38,7 @@ from pruneport.compress.recovery.recover import recover
 from pruneport.errors import InputError, PruningError
 from pruneport.models.options import SourceOptions
 from pruneport.models.source import open_source
+from recovery_cases import stopped_and_resumed
 from small_networks import same_state
 
 SHAPE = (1, 8, 8)
@@ -135,6 +136,16 @@ def test_imitation_trains_on_a_device_that_fabric_does_not_place(monkeypatch: py
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     assert len(set(generators.seeds)) > 2
     assert generators.state == 7, "what others draw there goes on as if nothing had been"
+
+
+@pytest.mark.slow
+def test_a_stopped_imitation_goes_on_on_its_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch, "get_device_module", lambda device: _Generators())
+    pretended = PretendedDevice()
+    with pretended:
+        whole, resumed = stopped_and_resumed(DEVICE, tmp_path / "state")
+    assert pretended.count > 100
+    assert same_state(whole, resumed)
 
 
 def test_synthetic_inputs_come_back_from_a_device() -> None:

@@ -25,6 +25,7 @@ from pruneport.compress.recovery.imitate import Effort
 from pruneport.compress.recovery.recover import recover
 from pruneport.models.options import SourceOptions
 from pruneport.models.source import open_source
+from recovery_cases import stopped_and_resumed
 from small_networks import same_state
 
 pytestmark = pytest.mark.gpu
@@ -160,6 +161,11 @@ def test_imitation_helps_and_follows_from_the_seed() -> None:
         assert done.imitation.distance_after < done.imitation.distance_before
         made.append(pruned.network)
     assert same_state(*made)
+
+
+def test_a_stopped_imitation_goes_on(tmp_path: Path) -> None:
+    whole, resumed = stopped_and_resumed(CUDA, tmp_path / "state")
+    assert same_state(whole, resumed)
 
 
 def test_memory_that_a_batch_does_not_fit_is_met_by_smaller_ones() -> None:
