@@ -46,7 +46,7 @@ def test_mobilenet_v2_keeps_its_decisions(tmp_path: Path) -> None:
     )
     records = {(record.network, record.precision): record for record in result.verification.precisions}
     for network in ("dense", "pruned"):
-        for precision, least in (("fp16", 1.0), ("int8", 0.9)):
+        for precision, least in (("fp16", 0.98), ("int8", 0.9)):
             record = records[network, precision]
             assert record.count == 50
             assert record.agreement is not None

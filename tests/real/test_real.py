@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif("PRUNEPORT_TEST_DATA" not in os.environ, reason="PRUNEPORT_TEST_DATA is not set"),
 ]
 
-_IMAGENET: dict[str, Any] = {"images": _DATA / "data/imagenet-samples", "images_limit": 100, "resize": 256}
+_IMAGENET: dict[str, Any] = {"images": _DATA / "data/imagenet-samples", "images_limit": 250, "resize": 256}
 _CIFAR: dict[str, Any] = {
     "images": _DATA / "data/tasks/cifar10/test",
     "images_limit": 500,
@@ -34,7 +34,7 @@ _CASES = {
         f"{_NETWORKS}:resnet50_v1",
         "resnet50_v1_imagenet.pth",
         0.85,
-        _IMAGENET | {"input_shape": (3, 224, 224)},
+        _IMAGENET | {"input_shape": (3, 224, 224), "images_limit": 100},
     ),
     "mobilenet_v2": ("torchvision:mobilenet_v2", "mobilenet_v2-b0353104.pth", 0.75, _IMAGENET),
     "resnet56": (f"{_NETWORKS}:resnet56", "cifar10_resnet56.th", 0.9, _CIFAR),
