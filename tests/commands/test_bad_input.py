@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pruneport.models.digits.network import digits_resnet
+from tests.support.slow_values import each_quick
 
 _FACTORIES = """
 import warnings
@@ -434,7 +435,7 @@ _AT_ONCE = (
 )
 
 
-@pytest.mark.parametrize("name", _TABLE)
+@pytest.mark.parametrize("name", each_quick(_TABLE, 2))
 def test_bad_input(name: str, place: Path, run: Any, listing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, expected = _TABLE[name]
     monkeypatch.chdir(place)

@@ -24,6 +24,7 @@ from pruneport.export.onnx.onnx_file import read_metadata
 from pruneport.models.digits.tasks import write_digits_task
 from pruneport.models.digits.train import write_images
 from tests.support.command_line import DIGITS, read_json
+from tests.support.slow_values import each_quick
 
 QUICK = ("--repeats", "3", "--warmup", "1", "--batches", "1")
 FILES = {
@@ -189,7 +190,7 @@ def test_bench_keeps_what_was_verified(bundle: Path, run: Any) -> None:
     assert check_hashes(open_bundle(bundle))
 
 
-@pytest.mark.parametrize("verb", ["inspect", "compress", "export", "verify", "bench"])
+@pytest.mark.parametrize("verb", each_quick(["inspect", "compress", "export", "verify", "bench"], 5, pytest.mark.wheel))
 def test_json_is_alone_on_standard_output(verb: str, bundle: Path, run: Any, tmp_path: Path) -> None:
     arguments = {
         "inspect": DIGITS[:3],

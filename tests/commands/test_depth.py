@@ -159,6 +159,7 @@ def test_it_is_fine_tuned_and_taught_by_the_dense_network(
     assert event["flops"] == pytest.approx(counted, rel=1e-3), "the teacher is dense; its output layer is the old one"
 
 
+@pytest.mark.slow
 def test_a_schedule_drops_branches_while_it_trains(run: Callable[..., Any], task: Path, tmp_path: Path) -> None:
     out = tmp_path / "trained"
     how = ("--steps", "24", "--batch-size", "16", "--evaluations", "8", "--schedule", "loss", "--cuts", "2")

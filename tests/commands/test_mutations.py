@@ -21,6 +21,7 @@ from pruneport.export.bundle.bundle import BENCH, PLAN, VERIFY, open_bundle, pla
 from pruneport.export.bundle.weights import rebuild
 from pruneport.export.card.card import model_card
 from pruneport.export.card.verdict import warnings_for
+from tests.support.slow_values import each_quick
 
 _MORE_BYTES = 700 * 2**20
 _JUNK: tuple[Any, ...] = (
@@ -129,7 +130,8 @@ def _use(folder: Path, build: bool, draw: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "drawn"), [(PLAN, 150, 1), ("manifest.json", 100, 0), (VERIFY, 200, 2), (BENCH, 150, 2)]
+    ("name", "count", "drawn"),
+    each_quick([(PLAN, 150, 1), ("manifest.json", 100, 0), (VERIFY, 200, 2), (BENCH, 150, 2)], 4),
 )
 def test_damage_is_named(
     name: str, count: int, drawn: int, shipped: Path, tmp_path: Path, rehash: Callable[..., None], memory_limit: None

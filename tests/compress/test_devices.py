@@ -40,6 +40,7 @@ from pruneport.models.options import SourceOptions
 from pruneport.models.source import open_source
 from recovery_cases import stopped_and_resumed
 from small_networks import same_state
+from tests.support.slow_values import each_quick
 
 SHAPE = (1, 8, 8)
 SOURCE = SourceOptions(source="pruneport:digits_resnet", weights="DEFAULT", input_shape=SHAPE)
@@ -57,13 +58,10 @@ def calibration(count: int = 48, size: int = 24) -> Calibration:
     )
 
 
-@pytest.mark.parametrize("elsewhere", [DEVICE, torch.device("mps")])
+@pytest.mark.parametrize("elsewhere", each_quick([DEVICE, torch.device("mps")], 2))
 @pytest.mark.parametrize(
     "criterion",
-    [
-        "block-hessian",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("activation", "taylor", "fisher", "l1")),
-    ],
+    each_quick(["block-hessian", "activation", "taylor", "fisher", "l1"], 5),
 )
 def test_whatever_is_computed_on_a_device_meets_nothing_of_the_cpu(criterion: str, elsewhere: torch.device) -> None:
     """And it is what the CPU computes, also where there is no float64; the networks that were given stay."""
@@ -276,6 +274,7 @@ def test_the_memory_of_a_device_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert room_on(DEVICE) == 6 * 2**30
 
 
+@pytest.mark.slow
 def test_the_bound_reaches_everything_that_runs_on_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Synthetic inputs, sensitivities and recovery."""
     monkeypatch.setattr(synthetic, "_STEPS_SMALL", 1)
@@ -389,6 +388,7 @@ assert now() == before, now()
 """
 
 
+@pytest.mark.slow
 def test_arithmetic_that_was_chosen_operator_by_operator_comes_back() -> None:
     """In a process of its own: torch does not go back from its newer way to the older one."""
     subprocess.run([sys.executable, "-c", _BY_OPERATOR], check=True)

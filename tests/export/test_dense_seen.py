@@ -33,6 +33,7 @@ def _verify(folder: Path, digits: Any, images: Path, seen: DenseSeen | None, sai
     )
 
 
+@pytest.mark.slow
 def test_a_dense_network_is_compared_once(digits: Any, exported: Path, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images")
     seen, said = DenseSeen(), list[str]()

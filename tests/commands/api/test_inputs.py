@@ -76,12 +76,10 @@ def test_a_plan_keeps_what_they_take_and_the_bundle_comes_back_bit_for_bit(given
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in loaded.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
-    [
-        pytest.param(NETWORKS[name], id=name, marks=[pytest.mark.slow] if name != "two images" else [])
-        for name in NETWORKS
-    ],
+    [pytest.param(NETWORKS[name], id=name) for name in NETWORKS],
 )
 def test_they_are_exported_verified_and_timed(given: Given, tmp_path: Path) -> None:
     pruned = prune(given)

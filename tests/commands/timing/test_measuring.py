@@ -63,6 +63,7 @@ def test_ship_meets_the_target_of_a_table_and_times_the_finished_file(
     assert "keep 70.0 % of the latency" in (tmp_path / "bundle/README.md").read_text().replace("\u00a0", " ")
 
 
+@pytest.mark.slow
 def test_a_table_of_another_device_only_predicts(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +183,7 @@ def test_a_loaded_network_goes_on_to_a_share_of_its_originals_latency(
     assert torch.equal(pruneport.load(tmp_path / "faster")(x), pruned.network(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["compress", "ship", "sweep"])
 def test_no_table_is_of_a_bundles_network(
     verb: str, slimmer: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

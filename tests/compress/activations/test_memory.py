@@ -33,6 +33,7 @@ for error in (False, True):
 """
 
 
+@pytest.mark.slow
 @_glibc
 def test_freed_memory_is_used_again_and_given_back_at_the_end_and_after_an_error() -> None:
     """By what a process of its own holds after it has made and freed eight tensors, one after the other.

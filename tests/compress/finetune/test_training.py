@@ -41,6 +41,7 @@ from pruneport.models.images.tasks import Task, open_task
 from pruneport.models.options import PreparationOptions, SourceOptions
 from pruneport.models.record import Source
 from pruneport.models.source import build_dense, open_source
+from tests.support.slow_values import each_quick
 
 _DIGITS = SourceOptions(source="pruneport:digits_resnet", weights="DEFAULT")
 _PREPARATION = PreparationOptions(mean=(0.5,), std=(0.5,))
@@ -144,7 +145,7 @@ def test_a_killed_run_goes_on_bit_for_bit(job: Callable[..., Job], tmp_path: Pat
     assert [replace(event, seconds=0) for event in resumed.events] == [replace(e, seconds=0) for e in whole.events]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", each_quick(["adamw", "sgd"], 2))
 def test_an_interrupted_run_goes_on_bit_for_bit(optimizer: str, job: Callable[..., Job]) -> None:
     options = {"steps": 12, "save_every": 0.0, "evaluations": 3, "optimizer": optimizer}
     whole = train(job("whole", **options))
@@ -189,6 +190,7 @@ def test_a_run_stopped_after_branches_were_dropped_goes_on_bit_for_bit(job: Call
     assert count_cost(again, (1, 8, 8)) == resumed.plan.pruned
 
 
+@pytest.mark.slow
 def test_the_schedule_reaches_its_target(job: Callable[..., Job]) -> None:
     state = train(job(steps=60, schedule="loss", cuts=3, pruning=PruneOptions(flops=0.5, round_to=2), evaluations=6))
     assert state.cuts == 3
@@ -210,6 +212,7 @@ def test_a_schedule_that_gets_no_further_says_so_and_trains_on(job: Callable[...
     assert 0.15 < state.plan.pruned.macs / state.plan.dense.macs < 1
 
 
+@pytest.mark.slow
 def test_a_schedule_ends_where_a_coarse_step_has_reached_its_target(job: Callable[..., Job]) -> None:
     begun = job(steps=6, schedule="loss", cuts=3, pruning=PruneOptions(flops=0.9, round_to=32), warmup=0.0)
     state = train(begun)

@@ -97,6 +97,7 @@ def in_order(group: Group, network: nn.Module, example: Tensor, name: str) -> An
     return whole_group(network, example, name)
 
 
+@pytest.mark.slow
 def test_fisher_is_their_hessian_once_its_accumulation_is_mended(resnet: nn.Module) -> None:
     images, labels = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 2, 3, 4, 5])
     network = copy.deepcopy(resnet)

@@ -65,6 +65,7 @@ def test_what_brings_nothing_is_not_kept() -> None:
     assert (done.kept, done.distance_before, done.distance_after) == ("reconstruction", 0, 0)
 
 
+@pytest.mark.slow
 def test_the_size_of_weights_does_not_matter_where_a_norm_makes_up_for_it() -> None:
     done = []
     for scale in (1.0, 0.125):

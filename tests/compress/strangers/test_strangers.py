@@ -56,7 +56,7 @@ def pruned_of(stranger: Stranger, dense: nn.Module) -> tuple[Assessment, Pruned]
     return assessment, prune(dense, source_of(stranger), options, assessment=assessment)
 
 
-@pytest.mark.parametrize("stranger", parameters(FAILING, quick=4))
+@pytest.mark.parametrize("stranger", parameters(FAILING, quick=8))
 def test_stranger(stranger: Stranger) -> None:
     dense = stranger.build()
     before = copy.deepcopy(dense.state_dict())

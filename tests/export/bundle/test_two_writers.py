@@ -15,6 +15,7 @@ from pruneport.cli import main
 from pruneport.errors import BundleError, InUseError
 from pruneport.export.bundle.bundle import check_hashes, open_bundle
 from pruneport.export.bundle.writing import check_output, new_bundle, update_bundle
+from tests.support.slow_values import each_quick
 
 _OTHER = """
 import sys
@@ -76,7 +77,7 @@ def test_a_second_update_is_refused_and_the_first_ends_well(bundle: Path, other:
     assert not list(bundle.parent.rglob(".*"))
 
 
-@pytest.mark.parametrize("how", ["make", "replace"])
+@pytest.mark.parametrize("how", each_quick(["make", "replace"], 2, pytest.mark.wheel))
 def test_a_second_process_that_makes_the_same_bundle_is_refused(
     how: str, bundle: Path, other: Other, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,7 @@ def test_too_little_agreement_is_a_warning_but_not_on_random_inputs(plan: Any, f
     json.dumps(verify)
 
 
+@pytest.mark.slow
 def test_layers_in_float_are_named_with_the_reason(plan: Any, found: tuple[Any, Any]) -> None:
     verify, bench = found
     assert "in float:" not in " ".join(precision_notes(verify, bench))
