@@ -87,8 +87,7 @@ def choose_recovery(
 
 def imitates(options: RecoveryOptions) -> bool:
     """Whether the options ask for imitation, or for nothing that can be met."""
-    timed = options.recovery_minutes is not None or options.recovery_steps is not None
-    return options.recover == "imitate" or (options.recover == "auto" and timed)
+    return options.recover == "imitate" or (options.recover == "auto" and bool(_lengths(options)))
 
 
 def recover(
@@ -252,9 +251,14 @@ def _imitate(
     return imitate(dense, pruned, fitted, tuning, effort, progress, unfinished)
 
 
+def _lengths(options: RecoveryOptions) -> list[str]:
+    """The options that are given of those that say how long imitation may take."""
+    return [name for name in ("recovery_minutes", "recovery_steps") if getattr(options, name) is not None]
+
+
 def _check_effort(options: RecoveryOptions) -> str | None:
     """Name the option that says how long imitation may take, if one does."""
-    given = [name for name in ("recovery_minutes", "recovery_steps") if getattr(options, name) is not None]
+    given = _lengths(options)
     if len(given) > 1:
         raise InputError("`recovery_minutes` and `recovery_steps` were given; imitation's length comes from one.")
     if options.recovery_minutes is not None and not 0 < options.recovery_minutes < math.inf:

@@ -20,6 +20,7 @@ from pruneport.compress.recovery import imitate
 from pruneport.compress.recovery.imitation_state import ImitationState, Unfinished
 from pruneport.files import held
 from tests.support.command_line import QUICK, read_json
+from tests.support.slow_values import each_quick
 
 _SOURCE = ("pruneport:digits_resnet", "--weights", "DEFAULT")
 _STEPS = 80  # after 24 that try two learning rates; the state that is kept is of later steps
@@ -90,13 +91,11 @@ def whole(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize(
-    "saves", [pytest.param(14, marks=pytest.mark.slow), pytest.param(24, marks=pytest.mark.slow), 40]
-)
+@pytest.mark.parametrize("saves", each_quick([40, 14, 24], 3))
 def test_one_that_was_stopped_goes_on_bit_for_bit(
     saves: int, run: Any, digits: Path, whole: Path, tmp_path: Path
 ) -> None:
-    """While a learning rate is tried, between that and the training, and in it."""
+    """In the training, while a learning rate is tried, and between the two."""
     command = ("compress", *_given(digits), *_HALF, "--out", tmp_path / "out")
     if saves == 40:
         _killed_after(saves, *command)
@@ -128,7 +127,7 @@ def _interrupted(*_: object) -> None:
 
 
 def test_one_whose_training_has_ended_only_writes(
-    run: Any, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, digits: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("compress", *_given(digits), *_HALF)
     with monkeypatch.context() as patched:
@@ -142,6 +141,7 @@ def test_one_whose_training_has_ended_only_writes(
         done = run(*command, "--out", tmp_path / "out")
     assert done.code == 0, done.err
     assert read_json(tmp_path / "out" / "plan.json")["recovery"]["imitation"]["steps"] > 5
+    _check_same(tmp_path / "out", whole)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
